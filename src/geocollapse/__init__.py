@@ -1,0 +1,63 @@
+"""Geometry of learned representations: geometric complexity, neural collapse, geometric collapse, transfer."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from geocollapse._version import __version__
+
+if TYPE_CHECKING:
+    from geocollapse.bounds import NearestMeanBound as NearestMeanBound
+    from geocollapse.bounds import nearest_mean_bound as nearest_mean_bound
+    from geocollapse.collapse import NeuralCollapse as NeuralCollapse
+    from geocollapse.collapse import cdnv as cdnv
+    from geocollapse.collapse import directional_cdnv as directional_cdnv
+    from geocollapse.collapse import geometric_collapse as geometric_collapse
+    from geocollapse.collapse import neural_collapse as neural_collapse
+    from geocollapse.complexity import geometric_complexity as geometric_complexity
+    from geocollapse.estimate import Estimate as Estimate
+    from geocollapse.estimate import GeocollapseWarning as GeocollapseWarning
+    from geocollapse.features import split as split
+    from geocollapse.jacobian import squared_jacobian_norms as squared_jacobian_norms
+    from geocollapse.measure import Measurement as Measurement
+    from geocollapse.measure import measure as measure
+    from geocollapse.metrics import CollapseMetric as CollapseMetric
+    from geocollapse.regularizers import GeometricComplexityPenalty as GeometricComplexityPenalty
+    from geocollapse.transfer import few_shot_accuracy as few_shot_accuracy
+    from geocollapse.transfer import transfer as transfer
+
+_HOME = {
+    "CollapseMetric": "metrics",
+    "Estimate": "estimate",
+    "GeocollapseWarning": "estimate",
+    "GeometricComplexityPenalty": "regularizers",
+    "Measurement": "measure",
+    "NearestMeanBound": "bounds",
+    "NeuralCollapse": "collapse",
+    "cdnv": "collapse",
+    "directional_cdnv": "collapse",
+    "few_shot_accuracy": "transfer",
+    "geometric_collapse": "collapse",
+    "geometric_complexity": "complexity",
+    "measure": "measure",
+    "nearest_mean_bound": "bounds",
+    "neural_collapse": "collapse",
+    "split": "features",
+    "squared_jacobian_norms": "jacobian",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported on first use (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'geocollapse' has no attribute {name!r}")
+    value = getattr(import_module(f"geocollapse.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
