@@ -20,19 +20,18 @@ if TYPE_CHECKING:
     from geocollapse.estimate import GeocollapseWarning as GeocollapseWarning
     from geocollapse.features import split as split
     from geocollapse.jacobian import squared_jacobian_norms as squared_jacobian_norms
-    from geocollapse.measure import Measurement as Measurement
-    from geocollapse.measure import measure as measure
+    from geocollapse.measurement import Measurement as Measurement
+    from geocollapse.measurement import measure as measure
     from geocollapse.metrics import CollapseMetric as CollapseMetric
     from geocollapse.regularizers import GeometricComplexityPenalty as GeometricComplexityPenalty
     from geocollapse.transfer import few_shot_accuracy as few_shot_accuracy
-    from geocollapse.transfer import transfer as transfer
 
 _HOME = {
     "CollapseMetric": "metrics",
     "Estimate": "estimate",
     "GeocollapseWarning": "estimate",
     "GeometricComplexityPenalty": "regularizers",
-    "Measurement": "measure",
+    "Measurement": "measurement",
     "NearestMeanBound": "bounds",
     "NeuralCollapse": "collapse",
     "cdnv": "collapse",
@@ -40,7 +39,7 @@ _HOME = {
     "few_shot_accuracy": "transfer",
     "geometric_collapse": "collapse",
     "geometric_complexity": "complexity",
-    "measure": "measure",
+    "measure": "measurement",
     "nearest_mean_bound": "bounds",
     "neural_collapse": "collapse",
     "split": "features",
