@@ -1,0 +1,235 @@
+"""Any accepted form of data, read as batches of (inputs, labels, positions in the data set)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+_DEFAULT_BATCH_SIZE = 128
+_FORMS = "a DataLoader, a map-style Dataset, a pair (inputs, labels) or a tensor of inputs"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples that go through the model together.
+
+    Attributes:
+        inputs: (n, ...).
+        labels: (n,) int64, or None where the data has none.
+        indices: (n,) int64, positions in the data set; probes are a function of them.
+    """
+
+    inputs: Tensor
+    labels: Tensor | None
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class MapExamples:
+    """Examples that can be read in any order: a map-style data set and the positions taken from it.
+
+    Attributes:
+        dataset: the data set.
+        indices: (n,) int64, the sorted positions that are read.
+        labels: (n,) labels of ``indices`` where they are known before reading, else None.
+        loading: batch size, collate function and worker settings, as keyword arguments of a DataLoader.
+    """
+
+    dataset: Dataset[Any]
+    indices: Tensor
+    labels: Tensor | None
+    batch_size: int
+    loading: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batches(self, *segments: Tensor) -> Iterator[Batch]:
+        """Read the positions of ``segments`` in their order; a batch never spans two segments.
+
+        Without segments: all positions in ascending order.
+        """
+        parts = [part for segment in (segments or (self.indices,)) for part in segment.split(self.batch_size)]
+        parts = [part for part in parts if len(part)]
+        if isinstance(self.dataset, TensorDataset) and not self.loading:
+            for part in parts:
+                yield _as_batch(tuple(tensor[part.to(tensor.device)] for tensor in self.dataset.tensors), part)
+            return
+        loader = DataLoader(self.dataset, batch_sampler=[part.tolist() for part in parts], **self.loading)
+        for raw, part in zip(loader, parts, strict=True):
+            yield _as_batch(raw, part)
+
+
+@dataclass(frozen=True)
+class StreamExamples:
+    """Examples that are read once, in their own order: an iterable of batches."""
+
+    iterable: Iterable[Any]
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches of the iterable; positions count the examples read."""
+        start = 0
+        for raw in self.iterable:
+            batch = _as_batch(raw, None, start)
+            start += len(batch.inputs)
+            yield batch
+
+
+def as_examples(data: Any, *, labels: Any = None, batch_size: int | None = None) -> MapExamples | StreamExamples:
+    """Normalise ``data`` to examples with positions.
+
+    Of a loader over a map-style data set only the data set, collate function, batch size, worker settings and the
+    sampler's set of positions are taken (a padding repeat of a distributed sampler is one position, read once); its
+    order, and ``drop_last``, are not: every example counts once.
+
+    Raises:
+        TypeError: not one of the accepted forms.
+        ValueError: no examples, labels of another length, a batch size below 1.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}; do batch_size={_DEFAULT_BATCH_SIZE}")
+    if isinstance(data, DataLoader):
+        if isinstance(data.dataset, IterableDataset):
+            return _stream(data, labels)
+        return _of_loader(data, labels, batch_size)
+    dataset = _as_dataset(data)
+    if dataset is not None:
+        indices = torch.arange(len(dataset))  # type: ignore[arg-type]
+        return _of_dataset(dataset, indices, labels, batch_size or _DEFAULT_BATCH_SIZE, {})
+    if isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
+        return _stream(data, labels)
+    raise TypeError(f"data: expected {_FORMS}, got {type(data).__name__}; do DataLoader(dataset, batch_size=128)")
+
+
+def as_labels(labels: Any) -> Tensor:
+    """Class labels as an int64 vector.
+
+    Raises:
+        TypeError: labels that are not integers.
+        ValueError: not one label for each example.
+    """
+    tensor = torch.as_tensor(labels)
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise TypeError(
+            f"labels: expected integers, one class for each example, got {tensor.dtype}; do labels.long() if they count"
+        )
+    if tensor.ndim != 1:
+        raise ValueError(
+            f"labels: expected shape (n,), got {tuple(tensor.shape)}; do labels.argmax(dim=1) for one-hot labels"
+        )
+    return tensor.to(torch.int64)
+
+
+def _as_dataset(data: Any) -> Dataset[Any] | None:
+    if isinstance(data, Tensor | np.ndarray):
+        return TensorDataset(torch.as_tensor(data))
+    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor | np.ndarray) for part in data):
+        inputs, labels = torch.as_tensor(data[0]), as_labels(data[1])
+        if len(inputs) != len(labels):
+            raise ValueError(
+                f"labels: expected one for each of {len(inputs)} inputs, got {len(labels)}; do pass matching tensors"
+            )
+        return TensorDataset(inputs, labels)
+    if isinstance(data, IterableDataset):
+        return None
+    if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__") and not _is_batches(data)):
+        return data
+    return None
+
+
+def _is_batches(data: Any) -> bool:
+    """A plain list or tuple is read as a list of batches, not as a data set of examples."""
+    return isinstance(data, list | tuple | Mapping | str | bytes)
+
+
+def _of_loader(loader: DataLoader[Any], labels: Any, batch_size: int | None) -> MapExamples:
+    sampler: Any = loader.batch_sampler if loader.batch_size is None and loader.batch_sampler else loader.sampler
+    taken = [position for entry in sampler for position in (entry if isinstance(entry, list | tuple) else [entry])]
+    loading: dict[str, Any] = {"collate_fn": loader.collate_fn}
+    if loader.num_workers:
+        loading |= {
+            "num_workers": loader.num_workers,
+            "worker_init_fn": loader.worker_init_fn,
+            "multiprocessing_context": loader.multiprocessing_context,
+            "prefetch_factor": loader.prefetch_factor,
+        }
+    if loader.pin_memory:
+        loading["pin_memory"] = True
+    if loader.collate_fn is torch.utils.data.default_collate and not loader.num_workers:
+        loading = {}
+    size = batch_size or loader.batch_size or _DEFAULT_BATCH_SIZE
+    return _of_dataset(loader.dataset, torch.tensor(sorted(set(taken))), labels, size, loading)
+
+
+def _of_dataset(
+    dataset: Dataset[Any], indices: Tensor, labels: Any, batch_size: int, loading: dict[str, Any]
+) -> MapExamples:
+    if len(indices) == 0:
+        raise ValueError("data: expected at least one example, got none; do check the data set and its sampler")
+    known = _known_labels(dataset) if labels is None else as_labels(labels)
+    if known is not None and len(known) != len(dataset):  # type: ignore[arg-type]
+        raise ValueError(
+            f"labels: expected one for each of {len(dataset)} examples, got {len(known)}; "  # type: ignore[arg-type]
+            f"do labels=None to read them from the batches"
+        )
+    return MapExamples(dataset, indices, None if known is None else known[indices], batch_size, loading)
+
+
+def _known_labels(dataset: Any) -> Tensor | None:
+    """Labels that a data set offers without reading its examples (torchvision's ``targets``)."""
+    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
+        return as_labels(dataset.tensors[1]).cpu()
+    if isinstance(dataset, torch.utils.data.Subset):
+        whole = _known_labels(dataset.dataset)
+        return None if whole is None else whole[torch.as_tensor(dataset.indices)]
+    targets = getattr(dataset, "targets", None)
+    return None if targets is None else as_labels(targets)
+
+
+def _stream(iterable: Iterable[Any], labels: Any) -> StreamExamples:
+    if labels is not None:
+        raise ValueError("labels: expected None for a stream of batches, got labels; do yield (inputs, labels) batches")
+    return StreamExamples(iterable)
+
+
+def _as_batch(raw: Any, indices: Tensor | None, start: int = 0) -> Batch:
+    inputs, labels = _unpack(raw)
+    if not isinstance(inputs, Tensor):
+        raise TypeError(
+            f"batch: expected inputs that are one tensor, got {type(inputs).__name__}; "
+            f"do yield (inputs, labels) or a mapping with 'labels' and one tensor of inputs"
+        )
+    positions = torch.arange(start, start + len(inputs)) if indices is None else indices
+    if len(inputs) != len(positions):
+        raise ValueError(
+            f"batch: expected {len(positions)} examples, got {len(inputs)}; do make collate_fn keep every example"
+        )
+    if labels is not None:
+        labels = as_labels(labels)
+        if len(labels) != len(inputs):
+            raise ValueError(
+                f"labels: expected one for each of {len(inputs)} inputs, got {len(labels)}; do check the collate_fn"
+            )
+    return Batch(inputs, labels, positions)
+
+
+def _unpack(raw: Any) -> tuple[Any, Any]:
+    if isinstance(raw, Mapping):
+        rest = {key: value for key, value in raw.items() if key != "labels"}
+        return (next(iter(rest.values())) if len(rest) == 1 else rest), raw.get("labels")
+    if isinstance(raw, tuple | list):
+        if len(raw) == 1:
+            return raw[0], None
+        if len(raw) == 2:
+            return raw[0], raw[1]
+    if isinstance(raw, Tensor):
+        return raw, None
+    raise TypeError(
+        f"batch: expected (inputs, labels) or a mapping with 'labels', got {type(raw).__name__}; do adapt collate_fn"
+    )

@@ -1,0 +1,115 @@
+"""The caller's model is borrowed: measured in evaluation mode, handed back as it was, also after an exception."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
+_DROPOUT = nn.modules.dropout._DropoutNd
+
+
+@contextmanager
+def borrowed(model: nn.Module | None, *, evaluation: bool = True) -> Iterator[None]:
+    """Inside, no parameter of ``model`` takes a gradient and, if ``evaluation``, every module is in evaluation mode.
+
+    Afterwards training modes, gradient flags, buffers and torch's random state are as before. ``model=None`` guards
+    the random state alone (a callable whose modules cannot be seen).
+    """
+    modules = [] if model is None else list(model.modules())
+    modes = [module.training for module in modules]
+    flags = [(parameter, parameter.requires_grad) for parameter in ([] if model is None else model.parameters())]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in modules
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    with torch.random.fork_rng(devices=_cuda_devices(model)):
+        try:
+            for parameter, _ in flags:
+                parameter.requires_grad_(False)
+            if evaluation and model is not None:
+                model.eval()
+            yield
+        finally:
+            for module, mode in zip(modules, modes, strict=True):
+                module.training = mode
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+            _restore(buffers)
+
+
+def check_independent(model: nn.Module | None, *, evaluation: bool = False) -> None:
+    """Refuse a model in which one example's output depends on the others of its batch, or on chance.
+
+    The Jacobian of one example exists only without batch statistics, dropout and random depth (definitions 1).
+
+    Args:
+        model: the module, or None for a callable that cannot be looked into.
+        evaluation: the model will be measured in evaluation mode, so that only layers which use batch statistics even
+            there are refused.
+
+    Raises:
+        RuntimeError: names the modules and the remedy.
+    """
+    if model is None:
+        return
+    named = list(model.named_modules())
+    stateless = [name for name, module in named if isinstance(module, _BATCH_NORM) and module.running_mean is None]
+    if stateless:
+        raise RuntimeError(
+            f"model: expected examples that do not influence each other, got batch normalisation without running "
+            f"statistics in {_names(stateless)}; do build these layers with track_running_stats=True"
+        )
+    active = [name for name, module in named if not evaluation and module.training and _mixes(module)]
+    if active:
+        raise RuntimeError(
+            f"model: expected evaluation mode, got batch normalisation or dropout in training mode in "
+            f"{_names(active)}; do model.eval() first"
+        )
+
+
+def device_of(model: object) -> torch.device | None:
+    """The device of the model's first parameter or buffer, None if it has none or is a plain callable."""
+    first = _first_tensor(model)
+    return None if first is None else first.device
+
+
+def dtype_of(model: object) -> torch.dtype | None:
+    """The floating dtype of the model's parameters, None if it has none or is a plain callable."""
+    first = _first_tensor(model)
+    return first.dtype if first is not None and first.is_floating_point() else None
+
+
+def _first_tensor(model: object) -> Tensor | None:
+    if not isinstance(model, nn.Module):
+        return None
+    return next(iter([*model.parameters(), *model.buffers()]), None)
+
+
+def _cuda_devices(model: nn.Module | None) -> list[int]:
+    tensors = [] if model is None else [*model.parameters(), *model.buffers()]
+    return sorted({tensor.device.index for tensor in tensors if tensor.device.type == "cuda"})
+
+
+def _mixes(module: nn.Module) -> bool:
+    if isinstance(module, _DROPOUT):
+        return module.p > 0
+    return isinstance(module, _BATCH_NORM) or type(module).__name__ in ("DropPath", "StochasticDepth")
+
+
+def _names(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _restore(buffers: list[tuple[nn.Module, str, Tensor, Tensor]]) -> None:
+    with torch.no_grad():
+        for module, name, buffer, saved in buffers:
+            module._buffers[name] = buffer
+            if not torch.equal(buffer, saved):
+                buffer.copy_(saved)

@@ -1,0 +1,145 @@
+"""Random probe vectors that belong to an example: a hash of (seed, example index, probe number), never a generator.
+
+A generator advanced batch by batch ties an example's probe to the batch size, the order and the number of processes.
+Here bit j of probe k of example i is a pure function of (seed, i, k, j), evaluated on the device of the data, so that
+an estimate is the same, to rounding, for any way of reading the same examples.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def _signed(constant: int) -> int:
+    """A 64-bit constant as the signed integer that torch.int64 holds."""
+    return constant - (1 << 64) if constant >> 63 else constant
+
+
+# SplitMix64: the golden-ratio increment and the two multipliers of its finaliser (Steele, Lea, Flood, 2014).
+_INCREMENT = _signed(0x9E3779B97F4A7C15)
+_MULTIPLIER_1 = _signed(0xBF58476D1CE4E5B9)
+_MULTIPLIER_2 = _signed(0x94D049BB133111EB)
+
+
+def random_bits(seed: int, indices: Tensor, n_probes: int, n_words: int) -> Tensor:
+    """Hash (seed, example index, probe number, word number) to 64 random bits each.
+
+    Cost: about ten integer operations a word, on the device of ``indices``; no state.
+    Source: SplitMix64, Steele, Lea and Flood (2014), with one finaliser for each part of the key.
+
+    Args:
+        seed: any integer.
+        indices: (n,) int64, the position of each example in its data set.
+        n_probes: probes r for each example.
+        n_words: 64-bit words for each probe.
+
+    Returns:
+        (n, r, n_words) int64; all 64 bits are random.
+
+    Example:
+        >>> bits = random_bits(0, torch.tensor([3, 5]), n_probes=2, n_words=4)
+        >>> bool((bits[1] == random_bits(0, torch.tensor([5]), 2, 4)[0]).all())
+        True
+    """
+    key = _mix(_key(seed, indices)[:, None] + torch.arange(1, n_probes + 1, device=indices.device) * _INCREMENT)
+    return _mix(key[:, :, None] + torch.arange(1, n_words + 1, device=indices.device) * _INCREMENT)
+
+
+def rademacher(seed: int, indices: Tensor, n_probes: int, n_features: int) -> Tensor:
+    """Independent signs: E[v v^T] = I, and v_j^2 = 1.
+
+    Returns:
+        (n, n_probes, n_features) of -1 and +1, int8.
+    """
+    words = random_bits(seed, indices, n_probes, -(-n_features // 64))
+    bits = (words[..., None] >> torch.arange(64, device=words.device)) & 1
+    return (1 - 2 * bits.to(torch.int8)).flatten(2)[..., :n_features]
+
+
+def gaussian(seed: int, indices: Tensor, n_probes: int, n_features: int) -> Tensor:
+    """Independent standard normal numbers, by the Box-Muller transform of hashed uniforms.
+
+    Returns:
+        (n, n_probes, n_features) in float64 (float32 where the device has none).
+    """
+    n_pairs = -(-n_features // 2)
+    words = random_bits(seed, indices, n_probes, 2 * n_pairs)
+    dtype = accumulation_dtype(words.device)
+    n_bits = 53 if dtype is torch.float64 else 24
+    uniform = (_shift_right(words, 64 - n_bits).to(dtype) + 0.5) * 2.0**-n_bits
+    radius = torch.sqrt(-2.0 * torch.log(uniform[..., :n_pairs]))
+    angle = 2.0 * math.pi * uniform[..., n_pairs:]
+    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)[..., :n_features]
+
+
+def orthogonal(seed: int, indices: Tensor, n_probes: int, n_features: int) -> Tensor:
+    """The first columns of a Haar orthogonal matrix, scaled by sqrt(p): exact when all p are taken.
+
+    QR of a Gaussian matrix with the signs of R's diagonal made positive; column k depends on columns up to k only.
+    Source: Mezzadri (2007), "How to generate random matrices from the classical compact groups".
+
+    Returns:
+        (n, n_probes, n_features) float; the rows of one example are orthogonal, each of length sqrt(p).
+
+    Raises:
+        ValueError: more probes than features.
+    """
+    if n_probes > n_features:
+        raise ValueError(
+            f"n_probes: expected at most n_features = {n_features} orthogonal probes, got {n_probes}; "
+            f"do n_probes={n_features}, which is exact"
+        )
+    q, r = torch.linalg.qr(gaussian(seed, indices, n_probes, n_features).mT)
+    sign = torch.sign(torch.diagonal(r, dim1=-2, dim2=-1))
+    return math.sqrt(n_features) * (q * sign[:, None, :]).mT
+
+
+def sampled_outputs(seed: int, indices: Tensor, n_probes: int, n_features: int) -> Tensor:
+    """Coordinate vectors sqrt(p) e_j, j drawn uniformly without replacement for each example.
+
+    Source: Munn, Dherin, Gonzalvo (2024), output sampling.
+
+    Returns:
+        (n, n_probes, n_features) float.
+
+    Raises:
+        ValueError: more probes than features.
+    """
+    if n_probes > n_features:
+        raise ValueError(
+            f"n_probes: expected at most n_features = {n_features} sampled outputs, got {n_probes}; "
+            f"do n_probes={n_features}, which is exact"
+        )
+    chosen = random_bits(seed, indices, 1, n_features)[:, 0].argsort(dim=1)[:, :n_probes]
+    probes = torch.zeros(len(indices), n_probes, n_features, device=indices.device)
+    return probes.scatter_(2, chosen[..., None], math.sqrt(n_features))
+
+
+def random_order(seed: int, indices: Tensor) -> Tensor:
+    """``indices`` (n,) in the random order that ``seed`` fixes: sorted by the hash of probe 0, which no estimator uses."""
+    return indices[_mix(_key(seed, indices)).argsort(stable=True)]
+
+
+def accumulation_dtype(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has no float64 (Apple's MPS)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _key(seed: int, indices: Tensor) -> Tensor:
+    """One 64-bit word for each example (n,); probe k starts from this word plus k increments."""
+    return _mix(indices * _INCREMENT + _mix(torch.tensor(_signed(seed % (1 << 64)), device=indices.device)))
+
+
+def _mix(z: Tensor) -> Tensor:
+    """The finaliser of SplitMix64: a bijection of 64-bit words in which every input bit moves every output bit."""
+    z = (z ^ _shift_right(z, 30)) * _MULTIPLIER_1
+    z = (z ^ _shift_right(z, 27)) * _MULTIPLIER_2
+    return z ^ _shift_right(z, 31)
+
+
+def _shift_right(z: Tensor, n_bits: int) -> Tensor:
+    """Logical shift: int64 has only the arithmetic one, which copies the sign bit."""
+    return (z >> n_bits) & ((1 << (64 - n_bits)) - 1)
