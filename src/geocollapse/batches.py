@@ -23,11 +23,13 @@ class Batch:
         inputs: (n, ...).
         labels: (n,) int64, or None where the data has none.
         indices: (n,) int64, positions in the data set; probes are a function of them.
+        segment: number of the segment the batch was read from.
     """
 
     inputs: Tensor
     labels: Tensor | None
     indices: Tensor
+    segment: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,19 @@ class MapExamples:
 
         Without segments: all positions in ascending order.
         """
-        parts = [part for segment in (segments or (self.indices,)) for part in segment.split(self.batch_size)]
-        parts = [part for part in parts if len(part)]
+        parts = [
+            (number, part)
+            for number, segment in enumerate(segments or (self.indices,))
+            for part in segment.split(self.batch_size)
+            if len(part)
+        ]
         if isinstance(self.dataset, TensorDataset) and not self.loading:
-            for part in parts:
-                yield _as_batch(tuple(tensor[part.to(tensor.device)] for tensor in self.dataset.tensors), part)
+            for number, part in parts:
+                yield _as_batch(tuple(tensor[part.to(tensor.device)] for tensor in self.dataset.tensors), part, number)
             return
-        loader = DataLoader(self.dataset, batch_sampler=[part.tolist() for part in parts], **self.loading)
-        for raw, part in zip(loader, parts, strict=True):
-            yield _as_batch(raw, part)
+        loader = DataLoader(self.dataset, batch_sampler=[part.tolist() for _, part in parts], **self.loading)
+        for raw, (number, part) in zip(loader, parts, strict=True):
+            yield _as_batch(raw, part, number)
 
 
 @dataclass(frozen=True)
@@ -76,9 +82,9 @@ class StreamExamples:
         """The batches of the iterable; positions count the examples read."""
         start = 0
         for raw in self.iterable:
-            batch = _as_batch(raw, None, start)
-            start += len(batch.inputs)
-            yield batch
+            n_examples = len(_unpack(raw)[0])
+            yield _as_batch(raw, torch.arange(start, start + n_examples))
+            start += n_examples
 
 
 def as_examples(data: Any, *, labels: Any = None, batch_size: int | None = None) -> MapExamples | StreamExamples:
@@ -94,6 +100,8 @@ def as_examples(data: Any, *, labels: Any = None, batch_size: int | None = None)
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}; do batch_size={_DEFAULT_BATCH_SIZE}")
+    if isinstance(data, IterableDataset):
+        data = DataLoader(data, batch_size or _DEFAULT_BATCH_SIZE)
     if isinstance(data, DataLoader):
         if isinstance(data.dataset, IterableDataset):
             return _stream(data, labels)
@@ -129,23 +137,17 @@ def as_labels(labels: Any) -> Tensor:
 def _as_dataset(data: Any) -> Dataset[Any] | None:
     if isinstance(data, Tensor | np.ndarray):
         return TensorDataset(torch.as_tensor(data))
-    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor | np.ndarray) for part in data):
+    is_pair = isinstance(data, tuple | list) and len(data) == 2
+    if is_pair and all(isinstance(part, Tensor | np.ndarray) for part in data):
         inputs, labels = torch.as_tensor(data[0]), as_labels(data[1])
         if len(inputs) != len(labels):
             raise ValueError(
                 f"labels: expected one for each of {len(inputs)} inputs, got {len(labels)}; do pass matching tensors"
             )
         return TensorDataset(inputs, labels)
-    if isinstance(data, IterableDataset):
+    if isinstance(data, list | tuple | Mapping | str | bytes):  # a plain list is one of batches, not of examples
         return None
-    if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__") and not _is_batches(data)):
-        return data
-    return None
-
-
-def _is_batches(data: Any) -> bool:
-    """A plain list or tuple is read as a list of batches, not as a data set of examples."""
-    return isinstance(data, list | tuple | Mapping | str | bytes)
+    return data if hasattr(data, "__getitem__") and hasattr(data, "__len__") else None
 
 
 def _of_loader(loader: DataLoader[Any], labels: Any, batch_size: int | None) -> MapExamples:
@@ -198,17 +200,16 @@ def _stream(iterable: Iterable[Any], labels: Any) -> StreamExamples:
     return StreamExamples(iterable)
 
 
-def _as_batch(raw: Any, indices: Tensor | None, start: int = 0) -> Batch:
+def _as_batch(raw: Any, indices: Tensor, segment: int = 0) -> Batch:
     inputs, labels = _unpack(raw)
     if not isinstance(inputs, Tensor):
         raise TypeError(
             f"batch: expected inputs that are one tensor, got {type(inputs).__name__}; "
             f"do yield (inputs, labels) or a mapping with 'labels' and one tensor of inputs"
         )
-    positions = torch.arange(start, start + len(inputs)) if indices is None else indices
-    if len(inputs) != len(positions):
+    if len(inputs) != len(indices):
         raise ValueError(
-            f"batch: expected {len(positions)} examples, got {len(inputs)}; do make collate_fn keep every example"
+            f"batch: expected {len(indices)} examples, got {len(inputs)}; do make collate_fn keep every example"
         )
     if labels is not None:
         labels = as_labels(labels)
@@ -216,7 +217,7 @@ def _as_batch(raw: Any, indices: Tensor | None, start: int = 0) -> Batch:
             raise ValueError(
                 f"labels: expected one for each of {len(inputs)} inputs, got {len(labels)}; do check the collate_fn"
             )
-    return Batch(inputs, labels, positions)
+    return Batch(inputs, labels, indices, segment)
 
 
 def _unpack(raw: Any) -> tuple[Any, Any]:

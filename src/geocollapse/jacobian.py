@@ -44,6 +44,10 @@ class SquaredNorms:
         scaled = None if self.scaled is None else self.scaled[rows]
         return SquaredNorms(self.values[rows], self.variances[rows], scaled)
 
+    def cpu(self) -> SquaredNorms:
+        """The same on the CPU."""
+        return SquaredNorms(self.values.cpu(), self.variances.cpu(), None if self.scaled is None else self.scaled.cpu())
+
     @staticmethod
     def cat(parts: list[SquaredNorms]) -> SquaredNorms:
         """Join batches."""
@@ -119,9 +123,21 @@ class ProbePlan:
     input_std: Tensor | None = None
 
     def norms(
-        self, features: Tensor, leaf: Tensor, indices: Tensor, n_probes: int, *, f: Map, keep_graph: bool = False
+        self,
+        features: Tensor,
+        leaf: Tensor,
+        indices: Tensor,
+        n_probes: int,
+        *,
+        f: Map,
+        n_counted: int | None = None,
+        keep_graph: bool = False,
     ) -> SquaredNorms:
-        """Squared Jacobian norms of ``features`` (n, p) with respect to ``leaf`` (n, ...) on their existing graph."""
+        """Squared Jacobian norms of ``features`` (n, p) with respect to ``leaf`` (n, ...) on their existing graph.
+
+        The value is the mean of the first ``n_counted`` probes (default all of them); further ones only serve the
+        variance. ``f`` maps ``leaf`` to ``features``, for what needs forward mode.
+        """
         check_finite("features", features.detach())
         if not features.requires_grad:  # the features do not depend on the inputs
             zeros = torch.zeros(len(leaf), dtype=probes.accumulation_dtype(leaf.device), device=leaf.device)
@@ -134,7 +150,8 @@ class ProbePlan:
             self._squares(_pull_back(features, leaf, v.to(features.dtype), keep_graph or not last))
             for v, last in _with_last(vectors.unbind(1))
         ]
-        return _mean_of_probes(torch.stack(terms), n_features if self.estimator in _WITHOUT_REPLACEMENT else math.inf)
+        n_distinct = n_features if self.estimator in _WITHOUT_REPLACEMENT else math.inf
+        return _mean_of_probes(torch.stack(terms), n_counted or n_probes, n_distinct)
 
     def _exact(self, features: Tensor, leaf: Tensor, f: Map, keep_graph: bool) -> SquaredNorms:
         """Sum of squares over the p output rows, or over the d input columns where there are fewer of them."""
@@ -237,18 +254,18 @@ def _sum_of_squares(rows: Tensor) -> Tensor:
     return rows.flatten(1).to(probes.accumulation_dtype(rows.device)).square().sum(dim=1)
 
 
-def _mean_of_probes(terms: Tensor, n_without_replacement: float) -> SquaredNorms:
-    """Mean over r probes of ``terms`` (r, 1 or 2, n) and the unbiased variance of that mean.
+def _mean_of_probes(terms: Tensor, n_counted: int, n_distinct: float) -> SquaredNorms:
+    """Mean over the first r probes of ``terms`` (probes, 1 or 2, n) and the unbiased variance of that mean.
 
     The variance is w_i/r, times (1 - r/p) for probes that are drawn without replacement (definitions 1).
     """
-    n_probes = len(terms)
-    mean = terms.mean(dim=0)
-    if n_probes > 1:
-        variances = terms[:, 0].var(dim=0) / n_probes * (1.0 - n_probes / n_without_replacement)
+    mean = terms[:n_counted].mean(dim=0)
+    if n_counted >= n_distinct:
+        variances = torch.zeros_like(mean[0])
+    elif len(terms) > 1:
+        variances = terms[:, 0].var(dim=0) / n_counted * (1.0 - n_counted / n_distinct)
     else:
-        known = n_without_replacement == 1
-        variances = torch.full_like(mean[0], 0.0 if known else math.nan)
+        variances = torch.full_like(mean[0], math.nan)
     return SquaredNorms(mean[0], variances, mean[1] if len(mean) > 1 else None)
 
 

@@ -119,7 +119,7 @@ def sampled_outputs(seed: int, indices: Tensor, n_probes: int, n_features: int) 
 
 
 def random_order(seed: int, indices: Tensor) -> Tensor:
-    """``indices`` (n,) in the random order that ``seed`` fixes: sorted by the hash of probe 0, which no estimator uses."""
+    """``indices`` (n,) in an order fixed by ``seed``: sorted by the hash of probe 0, used by no estimator."""
     return indices[_mix(_key(seed, indices)).argsort(stable=True)]
 
 
