@@ -59,7 +59,7 @@ def check_independent(model: nn.Module | None, *, evaluation: bool = False) -> N
     if model is None:
         return
     named = list(model.named_modules())
-    stateless = [name for name, module in named if isinstance(module, _BATCH_NORM) and module.running_mean is None]
+    stateless = [name for name, module in named if is_batch_norm(module) and module.running_mean is None]
     if stateless:
         raise RuntimeError(
             f"model: expected examples that do not influence each other, got batch normalisation without running "
@@ -71,6 +71,25 @@ def check_independent(model: nn.Module | None, *, evaluation: bool = False) -> N
             f"model: expected evaluation mode, got batch normalisation or dropout in training mode in "
             f"{_names(active)}; do model.eval() first"
         )
+
+
+def check_batch_norm(model: nn.Module) -> None:
+    """Refuse batch normalisation in training mode: a penalty on one example's Jacobian would mix the batch.
+
+    Raises:
+        RuntimeError: names the layers and the remedies.
+    """
+    active = [name for name, module in model.named_modules() if is_batch_norm(module) and module.training]
+    if active:
+        raise RuntimeError(
+            f"model: expected no batch normalisation in training mode, got {_names(active)}; "
+            f"do batch_norm='running', which takes a second forward pass, or build the model without it"
+        )
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether the module normalises by the statistics of its batch when it is in training mode."""
+    return isinstance(module, _BATCH_NORM)
 
 
 def device_of(model: object) -> torch.device | None:
@@ -99,7 +118,7 @@ def _cuda_devices(model: nn.Module | None) -> list[int]:
 def _mixes(module: nn.Module) -> bool:
     if isinstance(module, _DROPOUT):
         return module.p > 0
-    return isinstance(module, _BATCH_NORM) or type(module).__name__ in ("DropPath", "StochasticDepth")
+    return is_batch_norm(module) or type(module).__name__ in ("DropPath", "StochasticDepth")
 
 
 def _names(names: list[str]) -> str:
