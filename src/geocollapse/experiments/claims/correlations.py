@@ -1,0 +1,147 @@
+"""Claims 1 to 3: rank correlations over the settings of one sweep, with the signs that the recipe expects."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geocollapse.experiments.claims.expectations import Hypothesis
+from geocollapse.experiments.claims.statistics import (
+    Array,
+    bootstrap_interval,
+    holm,
+    permutation_p,
+    permutations,
+    spearman,
+    spearman_rows,
+)
+from geocollapse.experiments.claims.verdict import Outcome, Verdict, View
+from geocollapse.experiments.results import GC, GCOL, NC, TARGET_NC
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEVEL = 0.05
+MIN_SETTINGS = 5  # in perfect order p = 1/120; four settings cannot survive Holm
+_ROUNDING = 1e-12  # 6 * (1/120) is 0.05, whatever its last bit
+
+
+def judge_sweep(
+    sweep: str, runs: pd.DataFrame, hypotheses: list[Hypothesis], *, view: View = "main", seed: int = 0
+) -> list[Verdict]:
+    """Judge the hypotheses of one sweep; Holm's correction counts those of the same claim.
+
+    Args:
+        sweep: its name.
+        runs: its runs, with the column `position` of the setting and the columns of the hypotheses.
+        hypotheses: what to judge.
+        view: which repetition this is.
+        seed: of the bootstrap, and of the permutations above 8 settings.
+    """
+    tested = [_test(sweep, runs, hypothesis, view=view, seed=seed) for hypothesis in hypotheses]
+    verdicts: list[Verdict] = []
+    for claim in dict.fromkeys(verdict.claim for verdict in tested):
+        family = [(v, h.sign) for v, h in zip(tested, hypotheses) if v.claim == claim]
+        expected = holm([v.p for v, _ in family])
+        opposite = holm([v.p_opposite for v, _ in family])
+        for (verdict, sign), p, q in zip(family, expected, opposite):
+            verdicts.append(_decide(replace(verdict, p_holm=p, p_opposite=q), sign))
+    return verdicts
+
+
+def setting_means(runs: pd.DataFrame, x: str, y: str) -> tuple[Array, Array, int]:
+    """Means over the seeds of a setting, of the runs that recorded both columns; and how many these runs are."""
+    columns = list(dict.fromkeys((x, y)))
+    if not set(columns) <= set(runs.columns):
+        return np.empty(0), np.empty(0), 0
+    values = runs.set_index("position")[columns].astype(float).replace([math.inf, -math.inf], math.nan).dropna()
+    means = values.groupby(level="position").mean()
+    return means[x].to_numpy(), means[y].to_numpy(), len(values)
+
+
+def part_whole_note(runs: pd.DataFrame, *, seed: int = 0) -> str:
+    """GC is the numerator of GCol: what correlation would GC have with GCol if the distances were anybody's?
+
+    GCol = GC/d^2 defines the distance d^2 of a run. Given are rho(log GC, log d^2), and as the null rho(GC, GC/d^2_pi)
+    over the orders pi of the settings' distances.
+    """
+    if not {GC, GCOL} <= set(runs.columns):
+        return ""
+    gc, distance, _ = setting_means(runs.assign(distance=runs[GC] / runs[GCOL]), GC, "distance")
+    if len(gc) < 3 or not (gc > 0).all() or not (distance > 0).all():
+        return ""
+    alone = spearman(np.log(gc), np.log(distance))
+    orders = permutations(len(gc), seed=seed)
+    null = spearman_rows(np.broadcast_to(gc, orders.shape), gc / distance[orders])
+    if np.isnan(alone) or np.isnan(null).all():
+        return ""
+    low, high = np.nanquantile(null, [0.025, 0.975])
+    return (
+        f"GC is the numerator of GCol: rho of log GC with log distance^2 alone {alone:+.2f}; of GC with GCol under "
+        f"permuted distances {np.nanmean(null):+.2f} on average, 95 % in [{low:+.2f}, {high:+.2f}]."
+    )
+
+
+def opposite_sign_note(runs: pd.DataFrame) -> str:
+    """Source NC can have the opposite sign to target NC: rho of source GC with both, and of the two with each other."""
+    pairs = {"source GC with source NC": (GC, NC), "source NC with target NC": (NC, TARGET_NC)}
+    values = {name: spearman(*setting_means(runs, *pair)[:2]) for name, pair in pairs.items() if _enough(runs, *pair)}
+    text = ", ".join(f"{name} {rho:+.2f}" for name, rho in values.items() if not math.isnan(rho))
+    return f"For comparison, rho of {text}." if text else ""
+
+
+def _test(sweep: str, runs: pd.DataFrame, hypothesis: Hypothesis, *, view: View, seed: int) -> Verdict:
+    """The numbers of one hypothesis, not yet corrected and not yet decided."""
+    x, y, n_runs = setting_means(runs, hypothesis.x, hypothesis.y)
+    verdict = Verdict(
+        claim=hypothesis.claim,
+        statement=hypothesis.statement,
+        sweep=sweep,
+        x=hypothesis.x,
+        y=hypothesis.y,
+        verdict="undecided",
+        n_runs=n_runs,
+        figure=f"{hypothesis.figure}-{sweep}",
+        view=view,
+        n_settings=len(x),
+    )
+    if len(x) < 2 or hypothesis.sign == 0:
+        return replace(verdict, effect=spearman(x, y) if len(x) > 1 else math.nan, note=_missing(runs, hypothesis))
+    few = f"{len(x)} settings: below {MIN_SETTINGS} a verdict is always undecided."
+    return replace(
+        verdict,
+        effect=spearman(x, y),
+        interval=bootstrap_interval(x, y, seed=seed),
+        p=permutation_p(x, y, sign=hypothesis.sign, seed=seed),
+        p_opposite=permutation_p(x, y, sign=-hypothesis.sign, seed=seed),
+        note=few if len(x) < MIN_SETTINGS else "",
+    )
+
+
+def _decide(verdict: Verdict, sign: int) -> Verdict:
+    """`holds`, `does not hold` or `undecided`, by the corrected p of either side and the interval."""
+    low, high = sorted((sign * verdict.interval[0], sign * verdict.interval[1]))
+    outcome: Outcome = "undecided"
+    if (verdict.n_settings or 0) >= MIN_SETTINGS:
+        if verdict.p_holm <= LEVEL + _ROUNDING and low > 0:
+            outcome = "holds"
+        elif verdict.p_opposite <= LEVEL + _ROUNDING and high < 0:
+            outcome = "does not hold"
+    return replace(verdict, verdict=outcome)
+
+
+def _missing(runs: pd.DataFrame, hypothesis: Hypothesis) -> str:
+    """Why there is nothing to test."""
+    if hypothesis.sign == 0:
+        return "The recipe expects no sign here."
+    if runs.empty:
+        return "No run to judge."
+    absent = [name for name in (hypothesis.x, hypothesis.y) if name not in runs or runs[name].isna().all()]
+    return f"Not recorded: {', '.join(absent)}." if absent else "A single setting has no correlation."
+
+
+def _enough(runs: pd.DataFrame, x: str, y: str) -> bool:
+    return len(setting_means(runs, x, y)[0]) > 1

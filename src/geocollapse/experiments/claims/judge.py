@@ -1,0 +1,136 @@
+"""All verdicts of a sweep folder: the five claims, and the repetitions that say what they hang on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geocollapse.experiments.claims.correlations import LEVEL, judge_sweep, opposite_sign_note, part_whole_note
+from geocollapse.experiments.claims.expectations import Expectations, Hypothesis
+from geocollapse.experiments.claims.poincare import judge_bound, judge_ratio
+from geocollapse.experiments.claims.sampling import judge_sampling
+from geocollapse.experiments.claims.statistics import holm
+from geocollapse.experiments.claims.verdict import VIEWS, Verdict, View
+from geocollapse.experiments.results import GC, GCOL, TARGET_NC, SweepResults
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
+    """Every verdict that the sweep allows: those of the view `main` first, then the repetitions.
+
+    Runs that failed or are unfinished are never judged, and only the view `with non-converged runs` counts those that
+    did not reach the stopping rule. Cost: a few hundred milliseconds for three sweeps of five settings.
+
+    Source: definitions 5, "Verdicts".
+
+    Args:
+        results: a sweep folder as read by `read_sweep`.
+        seed: of the bootstrap, and of the permutations above 8 settings.
+    """
+    finished = results.runs[results.runs["status"] == "done"]
+    converged = finished[finished["converged"]]
+    verdicts: list[Verdict] = []
+    for view in VIEWS:
+        if view == "with non-converged runs" and len(converged) == len(finished):
+            continue
+        runs = finished if view == "with non-converged runs" else converged
+        verdicts += _correlations(results, runs, view=view, seed=seed)
+        if view in ("main", "with non-converged runs"):
+            verdicts += _over_all_runs(results, runs, view=view)
+    return tuple(sorted(verdicts, key=lambda verdict: (VIEWS.index(verdict.view), verdict.claim)))
+
+
+def at_matched_loss(runs: pd.DataFrame, history: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """The runs with ``columns`` as they were when every run had the same training loss L.
+
+        L = max over runs of min over training of the loss
+
+    the lowest loss that all runs reach, so none is extrapolated; columns are interpolated in log loss around its first
+    crossing. Progress through training is then no longer a difference between the runs.
+
+    Source: definitions 5 (training progress confounds claims 1 to 3).
+    """
+    present = [name for name in columns if name in history]
+    if runs.empty or "train_loss" not in history:
+        return runs.drop(columns=columns, errors="ignore")
+    records = history[history["run_id"].isin(runs["run_id"])].dropna(subset=["train_loss"])
+    level = records.groupby("run_id")["train_loss"].min().max()
+    rows = {run_id: _at_loss(run, level, present) for run_id, run in records.groupby("run_id")}
+    matched = runs.drop(columns=columns, errors="ignore").copy()
+    for number, name in enumerate(present):
+        matched[name] = [rows[run_id][number] if run_id in rows else np.nan for run_id in matched["run_id"]]
+    return matched
+
+
+def _at_loss(run: pd.DataFrame, level: float, columns: list[str]) -> np.ndarray:
+    """Values of ``columns`` where the loss first falls to ``level``, between the two records around it."""
+    run = run.sort_values("step")
+    losses = np.log(np.maximum(run["train_loss"].to_numpy(dtype=float), 1e-12))
+    values = run[columns].to_numpy(dtype=float)
+    target = float(np.log(max(level, 1e-12)))
+    after = int(np.argmax(losses <= target))
+    if after == 0:
+        return values[0]
+    share = (losses[after - 1] - target) / (losses[after - 1] - losses[after])
+    return (1 - share) * values[after - 1] + share * values[after]
+
+
+def _correlations(results: SweepResults, runs: pd.DataFrame, *, view: View, seed: int) -> list[Verdict]:
+    """Claims 1 to 3, sweep by sweep."""
+    expected = Expectations.of(results.recipe)
+    verdicts: list[Verdict] = []
+    for sweep in results.sweeps:
+        members = results.of_sweep(sweep)
+        swept = [name.removeprefix("swept.") for name in members.columns if name.startswith("swept.")]
+        hypotheses = expected.hypotheses(swept)
+        if view == "GC divided by feature variance":
+            hypotheses = [hypothesis.per_variance() for hypothesis in hypotheses if hypothesis.speaks_of_gc]
+        members = members[members["run_id"].isin(runs["run_id"])]
+        if view == "at matched training loss":
+            members = at_matched_loss(members, results.history, _recorded(hypotheses))
+        judged = judge_sweep(sweep, members, hypotheses, view=view, seed=seed)
+        verdicts += [_annotated(verdict, members, seed=seed) for verdict in judged]
+    return _noted_over_sweeps(verdicts)
+
+
+def _recorded(hypotheses: list[Hypothesis]) -> list[str]:
+    """The columns of the hypotheses that change during training."""
+    names = (name for hypothesis in hypotheses for name in (hypothesis.x, hypothesis.y))
+    return [name for name in dict.fromkeys(names) if not name.startswith("swept.")]
+
+
+def _annotated(verdict: Verdict, runs: pd.DataFrame, *, seed: int) -> Verdict:
+    """The notes that the definitions ask for beside two of the pairs."""
+    note = ""
+    if (verdict.x, verdict.y) == (GC, GCOL):
+        note = part_whole_note(runs, seed=seed)
+    if (verdict.x, verdict.y) == (GC, TARGET_NC):
+        note = opposite_sign_note(runs)
+    return replace(verdict, note=" ".join(filter(None, [verdict.note, note])))
+
+
+def _noted_over_sweeps(verdicts: list[Verdict]) -> list[Verdict]:
+    """Holm counts the pairs of one claim in one sweep; say where counting all sweeps of the folder would undecide."""
+    noted = list(verdicts)
+    for claim in (1, 2, 3):
+        family = [i for i, verdict in enumerate(verdicts) if verdict.claim == claim]
+        for i, p in zip(family, holm([verdicts[i].p for i in family])):
+            if verdicts[i].verdict == "holds" and p > LEVEL + 1e-12:
+                note = f"Undecided if Holm counts all sweeps of this folder (p = {p:.3f})."
+                noted[i] = replace(verdicts[i], note=f"{verdicts[i].note} {note}".strip())
+    return noted
+
+
+def _over_all_runs(results: SweepResults, runs: pd.DataFrame, *, view: View) -> list[Verdict]:
+    """Claims 4 and 5: thresholds, not correlations, so every run of the folder counts."""
+    expected = Expectations.of(results.recipe)
+    sampling = results.sampling[results.sampling["run_id"].isin(runs["run_id"])]
+    return [
+        judge_ratio(runs, results.history, factor=expected.poincare_factor, view=view),
+        judge_bound(runs, results.history, view=view),
+        *judge_sampling(sampling, coverage=expected.coverage, relative_error=expected.relative_error, view=view),
+    ]

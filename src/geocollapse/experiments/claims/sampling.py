@@ -1,0 +1,80 @@
+"""Claim 5: do estimates of geometric complexity from less agree with the full value?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from geocollapse.experiments.claims.statistics import wilson_interval
+from geocollapse.experiments.claims.verdict import Outcome, Verdict, View
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MIN_INTERVALS = 200
+
+
+def judge_sampling(
+    sampling: pd.DataFrame, *, coverage: float, relative_error: float, view: View = "main"
+) -> list[Verdict]:
+    """One verdict for each way of sampling: share of 95 % intervals that hold the full value, and relative error.
+
+        coverage = share of intervals with low <= full <= high;    error = median |value/full - 1|
+
+    Source: definitions 5.
+    """
+    complete = sampling.dropna(subset=["full", "value", "low", "high"])
+    complete = complete[complete["full"] != 0]
+    if complete.empty:
+        return [_no_study(view)]
+    groups = complete.groupby(["method", "n_samples", "n_probes"], dropna=False, sort=False)
+    return [
+        _judge(_name(estimates.iloc[0]), estimates, coverage=coverage, relative_error=relative_error, view=view)
+        for _, estimates in groups
+    ]
+
+
+def _judge(name: str, estimates: pd.DataFrame, *, coverage: float, relative_error: float, view: View) -> Verdict:
+    inside = (estimates["low"] <= estimates["full"]) & (estimates["full"] <= estimates["high"])
+    error = float((estimates["value"] / estimates["full"] - 1).abs().median())
+    outcome: Outcome = "undecided"
+    if len(estimates) >= MIN_INTERVALS:
+        outcome = "holds" if inside.mean() >= coverage and error <= relative_error else "does not hold"
+    few = f" Fewer than {MIN_INTERVALS} intervals: undecided." if len(estimates) < MIN_INTERVALS else ""
+    return Verdict(
+        claim=5,
+        statement=f"at least {coverage:.0%} of the intervals hold the full value and the median relative error is at "
+        f"most {relative_error:.0%}",
+        sweep="all runs",
+        x=name,
+        y="full value",
+        verdict=outcome,
+        n_runs=estimates["run_id"].nunique(),
+        figure="sampling",
+        view=view,
+        effect_name="coverage",
+        effect=float(inside.mean()),
+        interval=wilson_interval(int(inside.sum()), len(estimates)),
+        note=f"Median relative error {error:.1%} over {len(estimates)} intervals.{few}",
+    )
+
+
+def _name(estimate: pd.Series) -> str:
+    """`examples, n_samples = 64, n_probes = 1`, without what was not recorded."""
+    stated = estimate[["n_samples", "n_probes"]].dropna()
+    return ", ".join([str(estimate["method"]), *(f"{key} = {value:g}" for key, value in stated.items())])
+
+
+def _no_study(view: View) -> Verdict:
+    return Verdict(
+        claim=5,
+        statement="estimates from less agree with the full value",
+        sweep="all runs",
+        x="sampled estimate",
+        y="full value",
+        verdict="undecided",
+        n_runs=0,
+        figure="",
+        view=view,
+        effect_name="coverage",
+        note="No run has a sampling study.",
+    )
