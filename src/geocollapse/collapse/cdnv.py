@@ -1,0 +1,177 @@
+"""Class-distance normalised variance (CDNV): plug-in and bias-corrected, its mean, and its largest pairs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from geocollapse.collapse.distances import distance_blocks, symmetric
+from geocollapse.collapse.inputs import Array
+from geocollapse.collapse.labelled import LabelledFeatures
+from geocollapse.collapse.statistics import ClassStatistics
+from geocollapse.estimate import GeocollapseWarning
+
+Reduction = Literal["mean", "nanmean", "none"]
+
+
+@dataclass(frozen=True)
+class ClassPair:
+    """Two classes with their CDNV and the distance of their means."""
+
+    first: str
+    second: str
+    cdnv: float
+    distance: float
+
+
+def cdnv(
+    features: Array,
+    labels: Array,
+    *,
+    bias_corrected: bool = False,
+    reduction: Reduction = "mean",
+    num_classes: int | None = None,
+) -> Tensor:
+    """Class-distance normalised variance: within-class variance over squared distance of the class means.
+
+        V_ij = (Var_i + Var_j) / (2 ||mu_i - mu_j||^2)          NC = Avg_{i != j} V_ij
+
+    Sample variances divide by n_i. ``bias_corrected`` uses Var~_i = n_i/(n_i - 1) Var_i and
+    d~^2_ij = ||mu_i - mu_j||^2 - Var~_i/n_i - Var~_j/n_j, each unbiased; the ratio keeps a positive bias of order 1/n.
+    Range [0, inf); invariant under relabelling, rotation, translation and scaling of the features. One pass over the
+    features, O(n p + C^2 p); the mean needs no (C, C) matrix.
+
+    Source: Galanti, György, Hutter (2022), arXiv 2112.15121, definition 1; the correction: definitions 2.
+
+    Args:
+        features: (n, p) floating point.
+        labels: (n,) integers.
+        bias_corrected: see above.
+        reduction: ``none`` returns V (C, C) with NaN on its diagonal; ``mean`` the average over all pairs, NaN with a
+            warning where a pair is undefined; ``nanmean`` the average over the defined pairs, a selected average.
+        num_classes: declares the labels 0..num_classes - 1; None discovers the classes.
+
+    Returns:
+        A 0-d float64 tensor, or (C, C). A pair is undefined (NaN) where a class has no example (fewer than 2 if
+        corrected) or where the (corrected) squared distance is not above 0.
+
+    Raises:
+        TypeError: features that are not floating point, labels that are not integers.
+        ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two classes.
+
+    Example:
+        >>> x = torch.tensor([[-1.0], [1.0], [9.0], [11.0]])
+        >>> float(cdnv(x, torch.tensor([0, 0, 1, 1])))
+        0.01
+    """
+    check_reduction(reduction)
+    statistics = LabelledFeatures.of(features, labels, num_classes).statistics
+    if reduction == "none":
+        return pairwise_cdnv(statistics, bias_corrected=bias_corrected)
+    value, reasons = mean_cdnv(statistics, bias_corrected=bias_corrected, skip_undefined=reduction == "nanmean")
+    for reason in reasons:
+        warnings.warn(reason, GeocollapseWarning, stacklevel=2)
+    return value
+
+
+def pairwise_cdnv(statistics: ClassStatistics, *, bias_corrected: bool = False) -> Tensor:
+    """V_ij of all pairs (C, C), NaN on the diagonal; see :func:`cdnv`."""
+    n_classes = len(statistics.classes)
+    full = statistics.counts.new_zeros(n_classes, n_classes)
+    for a, b, block in cdnv_blocks(statistics, bias_corrected=bias_corrected):
+        full[a, b] = block
+        full[b, a] = block.T
+    return full.fill_diagonal_(torch.nan)
+
+
+def mean_cdnv(
+    statistics: ClassStatistics, *, bias_corrected: bool = False, skip_undefined: bool = False
+) -> tuple[Tensor, tuple[str, ...]]:
+    """NC = Avg_{i != j} V_ij as a 0-d tensor, and why it is NaN or a selected average, if it is."""
+    n_classes = len(statistics.classes)
+    total, undefined = statistics.counts.new_zeros(()), statistics.counts.new_zeros(())
+    for a, b, block in cdnv_blocks(statistics, bias_corrected=bias_corrected):
+        pairs = block.triu(1) if a == b else block
+        total += pairs.nansum()
+        undefined += pairs.isnan().sum()
+    n_pairs, n_undefined = n_classes * (n_classes - 1) // 2, int(undefined)
+    if n_undefined == 0:
+        return total / n_pairs, ()
+    reason = _undefined(n_undefined, n_pairs, bias_corrected, skip_undefined)
+    if skip_undefined and n_undefined < n_pairs:
+        return total / (n_pairs - n_undefined), (reason,)
+    return torch.full_like(total, torch.nan), (reason,)
+
+
+def cdnv_blocks(statistics: ClassStatistics, *, bias_corrected: bool = False) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Tiles of V on and above the diagonal: rows, columns, block; undefined pairs are NaN."""
+    counts, variances = statistics.counts, statistics.variances()
+    noise = torch.zeros_like(variances)
+    if bias_corrected:
+        variances = torch.where(counts > 1, statistics.sum_squares / (counts - 1), torch.nan)
+        noise = variances / counts
+    for a, b, squared in distance_blocks(statistics.centred_means()):
+        squared = squared - (noise[a][:, None] + noise[b])
+        squared = torch.where(squared > 0.0, squared, torch.nan)
+        block = (variances[a][:, None] + variances[b]) / (2.0 * squared)
+        yield a, b, (symmetric(block) if a == b else block)
+
+
+def largest_pairs(
+    statistics: ClassStatistics, k: int = 10, *, class_names: Sequence[str] | None = None
+) -> list[ClassPair]:
+    """The k class pairs of largest plug-in CDNV, largest first: the classes that the features separate least.
+
+    Args:
+        statistics: class statistics.
+        k: how many pairs, at most C (C - 1) / 2; undefined pairs are left out.
+        class_names: a name for each row of ``statistics.classes``; None names a class by its label.
+
+    Raises:
+        ValueError: another number of names than classes, or k < 1.
+    """
+    names = _names(statistics, class_names)
+    if k < 1:
+        raise ValueError(f"k: expected a positive number of pairs, got {k}; do largest_pairs(statistics, 10)")
+    values, pairs = statistics.counts.new_zeros(0), statistics.classes.new_zeros(0, 2)
+    for a, b, block in cdnv_blocks(statistics):
+        defined = ~block.isnan()
+        i, j = (defined.triu(1) if a == b else defined).nonzero(as_tuple=True)
+        values, best = torch.cat([values, block[i, j]]).sort(descending=True, stable=True)
+        pairs = torch.cat([pairs, torch.stack([i + a.start, j + b.start], dim=1)])[best[:k]]
+        values = values[:k]
+    means = statistics.centred_means()
+    distances = (means[pairs[:, 0]] - means[pairs[:, 1]]).norm(dim=1)
+    rows = zip(pairs.tolist(), values.tolist(), distances.tolist())
+    return [ClassPair(names[i], names[j], value, distance) for (i, j), value, distance in rows]
+
+
+def check_reduction(reduction: str) -> None:
+    """Raise a ValueError for an unknown reduction."""
+    if reduction not in ("mean", "nanmean", "none"):
+        raise ValueError(f"reduction: expected 'mean', 'nanmean' or 'none', got {reduction!r}; do reduction='mean'")
+
+
+def _names(statistics: ClassStatistics, class_names: Sequence[str] | None) -> list[str]:
+    labels = statistics.classes.tolist()
+    if class_names is None:
+        return [str(label) for label in labels]
+    if len(class_names) != len(labels):
+        raise ValueError(f"class_names: expected {len(labels)} names, got {len(class_names)}; do name each class")
+    return list(class_names)
+
+
+def _undefined(n_undefined: int, n_pairs: int, bias_corrected: bool, skipped: bool) -> str:
+    name = "cdnv_bias_corrected" if bias_corrected else "cdnv"
+    why = (
+        "a class with fewer than 2 examples, or a corrected squared distance that is not positive"
+        if bias_corrected
+        else "a class without examples, or two equal class means"
+    )
+    outcome = "the average is over the others only" if skipped else "the average is NaN"
+    return f"{name}: undefined for {n_undefined} of {n_pairs} class pairs ({why}); {outcome}"

@@ -1,0 +1,86 @@
+"""Squared distances between class means, all pairs at once, in tiles of bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+TILE = 2048  # classes a side: 32 MiB of float64 a tile
+GRAM_LIMIT = 1e-6  # tau of definitions 4: below it the Gram form loses digits in float64
+_PAIR_NUMBERS = 1 << 22
+
+
+def distances_squared(means: Tensor) -> Tensor:
+    """||mu_i - mu_j||^2 of all pairs, a symmetric (C, C) float64 matrix with zero diagonal.
+
+    From the Gram matrix of the centred means, and again from the differences for the pairs with
+    d^2 < tau (||a||^2 + ||b||^2), tau = 1e-6, where the Gram form loses the digits that are promised. Invariant under
+    rotation and translation. Source: definitions 4, "All pairs at once".
+
+    Args:
+        means: (C, p); a row of NaN (a class without examples) gives NaN distances.
+
+    Example:
+        >>> distances_squared(torch.tensor([[0.0, 0.0], [3.0, 4.0]])).tolist()
+        [[0.0, 25.0], [25.0, 0.0]]
+    """
+    full = torch.zeros(len(means), len(means), dtype=torch.float64, device=means.device)
+    for a, b, block in distance_blocks(means):
+        full[a, b] = block
+        full[b, a] = block.T
+    return full
+
+
+def distance_blocks(means: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Tiles of :func:`distances_squared` on and above the diagonal: rows, columns, block."""
+    centred = means.double() - means.double().nanmean(dim=0)
+    for a, b in upper_tiles(len(means)):
+        block = _block(centred[a], centred[b])
+        yield a, b, (symmetric(block) if a == b else block)
+
+
+def upper_tiles(n_classes: int) -> Iterator[tuple[slice, slice]]:
+    """Row and column slices of the tiles on and above the diagonal."""
+    starts = range(0, n_classes, TILE)
+    for i in starts:
+        for j in range(i, n_classes, TILE):
+            yield slice(i, min(i + TILE, n_classes)), slice(j, min(j + TILE, n_classes))
+
+
+def symmetric(block: Tensor) -> Tensor:
+    """A diagonal tile from its upper triangle, with a zero diagonal: rounding must not break the symmetry."""
+    upper = block.triu(1)
+    return upper + upper.T
+
+
+def pair_weights(means: Tensor) -> Tensor:
+    """w_i = 1/(C(C-1)) sum_{j != i} 1/||mu_i - mu_j||^2 (C,): the weight of class i in NC and geometric collapse.
+
+    NaN where a mean is NaN or two means coincide. Source: definitions 2.
+
+    Example:
+        >>> pair_weights(torch.tensor([[0.0], [2.0]])).tolist()
+        [0.125, 0.125]
+    """
+    n_classes = len(means)
+    sums = torch.zeros(n_classes, dtype=torch.float64, device=means.device)
+    for a, b, block in distance_blocks(means):
+        inverse = torch.where(block > 0.0, block, torch.nan).reciprocal()
+        if a == b:
+            inverse.fill_diagonal_(0.0)
+        else:
+            sums[b] += inverse.sum(dim=0)
+        sums[a] += inverse.sum(dim=1)
+    return sums / (n_classes * (n_classes - 1))
+
+
+def _block(a: Tensor, b: Tensor) -> Tensor:
+    scale = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1)
+    squared = torch.addmm(scale, a, b.T, alpha=-2.0)
+    i, j = (squared < GRAM_LIMIT * scale).nonzero(as_tuple=True)
+    for k in range(0, len(i), step := max(1, _PAIR_NUMBERS // a.shape[1])):
+        near = slice(k, k + step)
+        squared[i[near], j[near]] = (a[i[near]] - b[j[near]]).square().sum(dim=1)
+    return squared

@@ -1,0 +1,113 @@
+"""Features and labels as they come in: checked once, at the door, and read in chunks that fit the cache."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geocollapse.estimate import check_finite
+
+Array = Tensor | np.ndarray
+
+CHUNK_NUMBERS = 1 << 20  # float64 numbers held at a time on the CPU: 8 MiB, about one core's cache
+DEVICE_CHUNK_NUMBERS = 1 << 26  # on an accelerator large chunks keep the kernels busy: 512 MiB
+
+
+def as_tensor(name: str, array: Array) -> Tensor:
+    """``array`` as a detached tensor that shares its memory; MPS has no float64, so those move to the CPU.
+
+    Raises:
+        TypeError: neither a tensor nor a numpy array.
+    """
+    if isinstance(array, np.ndarray):
+        with warnings.catch_warnings():  # a read-only (memory-mapped) array is only read here
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return torch.from_numpy(np.ascontiguousarray(array))
+    if not isinstance(array, Tensor):
+        raise TypeError(
+            f"{name}: expected a torch.Tensor or numpy.ndarray, got {type(array).__name__}; do torch.tensor"
+        )
+    return array.detach().cpu() if array.device.type == "mps" else array.detach()
+
+
+def as_features(features: Array) -> Tensor:
+    """``features`` as a floating point tensor (n, p).
+
+    Raises:
+        TypeError: not floating point.
+        ValueError: not two-dimensional, or without a column.
+    """
+    tensor = as_tensor("features", features)
+    if not tensor.is_floating_point():
+        raise TypeError(f"features: expected floating point numbers, got {tensor.dtype}; do features.float()")
+    if tensor.ndim != 2 or tensor.shape[1] == 0:
+        raise ValueError(f"features: expected shape (n, p), got {tuple(tensor.shape)}; do features.flatten(1)")
+    return tensor
+
+
+def as_labels(labels: Array, n_examples: int) -> Tensor:
+    """``labels`` as an int64 tensor (n,); any integer values.
+
+    Raises:
+        TypeError: not integers.
+        ValueError: not one label an example.
+    """
+    tensor = as_tensor("labels", labels)
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise TypeError(f"labels: expected integers, got {tensor.dtype}; do labels.long()")
+    if tensor.shape != (n_examples,):
+        raise ValueError(
+            f"labels: expected shape ({n_examples},), one label for each row of features, "
+            f"got {tuple(tensor.shape)}; do pass class numbers, not one-hot rows"
+        )
+    return tensor.long()
+
+
+def labelled_arrays(features: Array, labels: Array, num_classes: int | None = None) -> tuple[Tensor, Tensor]:
+    """Features (n, p) and labels (n,) on one device, checked with a single synchronisation.
+
+    Raises:
+        TypeError: see :func:`as_features` and :func:`as_labels`.
+        ValueError: wrong shapes, NaN or infinite features, or a label outside 0..num_classes - 1.
+    """
+    check_num_classes(num_classes)
+    x = as_features(features)
+    y = as_labels(labels, len(x)).to(x.device)
+    if len(x) and not bool(_is_valid(x, y, num_classes)):
+        check_finite("features", x)
+        _check_range(y, num_classes)
+    return x, y
+
+
+def check_num_classes(num_classes: int | None) -> None:
+    """Raise a ValueError for a declared number of classes below 1."""
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"num_classes: expected a positive number or None, got {num_classes}; do num_classes=None")
+
+
+def row_slices(n_rows: int, width: int, device: torch.device) -> Iterator[slice]:
+    """Consecutive slices of rows of ``width`` numbers that make up one chunk each."""
+    numbers = CHUNK_NUMBERS if device.type == "cpu" else DEVICE_CHUNK_NUMBERS
+    step = max(1, numbers // max(1, width))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
+
+
+def _is_valid(x: Tensor, y: Tensor, num_classes: int | None) -> Tensor:
+    valid = torch.isfinite(x.sum())
+    return valid if num_classes is None else valid & (y.min() >= 0) & (y.max() < num_classes)
+
+
+def _check_range(y: Tensor, num_classes: int | None) -> None:
+    if num_classes is None:
+        return
+    outside = y[(y < 0) | (y >= num_classes)]
+    if len(outside):
+        raise ValueError(
+            f"labels: expected integers from 0 to {num_classes - 1} (num_classes={num_classes}), got {int(outside[0])} "
+            f"({len(outside)} of {len(y)} outside); do drop these examples, or num_classes=None to discover the classes"
+        )

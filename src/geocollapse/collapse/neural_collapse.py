@@ -1,0 +1,219 @@
+"""All measures of neural collapse of labelled features in one record."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from geocollapse.collapse.cdnv import mean_cdnv
+from geocollapse.collapse.decisions import nc4, nearest_mean_error
+from geocollapse.collapse.directional import mean_directional_cdnv, pairwise_directional_cdnv
+from geocollapse.collapse.duality import nc3, self_duality_gram
+from geocollapse.collapse.inputs import Array, as_tensor
+from geocollapse.collapse.labelled import LabelledFeatures
+from geocollapse.collapse.simplex import hyperspherical_uniformity, nc2
+from geocollapse.collapse.statistics import ClassStatistics
+from geocollapse.collapse.variability import nc1, trace_ratio
+from geocollapse.estimate import strict_json
+
+
+@dataclass(frozen=True)
+class NeuralCollapse:
+    """The measures of neural collapse; smaller is more collapsed for all but ``nc1_rank`` and the uniformity.
+
+    None: not measured (no classifier weight or bias given). NaN: undefined, with the reason in ``warnings``.
+
+    Attributes:
+        cdnv: NC = Avg_{i != j} V_ij, plug-in.
+        cdnv_bias_corrected: the same with unbiased numerators and denominators.
+        directional_cdnv: Avg V~_ij, only the variance along the line between two means.
+        nc1: tr(Sigma_W Sigma_B^+) / C with equal class weights.
+        nc1_rank: the rank of Sigma_B that NC1 used.
+        nc1_pooled: the same with each sample of equal weight in Sigma_W; differs from ``nc1`` under imbalance.
+        nc1_trace_ratio: tr(Sigma_W) / tr(Sigma_B).
+        nc2_equinorm: relative standard deviation of the norms of the centred class means.
+        nc2_equiangular: standard deviation of their cosines.
+        nc2_max_angle: mean distance of their cosines from -1/(C - 1).
+        hyperspherical_uniformity: mean log inverse distance of their directions, to read where C > p + 1.
+        nearest_mean_error: share of the examples whose own class mean is not the nearest.
+        nc2_weight_equinorm: ``nc2_equinorm`` of the classifier rows, as they are unless ``centre_weight``.
+        nc2_weight_equiangular: ``nc2_equiangular`` of them.
+        nc2_weight_max_angle: ``nc2_max_angle`` of them.
+        nc3: || W/||W||_F - M/||M||_F ||_F.
+        nc3_squared: its square, the other convention in use.
+        self_duality_gram: distance of W M^T from the simplex Gram matrix, both normalised.
+        nc4: share of the examples on which classifier and nearest class mean disagree.
+        warnings: why a value is NaN or must be read with care.
+    """
+
+    cdnv: float
+    cdnv_bias_corrected: float
+    directional_cdnv: float
+    nc1: float
+    nc1_rank: int
+    nc1_pooled: float
+    nc1_trace_ratio: float
+    nc2_equinorm: float
+    nc2_equiangular: float
+    nc2_max_angle: float
+    hyperspherical_uniformity: float
+    nearest_mean_error: float
+    nc2_weight_equinorm: float | None = None
+    nc2_weight_equiangular: float | None = None
+    nc2_weight_max_angle: float | None = None
+    nc3: float | None = None
+    nc3_squared: float | None = None
+    self_duality_gram: float | None = None
+    nc4: float | None = None
+    warnings: tuple[str, ...] = field(default=(), repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The strict JSON form: undefined numbers are None."""
+        result: dict[str, Any] = strict_json(asdict(self))
+        return result
+
+
+def neural_collapse(
+    features: Array,
+    labels: Array,
+    *,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    centre_weight: bool = False,
+    num_classes: int | None = None,
+) -> NeuralCollapse:
+    """CDNV, NC1 to NC4 and their companions, from kept features and, for NC3 and NC4, the classifier.
+
+    Conventions of Papyan et al. with equal class weights; see :class:`NeuralCollapse` for each formula. Invariant
+    under relabelling, and under translation, rotation and scaling of the features (NC3, NC4: with W moved along).
+    A few passes over the features in float64 chunks: O(n p (C + R)) time, no p x p matrix.
+
+    Source: Papyan, Han, Donoho (2020); Galanti, György, Hutter (2022); definitions 2.
+
+    Args:
+        features: (n, p) floating point, the inputs of the classifier.
+        labels: (n,) integers.
+        weight: classifier W (C, p), rows in ascending order of the labels: gives NC2 of W, NC3.
+        bias: b (C,): with W gives NC4. A head without one: ``torch.zeros(C)``, said and not guessed.
+        centre_weight: take the mean row from W first, in NC2 of W and NC3; it does not change the softmax.
+        num_classes: declares the labels 0..num_classes - 1; None discovers the classes. A declared class without
+            examples makes every average over classes NaN, with a warning.
+
+    Raises:
+        TypeError: features that are not floating point, labels that are not integers.
+        ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two classes, a bias
+            without weight.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
+        >>> measures = neural_collapse(x, torch.tensor([0, 0, 1, 1]), weight=x[::2], bias=torch.zeros(2))
+        >>> measures.nc1, measures.nc2_max_angle, measures.nc3, measures.nc4
+        (0.0, 0.0, 0.0, 0.0)
+    """
+    data = LabelledFeatures.of(features, labels, num_classes)
+    return measure_collapse(data, weight=weight, bias=bias, centre_weight=centre_weight)
+
+
+def measure_collapse(
+    data: LabelledFeatures, *, weight: Array | None = None, bias: Array | None = None, centre_weight: bool = False
+) -> NeuralCollapse:
+    """:func:`neural_collapse` of features that are already checked, sharing their class statistics."""
+    head = _classifier(data, weight, bias)
+    streamed, reasons = streamed_measures(data.statistics)
+    directional, why = mean_directional_cdnv(pairwise_directional_cdnv(data))
+    variability = nc1(data)
+    values: dict[str, Any] = {
+        **streamed,
+        "directional_cdnv": float(directional),
+        "nc1": variability.class_weighted,
+        "nc1_pooled": variability.pooled,
+        "nc1_rank": variability.rank,
+        "nearest_mean_error": nearest_mean_error(data),
+        **_classifier_measures(data, *head, centre_weight=centre_weight),
+    }
+    reasons = (*reasons, *why)
+    if head[0] is not None and head[1] is None:
+        reasons += ("nc4: needs the bias, got None; do bias=torch.zeros(C) for a classifier without one",)
+    return NeuralCollapse(**values, warnings=reasons)
+
+
+def streamed_measures(statistics: ClassStatistics) -> tuple[dict[str, float], tuple[str, ...]]:
+    """What follows from class statistics alone, with the reasons for what is NaN or misleading."""
+    plug_in, why = mean_cdnv(statistics)
+    corrected, why_corrected = mean_cdnv(statistics, bias_corrected=True)
+    means = statistics.centred_means()
+    angles = nc2(means)
+    values = {
+        "cdnv": float(plug_in),
+        "cdnv_bias_corrected": float(corrected),
+        "nc1_trace_ratio": trace_ratio(statistics),
+        "nc2_equinorm": angles.equinorm,
+        "nc2_equiangular": angles.equiangular,
+        "nc2_max_angle": angles.max_angle,
+        "hyperspherical_uniformity": hyperspherical_uniformity(means),
+    }
+    return values, (*_about_classes(statistics), *why, *why_corrected)
+
+
+def _about_classes(statistics: ClassStatistics) -> tuple[str, ...]:
+    reasons = []
+    unseen = statistics.classes[statistics.counts == 0].tolist()
+    n_classes, n_features = len(statistics.classes), statistics.n_features
+    if unseen:
+        listed = ", ".join(map(str, unseen[:5])) + (", ..." if len(unseen) > 5 else "")
+        reasons.append(
+            f"num_classes: {len(unseen)} of {n_classes} declared classes have no examples ({listed}), so averages over "
+            "classes are NaN; do num_classes=None to measure the classes present"
+        )
+    elif bool((statistics.centred_means().square().sum(dim=1) == 0.0).any()):
+        reasons.append("nc2: a class mean equals the mean of the class means, so its angles are NaN")
+    if n_classes > n_features + 1:
+        reasons.append(
+            f"nc2: {n_classes} classes in {n_features} dimensions have no simplex, so nc2 cannot reach 0; "
+            "read hyperspherical_uniformity"
+        )
+    return tuple(reasons)
+
+
+def _classifier(
+    data: LabelledFeatures, weight: Array | None, bias: Array | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """W (C, p) and b (C,) in float64 on the features' device."""
+    n_classes, n_features = len(data.statistics.classes), data.features.shape[1]
+    if weight is None and bias is not None:
+        raise ValueError("weight: expected the classifier's weight beside its bias, got None; do weight=head.weight")
+    w = None if weight is None else as_tensor("weight", weight).double().to(data.features.device)
+    b = None if bias is None else as_tensor("bias", bias).double().to(data.features.device)
+    if w is not None and w.shape != (n_classes, n_features):
+        raise ValueError(
+            f"weight: expected shape ({n_classes}, {n_features}), one row for each class, got {tuple(w.shape)}; "
+            "do num_classes=len(weight) if some classes have no examples"
+        )
+    if b is not None and b.shape != (n_classes,):
+        raise ValueError(f"bias: expected shape ({n_classes},), got {tuple(b.shape)}; do bias=head.bias")
+    return w, b
+
+
+def _classifier_measures(
+    data: LabelledFeatures, weight: Tensor | None, bias: Tensor | None, *, centre_weight: bool
+) -> dict[str, float]:
+    if weight is None:
+        return {}
+    rows = weight - weight.mean(dim=0) if centre_weight else weight
+    angles, means = nc2(rows), data.statistics.centred_means()
+    duality = nc3(rows, means)
+    values = {
+        "nc2_weight_equinorm": angles.equinorm,
+        "nc2_weight_equiangular": angles.equiangular,
+        "nc2_weight_max_angle": angles.max_angle,
+        "nc3": duality,
+        "nc3_squared": duality * duality,
+        "self_duality_gram": self_duality_gram(rows, means),
+    }
+    if bias is not None:  # an unseen class has no nearest mean
+        values["nc4"] = math.nan if bool(means.isnan().any()) else nc4(data, weight, bias)
+    return values
