@@ -1,0 +1,154 @@
+"""The torchmetrics shell of collapse: streaming, mergeable, synchronised over processes."""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from geocollapse.collapse import ClassStatistics, nc1_pooled, streamed_measures
+from geocollapse.collapse.inputs import labelled_arrays
+from geocollapse.estimate import GeocollapseWarning
+
+_PARTS = ("classes", "counts", "offsets", "sum_squares", "origin", "scatter")
+_STREAMED = (
+    "cdnv",
+    "cdnv_bias_corrected",
+    "nc1_trace_ratio",
+    "nc2_equinorm",
+    "nc2_equiangular",
+    "nc2_max_angle",
+    "hyperspherical_uniformity",
+)
+_SCATTERED = ("nc1_pooled", "nc1_rank")
+
+
+class CollapseMetric(Metric):
+    """Neural collapse of a stream of features, as far as class statistics alone give it.
+
+    ``compute`` returns 0-d float64 tensors: ``cdnv``, ``cdnv_bias_corrected``, ``nc1_trace_ratio``, ``nc2_equinorm``,
+    ``nc2_equiangular``, ``nc2_max_angle``, ``hyperspherical_uniformity`` and, with ``scatter``, ``nc1_pooled`` and
+    ``nc1_rank``. What needs the final means (class-weighted NC1, directional CDNV, NC4, nearest-mean error) is
+    measured on kept features: ``geocollapse.neural_collapse(features, labels)``.
+
+    The states are class statistics, as lists with one part a process: they are gathered, and merged by Chan's rule
+    (never summed), so that batches, ``merge_state`` and processes give the same value to 1e-10 whatever the split.
+    ``forward`` also computes the value of the batch alone, NaN with a warning where a class has no example in it; in a
+    training loop ``update`` is enough.
+
+    Source: Chan, Golub, LeVeque (1979); definitions 2.
+
+    Args:
+        num_classes: declares the labels 0..num_classes - 1; None discovers the classes.
+        scatter: keep the pooled scatter (p, p) for NC1; at most 4,096 features.
+        **kwargs: torchmetrics' own (``sync_on_compute``, ``dist_sync_fn``, ...).
+
+    Raises:
+        ValueError: on update, wrong shapes, NaN features, a label out of the declared range, or too many features
+            for ``scatter``.
+        TypeError: on update, features that are not floating point, labels that are not integers.
+
+    Example:
+        >>> metric = CollapseMetric(num_classes=2)
+        >>> metric.update(torch.tensor([[-1.0], [9.0]]), torch.tensor([0, 1]))
+        >>> metric.update(torch.tensor([[1.0], [11.0]]), torch.tensor([0, 1]))
+        >>> float(metric.compute()["cdnv"])
+        0.01
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = True  # an update may discover classes, so it needs the state before it
+
+    classes: list[Tensor]
+    counts: list[Tensor]
+    offsets: list[Tensor]
+    sum_squares: list[Tensor]
+    origin: list[Tensor]
+    scatter: list[Tensor]
+
+    def __init__(self, num_classes: int | None = None, *, scatter: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.keep_scatter = scatter
+        for name in _PARTS:
+            self.add_state(name, default=[], dist_reduce_fx=None)
+        self._store(self._empty())
+
+    @property
+    def statistics(self) -> ClassStatistics:
+        """The class statistics of everything seen, all parts merged."""
+        states = (getattr(self, name) for name in _PARTS)
+        return functools.reduce(ClassStatistics.merge, (self._part(*tensors) for tensors in zip(*states)))
+
+    def update(self, features: Tensor, target: Tensor) -> None:
+        """Add features (n, p) with class labels ``target`` (n,)."""
+        x, y = labelled_arrays(features, target, self.num_classes)
+        self._store(self.statistics.accumulate(x, y))
+
+    def compute(self) -> dict[str, Tensor]:
+        """The measures of everything seen; NaN with a warning where fewer than two classes have examples."""
+        statistics = self.statistics
+        values, reasons = _measures(statistics)
+        for reason in reasons:
+            warnings.warn(reason, GeocollapseWarning, stacklevel=2)
+        return {name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in values.items()}
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Merge the state of another CollapseMetric (or its ``metric_state``) into this one.
+
+        Raises:
+            TypeError: neither.
+            ValueError: other classes declared, another number of features, or ``scatter`` in one of them only.
+        """
+        other = CollapseMetric(self.num_classes, scatter=self.keep_scatter)
+        if isinstance(incoming_state, CollapseMetric):
+            other = incoming_state
+        elif isinstance(incoming_state, dict) and set(_PARTS) <= set(incoming_state):
+            for name in _PARTS:
+                setattr(other, name, incoming_state[name])
+        else:
+            raise TypeError(
+                f"incoming_state: expected a CollapseMetric or its metric_state, got {type(incoming_state).__name__}; "
+                "do merge_state(other_metric)"
+            )
+        self._store(self.statistics.merge(other.statistics))
+        self._update_count += other._update_count
+        self._computed = None
+
+    def reset(self) -> None:
+        """Forget everything seen."""
+        super().reset()
+        self._store(self._empty())
+
+    def _empty(self) -> ClassStatistics:
+        return ClassStatistics.empty(self.num_classes, scatter=self.keep_scatter, device=self.device)
+
+    def _part(
+        self, classes: Tensor, counts: Tensor, offsets: Tensor, sum_squares: Tensor, origin: Tensor, scatter: Tensor
+    ) -> ClassStatistics:
+        kept = scatter if self.keep_scatter else None
+        return ClassStatistics(classes, counts, offsets, sum_squares, origin, kept, self.num_classes)
+
+    def _store(self, statistics: ClassStatistics) -> None:
+        """One part a process, also before the first update: every process takes part in every gather."""
+        for name in _PARTS:
+            value = getattr(statistics, name)
+            setattr(self, name, [statistics.counts.new_zeros(0, 0) if value is None else value])
+
+
+def _measures(statistics: ClassStatistics) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The streamed measures under fixed names, with the reasons for what is NaN."""
+    if int((statistics.counts > 0).sum()) < 2:
+        names = (*_STREAMED, *(_SCATTERED if statistics.scatter is not None else ()))
+        reason = "target: expected at least two classes with examples, so every measure is NaN; do update with more"
+        return dict.fromkeys(names, math.nan), (reason,)
+    values, reasons = streamed_measures(statistics)
+    if statistics.scatter is not None:
+        values["nc1_pooled"], values["nc1_rank"] = nc1_pooled(statistics)
+    return values, reasons

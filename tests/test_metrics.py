@@ -1,0 +1,143 @@
+"""CollapseMetric: streaming, merging, processes, collections."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+import laws
+from geocollapse.collapse import neural_collapse
+from geocollapse.estimate import GeocollapseWarning
+from geocollapse.metrics import CollapseMetric
+
+
+def stream(n=120, n_classes=4, p=6):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(n_classes, (n,), generator=generator)
+    centres = 2 * torch.randn(n_classes, p, generator=generator)
+    return centres[labels] + torch.randn(n, p, generator=generator), labels
+
+
+def assert_measures(metric, features, labels, **tol):
+    expected = neural_collapse(features, labels)
+    got = metric.compute()
+    assert len(got) == 9
+    for name, value in got.items():
+        assert value.shape == ()
+        assert value.dtype == torch.float64
+        laws.assert_close(value, float(getattr(expected, name)), **tol)
+
+
+@pytest.mark.parametrize("num_classes", [None, 4])
+@pytest.mark.parametrize("batch", [1, 16, 120])
+def test_any_batches_give_the_whole(num_classes, batch):
+    features, labels = stream()
+    metric = CollapseMetric(num_classes)
+    for start in range(0, len(labels), batch):
+        metric.update(features[start : start + batch], labels[start : start + batch])
+    assert_measures(metric, features, labels)
+
+
+def test_without_scatter_there_is_no_nc1():
+    features, labels = stream()
+    metric = CollapseMetric(scatter=False)
+    metric.update(features, labels)
+    assert "nc1_pooled" not in metric.compute()
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_merge_state(as_dict):
+    features, labels = stream()
+    a, b = CollapseMetric(), CollapseMetric()
+    a.update(features[:50], labels[:50])
+    b.update(features[50:], labels[50:])
+    a.merge_state(b.metric_state if as_dict else b)
+    assert_measures(a, features, labels)
+    with pytest.raises(TypeError, match="incoming_state: expected a CollapseMetric or its metric_state, got int"):
+        a.merge_state(3)
+
+
+def test_forward_gives_the_batch_and_keeps_the_stream():
+    features, labels = stream()
+    metric = CollapseMetric()
+    first = metric(features[:60], labels[:60])
+    laws.assert_close(first["cdnv"], neural_collapse(features[:60], labels[:60]).cdnv)
+    metric(features[60:], labels[60:])
+    assert_measures(metric, features, labels)
+
+
+def test_reset_pickle_and_state_dict():
+    features, labels = stream()
+    metric = CollapseMetric()
+    metric.update(features[:, :3] + 9, labels)
+    metric.reset()
+    metric.update(features[:70], labels[:70])
+    metric = pickle.loads(pickle.dumps(metric))
+    metric.persistent(True)
+    resumed = CollapseMetric()
+    resumed.persistent(True)
+    resumed.load_state_dict(metric.state_dict())
+    for copy in (metric, resumed):
+        copy.update(features[70:], labels[70:])
+        assert_measures(copy, features, labels)
+
+
+def test_in_a_collection():
+    features, labels = stream()
+    metrics = MetricCollection(
+        {"collapse": CollapseMetric(), "same": CollapseMetric(), "accuracy": MulticlassAccuracy(num_classes=6)}
+    )
+    for start in range(0, len(labels), 40):
+        metrics.update(features[start : start + 40], labels[start : start + 40])
+    values = metrics.compute()
+    assert "accuracy" in values
+    cdnv = [value for name, value in values.items() if name.endswith("cdnv")]
+    assert len(cdnv) == 2
+    for value in cdnv:
+        laws.assert_close(value, neural_collapse(features, labels).cdnv)
+
+
+def test_one_class_or_none_is_nan_with_a_warning():
+    features, _ = stream()
+    metric = CollapseMetric()
+    metric.update(features[:5], torch.zeros(5, dtype=torch.long))
+    with pytest.warns(GeocollapseWarning, match="target: expected at least two classes"):
+        values = metric.compute()
+    assert all(math.isnan(value) for value in values.values())
+    assert len(values) == 9
+
+
+def test_a_refused_batch_leaves_the_state_alone():
+    features, labels = stream()
+    metric = CollapseMetric(4)
+    metric.update(features, labels)
+    with pytest.raises(ValueError, match=r"labels: expected integers from 0 to 3 \(num_classes=4\), got 4"):
+        metric.update(features, labels + 1)
+    with pytest.raises(ValueError, match="features: expected 6 columns as before, got 5"):
+        metric.update(features[:, 1:], labels)
+    assert_measures(metric, features, labels)
+
+
+def _in_process(rank, path):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    features, labels = stream()
+    order = labels.argsort()
+    for shares in (order.chunk(2), (order, order[:0])):  # each process sees other classes; one process sees nothing
+        metric = CollapseMetric()
+        for rows in shares[rank].split(17) if len(shares[rank]) else ():
+            metric.update(features[rows], labels[rows])
+        assert_measures(metric, features, labels)
+        metric.update(features[shares[rank]], labels[shares[rank]])  # the local state is back after compute
+        assert_measures(metric, torch.cat([features, features]), torch.cat([labels, labels]))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_give_the_whole(tmp_path):
+    multiprocessing.start_processes(_in_process, args=(tmp_path / "store",), nprocs=2, start_method="spawn")
