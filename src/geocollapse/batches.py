@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 _DEFAULT_BATCH_SIZE = 128
+_EMPTY = "data: expected at least one example, got none; do check the data set and its sampler"
 _FORMS = "a DataLoader, a map-style Dataset, a pair (inputs, labels) or a tensor of inputs"
 
 
@@ -52,6 +54,10 @@ class MapExamples:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def peek(self) -> Tensor:
+        """The inputs of one example."""
+        return next(self.batches(self.indices[:1])).inputs
+
     def batches(self, *segments: Tensor) -> Iterator[Batch]:
         """Read the positions of ``segments`` in their order; a batch never spans two segments.
 
@@ -72,16 +78,25 @@ class MapExamples:
             yield _as_batch(raw, part, number)
 
 
-@dataclass(frozen=True)
 class StreamExamples:
     """Examples that are read once, in their own order: an iterable of batches."""
 
-    iterable: Iterable[Any]
+    def __init__(self, iterable: Iterable[Any]) -> None:
+        self._iterator = iter(iterable)
+        self._seen: list[Any] = []
+
+    def peek(self) -> Tensor:
+        """The inputs of one example; its batch is read again by :meth:`batches`."""
+        if not self._seen:
+            self._seen = list(itertools.islice(self._iterator, 1))
+        if not self._seen:
+            raise ValueError(_EMPTY)
+        return _as_batch(self._seen[0], torch.arange(len(_unpack(self._seen[0])[0]))).inputs[:1]
 
     def batches(self) -> Iterator[Batch]:
         """The batches of the iterable; positions count the examples read."""
         start = 0
-        for raw in self.iterable:
+        for raw in itertools.chain(self._seen, self._iterator):
             n_examples = len(_unpack(raw)[0])
             yield _as_batch(raw, torch.arange(start, start + n_examples))
             start += n_examples
@@ -173,7 +188,7 @@ def _of_dataset(
     dataset: Dataset[Any], indices: Tensor, labels: Any, batch_size: int, loading: dict[str, Any]
 ) -> MapExamples:
     if len(indices) == 0:
-        raise ValueError("data: expected at least one example, got none; do check the data set and its sampler")
+        raise ValueError(_EMPTY)
     known = _known_labels(dataset) if labels is None else as_labels(labels)
     if known is not None and len(known) != len(dataset):  # type: ignore[arg-type]
         raise ValueError(

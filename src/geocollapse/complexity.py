@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -70,16 +70,19 @@ def geometric_complexity(
     check_estimator(estimator, 1 if n_probes == "auto" else n_probes)
     module = f if isinstance(f, nn.Module) else None
     check_independent(module)
-    examples = as_examples(inputs, batch_size=batch_size)
-    schedule = schedule_probes(examples, estimator=estimator, n_probes=n_probes, max_samples=max_samples, seed=seed)
-    plan, feature_map = ProbePlan(estimator, seed), CallableMap(f)
-    readings = Readings()
+    plan, feature_map, readings = ProbePlan(estimator, seed), CallableMap(f), Readings()
     with borrowed(module, evaluation=False), torch.enable_grad():
+        examples = as_examples(inputs, batch_size=batch_size)
+        schedule = schedule_probes(examples, estimator=estimator, n_probes=n_probes, max_samples=max_samples, seed=seed)
         for batch in examples.batches(*schedule.probed):
             leaf = track(move(batch.inputs, f))
-            norms = schedule.norms(plan, feature_map(leaf), leaf, batch, f=feature_map)
-            readings.add(norms, batch)
-    return readings.mean(schedule, estimator=estimator, population=population)
+            readings.add(schedule.norms(plan, feature_map(leaf), leaf, batch, f=feature_map), batch)
+    norms, indices = readings.gathered()
+    settings = {"estimator": estimator, "n_probes": schedule.n_counted, "population": population}
+    labels, counts = known_classes(examples, indices)
+    classes = None if labels is None else norms_by_class(norms, labels, counts, **settings)
+    n_population = len(examples) if isinstance(examples, MapExamples) else len(indices)
+    return dataset_complexity(norms, n_population, classes, counts, **settings)
 
 
 @dataclass(frozen=True)
@@ -90,15 +93,11 @@ class ProbeSchedule:
         segments: positions in the order they are read; empty for a stream, which is read as it comes.
         n_probes: probes for the examples of each segment.
         n_counted: probes of an example that count; a further one only serves the standard error.
-        class_counts: examples of each class, where labels were known beforehand: the sample is stratified by class.
-        n_population: examples in the data set, None for a stream.
     """
 
     segments: tuple[Tensor, ...]
     n_probes: tuple[int, ...]
     n_counted: int
-    class_counts: dict[int, int] | None = None
-    n_population: int | None = None
 
     @property
     def probed(self) -> tuple[Tensor, ...]:
@@ -142,54 +141,58 @@ def schedule_probes(
     n_counted = 1 if n_probes == "auto" else n_probes
     if isinstance(examples, StreamExamples):
         return ProbeSchedule((), (n_counted,), n_counted)
-    order, counts = _sampling_order(examples, seed)
+    order, n_classes = _sampling_order(examples, seed)
     n_sampled = min(max_samples or len(order), len(order))
     has_second = n_probes == "auto" and estimator != "exact"
-    n_second = min(n_sampled, max(_SECOND_PROBES, _SECOND_PROBES_PER_CLASS * len(counts or {}))) if has_second else 0
+    n_second = min(n_sampled, max(_SECOND_PROBES, _SECOND_PROBES_PER_CLASS * n_classes)) if has_second else 0
     segments = (order[:n_second], order[n_second:n_sampled].sort().values, order[n_sampled:].sort().values)
-    return ProbeSchedule(segments, (2, n_counted, 0), n_counted, counts, len(order))
+    return ProbeSchedule(segments, (2, n_counted, 0), n_counted)
 
 
 class Readings:
-    """Squared Jacobian norms gathered batch by batch, with the positions and labels of their examples."""
+    """Squared Jacobian norms gathered batch by batch, with the positions of their examples."""
 
     def __init__(self) -> None:
         self._norms: list[SquaredNorms] = []
-        self._batches: list[tuple[Tensor, Tensor | None]] = []
+        self._indices: list[Tensor] = []
 
     def add(self, norms: SquaredNorms, batch: Batch) -> None:
         """Take the norms of one batch."""
         self._norms.append(norms)
-        self._batches.append((batch.indices, batch.labels))
+        self._indices.append(batch.indices)
 
-    def gathered(self) -> tuple[SquaredNorms, Tensor, Tensor | None]:
-        """All norms in the order of the data set, their positions (n,) and labels (n,), on the CPU.
+    def gathered(self) -> tuple[SquaredNorms, Tensor]:
+        """All norms in the order of the data set and their positions (n,), on the CPU.
 
         Raises:
             ValueError: no example was read.
         """
         if not self._norms:
             raise ValueError("data: expected at least one example, got none; do check the loader")
-        indices = torch.cat([indices for indices, _ in self._batches])
+        indices = torch.cat(self._indices)
         order = indices.argsort()
-        norms = SquaredNorms.cat(self._norms).cpu()[order]
-        labels = [batch_labels for _, batch_labels in self._batches if batch_labels is not None]
-        return norms, indices[order], torch.cat(labels).cpu()[order] if labels else None
+        return SquaredNorms.cat(self._norms).cpu()[order], indices[order]
 
-    def mean(self, schedule: ProbeSchedule, *, estimator: Estimator, population: Population = "dataset") -> Estimate:
-        """Geometric complexity from all norms gathered, by class where the sample was stratified."""
-        norms, _, labels = self.gathered()
-        n_population = schedule.n_population or len(norms.values)
-        settings: dict[str, Any] = {"estimator": estimator, "n_probes": schedule.n_counted, "population": population}
-        is_whole = len(norms.values) == n_population and population == "distribution"
-        if schedule.class_counts is None or labels is None or is_whole:
-            return mean_norm(norms, n_population, **settings)
-        classes = norms_by_class(norms, labels, schedule.class_counts, **settings)
-        return stratified_mean(list(classes.values()), list(schedule.class_counts.values()), norms.values)
+
+def dataset_complexity(
+    norms: SquaredNorms,
+    n_population: int,
+    classes: Mapping[int, Estimate] | None,
+    counts: Mapping[int, int] | None,
+    **settings: Any,
+) -> Estimate:
+    """Geometric complexity of a data set from a sample: by class where it was stratified, else the plain mean.
+
+    A sample that is the whole data set says the same either way, and about the distribution only as a whole.
+    """
+    is_whole = len(norms.values) == n_population and settings.get("population") == "distribution"
+    if classes is None or counts is None or is_whole:
+        return mean_norm(norms, n_population, **settings)
+    return stratified_mean(list(classes.values()), [counts[label] for label in classes], norms.values)
 
 
 def norms_by_class(
-    norms: SquaredNorms, labels: Tensor, class_counts: dict[int, int], **settings: Any
+    norms: SquaredNorms, labels: Tensor, class_counts: Mapping[int, int], **settings: Any
 ) -> dict[int, Estimate]:
     """Geometric complexity of each class, GC(f, Q_c): the mean over the inputs of class c."""
     return {
@@ -215,6 +218,8 @@ def mean_norm(
     Source: definitions 1 (derived there): only the between part carries the finite population factor.
     """
     values, n = norms.values, len(norms.values)
+    if n == 0:
+        return Estimate(math.nan, math.nan, 0, n_probes, population, estimator, warnings=("no example was sampled",))
     between = float(values.var()) if n > 1 else math.nan
     known = ~norms.variances.isnan()
     is_known = bool(known.all()) or int(known.sum()) >= min_known
@@ -258,18 +263,27 @@ def move(inputs: Tensor, model: object) -> Tensor:
     return inputs.to(device=device_of(model) or inputs.device, dtype=dtype or inputs.dtype)
 
 
-def _sampling_order(examples: MapExamples, seed: int) -> tuple[Tensor, dict[int, int] | None]:
-    """Positions in the order they are sampled, and the class counts: classes take turns where labels are known."""
+def known_classes(examples: MapExamples | StreamExamples, indices: Tensor) -> tuple[Tensor | None, dict[int, int]]:
+    """Labels of the examples at ``indices`` and the counts of all classes, where they were known before reading."""
+    if isinstance(examples, StreamExamples) or examples.labels is None:
+        return None, {}
+    classes, counts = examples.labels.unique(return_counts=True)
+    rows = torch.searchsorted(examples.indices, indices)
+    return examples.labels[rows], dict(zip(classes.tolist(), counts.tolist(), strict=True))
+
+
+def _sampling_order(examples: MapExamples, seed: int) -> tuple[Tensor, int]:
+    """Positions in the order they are sampled: classes take turns where labels are known; and how many classes."""
     order = random_order(seed, examples.indices)
     if examples.labels is None:
-        return order, None
+        return order, 0
     labels = examples.labels[torch.searchsorted(examples.indices, order)]
     classes, inverse, counts = labels.unique(return_inverse=True, return_counts=True)
     by_class = inverse.argsort(stable=True)
     starts = counts.cumsum(0) - counts
     rank = torch.empty_like(inverse)
     rank[by_class] = torch.arange(len(inverse)) - starts[inverse[by_class]]
-    return order[rank.argsort(stable=True)], dict(zip(classes.tolist(), counts.tolist(), strict=True))
+    return order[rank.argsort(stable=True)], len(classes)
 
 
 def _estimate(values: Tensor, value: float, stderr: float, **settings: Any) -> Estimate:

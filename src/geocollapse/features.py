@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from geocollapse.borrow import borrowed
-from geocollapse.jacobian import flatten_features
+from geocollapse.jacobian import flatten_features, unshared
 
 Pool = Literal["mean"]
 
@@ -71,6 +71,10 @@ class FeatureMap:
         taken, output = self.take(x)
         return [flatten_features(self._pooled(features), len(x)) for features in taken], output
 
+    def each(self) -> list[FeatureMap | CallableMap]:
+        """One feature map for each layer alone."""
+        return [FeatureMap(self.model, [layer], self.pool) for layer in self.layers]
+
     def take(self, x: Tensor) -> tuple[list[Tensor], Any]:
         """What passes through every layer, in its own shape, and the model's own output.
 
@@ -80,7 +84,7 @@ class FeatureMap:
         """
         taken: dict[Layer, list[Any]] = {layer: [] for layer in self.layers}
         with _taps(self.model, taken):
-            output = self.model(x)
+            output = self.model(unshared(x))
         if Layer("") in taken:
             taken[Layer("")] = [output]
         return [_the_tensor(layer, taken[layer]) for layer in self.layers], output
@@ -100,7 +104,11 @@ class CallableMap:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Features (n, p)."""
-        return flatten_features(self.f(x), len(x))
+        return flatten_features(self.f(unshared(x)), len(x))
+
+    def each(self) -> list[FeatureMap | CallableMap]:
+        """The map itself: it has one layer."""
+        return [self]
 
     def with_output(self, x: Tensor) -> tuple[list[Tensor], Any]:
         """The features, and None in place of a model's output."""

@@ -109,7 +109,7 @@ def squared_jacobian_norms(
     module = f if isinstance(f, torch.nn.Module) else None
     check_independent(module)
     with borrowed(module, evaluation=False), torch.enable_grad():
-        features = flatten_features(f(leaf), len(x))
+        features = flatten_features(f(unshared(leaf)), len(x))
         plan = ProbePlan(estimator, seed)
         return plan.norms(features, leaf, positions, n_probes, f=f).values
 
@@ -177,7 +177,9 @@ class ProbePlan:
             tangent = torch.zeros_like(x).flatten(1)
             tangent[:, coordinate] = 1.0
             try:
-                column = torch.func.jvp(lambda z: flatten_features(f(z), len(z)), (x,), (tangent.view_as(x),))[1]
+                column = torch.func.jvp(
+                    lambda z: flatten_features(f(unshared(z)), len(z)), (x,), (tangent.view_as(x),)
+                )[1]
             except NotImplementedError:
                 return None
             squares = _sum_of_squares(column)
@@ -220,6 +222,11 @@ def track(x: Tensor) -> Tensor:
             f"do inputs.float(), scaled as the model expects"
         )
     return x.detach().clone().requires_grad_()
+
+
+def unshared(leaf: Tensor) -> Tensor:
+    """A copy for a map that may work in place; gradients flow back to ``leaf``."""
+    return leaf.clone() if torch.is_grad_enabled() else leaf
 
 
 def flatten_features(output: object, n_examples: int) -> Tensor:

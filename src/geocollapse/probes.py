@@ -114,7 +114,8 @@ def sampled_outputs(seed: int, indices: Tensor, n_probes: int, n_features: int) 
             f"do n_probes={n_features}, which is exact"
         )
     chosen = random_bits(seed, indices, 1, n_features)[:, 0].argsort(dim=1)[:, :n_probes]
-    probes = torch.zeros(len(indices), n_probes, n_features, device=indices.device)
+    dtype = accumulation_dtype(indices.device)
+    probes = torch.zeros(len(indices), n_probes, n_features, dtype=dtype, device=indices.device)
     return probes.scatter_(2, chosen[..., None], math.sqrt(n_features))
 
 

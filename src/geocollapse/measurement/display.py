@@ -1,0 +1,103 @@
+"""A measurement for the eye: a table in the terminal, a figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from geocollapse.collapse import LabelledFeatures, pairwise_cdnv
+from geocollapse.estimate import Estimate
+from geocollapse.measurement.layer import LayerMeasurement
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_WIDTH = 100
+
+
+def as_text(layer: LayerMeasurement) -> str:
+    """The table that ``print(measurement)`` shows."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=_title(layer), title_justify="left", box=box.SIMPLE_HEAD, min_width=70)
+    for name, justify in (("measure", "left"), ("value", "right"), ("95 % interval", "right"), ("read as", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for row in _rows(layer):
+        table.add_row(*row)
+    console = Console(width=_WIDTH, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+        for warning in layer.warnings:
+            console.print(f"note: {warning}", highlight=False)
+    return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
+
+
+def _title(layer: LayerMeasurement) -> str:
+    split = f", {layer.context.split}" if layer.context.split else ""
+    name = layer.layer or "the model's output"
+    n_examples, n_features = layer.features.shape
+    return f"{name}: {n_examples} examples{split}, {len(layer.class_names)} classes, {n_features} features"
+
+
+def _rows(layer: LayerMeasurement) -> list[tuple[str, str, str, str]]:
+    nc, gc = layer.neural_collapse, layer.geometric_complexity
+    bound = layer.bounds["5"]
+    rows: list[tuple[str, float | Estimate | None, str]] = [
+        ("accuracy", layer.context.accuracy, "of the model's own classifier"),
+        ("geometric complexity", gc, f"mean ||J||_F^2, {gc.n_probes} {gc.estimator} probe(s), {gc.n_samples} examples"),
+        ("  per raw pixel", layer.gc_pixel, "free of the input normalisation"),
+        ("  per feature variance", layer.gc_per_variance, "free of the feature scale"),
+        ("geometric collapse", layer.geometric_collapse, "GC over squared distance of class means"),
+        ("neural collapse (CDNV)", nc.cdnv, "variance over squared distance of class means"),
+        ("  bias corrected", nc.cdnv_bias_corrected, "for few samples a class"),
+        ("  directional", nc.directional_cdnv, "variance between two means only"),
+        ("Poincare ratio, largest", layer.poincare_ratio["max"], "Var / GC of a class"),
+        ("NC1", nc.nc1, f"within over between covariance, rank {nc.nc1_rank}"),
+        ("NC2 equinorm", nc.nc2_equinorm, "0: means of equal length"),
+        ("NC2 equiangularity", nc.nc2_equiangular, "0: equal angles"),
+        ("NC2 maximal angle", nc.nc2_max_angle, "0: a simplex"),
+        ("NC3", nc.nc3, "classifier against class means, 0 to 2"),
+        ("NC4", nc.nc4, "disagreement with the nearest mean"),
+        ("nearest-mean error", nc.nearest_mean_error, "with the means of the same examples"),
+        ("  bound, 5 shots", bound.best, "vacuous" if bound.vacuous else "on the error"),
+    ]
+    if _is_imbalanced(layer):
+        rows.insert(10, ("  pooled", nc.nc1_pooled, "samples, not classes, weigh the same"))
+    return [(name, *_cells(value), note) for name, value, note in rows]
+
+
+def _is_imbalanced(layer: LayerMeasurement) -> bool:
+    """Definitions 2: show both forms of NC1 where they differ by more than 1 %."""
+    nc = layer.neural_collapse
+    return abs(nc.nc1_pooled - nc.nc1) > 0.01 * abs(nc.nc1)
+
+
+def _cells(value: float | Estimate | None) -> tuple[str, str]:
+    if isinstance(value, Estimate):
+        low, high = value.interval()
+        return f"{value.value:.4g}", f"{low:.4g} to {high:.4g}"
+    return ("-" if value is None else f"{value:.4g}"), ""
+
+
+def as_figure(layer: LayerMeasurement) -> Figure:
+    """Geometric complexity of each class with its 95 % interval, and CDNV of each pair of classes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = list(layer.class_names)
+    values = [estimate.value for estimate in layer.class_complexity.values()]
+    bounds = [estimate.interval() for estimate in layer.class_complexity.values()]
+    errors = [[v - lo for v, (lo, _) in zip(values, bounds)], [hi - v for v, (_, hi) in zip(values, bounds)]]
+    left.errorbar(values, range(len(names)), xerr=errors, fmt="o", color="#0072B2", capsize=3)
+    left.set_yticks(range(len(names)), names)
+    left.invert_yaxis()
+    left.set_xlabel("geometric complexity of the class (feature unit / input unit)$^2$")
+    statistics = LabelledFeatures.of(layer.features, layer.labels).statistics
+    image = right.imshow(pairwise_cdnv(statistics).cpu().numpy(), cmap="cividis")
+    right.set_xticks(range(len(names)), names, rotation=90)
+    right.set_yticks(range(len(names)), names)
+    figure.colorbar(image, ax=right, label="CDNV of the pair (no unit)")
+    figure.suptitle(_title(layer))
+    return figure

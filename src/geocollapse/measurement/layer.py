@@ -1,0 +1,275 @@
+"""All measures of one layer, from what the pass over the model kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from geocollapse.bounds import BoundDict, NearestMeanBound, nearest_mean_bounds
+from geocollapse.collapse import (
+    ClassPair,
+    LabelledFeatures,
+    NeuralCollapse,
+    geometric_collapse,
+    largest_pairs,
+    measure_collapse,
+    poincare_ratios,
+)
+from geocollapse.complexity import dataset_complexity, norms_by_class
+from geocollapse.estimate import Estimate, EstimateDict, strict_json
+from geocollapse.jacobian import SquaredNorms
+from geocollapse.measurement.reading import LayerReading
+
+_BOUND_SHOTS = (math.inf, 1, 5)
+
+
+class IntervalDict(TypedDict):
+    """A value with its standard error and 95 % interval."""
+
+    value: float | None
+    stderr: float | None
+    ci95: tuple[float | None, float | None]
+
+
+class PoincareDict(TypedDict):
+    """Empirical Poincare ratios Var_i / GC_i."""
+
+    weighted_mean: float | None
+    max: float | None
+    per_class: dict[str, float | None]
+
+
+class MeasurementDict(TypedDict):
+    """The JSON form of one layer's measurement; an undefined number is null, with the reason in ``warnings``."""
+
+    schema_version: int
+    accuracy: float | None
+    n_samples: int
+    n_features: int
+    n_classes: int
+    classes: list[str]
+    layer: str
+    split: str | None
+    geometric_complexity: EstimateDict
+    gc_pixel: float | None
+    gc_per_variance: float | None
+    geometric_complexity_per_class: dict[str, IntervalDict]
+    geometric_collapse: IntervalDict
+    poincare_ratio: PoincareDict
+    input_covariance_lambda_max: float | None
+    cdnv: float | None
+    cdnv_bias_corrected: float | None
+    directional_cdnv: float | None
+    nc1: float | None
+    nc1_rank: int
+    nc1_pooled: float | None
+    nc1_trace_ratio: float | None
+    nc2_equinorm: float | None
+    nc2_equiangular: float | None
+    nc2_max_angle: float | None
+    nc2_weight_equinorm: float | None
+    nc2_weight_equiangular: float | None
+    nc2_weight_max_angle: float | None
+    nc3: float | None
+    nc3_squared: float | None
+    self_duality_gram: float | None
+    nc4: float | None
+    hyperspherical_uniformity: float | None
+    nearest_mean_error: float | None
+    nearest_mean_bound: dict[str, BoundDict]
+    predicted_error: dict[str, float | None]
+    preprocessing: dict[str, Any]
+    warnings: list[str]
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What all layers of one measurement share.
+
+    Attributes:
+        labels: (n,) of all examples.
+        probed: rows whose Jacobians were probed.
+        is_stratified: the probed sample was drawn by class.
+        settings: estimator, probes and population, as an Estimate records them.
+        class_names: a name for each class, or None to name it by its label.
+    """
+
+    labels: Tensor
+    probed: Tensor
+    is_stratified: bool
+    settings: Mapping[str, Any]
+    class_names: Sequence[str] | None
+    accuracy: float | None
+    split: str | None
+    lambda_max: float | None
+    preprocessing: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class LayerMeasurement:
+    """Every measure of one layer: geometric complexity, neural and geometric collapse, bounds.
+
+    Attributes:
+        layer: where the features were taken.
+        features: (n, p), kept.
+        labels: (n,).
+        class_names: names of the classes, in ascending order of their labels.
+        geometric_complexity: of the map from the input to this layer.
+        gc_pixel: the same for each unit of the raw [0, 1] pixel; None where the input scale is not known.
+        gc_per_variance: geometric complexity over the trace of the total feature covariance.
+        class_complexity: geometric complexity of each class.
+        geometric_collapse: see :func:`geocollapse.geometric_collapse`.
+        poincare_ratio: empirical Poincare ratios.
+        neural_collapse: CDNV and NC1 to NC4.
+        bounds: nearest-mean bounds by the number of shots.
+    """
+
+    layer: str
+    features: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+    class_names: tuple[str, ...]
+    geometric_complexity: Estimate
+    gc_pixel: float | None
+    gc_per_variance: float
+    class_complexity: dict[str, Estimate]
+    geometric_collapse: Estimate
+    poincare_ratio: PoincareDict
+    neural_collapse: NeuralCollapse
+    bounds: dict[str, NearestMeanBound]
+    context: Context = field(repr=False)
+    warnings: tuple[str, ...] = ()
+
+    def pairs(self, k: int = 10) -> list[ClassPair]:
+        """The k class pairs of largest CDNV: the classes that the features separate least."""
+        statistics = LabelledFeatures.of(self.features, self.labels).statistics
+        n_pairs = len(self.class_names) * (len(self.class_names) - 1) // 2
+        return largest_pairs(statistics, min(k, n_pairs), class_names=self.class_names)
+
+    def to_dict(self) -> MeasurementDict:
+        """The strict JSON form."""
+        collapse = {key: value for key, value in self.neural_collapse.to_dict().items() if key != "warnings"}
+        result: MeasurementDict = strict_json(
+            {
+                "schema_version": 1,
+                "accuracy": self.context.accuracy,
+                "n_samples": len(self.features),
+                "n_features": self.features.shape[1],
+                "n_classes": len(self.class_names),
+                "classes": self.class_names,
+                "layer": self.layer,
+                "split": self.context.split,
+                "geometric_complexity": self.geometric_complexity,
+                "gc_pixel": self.gc_pixel,
+                "gc_per_variance": self.gc_per_variance,
+                "geometric_complexity_per_class": {k: _interval(e) for k, e in self.class_complexity.items()},
+                "geometric_collapse": _interval(self.geometric_collapse),
+                "poincare_ratio": self.poincare_ratio,
+                "input_covariance_lambda_max": self.context.lambda_max,
+                **collapse,
+                "nearest_mean_bound": {shots: bound.to_dict() for shots, bound in self.bounds.items()},
+                "predicted_error": {"1": None, "5": None},
+                "preprocessing": self.context.preprocessing,
+                "warnings": self.warnings,
+                "provenance": self.context.provenance,
+            }
+        )
+        return result
+
+
+def measure_layer(
+    layer: str, reading: LayerReading, context: Context, head: tuple[Tensor, Tensor | None] | None
+) -> LayerMeasurement:
+    """All measures of one layer from its kept features and squared Jacobian norms."""
+    data = LabelledFeatures.of(reading.features, context.labels)
+    labels = [int(label) for label in data.statistics.classes]
+    names = tuple(str(label) if context.class_names is None else context.class_names[label] for label in labels)
+    by_class, gc = _complexity(reading.norms, context, labels, data.statistics.counts.tolist())
+    classifier, notes = _fitting_head(head, data)
+    collapse = measure_collapse(data, **classifier)
+    means, variances = data.statistics.means, data.statistics.variances()
+    gcol = geometric_collapse(by_class, means)
+    ratios = poincare_ratios(variances, by_class, means)
+    bounds = nearest_mean_bounds(reading.features, context.labels, _BOUND_SHOTS, class_gc=by_class)
+    return LayerMeasurement(
+        layer=layer,
+        features=reading.features,
+        labels=context.labels,
+        class_names=names,
+        geometric_complexity=gc,
+        gc_pixel=None if reading.norms.scaled is None else _in_pixels(gc, reading.norms),
+        gc_per_variance=gc.value / _total_variance(data),
+        class_complexity=dict(zip(names, by_class, strict=True)),
+        geometric_collapse=gcol,
+        poincare_ratio={
+            "weighted_mean": ratios["weighted_mean"],
+            "max": ratios["max"],
+            "per_class": dict(zip(names, ratios["per_class"].tolist(), strict=True)),
+        },
+        neural_collapse=collapse,
+        bounds={"inf" if bound.k_shot == math.inf else str(bound.k_shot): bound for bound in bounds},
+        context=context,
+        warnings=_distinct(*context.warnings, *gc.warnings, *gcol.warnings, *collapse.warnings, *notes),
+    )
+
+
+def _complexity(
+    norms: SquaredNorms, context: Context, labels: list[int], counts: list[float]
+) -> tuple[list[Estimate], Estimate]:
+    class_counts = {label: int(count) for label, count in zip(labels, counts, strict=True)}
+    classes = norms_by_class(norms, context.labels[context.probed], class_counts, **context.settings)
+    strata = classes if context.is_stratified else None
+    total = dataset_complexity(norms, len(context.labels), strata, class_counts, **context.settings)
+    return list(classes.values()), total
+
+
+def _in_pixels(gc: Estimate, norms: SquaredNorms) -> float | None:
+    """Geometric complexity for each unit of the raw pixel; the ratio of two sums over the same probed examples."""
+    if norms.scaled is None:
+        return None
+    plain = float(norms.values.sum())
+    return gc.value * float(norms.scaled.sum()) / plain if plain > 0.0 else 0.0
+
+
+def _total_variance(data: LabelledFeatures) -> float:
+    """Trace of the covariance of all features, from the class statistics: within plus between."""
+    statistics = data.statistics
+    share = statistics.counts / statistics.counts.sum()
+    centred = statistics.offsets - share @ statistics.offsets
+    return float(statistics.sum_squares.sum() / statistics.counts.sum() + (share * centred.square().sum(dim=1)).sum())
+
+
+def _fitting_head(
+    head: tuple[Tensor, Tensor | None] | None, data: LabelledFeatures
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The classifier as arguments of the collapse measures, if it fits the classes and the features."""
+    if head is None:
+        return {}, ()
+    weight, bias = head
+    n_classes, n_features = len(data.statistics.classes), data.features.shape[1]
+    is_aligned = bool((data.statistics.classes.cpu() == torch.arange(n_classes)).all()) and len(weight) == n_classes
+    if not is_aligned or weight.shape[1] != n_features:
+        note = (
+            f"nc3, nc4 and nc2_weight: not defined here, the classifier has shape {tuple(weight.shape)}, "
+            f"the data {n_classes} classes and the layer {n_features} features"
+        )
+        return {}, (note,)
+    device = data.features.device
+    zeros = torch.zeros(n_classes)  # a classifier without a bias is one with bias 0
+    return {"weight": weight.to(device), "bias": (zeros if bias is None else bias).to(device)}, ()
+
+
+def _interval(estimate: Estimate) -> IntervalDict:
+    whole = estimate.to_dict()
+    return {"value": whole["value"], "stderr": whole["stderr"], "ci95": whole["ci95"]}
+
+
+def _distinct(*texts: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(texts))

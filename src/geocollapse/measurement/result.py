@@ -1,0 +1,81 @@
+"""What ``measure`` gives: the measurements of one or several layers, as a table, a dictionary, a frame, a figure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from geocollapse.collapse import ClassPair
+from geocollapse.measurement.display import as_figure, as_text
+from geocollapse.measurement.layer import LayerMeasurement, MeasurementDict
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+
+class LayersDict(TypedDict):
+    """The JSON form of a measurement of several layers."""
+
+    layers: list[MeasurementDict]
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """The measurements of a model's layers from one pass over it.
+
+    With one layer, its measures are attributes of the measurement itself: ``m.geometric_complexity``, ``m.cdnv``;
+    see :class:`LayerMeasurement` and :class:`geocollapse.NeuralCollapse`.
+
+    Attributes:
+        layers: one entry a layer, in the order asked for.
+    """
+
+    layers: tuple[LayerMeasurement, ...]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "layers":
+            raise AttributeError(name)
+        layer = self._only(name)
+        return getattr(layer if hasattr(layer, name) else layer.neural_collapse, name)
+
+    def __getitem__(self, layer: str) -> LayerMeasurement:
+        """The measurement of the layer called ``layer``."""
+        for entry in self.layers:
+            if entry.layer == layer:
+                return entry
+        raise KeyError(f"layer: expected one of {[entry.layer for entry in self.layers]}, got {layer!r}")
+
+    def __str__(self) -> str:
+        return "\n\n".join(as_text(layer) for layer in self.layers)
+
+    def to_dict(self) -> MeasurementDict | LayersDict:
+        """Strict JSON values: of the layer, or of all of them under ``layers``."""
+        if len(self.layers) == 1:
+            return self.layers[0].to_dict()
+        return {"layers": [layer.to_dict() for layer in self.layers]}
+
+    def to_json(self, indent: int | None = None) -> str:
+        """:meth:`to_dict` as strict JSON text."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A pandas frame with one row a layer and dotted column names."""
+        import pandas
+
+        return pandas.json_normalize([dict(layer.to_dict()) for layer in self.layers])
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: geometric complexity of each class, and CDNV of each pair of classes."""
+        return as_figure(self._only("plot"))
+
+    def pairs(self, k: int = 10) -> list[ClassPair]:
+        """The k class pairs of largest CDNV, by name."""
+        return self._only("pairs").pairs(k)
+
+    def _only(self, name: str) -> LayerMeasurement:
+        if len(self.layers) != 1:
+            names = [layer.layer for layer in self.layers]
+            raise AttributeError(f"{name}: expected a measurement of one layer, got {names}; do m[{names[0]!r}].{name}")
+        return self.layers[0]

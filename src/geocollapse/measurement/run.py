@@ -1,0 +1,214 @@
+"""``measure``: one pass over a model for all its geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from geocollapse.batches import MapExamples, StreamExamples, as_examples
+from geocollapse.borrow import borrowed, check_independent, device_of
+from geocollapse.complexity import move, schedule_probes
+from geocollapse.features import CallableMap, Embedding, FeatureMap, Layer, Pool, find_embedding
+from geocollapse.jacobian import Estimator, Map, ProbePlan, check_estimator
+from geocollapse.measurement.layer import Context, measure_layer
+from geocollapse.measurement.reading import Reading, read_once
+from geocollapse.measurement.result import Measurement
+from geocollapse.provenance import provenance
+
+_MAX_COVARIANCE_INPUTS = 1024  # input coordinates up to which the input covariance of each class is looked at
+
+
+def measure(
+    model: nn.Module | Map,
+    data: Any,
+    *,
+    layer: str | None = None,
+    classifier: str | None = None,
+    labels: Tensor | Sequence[int] | None = None,
+    estimator: Estimator = "rademacher",
+    n_probes: int | Literal["auto"] = "auto",
+    max_samples: int | None = None,
+    pool: Pool | None = None,
+    batch_size: int | None = None,
+    input_std: Sequence[float] | float | None = None,
+    class_names: Sequence[str] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Measurement:
+    """Measure geometric complexity, neural collapse, geometric collapse and nearest-mean bounds in one pass.
+
+    The model is run in evaluation mode and handed back as it was. Every example goes forward once; each is probed
+    once, and max(200, 20 C) of them twice to learn the error of the probes. Cost: one forward pass, one
+    vector-Jacobian product with respect to the input, and O(n p (C + p)) for the measures of the features.
+
+    Source: Munn, Dherin, Gonzalvo (2024); definitions 1 to 4.
+
+    Args:
+        model: a module, or a callable from inputs to features (n, p).
+        data: a DataLoader, a map-style data set, a pair (inputs, labels), or a stream of batches.
+        layer: ``NAME``, ``NAME:in``, ``""`` for the model's output, or None for the input of its classifier.
+        classifier: name of the linear classifier, for accuracy, NC3 and NC4; None to look for it.
+        labels: (n,) labels of a map-style data set, where reading its examples to learn them would be slow.
+        estimator: of geometric complexity, see :func:`geocollapse.geometric_complexity`.
+        n_probes: probes for each example.
+        max_samples: probe at most this many examples; collapse uses all.
+        pool: ``mean`` averages maps and token sequences over positions, None flattens them.
+        batch_size: examples that go through the model together; a loader's own by default.
+        input_std: standard deviation of each input channel, by which the inputs were divided: gives ``gc_pixel``.
+            A data set's ``std`` by default.
+        class_names: name of class 0, 1, ...; a data set's ``classes`` by default.
+        seed: of the probes and of the sample.
+        progress: show a progress bar with the projected time on stderr.
+
+    Returns:
+        A Measurement.
+
+    Raises:
+        TypeError, ValueError: inputs that are not floating, labels that are not integers, an unknown layer (the
+            nearest names are listed), an ambiguous embedding (the candidates are listed), NaN features, one class
+            only, an empty loader.
+        RuntimeError: a model that mixes the examples of a batch even in evaluation mode.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> m = measure(model, (torch.randn(300, 4), torch.arange(300) % 3))
+        >>> m.layers[0].layer, m.features.shape, m.nc1_rank
+        ('2:in', torch.Size([300, 8]), 2)
+    """
+    check_estimator(estimator, 1 if n_probes == "auto" else n_probes)
+    check_independent(model if isinstance(model, nn.Module) else None, evaluation=True)
+    with borrowed(model if isinstance(model, nn.Module) else None):
+        examples = as_examples(data, labels=labels, batch_size=batch_size)
+        first = move(examples.peek(), model)
+        feature_map, embedding = _feature_map(model, first, layer, classifier, pool)
+        schedule = schedule_probes(examples, estimator=estimator, n_probes=n_probes, max_samples=max_samples, seed=seed)
+        plan = ProbePlan(estimator, seed, _input_std(input_std, examples, first))
+        reading = read_once(model, feature_map, examples, schedule, plan, progress=progress)
+    names = class_names if class_names is not None else _of_dataset(examples, "classes")
+    context = _context(model, reading, examples, names, embedding, plan, schedule.n_counted)
+    head = embedding.head_of(model) if embedding is not None and isinstance(model, nn.Module) else None
+    entries = zip(feature_map.layers, reading.layers, strict=True)
+    return Measurement(
+        tuple(measure_layer(str(layer), taken, context, _head_at(layer, embedding, head)) for layer, taken in entries)
+    )
+
+
+def _feature_map(
+    model: nn.Module | Map, first: Tensor, layer: str | None, classifier: str | None, pool: Pool | None
+) -> tuple[FeatureMap | CallableMap, Embedding | None]:
+    if isinstance(model, nn.Module):
+        embedding = find_embedding(model, first, layer=layer, classifier=classifier)
+        return FeatureMap(model, [embedding.layer], pool), embedding
+    if layer is not None or classifier is not None or pool is not None:
+        raise ValueError("layer: expected None for a callable, which returns the features itself; do pass the module")
+    return CallableMap(model), None
+
+
+def _head_at(
+    layer: Layer, embedding: Embedding | None, head: tuple[Tensor, Tensor | None] | None
+) -> tuple[Tensor, Tensor | None] | None:
+    """The classifier, where ``layer`` is what feeds it (or was asked for in its place and has its width)."""
+    if embedding is None or head is None:
+        return None
+    is_embedding = layer == Layer(embedding.classifier or "", "in") or layer == embedding.layer
+    return head if is_embedding else None
+
+
+def _context(
+    model: Any,
+    reading: Reading,
+    examples: MapExamples | StreamExamples,
+    class_names: Sequence[str] | None,
+    embedding: Embedding | None,
+    plan: ProbePlan,
+    n_probes: int,
+) -> Context:
+    has_head = embedding is not None and embedding.classifier is not None
+    accuracy, notes = _accuracy(reading, class_names) if has_head else (None, ())
+    if plan.input_std is None:
+        notes += ("gc_pixel: the scale of the inputs is not known; do input_std= with the channels' deviations",)
+    return Context(
+        labels=reading.labels,
+        probed=_probed_rows(reading, examples),
+        is_stratified=isinstance(examples, MapExamples) and examples.labels is not None,
+        settings={"estimator": plan.estimator, "n_probes": n_probes, "population": "dataset"},
+        class_names=class_names,
+        accuracy=accuracy,
+        split=_of_dataset(examples, "split"),
+        lambda_max=_input_covariance_lambda_max(examples, reading.labels),
+        preprocessing=_preprocessing(examples, plan.input_std),
+        provenance=provenance(seed=plan.seed, device=device_of(model) or "cpu"),
+        warnings=notes,
+    )
+
+
+def _probed_rows(reading: Reading, examples: MapExamples | StreamExamples) -> Tensor:
+    if isinstance(examples, StreamExamples):
+        return reading.probed
+    return torch.searchsorted(examples.indices, reading.probed)
+
+
+def _accuracy(reading: Reading, class_names: Sequence[str] | None) -> tuple[float | None, tuple[str, ...]]:
+    """Share of the examples whose largest output is their label, if outputs and labels speak of the same classes."""
+    if reading.output is None:
+        return None, ("accuracy: the model's output is not one matrix (n, C)",)
+    n_outputs = reading.output.shape[1]
+    n_classes = len(class_names) if class_names is not None else n_outputs
+    if n_classes != n_outputs or int(reading.labels.max()) >= n_outputs or int(reading.labels.min()) < 0:
+        n_seen = max(n_classes, int(reading.labels.max()) + 1) if class_names is None else n_classes
+        return None, (f"accuracy: the model has {n_outputs} outputs, the data {n_seen} classes",)
+    hits = reading.output.argmax(dim=1).cpu() == reading.labels
+    return float(hits.double().mean()), ()
+
+
+def _input_std(
+    given: Sequence[float] | float | None, examples: MapExamples | StreamExamples, first: Tensor
+) -> Tensor | None:
+    """Channel standard deviations that the inputs were divided by: as given, else the data set's own."""
+    values = given if given is not None else _of_dataset(examples, "std")
+    if values is None:
+        return None
+    std = torch.as_tensor(values, dtype=torch.float64).flatten()
+    n_channels = first.shape[1] if first.ndim > 1 else 1
+    if len(std) not in (1, n_channels) or not bool((std > 0).all()):
+        raise ValueError(
+            f"input_std: expected 1 or {n_channels} positive numbers (one for each channel), got {std.tolist()}; "
+            f"do input_std=[...] with the deviations the inputs were divided by"
+        )
+    return std
+
+
+def _of_dataset(examples: MapExamples | StreamExamples, name: str) -> Any:
+    """An attribute that the data set carries (``classes``, ``std``, ``split``), or None."""
+    if isinstance(examples, StreamExamples):
+        return None
+    value = getattr(examples.dataset, name, None)
+    return None if callable(value) else value
+
+
+def _preprocessing(examples: MapExamples | StreamExamples, std: Tensor | None) -> Mapping[str, Any]:
+    mean = _of_dataset(examples, "mean")
+    return {
+        "mean": None if mean is None else torch.as_tensor(mean, dtype=torch.float64).flatten().tolist(),
+        "std": None if std is None else std.tolist(),
+        "mode": "evaluation",
+    }
+
+
+def _input_covariance_lambda_max(examples: MapExamples | StreamExamples, labels: Tensor) -> float | None:
+    """max_i lambda_max(Cov_input(Q_i)), a lower bound on the Poincare constant that does not use f (definitions 3)."""
+    if isinstance(examples, StreamExamples) or not isinstance(examples.dataset, TensorDataset):
+        return None
+    inputs = examples.dataset.tensors[0]
+    if not inputs.is_floating_point() or inputs[0].numel() > _MAX_COVARIANCE_INPUTS:
+        return None
+    rows = inputs[examples.indices.to(inputs.device)].flatten(1).cpu().double()
+    largest = []
+    for label in labels.unique():
+        x = rows[labels == label]
+        largest.append(float(torch.linalg.matrix_norm(x - x.mean(dim=0), ord=2)) ** 2 / len(x))
+    return max(largest)

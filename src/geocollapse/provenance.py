@@ -1,0 +1,62 @@
+"""Where a number comes from: versions, device, threads, seed and code revision."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+
+from geocollapse._version import __version__
+
+
+class Provenance(TypedDict):
+    """What stands beside every result."""
+
+    geocollapse: str
+    revision: str | None
+    torch: str
+    python: str
+    machine: str
+    device: str
+    threads: int
+    seed: int
+
+
+def provenance(*, seed: int, device: torch.device | str = "cpu") -> Provenance:
+    """The provenance of a result made now, in this process, on ``device``."""
+    return {
+        "geocollapse": __version__,
+        "revision": _revision(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "device": _device_name(torch.device(device)),
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@cache
+def _revision() -> str | None:
+    """The commit of a source checkout, with ``+`` behind it where files differ; None for an installed package."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        revision = _git(root, "rev-parse", "--short=12", "HEAD")
+        return revision + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,45 @@
+"""Slow float64 references of geometric complexity: whole Jacobians, one example at a time."""
+
+import torch
+
+
+def jacobian(f, x):
+    """The (p, d) Jacobian of one example, by reverse-mode automatic differentiation of each output."""
+    x = x.detach().clone().double().requires_grad_()
+    out = f(x[None].clone())[0].flatten()
+    rows = [torch.autograd.grad(out[i], x, retain_graph=True)[0].flatten() for i in range(len(out))]
+    return torch.stack(rows)
+
+
+def squared_norms(f, x):
+    """||J||_F^2 of each example (n,)."""
+    return torch.stack([jacobian(f, row).square().sum() for row in x])
+
+
+def finite_difference_squared_norms(f, x, step=1e-5):
+    """||J||_F^2 by central differences: shares nothing with automatic differentiation."""
+    total = torch.zeros(len(x), dtype=torch.float64)
+    for coordinate in range(x[0].numel()):
+        e = torch.zeros(x[0].numel(), dtype=torch.float64)
+        e[coordinate] = step
+        e = e.view_as(x[0])
+        column = (f(x.double() + e) - f(x.double() - e)) / (2 * step)
+        total += column.flatten(1).square().sum(dim=1)
+    return total
+
+
+def probe_variance(f, x, kind):
+    """Variance of ONE probe of the given kind for each example, from the whole Jacobian (definitions 1)."""
+    values = []
+    for row in x:
+        a = jacobian(f, row) @ jacobian(f, row).T
+        p = len(a)
+        if kind == "gaussian":
+            values.append(2 * a.square().sum())
+        elif kind == "rademacher":
+            values.append(2 * (a.square().sum() - a.diagonal().square().sum()))
+        elif kind == "orthogonal":
+            values.append(2 * p / (p + 2) * (a.square().sum() - a.trace() ** 2 / p))
+        elif kind == "outputs":
+            values.append((p * a.diagonal()).var(unbiased=True) * (1 - 1 / p))
+    return torch.stack(values)

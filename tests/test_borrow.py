@@ -1,0 +1,62 @@
+import pytest
+import torch
+from torch import nn
+
+from geocollapse.borrow import borrowed, check_independent
+
+
+class Counting(nn.Module):
+    """Counts its calls in a buffer, and replaces another one: both must be undone."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("last", torch.zeros(2))
+
+    def forward(self, x):
+        self.calls += 1
+        self.last = x.detach().mean(dim=0)
+        return x + torch.rand(())
+
+
+def everything(model):
+    return (
+        {name: value.clone() for name, value in model.state_dict().items()},
+        [module.training for module in model.modules()],
+        [parameter.requires_grad for parameter in model.parameters()],
+        [len(module._forward_hooks) for module in model.modules()],
+        torch.random.get_rng_state(),
+    )
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_everything_is_handed_back(fails):
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(), Counting())
+    model[0].bias.requires_grad_(False)
+    model[2].eval()
+    before, calls = everything(model), model[3].calls
+    try:
+        with borrowed(model):
+            assert not any(module.training for module in model.modules())
+            assert not any(parameter.requires_grad for parameter in model.parameters())
+            model(torch.randn(3, 2))
+            if fails:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    after = everything(model)
+    assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
+    assert before[1:4] == after[1:4]
+    assert torch.equal(before[4], after[4])
+    assert model[3].calls is calls
+
+
+def test_independence():
+    check_independent(nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5)).eval())
+    check_independent(nn.Sequential(nn.Dropout(0.0), nn.LayerNorm(2)))
+    check_independent(nn.Sequential(nn.BatchNorm1d(2)), evaluation=True)
+    with pytest.raises(RuntimeError, match="track_running_stats=True"):
+        check_independent(nn.BatchNorm1d(2, track_running_stats=False), evaluation=True)
+    many = nn.Sequential(*[nn.Dropout() for _ in range(5)])
+    with pytest.raises(RuntimeError, match=r"'0', '1', '2' and 2 more; do model.eval\(\) first"):
+        check_independent(many)
