@@ -11,7 +11,7 @@ from torch import Tensor
 from geocollapse.collapse.distances import distances_squared
 from geocollapse.collapse.inputs import Array, as_tensor
 from geocollapse.collapse.labelled import LabelledFeatures
-from geocollapse.estimate import Estimate, total_variance
+from geocollapse.estimate import Estimate, check_finite, total_variance
 
 
 def geometric_collapse_of_distribution(
@@ -41,7 +41,7 @@ def geometric_collapse_of_distribution(
 
     Raises:
         TypeError: labels or rows that are not integers, features that are not floating point.
-        ValueError: wrong shapes, NaN features, fewer than two classes.
+        ValueError: wrong shapes, NaN features or squared norms, fewer than two classes.
     """
     data = LabelledFeatures.of(features, labels, num_classes)
     g = as_tensor("squared_norms", squared_norms).double().to(data.features.device)
@@ -142,6 +142,7 @@ def _measured_rows(data: LabelledFeatures, rows: Array | None, g: Tensor) -> Ten
             f"squared_norms: expected one number for each of {len(measured)} rows, got {tuple(g.shape)}; "
             "do rows=... if only some examples were measured"
         )
+    check_finite("squared_norms", g)
     distinct = measured.unique()
     if len(distinct) < len(measured) or (len(distinct) and not 0 <= int(distinct[0]) <= int(distinct[-1]) < n):
         raise ValueError(f"rows: expected distinct positions from 0 to {n - 1}; do pass row numbers of features")
