@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 
+import laws
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import collapse as reference
 
-import laws
 from geocollapse.collapse import (
     ClassStatistics,
     LabelledFeatures,
@@ -29,7 +30,6 @@ from geocollapse.collapse import (
     poincare_ratios,
 )
 from geocollapse.estimate import Estimate, GeocollapseWarning
-from reference import collapse as reference
 
 FEATURE_MEASURES = (
     "cdnv",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import pickle
 
+import laws
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-import laws
 from geocollapse.collapse import neural_collapse
 from geocollapse.estimate import GeocollapseWarning
 from geocollapse.metrics import CollapseMetric
