@@ -187,7 +187,8 @@ class Head(nn.Module):
         features = features.reshape(len(features), *shape)
         for module in modules:
             features = module(features)
-        return features
+        output_shape = self._feature_map[0].output_shape
+        return features if output_shape is None else features.reshape(len(features), *output_shape)
 
 
 class SplitFeatureMap:
@@ -197,14 +198,16 @@ class SplitFeatureMap:
         self.model = model
         self.layer = None if layer is None else Layer.find(model, layer)
         self._shape: tuple[int, ...] | None = None
+        self.output_shape: tuple[int, ...] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Features (n, p), differentiable in the inputs and the parameters."""
         if self.layer is None:
             self.layer = find_embedding(self.model, x[:1].detach()).layer
-        (raw,), _ = FeatureMap(self.model, [self.layer]).take(x)
+        (raw,), output = FeatureMap(self.model, [self.layer]).take(x)
         features = flatten_features(raw, len(x))
         self._shape = tuple(raw.shape[1:])
+        self.output_shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else None
         return features
 
     def rest(self) -> tuple[list[nn.Module], tuple[int, ...]]:

@@ -210,18 +210,19 @@ def check_estimator(estimator: str, n_probes: int) -> None:
 
 
 def track(x: Tensor) -> Tensor:
-    """A leaf with the values of ``x`` that takes gradients; the caller's tensor is not touched.
+    """A leaf with the values of ``x`` that takes gradients; the caller's tensor is not touched."""
+    check_floating(x)
+    return x.detach().clone().requires_grad_()
 
-    Raises:
-        TypeError: ``x`` is not a floating tensor.
-    """
+
+def check_floating(x: object) -> None:
+    """Raise a TypeError for inputs that are not a floating tensor: they have no Jacobian."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(
             f"inputs: expected a floating tensor (a Jacobian needs a continuous input), got {got}; "
             f"do inputs.float(), scaled as the model expects"
         )
-    return x.detach().clone().requires_grad_()
 
 
 def unshared(leaf: Tensor) -> Tensor:

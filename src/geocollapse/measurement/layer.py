@@ -147,6 +147,11 @@ class LayerMeasurement:
     context: Context = field(repr=False)
     warnings: tuple[str, ...] = ()
 
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the examples that the model's own classifier gets right; None without one for these classes."""
+        return self.context.accuracy
+
     def pairs(self, k: int = 10) -> list[ClassPair]:
         """The k class pairs of largest CDNV: the classes that the features separate least."""
         statistics = LabelledFeatures.of(self.features, self.labels).statistics

@@ -13,7 +13,7 @@ from geocollapse.batches import MapExamples, StreamExamples, as_examples
 from geocollapse.borrow import borrowed, check_independent, device_of
 from geocollapse.complexity import move, schedule_probes
 from geocollapse.features import CallableMap, Embedding, FeatureMap, Layer, Pool, find_embedding
-from geocollapse.jacobian import Estimator, Map, ProbePlan, check_estimator
+from geocollapse.jacobian import Estimator, Map, ProbePlan, check_estimator, check_floating
 from geocollapse.measurement.layer import Context, measure_layer
 from geocollapse.measurement.reading import Reading, read_once
 from geocollapse.measurement.result import Measurement
@@ -84,6 +84,7 @@ def measure(
     with borrowed(model if isinstance(model, nn.Module) else None):
         examples = as_examples(data, labels=labels, batch_size=batch_size)
         first = move(examples.peek(), model)
+        check_floating(first)
         feature_map, embedding = _feature_map(model, first, layer, classifier, pool)
         schedule = schedule_probes(examples, estimator=estimator, n_probes=n_probes, max_samples=max_samples, seed=seed)
         plan = ProbePlan(estimator, seed, _input_std(input_std, examples, first))

@@ -1,4 +1,4 @@
-"""Claim 4: one Poincare constant for all runs, and the nearest-mean bound against the measured error."""
+"""Claim 4: one Poincaré constant for all runs, and the nearest-mean bound against the measured error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def judge_ratio(runs: pd.DataFrame, history: pd.DataFrame, *, factor: float, vie
         outcome = "holds" if spread <= factor else "does not hold"
     return Verdict(
         claim=4,
-        statement=f"the largest Poincare ratio varies over the runs by at most a factor of {factor:g}",
+        statement=f"the largest Poincaré ratio varies over the runs by at most a factor of {factor:g}",
         sweep="all runs",
         x="run",
         y=RATIO,
@@ -42,7 +42,7 @@ def judge_ratio(runs: pd.DataFrame, history: pd.DataFrame, *, factor: float, vie
         view=view,
         effect_name="largest / smallest",
         effect=spread,
-        note=_ratio_note(runs, history) if len(ratios) > 1 else "It takes two runs with a Poincare ratio.",
+        note=_ratio_note(runs, history) if len(ratios) > 1 else "It takes two runs with a Poincaré ratio.",
     )
 
 
@@ -72,20 +72,22 @@ def judge_bound(runs: pd.DataFrame, history: pd.DataFrame, *, view: View = "main
         view=view,
         effect_name="largest error / bound",
         effect=float((compared["error"] / compared["bound"].where(compared["bound"] > 0)).max()),
-        note=vacuous_note(runs, len(compared)) if len(compared) else "No run recorded a bound with its error.",
+        remark=vacuous_remark(runs) if len(compared) else "",
+        note=f"{len(compared)} comparisons over all records; true by proof, so evidence for the code only."
+        if len(compared)
+        else "No run recorded a bound with its error.",
     )
 
 
-def vacuous_note(runs: pd.DataFrame, n_comparisons: int) -> str:
-    """In how many runs the bound says something at the end of training."""
+def vacuous_remark(runs: pd.DataFrame) -> str:
+    """In how many runs the bound says nothing at the end of training."""
     parts = []
     for population in ("source", "target"):
         column = f"{population}.nearest_mean_bound.inf.vacuous"
         if column in runs and runs[column].notna().any():
             vacuous = runs[column].dropna().astype(bool)
-            parts.append(f"{population} vacuous in {int(vacuous.sum())} of {len(vacuous)} runs")
-    said = "; ".join(parts) or "whether it is vacuous was not recorded"
-    return f"At the end of training: {said}. {n_comparisons} comparisons; true by proof, so evidence for the code only."
+            parts.append(f"{population} {int(vacuous.sum())}/{len(vacuous)}")
+    return f"vacuous at the end of training in {', '.join(parts)} runs" if parts else ""
 
 
 def _ratio_note(runs: pd.DataFrame, history: pd.DataFrame) -> str:

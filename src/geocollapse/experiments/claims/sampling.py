@@ -42,8 +42,8 @@ def _judge(name: str, estimates: pd.DataFrame, *, coverage: float, relative_erro
     few = f" Fewer than {MIN_INTERVALS} intervals: undecided." if len(estimates) < MIN_INTERVALS else ""
     return Verdict(
         claim=5,
-        statement=f"at least {coverage:.0%} of the intervals hold the full value and the median relative error is at "
-        f"most {relative_error:.0%}",
+        statement=f"at least {100 * coverage:g} % of the intervals hold the full value, and the median relative error "
+        f"is at most {100 * relative_error:g} %",
         sweep="all runs",
         x=name,
         y="full value",
@@ -54,7 +54,7 @@ def _judge(name: str, estimates: pd.DataFrame, *, coverage: float, relative_erro
         effect_name="coverage",
         effect=float(inside.mean()),
         interval=wilson_interval(int(inside.sum()), len(estimates)),
-        note=f"Median relative error {error:.1%} over {len(estimates)} intervals.{few}",
+        note=f"Median relative error {100 * error:.1f} % over {len(estimates)} intervals.{few}",
     )
 
 

@@ -24,7 +24,7 @@ CLAIMS = {
     2: "A larger learning rate, a smaller batch, stronger L2 and an explicit GC penalty each lower geometric "
     "complexity, and with it geometric collapse and neural collapse.",
     3: "Lower source geometric complexity goes with lower target neural collapse and higher 5-shot accuracy.",
-    4: "One Poincare constant serves all runs, and the nearest-mean bound lies above the measured error and is not "
+    4: "One Poincaré constant serves all runs, and the nearest-mean bound lies above the measured error and is not "
     "vacuous late in training.",
     5: "Estimates of geometric complexity from few examples, few outputs or a masked Jacobian agree with the full "
     "value.",
@@ -51,6 +51,7 @@ class Verdict:
         p: one-sided p on the expected side.
         p_holm: the same after Holm's correction within the claim.
         p_opposite: Holm-corrected p on the other side, behind `does not hold`.
+        remark: a few words that belong to the verdict itself, such as how often a bound is vacuous.
         note: what a reader must know beside it.
         figure: name of the figure that shows it.
     """
@@ -71,6 +72,7 @@ class Verdict:
     p: float = math.nan
     p_holm: float = math.nan
     p_opposite: float = math.nan
+    remark: str = ""
     note: str = ""
 
 

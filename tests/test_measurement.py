@@ -1,0 +1,200 @@
+import json
+import math
+
+import pytest
+import torch
+from reference import collapse as collapse_reference
+from reference import complexity as reference
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+import geocollapse as geo
+from geocollapse.measurement.store import RowStore
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 9), nn.BatchNorm1d(9), nn.ReLU(inplace=True), nn.Linear(9, 3))
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(240) % 3
+    return torch.randn(240, 3, 2, 2, generator=generator) + labels[:, None, None, None], labels
+
+
+def test_every_measure_against_its_reference(model, data):
+    m = geo.measure(model, data, estimator="exact", input_std=[0.5, 1.0, 2.0])
+    model.eval()
+    embedding = model[:4].double()
+    x = data[0].double()
+    z = embedding(x).detach()
+    norms = reference.squared_norms(embedding, x)
+    assert m.geometric_complexity.value == pytest.approx(float(norms.mean()), rel=1e-5)
+    std = torch.tensor([0.5, 1.0, 2.0]).double()[:, None, None]
+    pixel = reference.squared_norms(lambda p: embedding(p / std), x * std)
+    assert m.gc_pixel == pytest.approx(float(pixel.mean()), rel=1e-5)
+    for label in range(3):
+        expected = float(norms[data[1] == label].mean())
+        assert m.class_complexity[str(label)].value == pytest.approx(expected, rel=1e-5)
+    variance = float((z - z.mean(dim=0)).square().sum(dim=1).mean())
+    assert m.gc_per_variance == pytest.approx(float(norms.mean()) / variance, rel=1e-5)
+    assert m.cdnv == pytest.approx(float(collapse_reference.cdnv(z, data[1])), rel=1e-5)
+    assert m.accuracy == pytest.approx(float((model.double()(x).argmax(dim=1) == data[1]).double().mean()))
+    assert m.layers[0].layer == "4:in"
+
+
+def test_geometric_collapse_is_bounded_by_the_poincare_ratio(model, data):
+    m = geo.measure(model, data)
+    gcol = m.geometric_collapse.value
+    assert m.cdnv == pytest.approx(m.poincare_ratio["weighted_mean"] * gcol, rel=1e-9)
+    assert m.cdnv <= m.poincare_ratio["max"] * gcol
+
+
+def test_any_reading_gives_the_same(model, data):
+    whole = TensorDataset(*data)
+    first = geo.measure(model, data, seed=3)
+    for way in (DataLoader(whole, batch_size=7, shuffle=True, drop_last=True), whole):
+        other = geo.measure(model, way, seed=3)
+        assert other.geometric_complexity.value == pytest.approx(first.geometric_complexity.value, rel=1e-6)
+        assert other.cdnv == pytest.approx(first.cdnv, rel=1e-6)
+        assert torch.equal(other.layers[0].labels, data[1])
+    stream = geo.measure(model, ((x, y) for x, y in DataLoader(whole, batch_size=50)), seed=3)
+    assert stream.geometric_complexity.value == pytest.approx(first.geometric_complexity.value, rel=1e-6)
+    assert stream.geometric_complexity.stderr > first.geometric_complexity.stderr  # no second probes in a stream
+
+
+def test_max_samples_bounds_the_probes_only(model, data):
+    m = geo.measure(model, data, max_samples=60)
+    assert m.geometric_complexity.n_samples == 60
+    assert len(m.features) == 240
+    assert m.cdnv == pytest.approx(geo.measure(model, data).cdnv, rel=1e-9)
+
+
+def test_each_example_goes_forward_once(model, data):
+    seen = []
+    model[0].register_forward_hook(lambda _m, args, _o: seen.append(len(args[0])))
+    geo.measure(model, data, batch_size=64)
+    assert sum(seen) == 240 + 1  # one more to find the embedding
+
+
+def test_the_model_is_handed_back_also_after_an_error(model, data):
+    model.train()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.random.get_rng_state()
+    geo.measure(model, DataLoader(TensorDataset(*data), shuffle=True))
+    with pytest.raises(ValueError, match="features: expected finite numbers"):
+        geo.measure(model, (data[0] / 0, data[1]))
+    assert model.training
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in state.items())
+    assert torch.equal(random, torch.random.get_rng_state())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_json_is_strict_and_complete(model, data):
+    m = geo.measure(model, data)
+    text = m.to_json()
+    loaded = json.loads(text)
+    assert loaded["predicted_error"] == {"1": None, "5": None}
+    assert loaded["gc_pixel"] is None
+    assert any(note.startswith("gc_pixel") for note in loaded["warnings"])
+    assert set(loaded["nearest_mean_bound"]) == {"inf", "1", "5"}
+    assert loaded["provenance"]["seed"] == 0
+    assert "NaN" not in text
+
+
+def test_table_frame_pairs_and_figure(model, data):
+    m = geo.measure(model, data, class_names=["ant", "bee", "cow"])
+    assert "geometric complexity" in str(m)
+    assert m.to_frame().loc[0, "geometric_complexity.value"] == m.geometric_complexity.value
+    assert len(m.pairs(10)) == 3
+    assert {m.pairs(1)[0].first, m.pairs(1)[0].second} <= {"ant", "bee", "cow"}
+    assert len(m.plot().axes) == 3
+
+
+def test_a_callable_measures_its_own_output(model, data):
+    model.eval()
+    m = geo.measure(lambda x: model[:4](x), data)
+    assert m.accuracy is None
+    assert m.nc3 is None
+    assert m.cdnv == pytest.approx(geo.measure(model, data).cdnv, rel=1e-6)
+
+
+def test_classes_that_are_not_the_heads(model, data):
+    m = geo.measure(model, (data[0], data[1] + 5))
+    assert m.accuracy is None
+    assert m.nc4 is None
+    assert any("accuracy: the model has 3 outputs" in note for note in m.warnings)
+    assert any(note.startswith("nc3, nc4") for note in m.warnings)
+
+
+def test_a_head_without_bias(data):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3, bias=False))
+    assert geo.measure(model, data).nc4 is not None
+
+
+def test_long_features_and_pooling(data):
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
+    assert geo.measure(model, data, layer="0").features.shape == (240, 32)
+    assert geo.measure(model, data, layer="0", pool="mean").features.shape == (240, 8)
+
+
+class Stream(IterableDataset):
+    def __init__(self, data):
+        self.data = data
+
+    def __iter__(self):
+        return zip(*self.data)
+
+
+def test_an_iterable_data_set(model, data):
+    m = geo.measure(model, Stream(data), batch_size=30)
+    assert len(m.features) == 240
+    with pytest.raises(ValueError, match="max_samples: .* stream of batches; do pass a map-style data set"):
+        geo.measure(model, Stream(data), max_samples=50)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"data": (torch.randn(6, 12), torch.zeros(6))}, TypeError, "labels: expected integers"),
+        ({"data": (torch.randn(6, 12), torch.zeros(6).long())}, ValueError, "labels: expected at least two classes"),
+        ({"data": torch.randn(6, 12)}, ValueError, r"data: expected batches with labels .* do pass \(inputs, labels\)"),
+        (
+            {"data": DataLoader(TensorDataset(torch.randn(0, 12), torch.zeros(0).long()))},
+            ValueError,
+            "data: expected at least one example",
+        ),
+        ({"data": (torch.zeros(6, 12).long(), torch.arange(6) % 2)}, TypeError, "inputs: expected a floating tensor"),
+        ({"data": 3}, TypeError, "data: expected a DataLoader, .* got int"),
+        ({"layer": "4x"}, ValueError, "layer: expected the name of a module, got '4x'"),
+        ({"input_std": [1.0, 2.0]}, ValueError, r"input_std: expected 1 or 3 positive numbers"),
+        ({"estimator": "hutch"}, ValueError, "estimator: expected one of"),
+        ({"model": lambda x: x, "layer": "a"}, ValueError, "layer: expected None for a callable"),
+    ],
+)
+def test_bad_input(model, data, change, error, message):
+    call = {"model": model, "data": data, **change}
+    with pytest.raises(error, match=message):
+        geo.measure(call.pop("model"), call.pop("data"), **call)
+
+
+def test_layer_access(model, data):
+    m = geo.measure(model, data)
+    assert m["4:in"] is m.layers[0]
+    with pytest.raises(KeyError, match="expected one of"):
+        m["3"]
+    with pytest.raises(AttributeError):
+        m.no_such_measure
+
+
+def test_features_above_the_limit_lie_in_a_file():
+    store = RowStore(10, memory_limit=100)
+    rows = torch.randn(10, 7)
+    for part in torch.randperm(10).split(3):
+        store.write(part, rows[part])
+    assert torch.equal(store.rows(), rows)
+    assert not math.isnan(float(store.rows().sum()))
