@@ -57,7 +57,13 @@ def setting_means(runs: pd.DataFrame, x: str, y: str) -> tuple[Array, Array, int
     columns = list(dict.fromkeys((x, y)))
     if not set(columns) <= set(runs.columns):
         return np.empty(0), np.empty(0), 0
-    values = runs.set_index("position")[columns].astype(float).replace([math.inf, -math.inf], math.nan).dropna()
+    values = (
+        runs[["position", *columns]]
+        .set_index("position")
+        .astype(float)
+        .replace([math.inf, -math.inf], math.nan)
+        .dropna()
+    )
     means = values.groupby(level="position").mean()
     return means[x].to_numpy(), means[y].to_numpy(), len(values)
 

@@ -1,0 +1,283 @@
+"""Which figures a sweep has: from its tables to charts. A quantity that no run recorded has no panel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from geocollapse.experiments.claims.poincare import RATIO, error_and_bound
+from geocollapse.experiments.results import ACCURACY, GC, GCOL, NC, TARGET_NC, SweepResults
+from geocollapse.figures.chart import Array, Chart, Panel, Series, mark
+from geocollapse.figures.labels import axis_label, setting_label
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HOLLOW = "Hollow: not converged."
+_LINEAR = (ACCURACY, "train_accuracy")
+_SHOWN_INTERVALS = 100
+
+
+def charts(results: SweepResults) -> list[Chart]:
+    """Every figure that the sweep has data for, in the order of the claims."""
+    done = results.runs[results.runs["status"] == "done"]
+    found: list[Chart] = []
+    for sweep in results.sweeps:
+        members = results.of_sweep(sweep)
+        members = members[members["status"] == "done"]
+        found += [
+            gc_and_collapse(sweep, members),
+            settings(sweep, members),
+            transfer(sweep, members),
+            curves(sweep, members, results.history),
+            training(sweep, members, results.history),
+        ]
+    found += [poincare(done, results), bound(done, results.history), sampling(results.sampling)]
+    return [chart for chart in found if chart.panels]
+
+
+def gc_and_collapse(sweep: str, runs: pd.DataFrame) -> Chart:
+    """Claim 1: GC against GCol and NC, a point a run."""
+    return Chart(
+        f"gc-and-collapse-{sweep}",
+        f"GC against geometric and neural collapse: {_words(sweep)}",
+        f"One point a run, at the end of training. {HOLLOW}",
+        _scatters(runs, (GC, GCOL), (GC, NC)),
+    )
+
+
+def settings(sweep: str, runs: pd.DataFrame) -> Chart:
+    """Claim 2: GC, GCol and NC over the swept values in their order."""
+    swept = [name for name in runs.columns if name.startswith("swept.")]
+    panels = [panel for key in swept for y in (GC, GCOL, NC) for panel in _ordinal(runs, key, y)]
+    return Chart(
+        f"settings-{sweep}",
+        f"What the {_words(sweep)} does to GC, GCol and NC",
+        f"One point a run, at the end of training; swept values in their order, not to scale. {HOLLOW}",
+        tuple(panels),
+    )
+
+
+def transfer(sweep: str, runs: pd.DataFrame) -> Chart:
+    """Claim 3: source GC against target NC and few-shot accuracy, and source NC against target NC."""
+    return Chart(
+        f"transfer-{sweep}",
+        f"Source geometry against transfer: {_words(sweep)}",
+        f"One point a run, at the end of training; bars: 95 % interval over episodes. {HOLLOW}",
+        _scatters(runs, (GC, TARGET_NC), (GC, ACCURACY), (NC, TARGET_NC)),
+    )
+
+
+def curves(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Chart:
+    """GC, GCol and NC through training."""
+    return Chart(
+        f"curves-{sweep}",
+        f"GC, geometric collapse and NC through training: {_words(sweep)}",
+        "Line: mean over seeds; band: lowest to highest seed; until the first seed of a setting ends. "
+        "Dashed: a seed did not converge.",
+        _histories(runs, history, (GC, GCOL, NC)),
+    )
+
+
+def training(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Chart:
+    """Training loss, learning-path flatness and few-shot accuracy through training."""
+    return Chart(
+        f"training-{sweep}",
+        f"Training loss, flatness and transfer through training: {_words(sweep)}",
+        "Line: mean over seeds; band: lowest to highest seed; until the first seed of a setting ends. "
+        "Dashed: a seed did not converge.",
+        _histories(runs, history, ("train_loss", "learning_path_flatness", ACCURACY)),
+    )
+
+
+def poincare(runs: pd.DataFrame, results: SweepResults) -> Chart:
+    """Claim 4: the largest Poincare ratio through training, and NC against GCol with c from these runs."""
+    first = results.settings.drop_duplicates("run_id")[["run_id", "sweep"]]
+    groups = runs.merge(first, on="run_id").assign(label=lambda table: table["sweep"].map(_words))
+    groups = groups.assign(mark=groups["label"].map({name: i for i, name in enumerate(groups["label"].unique())}))
+    against = _scatter(groups, GCOL, NC)
+    if against and RATIO in runs and runs[RATIO].notna().any():
+        c = float(runs[RATIO].max())
+        gcol = np.array([runs[GCOL].min(), runs[GCOL].max()])
+        against = [replace(against[0], curve=(gcol, c * gcol, f"NC = c GCol, c = {c:.3g}"))]
+    panels = [*_run_lines(groups, results.history, RATIO), *against]
+    return Chart(
+        "poincare-ratio",
+        "Does one Poincaré constant serve all runs?",
+        "First the largest Var/GC of a class, a line a run; then NC against GCol, a point a run, with c the largest "
+        f"ratio of these runs, so that no point can lie above the line. {HOLLOW}",
+        tuple(panels),
+    )
+
+
+def bound(runs: pd.DataFrame, history: pd.DataFrame) -> Chart:
+    """Claim 4: measured error against the nearest-mean bound, at the end of every run."""
+    last = history[history["run_id"].isin(runs["run_id"])].groupby("run_id").tail(1)
+    compared = error_and_bound(last)
+    compared = compared[compared["bound"] > 0]
+    hollow = compared["run_id"].map(~runs.set_index("run_id")["converged"].astype(bool))
+    series = tuple(
+        Series(str(name), mark(i), _array(group["bound"]), _array(group["error"]), hollow=_flags(hollow[group.index]))
+        for i, (name, group) in enumerate(compared.groupby("compared", sort=False))
+    )
+    smallest = min(float(compared["bound"].min()), 0.1) if len(compared) else 0.1
+    line = np.geomspace(smallest, 1.0, 50)
+    panel = Panel(
+        "nearest-mean bound [share; 1 and above is vacuous]",
+        "measured error [share]",
+        series,
+        x_scale="log",
+        curve=(line, line, "error = bound, up to 1"),
+    )
+    return Chart(
+        "bound",
+        "Nearest-mean error against its bound",
+        f"One point a run, at the end of training; points must lie below the grey line. {HOLLOW}",
+        (panel,) if series else (),
+    )
+
+
+def sampling(estimates: pd.DataFrame) -> Chart:
+    """Claim 5: estimates from less, divided by the full value, with their intervals."""
+    complete = estimates.dropna(subset=["full", "value", "low", "high"])
+    complete = complete[complete["full"] != 0]
+    panels = []
+    for i, (method, group) in enumerate(complete.groupby("method", sort=False)):
+        shown = group.sort_values("value", key=lambda value: value / group["full"])
+        shown = shown.iloc[np.unique(np.linspace(0, len(shown) - 1, _SHOWN_INTERVALS).astype(int))]
+        order = np.arange(len(shown), dtype=float)
+        value, low, high = (_array(shown[name] / shown["full"]) for name in ("value", "low", "high"))
+        whole = (np.array([0.0, len(shown) - 1.0]), np.ones(2), "full value")
+        series = Series(str(method), mark(i), order, value, low, high)
+        panels.append(
+            Panel(f"estimates by {method}, in order [number]", "GC / full GC [no unit]", (series,), curve=whole)
+        )
+    return Chart(
+        "sampling",
+        "Estimates of GC from less, against the full value",
+        f"With 95 % intervals; at most {_SHOWN_INTERVALS} a panel, evenly over the sorted estimates.",
+        tuple(panels),
+    )
+
+
+def _scatters(runs: pd.DataFrame, *pairs: tuple[str, str]) -> tuple[Panel, ...]:
+    groups = runs.assign(label=runs["setting"].map(setting_label), mark=runs["position"])
+    return tuple(panel for pair in pairs for panel in _scatter(groups, *pair))
+
+
+def _scatter(groups: pd.DataFrame, x: str, y: str) -> list[Panel]:
+    """One panel of y against x, a series for each `label`; none where the runs did not record both."""
+    if not {x, y} <= set(groups.columns):
+        return []
+    shown = _drawable(groups, x, y)
+    low, high = y.replace(".value", ".ci95.0"), y.replace(".value", ".ci95.1")
+    bars = y == ACCURACY and {low, high} <= set(shown.columns)
+    series = tuple(
+        Series(
+            str(label),
+            mark(int(group["mark"].iloc[0])),
+            _array(group[x]),
+            _array(group[y]),
+            _array(group[low]) if bars else None,
+            _array(group[high]) if bars else None,
+            hollow=_flags(~group["converged"].astype(bool)),
+        )
+        for label, group in shown.groupby("label", sort=False)
+    )
+    return [Panel(axis_label(x), axis_label(y), series, x_scale="log", y_scale=_scale(y))] if series else []
+
+
+def _ordinal(runs: pd.DataFrame, key: str, y: str) -> Iterator[Panel]:
+    """y over the swept values in their order."""
+    if y not in runs or key not in runs:
+        return
+    values = sorted(runs[key].dropna().unique())
+    shown = runs.dropna(subset=[key])
+    shown = shown.assign(
+        label=shown["setting"].map(setting_label), mark=shown["position"], place=shown[key].map(values.index)
+    )
+    for panel in _scatter(shown, "place", y):
+        yield replace(panel, x_label=axis_label(key), x_scale="linear", ticks=tuple(f"{value}" for value in values))
+
+
+def _histories(runs: pd.DataFrame, history: pd.DataFrame, columns: tuple[str, ...]) -> tuple[Panel, ...]:
+    """One panel for each column, a line for each setting."""
+    panels = []
+    for column in columns:
+        if column in history:
+            lines = [_seed_band(runs[runs["position"] == i], history, column) for i in sorted(set(runs["position"]))]
+            series = tuple(line for line in lines if line is not None)
+            if series:
+                panels.append(
+                    Panel(
+                        "training step + 1 [steps]", axis_label(column), series, x_scale="log", y_scale=_scale(column)
+                    )
+                )
+    return tuple(panels)
+
+
+def _seed_band(runs: pd.DataFrame, history: pd.DataFrame, column: str) -> Series | None:
+    """Mean and range over the seeds of a setting, on the steps that all of them reach."""
+    records = [history[history["run_id"] == run_id].dropna(subset=[column]) for run_id in runs["run_id"]]
+    records = [record for record in records if len(record)]
+    if not records:
+        return None
+    first, last = max(r["step"].min() for r in records), min(r["step"].max() for r in records)
+    steps = np.unique(np.concatenate([record["step"] for record in records]))
+    steps = steps[(steps >= first) & (steps <= last)].astype(float)
+    values = np.stack([np.interp(steps, record["step"], record[column].astype(float)) for record in records])
+    return Series(
+        setting_label(runs["setting"].iloc[0]),
+        mark(int(runs["position"].iloc[0])),
+        steps + 1,
+        values.mean(axis=0),
+        values.min(axis=0),
+        values.max(axis=0),
+        line=True,
+        dashed=not bool(runs["converged"].all()),
+    )
+
+
+def _run_lines(groups: pd.DataFrame, history: pd.DataFrame, column: str) -> list[Panel]:
+    """One line a run through training, a colour for each `label`."""
+    if column not in history:
+        return []
+    series = []
+    for _, run in groups.iterrows():
+        record = history[(history["run_id"] == run["run_id"]) & (history[column] > 0)]
+        if len(record):
+            x, y = _array(record["step"]) + 1, _array(record[column])
+            dashed = not bool(run["converged"])
+            series.append(Series(run["label"], mark(int(run["mark"])), x, y, line=True, dashed=dashed))
+    return (
+        [Panel("training step + 1 [steps]", axis_label(column), tuple(series), x_scale="log", y_scale="log")]
+        if series
+        else []
+    )
+
+
+def _drawable(runs: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """Rows with finite values that their axes can show (log axes: positive)."""
+    shown = runs.assign(**{x: runs[x].astype(float), y: runs[y].astype(float)})
+    shown = shown[np.isfinite(shown[x]) & np.isfinite(shown[y])]
+    shown = shown[(shown[x] > 0) | (x == "place")]
+    return shown[(shown[y] > 0) | (_scale(y) == "linear")]
+
+
+def _scale(column: str) -> Literal["linear", "log"]:
+    return "linear" if column in _LINEAR else "log"
+
+
+def _words(sweep: str) -> str:
+    return sweep.replace("_", " ")
+
+
+def _array(values: pd.Series) -> Array:
+    return np.asarray(values, dtype=np.float64)
+
+
+def _flags(values: pd.Series) -> np.ndarray:
+    return np.asarray(values, dtype=bool)

@@ -1,0 +1,128 @@
+"""Charts as plotly figures for the page: one figure a panel, so that panels stack on a narrow screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from geocollapse.figures.chart import Array, Chart, Panel, Series, log_ticks
+
+_GREY = "#888888"
+_AXIS = {
+    "gridcolor": "#e9ecef",
+    "zeroline": False,
+    "linecolor": "#adb5bd",
+    "ticks": "outside",
+    "tickcolor": "#adb5bd",
+    "automargin": True,
+    "exponentformat": "power",
+}
+
+
+def plotly_panels(chart: Chart) -> list[dict[str, Any]]:
+    """Each panel as a plotly figure: plain ``{"data": [...], "layout": {...}}`` that strict JSON can hold.
+
+    There is no legend inside: the page shows one for all panels of a chart.
+    """
+    return [{"data": list(_traces(panel)), "layout": _layout(panel)} for panel in chart.panels]
+
+
+def _traces(panel: Panel) -> Iterator[dict[str, Any]]:
+    if panel.curve is not None:
+        x, y, name = panel.curve
+        line = {"color": _GREY, "width": 1.5, "dash": "dash"}
+        yield {"type": "scatter", "mode": "lines", "x": _plain(x), "y": _plain(y), "name": name, "line": line}
+    for series in panel.series:
+        if series.line and series.low is not None and series.high is not None:
+            yield _band(series)
+        yield _line(series) if series.line else _points(series)
+
+
+def _band(series: Series) -> dict[str, Any]:
+    """The range over seeds: the upper edge forth, the lower edge back."""
+    low, high = np.asarray(series.low), np.asarray(series.high)
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": _plain(np.concatenate([series.x, series.x[::-1]])),
+        "y": _plain(np.concatenate([high, low[::-1]])),
+        "fill": "toself",
+        "fillcolor": _transparent(series.mark.colour, 0.18),
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+    }
+
+
+def _line(series: Series) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": series.label,
+        "x": _plain(series.x),
+        "y": _plain(series.y),
+        "line": {"color": series.mark.colour, "width": 1.8, "dash": "dash" if series.dashed else "solid"},
+        "marker": {"symbol": series.mark.plotly, "size": 6, "color": series.mark.colour},
+    }
+
+
+def _points(series: Series) -> dict[str, Any]:
+    hollow = np.zeros(len(series.x), dtype=bool) if series.hollow is None else series.hollow
+    trace: dict[str, Any] = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": series.label,
+        "x": _plain(series.x),
+        "y": _plain(series.y),
+        "text": ["not converged" if empty else "" for empty in hollow],
+        "marker": {
+            "symbol": series.mark.plotly,
+            "size": 9,
+            "color": ["#ffffff" if empty else series.mark.colour for empty in hollow],
+            "line": {"color": series.mark.colour, "width": 1.8},
+        },
+    }
+    if series.low is not None and series.high is not None:
+        up, down = _plain(series.high - series.y), _plain(series.y - series.low)
+        look = {"color": series.mark.colour, "thickness": 1, "width": 0}
+        trace["error_y"] = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, **look}
+    return trace
+
+
+def _layout(panel: Panel) -> dict[str, Any]:
+    small = {"size": 11.5}
+    x_axis = {**_AXIS, "title": {"text": panel.x_label.replace(" [", "<br>["), "font": small}, "type": panel.x_scale}
+    y_axis = {**_AXIS, "title": {"text": panel.y_label.replace(" [", "<br>["), "font": small}, "type": panel.y_scale}
+    if panel.x_scale == "log":
+        x_axis |= _named_ticks(log_ticks(panel, "x"))
+    if panel.y_scale == "log":
+        y_axis |= _named_ticks(log_ticks(panel, "y"))
+    if panel.ticks:
+        x_axis |= {"tickvals": list(range(len(panel.ticks))), "ticktext": list(panel.ticks)}
+        x_axis |= {"range": [-0.5, len(panel.ticks) - 0.5]}
+    return {
+        "xaxis": x_axis,
+        "yaxis": y_axis,
+        "showlegend": False,
+        "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
+        "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#343a40"},
+        "paper_bgcolor": "#ffffff",
+        "plot_bgcolor": "#ffffff",
+        "hovermode": "closest",
+    }
+
+
+def _named_ticks(ticks: list[float]) -> dict[str, Any]:
+    """Plain numbers: plotly would write a tick at 50 as a small 5."""
+    return {"tickmode": "array", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+
+
+def _plain(values: Array) -> list[float | None]:
+    """A list for strict JSON: what is not finite is a gap."""
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def _transparent(colour: str, alpha: float) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"

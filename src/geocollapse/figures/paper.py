@@ -1,0 +1,128 @@
+"""Charts drawn by matplotlib: PNG for screens, PDF for papers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geocollapse.figures.chart import Chart, Panel, Series, log_ticks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+}
+
+
+def save(chart: Chart, folder: Path) -> tuple[Path, Path]:
+    """Write ``<name>.png`` and ``<name>.pdf`` into ``folder`` and return both paths.
+
+    The files hold no date, so the same sweep gives the same bytes.
+    """
+    from matplotlib import rc_context
+
+    folder.mkdir(parents=True, exist_ok=True)
+    png, pdf = folder / f"{chart.name}.png", folder / f"{chart.name}.pdf"
+    with rc_context(STYLE):
+        figure = draw(chart)
+        figure.savefig(png, dpi=130, metadata={"Software": None})
+        figure.set_layout_engine("none")  # the layout stays as it is, and is the slower half of the drawing
+        figure.savefig(pdf, metadata={"CreationDate": None})
+    return png, pdf
+
+
+def draw(chart: Chart) -> Figure:
+    """The chart as a matplotlib figure: panels in rows of three, title above, one legend below."""
+    from matplotlib.figure import Figure
+
+    n_columns = min(3, len(chart.panels))
+    n_rows = -(-len(chart.panels) // n_columns)
+    figure = Figure(figsize=(max(3.4 * n_columns, 5.2), 2.9 * n_rows + 0.8), layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for panel, ax in zip(chart.panels, axes):
+        _draw_panel(panel, ax)
+    for ax in axes[len(chart.panels) :]:
+        ax.set_visible(False)
+    figure.suptitle(chart.title, fontsize=11)
+    _draw_legend(chart, figure)
+    return figure
+
+
+def _draw_panel(panel: Panel, ax: Axes) -> None:
+    for series in panel.series:
+        (_draw_line if series.line else _draw_points)(series, ax)
+    if panel.curve is not None:
+        x, y, _ = panel.curve
+        ax.plot(x, y, color="#888888", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    ax.set(xlabel=panel.x_label, ylabel=panel.y_label.replace(" [", "\n["), xscale=panel.x_scale, yscale=panel.y_scale)
+    if panel.x_scale == "log":
+        _tick_log(ax.xaxis, log_ticks(panel, "x"))
+    if panel.y_scale == "log":
+        _tick_log(ax.yaxis, log_ticks(panel, "y"))
+    if panel.ticks:
+        ax.set_xticks(range(len(panel.ticks)), panel.ticks)
+        ax.set_xlim(-0.5, len(panel.ticks) - 0.5)
+
+
+def _tick_log(axis: Axis, ticks: list[float]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def _draw_line(series: Series, ax: Axes) -> None:
+    look: dict[str, Any] = {"color": series.mark.colour, "linestyle": "--" if series.dashed else "-"}
+    ax.plot(series.x, series.y, marker=series.mark.matplotlib, markersize=3.5, linewidth=1.3, **look)
+    if series.low is not None and series.high is not None:
+        ax.fill_between(series.x, series.low, series.high, color=series.mark.colour, alpha=0.18, linewidth=0)
+
+
+def _draw_points(series: Series, ax: Axes) -> None:
+    hollow = np.zeros(len(series.x), dtype=bool) if series.hollow is None else series.hollow
+    faces = ["white" if empty else series.mark.colour for empty in hollow]
+    if series.low is not None and series.high is not None:
+        bars = np.stack([series.y - series.low, series.high - series.y])
+        ax.errorbar(series.x, series.y, yerr=bars, fmt="none", ecolor=series.mark.colour, elinewidth=0.8, zorder=2)
+    ax.scatter(
+        series.x,
+        series.y,
+        s=30,
+        marker=series.mark.matplotlib,
+        facecolors=faces,
+        edgecolors=series.mark.colour,
+        linewidths=1.2,
+        zorder=3,
+    )
+
+
+def _draw_legend(chart: Chart, figure: Figure) -> None:
+    from matplotlib.lines import Line2D
+
+    entries = [
+        Line2D([], [], color=mark.colour, marker=mark.matplotlib, linestyle="", markersize=6, label=label)
+        for label, mark in chart.legend
+    ]
+    entries += [
+        Line2D([], [], color="#888888", linestyle="--", label=panel.curve[2])
+        for panel in chart.panels
+        if panel.curve is not None
+    ]
+    unique = list({str(entry.get_label()): entry for entry in entries}.values())
+    longest = max(len(str(entry.get_label())) for entry in unique)
+    fitting = int(13 * figure.get_figwidth() / (longest + 7))  # about 13 letters an inch at 9 points
+    figure.legend(handles=unique, loc="outside lower center", ncols=max(1, min(len(unique), fitting)))

@@ -1,0 +1,104 @@
+"""The figures of a sweep: the same points on paper and on the page, under labels with units."""
+
+import json
+import re
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geocollapse.experiments.results import GC, read_sweep
+from geocollapse.figures import Panel, Series, axis_label, charts, plotly_panels, save
+from geocollapse.figures.chart import MARKS, log_ticks, mark
+from geocollapse.figures.labels import LABELS
+from synthetic_sweep import write_sweep
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = write_sweep(tmp_path_factory.mktemp("sweep"), sampling=5, unconverged=[0], failed=[9])
+    return {chart.name: chart for chart in charts(read_sweep(folder))}
+
+
+def test_every_claim_and_every_history_has_its_figure(drawn):
+    sweep = ["gc-and-collapse", "settings", "transfer", "curves", "training"]
+    assert list(drawn) == [f"{name}-learning_rate" for name in sweep] + ["poincare-ratio", "bound", "sampling"]
+
+
+def test_labels_carry_quantity_and_unit(drawn):
+    for chart in drawn.values():
+        for panel in chart.panels:
+            assert re.fullmatch(r".+ \[.+\]", panel.x_label), panel.x_label
+            assert re.fullmatch(r".+ \[.+\]", panel.y_label), panel.y_label
+
+
+def test_an_unknown_quantity_is_called_by_its_column():
+    assert axis_label("swept.model.args.width") == "model.args.width"
+    assert axis_label(GC) == "geometric complexity [(feature unit / input unit)²]"
+
+
+def test_settings_differ_in_colour_and_in_shape():
+    assert len({m.colour for m in MARKS}) == len({m.plotly for m in MARKS}) == len({m.matplotlib for m in MARKS}) == 8
+    assert mark(8) == mark(0)
+
+
+def test_runs_that_did_not_converge_are_hollow_and_failed_ones_are_not_drawn(drawn):
+    series = drawn["gc-and-collapse-learning_rate"].panels[0].series
+    assert [list(s.hollow) for s in series] == [[True, False], [False] * 2, [False] * 2, [False] * 2, [False]]
+
+
+def test_the_band_spans_the_seeds(drawn):
+    for series in drawn["curves-learning_rate"].panels[0].series[:-1]:
+        assert (series.low <= series.y).all()
+        assert (series.y <= series.high).all()
+        assert (series.low < series.high).any()
+    assert [s.dashed for s in drawn["curves-learning_rate"].panels[0].series] == [True] + [False] * 4
+
+
+def test_swept_values_are_in_their_order(drawn):
+    panel = drawn["settings-learning_rate"].panels[0]
+    assert panel.ticks == ("0.01", "0.02", "0.05", "0.1", "0.2")
+    assert sorted({float(x) for s in panel.series for x in s.x}) == [0, 1, 2, 3, 4]
+
+
+def test_page_and_paper_are_written_from_the_same_panels(drawn, tmp_path):
+    chart = drawn["transfer-learning_rate"]
+    png, pdf = save(chart, tmp_path)
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert len(plotly_panels(chart)) == len(chart.panels)
+
+
+def test_the_same_chart_gives_the_same_files(drawn, tmp_path):
+    first = [path.read_bytes() for path in save(drawn["bound"], tmp_path / "a")]
+    assert first == [path.read_bytes() for path in save(drawn["bound"], tmp_path / "b")]
+
+
+def test_plotly_accepts_every_panel_and_strict_json_holds_it(drawn):
+    for chart in drawn.values():
+        for panel in plotly_panels(chart):
+            go.Figure(panel)
+            json.dumps(panel, allow_nan=False)
+
+
+def test_no_quantity_no_panel(tmp_path):
+    write_sweep(tmp_path, target=False)
+    names = [chart.name for chart in charts(read_sweep(tmp_path))]
+    assert "transfer-learning_rate" not in names
+    assert "sampling" not in names
+
+
+@given(st.floats(-12, 12), st.floats(0, 12))
+def test_a_log_axis_has_a_few_round_ticks_inside(exponent, decades):
+    values = 10.0 ** np.array([exponent, exponent + decades])
+    panel = Panel("x [1]", "y [1]", (Series("a", mark(0), values, values),))
+    ticks = log_ticks(panel, "x")
+    assert 1 <= len(ticks) <= 9
+    assert all(values[0] * 0.75 <= tick <= values[1] * 1.3 for tick in ticks)
+
+
+def test_short_names_are_unique_in_the_table():
+    table = [LABELS[name].short for name in LABELS if not name.startswith("training.")]
+    assert len(set(table)) == len(table) - 0

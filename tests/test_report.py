@@ -1,0 +1,159 @@
+"""The report of a sweep folder: one page that needs nothing else, and says what is missing."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+from rich.console import Console
+
+from geocollapse.experiments.claims import CLAIMS, judge
+from geocollapse.experiments.results import read_sweep
+from geocollapse.report import VerdictGrid, count_sentence, effect_size, number, verdict_table, write_report
+from synthetic_sweep import write_sweep
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    return write_sweep(
+        folder, effect="opposed", failed=[9], unconverged=[0], sampling=5, name="synthetic <script>alert(1)</script>"
+    )
+
+
+@pytest.fixture(scope="module")
+def page(sweep):
+    return write_report(sweep).read_text(encoding="utf-8")
+
+
+def words(page):
+    """The text of the page without scripts and tags."""
+    text = re.sub(r"<(script|style).*?</\1>", " ", page, flags=re.S)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+
+
+def test_the_page_shows_every_verdict_with_its_effect(sweep, page):
+    text = words(page)
+    verdicts = judge(read_sweep(sweep))
+    assert count_sentence(verdicts) in text
+    assert all(claim in text for claim in CLAIMS.values())
+    for verdict in verdicts:
+        assert effect_size(verdict) in text
+        assert verdict.note in html.unescape(page)
+    shown = len(re.findall(r'<span class="chip ', page))
+    assert shown == len(verdicts) + sum(v.view == "main" for v in verdicts)
+
+
+def test_the_page_needs_no_network_and_holds_plotly_once(page):
+    without_scripts = re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", without_scripts)
+    assert "<link rel=" in without_scripts
+    assert page.count("plotly.js v") == 1
+
+
+def test_every_panel_of_the_page_has_its_data(page):
+    panels = json.loads(re.search(r'id="panels">(.*?)</script>', page, flags=re.S)[1].replace("<\\/", "</"))
+    places = re.findall(r'data-chart="([^"]+)" data-panel="(\d+)"', page)
+    assert len(places) == sum(len(chart) for chart in panels.values())
+    assert all(panels[name][int(i)]["data"] for name, i in places)
+
+
+def test_failed_runs_are_listed_with_their_step(page):
+    assert "at step 60: training loss: expected a finite number, got nan" in words(page)
+
+
+def test_what_can_mislead_stands_beside_each_claim(page):
+    assert page.count("Read with care") == len(CLAIMS)
+
+
+def test_provenance_names_versions_device_seeds_and_the_command(page):
+    text = words(page)
+    for expected in (
+        "torch 2.6.0",
+        "device cpu",
+        "seeds 0, 1",
+        "geocollapse sweep synthetic",
+        "preprocessing mean.0 0.5",
+    ):
+        assert expected in text
+
+
+def test_figures_and_the_table_lie_beside_the_page(sweep, page):
+    linked = set(re.findall(r'href="(figures/[^"]+|table\.csv)"', page))
+    assert linked
+    assert all((sweep / path).is_file() for path in linked)
+
+
+def test_text_of_a_recipe_cannot_become_markup(page):
+    assert "<script>alert" not in page
+
+
+@pytest.mark.parametrize(
+    "case", [{"n_settings": 1, "n_seeds": 1}, {"target": False, "n_settings": 2}, {"n_settings": 1, "failed": [0, 1]}]
+)
+def test_a_poor_sweep_gives_a_page_that_says_what_is_missing(tmp_path, case):
+    write_sweep(tmp_path, **case)
+    text = words(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "0 do not hold" in text
+    assert "No run has a sampling study." in text
+
+
+def test_a_sweep_that_has_only_begun_names_its_unfinished_runs(tmp_path):
+    write_sweep(tmp_path, n_settings=2, n_seeds=1)
+    for run in (tmp_path / "runs").iterdir():
+        shutil.rmtree(run)
+    text = words(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "2 runs: 0 converged, 2 unfinished." in text
+    assert "no result.json, the run is not finished" in text
+
+
+def test_the_verdict_table_has_a_column_for_each_sweep(tmp_path):
+    write_sweep(tmp_path, sweeps=("learning_rate", "batch_size"))
+    table = verdict_table(tmp_path)
+    assert [column.header for column in table.columns] == ["claim", "pair", "learning rate", "batch size", "all runs"]
+    console = Console(width=140, file=open("/dev/null", "w"), record=True)  # noqa: SIM115
+    console.print(table)
+    text = console.export_text()
+    assert "holds rho = +1.00" in text
+    assert "vacuous" in text
+
+
+def test_the_grid_keeps_only_main_verdicts(sweep):
+    verdicts = judge(read_sweep(sweep))
+    grid = VerdictGrid.of(verdicts)
+    assert sum(cell is not None for *_, cells in grid.rows for cell in cells) == sum(v.view == "main" for v in verdicts)
+
+
+def test_numbers_have_three_digits_and_missing_ones_a_dash():
+    assert [number(x) for x in (0.123456, 3.0, 7, None, float("nan"), "done")] == ["0.123", "3", "7", "—", "—", "done"]
+
+
+PROBE = """<script>parent.postMessage([
+  document.documentElement.scrollWidth <= innerWidth ? "fits" : "too wide",
+  document.querySelectorAll(".panel .plot-container").length, "panels"].join(" "), "*");</script></body>"""
+FRAME = """<title>nothing came</title><script>addEventListener("message", (m) => { document.title = m.data; });</script>
+<iframe src="page.html" style="width: WIDTHpx; height: 2000px; border: 0"></iframe>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_draws_every_panel_within_the_width_and_without_a_console_message(page, tmp_path, width):
+    (tmp_path / "page.html").write_text(page.replace("</body>", PROBE), encoding="utf-8")
+    (tmp_path / "frame.html").write_text(FRAME.replace("WIDTH", str(width)), encoding="utf-8")
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--enable-logging=stderr",
+    ]
+    options += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,2000", "--virtual-time-budget=10000"]
+    command = [str(CHROMIUM), *options, "--dump-dom", (tmp_path / "frame.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    n_panels = len(re.findall(r"data-panel=", page))
+    assert f"<title>fits {n_panels} panels</title>" in done.stdout
+    assert "CONSOLE" not in done.stderr
