@@ -161,6 +161,7 @@ def measured(gc: float, *, distance: float, error: float) -> dict[str, Any]:
         "accuracy": 1.0 - error,
         "n_classes": 5,
         "geometric_complexity": {"value": gc, "stderr": 0.02 * gc, "ci95": [0.96 * gc, 1.04 * gc], "n_probes": 1},
+        "gc_pixel": 16 * gc,
         "gc_per_variance": gc / 50,
         "geometric_collapse": {"value": gcol, "stderr": 0.02 * gcol, "ci95": [0.96 * gcol, 1.04 * gcol]},
         "poincare_ratio": {"weighted_mean": 0.1, "max": 0.12, "per_class": {"0": 0.1, "1": 0.12}},

@@ -1,6 +1,7 @@
 """Verdicts on sweeps whose answer is known, and the laws of the statistics behind them."""
 
 import math
+from dataclasses import replace
 from itertools import permutations as orders
 
 import numpy as np
@@ -219,6 +220,15 @@ def test_what_was_not_recorded_is_named_and_undecided(tmp_path):
         assert verdict.verdict == "undecided"
         assert verdict.note.startswith(f"Not recorded: {verdict.y}.")
         assert math.isnan(verdict.p)
+
+
+def test_a_quantity_that_does_not_vary_is_undecided_and_said(tmp_path):
+    write_sweep(tmp_path)
+    results = read_sweep(tmp_path)
+    saturated = replace(results, runs=results.runs.assign(**{ACCURACY: 1.0}))
+    verdict = next(v for v in judge(saturated) if v.y == ACCURACY)
+    assert verdict.verdict == "undecided"
+    assert verdict.note == "The same value at every setting has no correlation."
 
 
 def test_a_sweep_of_one_run_is_undecided_and_does_not_crash(tmp_path):

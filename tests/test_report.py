@@ -75,9 +75,9 @@ def test_provenance_names_versions_device_seeds_and_the_command(page):
     for expected in (
         "torch 2.6.0",
         "device cpu",
-        "seeds 0, 1",
+        "seed 0, 1",
         "geocollapse sweep synthetic",
-        "preprocessing mean.0 0.5",
+        "preprocessing, mean.0 0.5",
     ):
         assert expected in text
 

@@ -21,6 +21,7 @@ from geocollapse.experiments.results import (
     flatten,
     read_sweep,
     write_table,
+    write_text,
 )
 from geocollapse.figures import Chart, charts, plotly_panels, save
 from geocollapse.figures.labels import setting_label, short_name
@@ -74,6 +75,7 @@ RUN_COLUMNS = (
     "train_loss",
     "train_accuracy",
     GC,
+    "source.gc_pixel",
     GC_PER_VARIANCE,
     GCOL,
     NC,
@@ -105,11 +107,7 @@ def write_report(folder: str | Path, *, seed: int = 0) -> Path:
     write_table(results)
     for chart in drawn:
         save(chart, results.folder / "figures")
-    path = results.folder / "report.html"
-    partial = path.with_suffix(".html.part")
-    partial.write_text(render(results, verdicts, drawn), encoding="utf-8")
-    partial.replace(path)
-    return path
+    return write_text(results.folder / "report.html", render(results, verdicts, drawn))
 
 
 def verdict_table(folder: str | Path, *, seed: int = 0) -> Table:
@@ -272,24 +270,30 @@ def _runs_sentence(results: SweepResults) -> str:
 
 def _provenance(results: SweepResults) -> list[tuple[str, str]]:
     """Versions, device, seeds and threads as the runs recorded them; values that differ between runs are all listed."""
+    said = _distinct(flatten(run) for run in results.provenance.values())
+    said |= {"seed": [str(seed) for seed in sorted(results.runs["seed"].dropna().unique())]}
+    commands = said.pop("command", [f"geocollapse sweep {results.recipe.get('name', 'RECIPE')}"])
+    rows = [("command", _few(commands)), ("this report", f"geocollapse report {results.folder.name}")]
+    return rows + [(key, _few(values)) for key, values in (said | _preprocessing(results)).items() if values]
+
+
+def _preprocessing(results: SweepResults) -> dict[str, list[str]]:
+    """The preprocessing in force: GC is compared only where it is one and the same."""
+    prefix = "source.preprocessing."
+    runs = results.runs[[name for name in results.runs.columns if name.startswith(prefix)]]
+    rows = [row.dropna().map(number).to_dict() for _, row in runs.iterrows()]
+    said = _distinct({str(name).removeprefix(prefix): value for name, value in row.items()} for row in rows)
+    return {f"preprocessing, {name}": values for name, values in said.items()}
+
+
+def _distinct(mappings: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Each key with its different values, as text, in the order of their coming."""
     seen: dict[str, list[str]] = {}
-    for said in results.provenance.values():
-        for key, value in flatten(said).items():
+    for mapping in mappings:
+        for key, value in mapping.items():
             if value is not None and str(value) not in seen.setdefault(key, []):
                 seen[key].append(str(value))
-    rows = [(key, _few(values)) for key, values in seen.items() if values]
-    if "command" not in seen:
-        rows.insert(0, ("command", f"geocollapse sweep {results.recipe.get('name', 'RECIPE')}"))
-    seeds = ", ".join(str(seed) for seed in sorted(results.runs["seed"].dropna().unique()))
-    rows += [("seeds", seeds), ("this report", "geocollapse report DIR")]
-    return rows + [(f"preprocessing {key}", value) for key, value in _preprocessing(results)]
-
-
-def _preprocessing(results: SweepResults) -> list[tuple[str, str]]:
-    prefix = "source.preprocessing."
-    columns = [name for name in results.runs.columns if name.startswith(prefix)]
-    found = [(name.removeprefix(prefix), results.runs[name].dropna().map(number).unique()) for name in columns]
-    return [(name, _few(list(values))) for name, values in found if len(values)]
+    return seen
 
 
 def _few(values: list[str]) -> str:

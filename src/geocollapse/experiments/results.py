@@ -7,6 +7,7 @@ is NaN, and a file that cannot be read is named in `problems`.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +99,17 @@ def read_sweep(folder: str | Path) -> SweepResults:
 
 def write_table(results: SweepResults) -> Path:
     """Write table.csv, one row a run, into the sweep folder."""
-    path = results.folder / "table.csv"
-    results.runs.to_csv(path, index=False)
+    return write_text(results.folder / "table.csv", results.runs.to_csv(index=False))
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a whole file at once: a reader sees the old one or the new one, never a part."""
+    partial = path.with_name(path.name + ".part")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
     return path
 
 

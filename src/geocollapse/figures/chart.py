@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -36,8 +36,9 @@ MARKS = (
 
 
 def mark(position: int) -> Mark:
-    """The mark of the setting at ``position``; after eight settings they come round again."""
-    return MARKS[position % len(MARKS)]
+    """The mark of the setting at ``position``: from the ninth on, the colours come round with other shapes."""
+    colour, shape = MARKS[position % len(MARKS)], MARKS[(position + position // len(MARKS)) % len(MARKS)]
+    return replace(shape, colour=colour.colour)
 
 
 @dataclass(frozen=True)

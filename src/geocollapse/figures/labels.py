@@ -19,6 +19,7 @@ class Label:
 LABELS = {
     GC: Label("geometric complexity", "(feature unit / input unit)²", "GC"),
     GC_PER_VARIANCE: Label("GC / total feature variance", "1 / input unit²", "GC / variance"),
+    "source.gc_pixel": Label("GC per unit of the raw pixel", "(feature unit / pixel unit)²", "GC pixel"),
     GCOL: Label("geometric collapse", "1 / input unit²", "GCol"),
     NC: Label("neural collapse NC", "CDNV, no unit", "NC"),
     TARGET_NC: Label("target neural collapse", "CDNV, no unit", "target NC"),

@@ -116,14 +116,15 @@ def _test(sweep: str, runs: pd.DataFrame, hypothesis: Hypothesis, *, view: View,
     )
     if len(x) < 2 or hypothesis.sign == 0:
         return replace(verdict, effect=spearman(x, y) if len(x) > 1 else math.nan, note=_missing(runs, hypothesis))
-    few = f"{len(x)} settings: below {MIN_SETTINGS} a verdict is always undecided."
+    effect = spearman(x, y)
+    note = f"{len(x)} settings: below {MIN_SETTINGS} a verdict is always undecided." if len(x) < MIN_SETTINGS else ""
     return replace(
         verdict,
-        effect=spearman(x, y),
+        effect=effect,
         interval=bootstrap_interval(x, y, seed=seed),
         p=permutation_p(x, y, sign=hypothesis.sign, seed=seed),
         p_opposite=permutation_p(x, y, sign=-hypothesis.sign, seed=seed),
-        note=few if len(x) < MIN_SETTINGS else "",
+        note="The same value at every setting has no correlation." if math.isnan(effect) else note,
     )
 
 
