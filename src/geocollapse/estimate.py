@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 Population = Literal["dataset", "distribution"]
 Scale = Literal["log", "linear"]

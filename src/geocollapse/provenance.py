@@ -6,9 +6,9 @@ import platform
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import TypedDict
 
 import torch
+from typing_extensions import TypedDict
 
 from geocollapse._version import __version__
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypedDict, overload
+from typing import overload
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from geocollapse.collapse.distances import pair_weights
 from geocollapse.collapse.inputs import Array, as_features, as_tensor

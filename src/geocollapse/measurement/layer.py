@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from geocollapse.bounds import BoundDict, NearestMeanBound, nearest_mean_bounds
 from geocollapse.collapse import (
