@@ -1,0 +1,268 @@
+"""A data set by name: ``cifar10``, ``cifar10:test``, ``folder:PATH``."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from geocollapse.data.labelled import LabelledData, LabelledImages
+from geocollapse.data.sources import CIFAR_FS_CLASSES, SOURCES, DataSource
+
+IMAGE_SIZE = 224  # files of a folder are resized and cropped to this many pixels unless another size is asked for
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_DIGITS_SEED = 0
+_TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+
+
+def load(
+    spec: str,
+    *,
+    split: str | None = None,
+    default_split: str = "train",
+    data_root: str | Path | None = None,
+    classes: str | Sequence[int | str] | None = None,
+    subset: int | None = None,
+    seed: int = 0,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    pad_to: int | None = None,
+    image_size: int = IMAGE_SIZE,
+    download: bool = True,
+) -> LabelledData | LabelledImages:
+    """The examples that ``spec`` names, normalised for each channel.
+
+    Files are looked for under ``data_root``, else ``$GEOCOLLAPSE_DATA``, else the user's cache, in torchvision's
+    folder layout; what is missing is downloaded from its official source where there is a network.
+
+    Args:
+        spec: ``NAME``, ``NAME:split``, ``folder:PATH`` or ``folder:PATH:split``.
+        split: instead of one in ``spec``.
+        default_split: where neither names one; a source without splits has one, ``all``.
+        data_root: folder of the data.
+        classes: ``"0-4,7"`` or names; labels are renumbered 0..k-1 in this order.
+        subset: this many examples, seeded and balanced over classes.
+        seed: of the subset.
+        mean: subtracted from each channel; the training images' own by default (ImageNet's for a folder).
+        std: each channel is divided by it.
+        pad_to: pad images with black to this many pixels a side.
+        image_size: side to which the images of a folder are resized and cropped.
+        download: fetch what is missing.
+
+    Returns:
+        Tensors in memory; for a folder a data set that reads each file when it is asked for.
+
+    Raises:
+        ValueError: an unknown name, split or class (the nearest is named).
+        FileNotFoundError: missing files (the places looked in are named).
+        ImportError: torchvision is missing (the pip command is named).
+
+    Example:
+        >>> data = load("digits", classes="0-4")
+        >>> data.inputs.shape[1:], data.classes
+        (torch.Size([1, 8, 8]), ['0', '1', '2', '3', '4'])
+    """
+    name, in_spec = parse_spec(spec)
+    wanted = split or in_spec
+    if name.startswith("folder:"):
+        data: Any = _folder(name, wanted, default_split, mean, std, image_size)
+    else:
+        source = _source(name)
+        part = _split(source, wanted, default_split)
+        images, labels, names = _read(source, part, find_root(data_root), download)
+        data = _labelled(source, part, images, labels, names, mean, std, pad_to)
+    if classes is None and subset is None:
+        result: LabelledData | LabelledImages = data
+        return result
+    selected: LabelledData | LabelledImages = data.select(classes=classes, subset=subset, seed=seed)
+    return selected
+
+
+def parse_spec(spec: str) -> tuple[str, str | None]:
+    """The name and the split of a DATA text.
+
+    Example:
+        >>> parse_spec("cifar10:test"), parse_spec("digits"), parse_spec("folder:photos:val")
+        (('cifar10', 'test'), ('digits', None), ('folder:photos', 'val'))
+    """
+    if spec.startswith("folder:"):
+        path, colon, split = spec.removeprefix("folder:").rpartition(":")
+        is_split = bool(colon) and not Path(f"{path}:{split}").exists()
+        return (f"folder:{path}", split) if is_split else (spec, None)
+    name, _, split = spec.partition(":")
+    return name, split or None
+
+
+def find_root(data_root: str | Path | None = None) -> Path:
+    """The folder of the data: as given, else ``$GEOCOLLAPSE_DATA``, else the user's cache."""
+    if data_root is not None:
+        return Path(data_root)
+    if os.environ.get("GEOCOLLAPSE_DATA"):
+        return Path(os.environ["GEOCOLLAPSE_DATA"])
+    home = Path.home()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = home / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME", home / ".cache"))
+    return base / "geocollapse"
+
+
+def _source(name: str) -> DataSource:
+    if name not in SOURCES:
+        near = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0.3) or ["digits"]
+        known = ", ".join([*SOURCES, "folder:PATH"])
+        raise ValueError(f"data: expected one of {known}, got {name!r}; do {near[0]}")
+    return SOURCES[name]
+
+
+def _split(source: DataSource, wanted: str | None, default: str) -> str:
+    split = wanted or (default if default in source.splits else source.splits[0])
+    if split not in source.splits:
+        raise ValueError(
+            f"split: expected one of {', '.join(source.splits)} of {source.name}, got {split!r}; "
+            f"do {source.name}:{source.splits[0]}"
+        )
+    return split
+
+
+def _read(source: DataSource, split: str, root: Path, download: bool) -> tuple[Tensor, Tensor, list[str]]:
+    """Images (n, channels, h, w) in [0, 1], labels and class names of one split."""
+    if source.name == "digits":
+        return _digits(split)
+    if source.name == "cifar-fs":
+        return _cifar_fs(split, root, download)
+    return _torchvision(source, split, root, download)
+
+
+def _cifar_fs(split: str, root: Path, download: bool) -> tuple[Tensor, Tensor, list[str]]:
+    """All 600 images of the split's CIFAR-100 classes, training images first."""
+    images, labels, names = _torchvision(SOURCES["cifar100"], "train", root, download)
+    more_images, more_labels, _ = _torchvision(SOURCES["cifar100"], "test", root, download)
+    chosen = torch.tensor(CIFAR_FS_CLASSES[split])
+    kept, kept_more = torch.isin(labels, chosen), torch.isin(more_labels, chosen)
+    both = torch.cat([labels[kept], more_labels[kept_more]])
+    return (
+        torch.cat([images[kept], more_images[kept_more]]),
+        torch.searchsorted(chosen, both),
+        [names[c] for c in chosen],
+    )
+
+
+def _digits(split: str) -> tuple[Tensor, Tensor, list[str]]:
+    """scikit-learn's digits, split 80 / 20, seeded and stratified."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    pixels, labels = load_digits(return_X_y=True)
+    parts = train_test_split(range(len(labels)), test_size=0.2, random_state=_DIGITS_SEED, stratify=labels)
+    rows = sorted(parts[0] if split == "train" else parts[1])
+    images = torch.tensor(pixels[rows] / 16.0, dtype=torch.float32).reshape(-1, 1, 8, 8)
+    return images, torch.tensor(labels[rows], dtype=torch.int64), [str(digit) for digit in range(10)]
+
+
+def _torchvision(source: DataSource, split: str, root: Path, download: bool) -> tuple[Tensor, Tensor, list[str]]:
+    factory = getattr(import_torchvision().datasets, _TORCHVISION[source.name])
+    missing = [file for file in source.files if not (root / file).exists()]
+    try:
+        raw = factory(str(root), train=split == "train", download=download and bool(missing))
+    except (RuntimeError, OSError) as error:
+        looked_for = ", ".join(missing) or "none, but a file is damaged"
+        raise FileNotFoundError(
+            f"data: expected the files of {source.name} under {root}, missing {looked_for}, "
+            f"and no download from {source.source} ({_first_line(error)}); "
+            f"do put them there, or --data-root / GEOCOLLAPSE_DATA to where they are"
+        ) from error
+    images = torch.as_tensor(raw.data)
+    images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
+    names = [str(name).partition(" - ")[2] or str(name) for name in raw.classes]
+    if source.name == "mnist":
+        names = [str(digit) for digit in range(10)]
+    return images.float().div_(255.0).contiguous(), torch.as_tensor(raw.targets, dtype=torch.int64), names
+
+
+def _labelled(
+    source: DataSource,
+    split: str,
+    images: Tensor,
+    labels: Tensor,
+    names: list[str],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    pad_to: int | None,
+) -> LabelledData:
+    means, stds = _channels("mean", mean or source.mean, images), _channels("std", std or source.std, images)
+    if pad_to is not None:
+        images = _padded(images, pad_to)
+    centre, scale = torch.tensor(means)[:, None, None], torch.tensor(stds)[:, None, None]
+    return LabelledData(
+        (images - centre) / scale, labels, name=source.name, split=split, classes=names, mean=means, std=stds
+    )
+
+
+def _channels(name: str, values: Sequence[float], images: Tensor) -> tuple[float, ...]:
+    if len(values) != images.shape[1] or (name == "std" and min(values) <= 0):
+        raise ValueError(
+            f"{name}: expected {images.shape[1]} {'positive ' if name == 'std' else ''}numbers, one for each channel, "
+            f"got {list(values)}; do leave it out for the data set's own"
+        )
+    return tuple(values)
+
+
+def _padded(images: Tensor, side: int) -> Tensor:
+    extra = [side - size for size in images.shape[-2:]]
+    if min(extra) < 0:
+        raise ValueError(f"pad_to: expected at least {max(images.shape[-2:])} pixels, got {side}; do pad_to=32")
+    left = [size // 2 for size in extra]
+    return F.pad(images, (left[1], extra[1] - left[1], left[0], extra[0] - left[0]))
+
+
+def _folder(
+    name: str,
+    wanted: str | None,
+    default: str,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    image_size: int,
+) -> LabelledImages:
+    """An ImageFolder; its splits are the folders train, val and test, where they exist."""
+    vision = import_torchvision()
+    path = Path(name.removeprefix("folder:"))
+    if not path.is_dir():
+        raise FileNotFoundError(f"data: expected a folder of class folders, got {str(path)!r}; do check the path")
+    splits = [part for part in ("train", "val", "test") if (path / part).is_dir()]
+    split = wanted or (default if default in splits else "all" if not splits else splits[0])
+    if split not in (splits or ["all"]):
+        raise ValueError(f"split: expected one of {', '.join(splits or ['all'])} of {path}, got {split!r}; do name one")
+    means, stds = tuple(mean or IMAGENET_MEAN), tuple(std or IMAGENET_STD)
+    steps = [vision.transforms.Resize(image_size), vision.transforms.CenterCrop(image_size)]
+    steps += [vision.transforms.ToTensor(), vision.transforms.Normalize(means, stds)]
+    transform = vision.transforms.Compose(steps)
+    folder = vision.datasets.ImageFolder(str(path / split if splits else path), transform=transform)
+    labels = torch.tensor(folder.targets, dtype=torch.int64)
+    return LabelledImages(
+        folder, torch.arange(len(labels)), labels, name=name, split=split, classes=folder.classes, mean=means, std=stds
+    )
+
+
+def import_torchvision() -> Any:
+    """torchvision, or an ImportError with the command that installs it."""
+    try:
+        import torchvision
+    except ImportError as error:
+        raise ImportError(
+            'data: expected torchvision, which is not installed; do pip install "geocollapse[vision]"'
+        ) from error
+    return torchvision
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,195 @@
+"""Models that are not ours: a factory named ``file.py:factory`` or ``package.module:factory``, and its weights."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with where it came from.
+
+    Attributes:
+        model: the module, on the CPU.
+        name: as it was asked for.
+        weights: file of the weights, None for a model as its factory made it.
+        weights_key: entry of the file that held the state dict, None if the file is one.
+    """
+
+    model: nn.Module
+    name: str
+    weights: str | None = None
+    weights_key: str | None = None
+
+
+def load(
+    spec: str,
+    *,
+    weights: str | Path | None = None,
+    weights_key: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+) -> LoadedModel:
+    """The model that ``spec`` names, with its weights.
+
+    Args:
+        spec: ``file.py:factory`` or ``package.module:factory``; the factory returns a Module.
+        weights: safetensors, or a ``.pt``, ``.pth`` or ``.th`` state dict; None keeps what the factory made.
+        weights_key: entry of the file that holds the state dict; by default the only one that fits.
+        model_args: keyword arguments of the factory.
+
+    Raises:
+        ValueError: a form that is not known, a factory that is missing or returns no Module, weights that do not fit.
+        FileNotFoundError: no such file.
+    """
+    factory = _factory(spec)
+    model = factory(**(model_args or {}))
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: expected a factory that returns a Module, got {type(model).__name__} from {spec!r}")
+    key = None if weights is None else load_weights(model, weights, key=weights_key)
+    return LoadedModel(model, spec, None if weights is None else str(weights), key)
+
+
+def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) -> str | None:
+    """Load a state dict into ``model``: every tensor must fit, ``module.`` prefixes are stripped.
+
+    Nothing is unpickled but tensors and plain containers (``weights_only=True``).
+
+    Args:
+        model: the module.
+        path: safetensors, or a ``.pt``, ``.pth`` or ``.th`` file.
+        key: entry of the file that holds the state dict; by default the only one that fits.
+
+    Returns:
+        The entry that was taken, None if the file is the state dict.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: pickled code, missing or unexpected keys, shapes that do not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"weights: expected a file, got {str(path)!r}, which does not exist; do check the path")
+    candidates = _state_dicts(_read(path), key)
+    fitting = [(name, state) for name, state in candidates.items() if not _misfits(model, state)]
+    if len(fitting) != 1:
+        _refuse(model, path, candidates, [name for name, _ in fitting])
+    name, state = fitting[0]
+    model.load_state_dict(state, strict=False)  # every key was compared above
+    return name or None
+
+
+def _factory(spec: str) -> Callable[..., Any]:
+    source, _, name = spec.rpartition(":")
+    if not source or not name.isidentifier():
+        raise ValueError(
+            f"model: expected file.py:factory, package.module:factory or a run directory, got {spec!r}; "
+            f"do e.g. examples/cifar_resnet.py:resnet20"
+        )
+    module = _module_of_file(Path(source)) if source.endswith(".py") else _module_of_package(source)
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ValueError(f"model: expected a factory in {source}, got {name!r}; do one of {', '.join(known[:_SHOWN])}")
+    result: Callable[..., Any] = factory
+    return result
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError(f"model: expected a Python file, got {str(path)!r}, which does not exist; do check it")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"model: expected a Python file, got {str(path)!r}; do name a .py file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _module_of_package(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"model: expected an importable module, got {name!r} ({error}); do install it") from error
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"weights: expected tensors only, got pickled code in {path.name}, which is not run; "
+            f"do torch.save(model.state_dict(), 'weights.pt') where the file was made"
+        ) from error
+
+
+def _state_dicts(content: Any, key: str | None) -> dict[str, dict[str, Tensor]]:
+    """State dicts in a file by their entry, "" for the file itself."""
+    if key is not None:
+        if not isinstance(content, Mapping) or not isinstance(content.get(key), Mapping):
+            known = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+            raise ValueError(f"weights_key: expected an entry that is a state dict, got {key!r}; do one of {known}")
+        return {key: _stripped(content[key])}
+    if not isinstance(content, Mapping):
+        raise ValueError(f"weights: expected a state dict, got {type(content).__name__}; do save model.state_dict()")
+    found = {str(name): _stripped(entry) for name, entry in content.items() if isinstance(entry, Mapping)}
+    if any(isinstance(value, Tensor) for value in content.values()):
+        found[""] = _stripped(content)
+    return found
+
+
+def _stripped(state: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _misfits(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """What keeps a state dict from fitting: missing and unexpected keys, other shapes.
+
+    Batch normalisation's count of batches may be missing: files older than PyTorch 0.4.1 have none, and evaluation
+    does not use it.
+    """
+    wanted = model.state_dict()
+    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in state if name not in wanted]
+    shapes = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    texts = {"missing": missing, "unexpected": unexpected, "other shape": shapes}
+    return [f"{text} {_some(names)}" for text, names in texts.items() if names]
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _refuse(model: nn.Module, path: Path, candidates: Mapping[str, Mapping[str, Tensor]], fitting: list[str]) -> None:
+    if fitting:
+        raise ValueError(
+            f"weights: expected one entry that fits, got {', '.join(fitting)}; do weights_key={fitting[0]!r}"
+        )
+    if not candidates:
+        raise ValueError(f"weights: expected a state dict in {path.name}, got none; do save model.state_dict()")
+    name, state = max(candidates.items(), key=lambda item: len(item[1]))
+    entry = f" (entry {name!r})" if name else ""
+    raise ValueError(
+        f"weights: expected a state dict that fits {type(model).__name__}, got one{entry} with "
+        f"{'; '.join(_misfits(model, state))}; do use the factory and arguments the weights were made with"
+    )

@@ -1,0 +1,37 @@
+"""Fixtures: the real data sets and checkpoints, where they are; a hypothesis profile for busy machines."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("GEOCOLLAPSE_SHARED", ROOT.parent / "shared"))
+
+settings.register_profile("geocollapse", deadline=None, derandomize=True)
+settings.load_profile("geocollapse")
+
+
+@pytest.fixture(scope="session")
+def data_root():
+    """A folder with the official data sets in torchvision's layout."""
+    if os.environ.get("GEOCOLLAPSE_DATA"):
+        return Path(os.environ["GEOCOLLAPSE_DATA"])
+    unpack = SHARED / "data" / "unpack.py"
+    if not unpack.exists():
+        pytest.skip("real data: set GEOCOLLAPSE_DATA to a folder in torchvision's layout")
+    destination = ROOT / ".data"
+    subprocess.run([sys.executable, str(unpack), str(destination)], check=True, stdout=subprocess.DEVNULL)
+    return destination
+
+
+@pytest.fixture(scope="session")
+def checkpoints():
+    """A folder with the public CIFAR-10 ResNet checkpoints."""
+    folder = SHARED / "data" / "checkpoints"
+    if not folder.exists():
+        pytest.skip("checkpoints: set GEOCOLLAPSE_SHARED to the folder that holds data/checkpoints")
+    return folder

@@ -1,0 +1,176 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import geocollapse as geo
+from geocollapse import data, models
+
+CASES = [
+    ("vgg11", (3, 32, 32), {"width": 8}),
+    ("vgg13", (3, 32, 32), {"width": 8, "batch_norm": False}),
+    ("vgg13", (1, 32, 32), {"width": 8}),
+    ("resnet18", (3, 32, 32), {"width": 0.125}),
+    ("small_cnn", (1, 8, 8), {"width": 4}),
+    ("mlp", (64,), {"hidden": [16, 12]}),
+    ("mlp", (1, 8, 8), {}),
+]
+
+
+@pytest.mark.parametrize(("name", "shape", "settings"), CASES)
+def test_the_classifier_is_fed_by_the_embedding(name, shape, settings):
+    model = models.build(name, num_classes=5, input_shape=shape, **settings).eval()
+    x = torch.randn(3, *shape)
+    assert model(x).shape == (3, 5)
+    feature_map, head = geo.split(model)
+    assert feature_map(x).shape == (3, model.classifier.in_features)
+    torch.testing.assert_close(head(feature_map(x)), model(x))
+    assert str(feature_map.layer) == "classifier:in"
+
+
+@pytest.mark.parametrize(
+    ("name", "n_parameters"), [("vgg11", 9_231_114), ("vgg13", 9_416_010), ("resnet18", 11_173_962)]
+)
+def test_full_width_has_the_published_number_of_parameters(name, n_parameters):
+    model = models.build(name, num_classes=10, input_shape=(3, 32, 32))
+    bias_free = sum(p.numel() for p in model.parameters())
+    conv_biases = sum(m.num_features for m in model.modules() if isinstance(m, nn.BatchNorm2d)) if "vgg" in name else 0
+    assert bias_free + conv_biases == n_parameters  # the published VGGs keep a bias in front of batch normalisation
+
+
+def test_he_initialisation():
+    torch.manual_seed(0)
+    model = models.build("vgg13", num_classes=10, input_shape=(3, 32, 32))
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels >= 64:
+            fan_in = module.weight[0].numel()
+            assert float(module.weight.var()) == pytest.approx(2 / fan_in, rel=0.05)
+
+
+def test_batch_norm_is_an_option():
+    with_norm = models.build("vgg11", num_classes=2, input_shape=(3, 32, 32), width=8)
+    without = models.build("vgg11", num_classes=2, input_shape=(3, 32, 32), width=8, batch_norm=False)
+    assert any(isinstance(m, nn.BatchNorm2d) for m in with_norm.modules())
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in without.modules())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"name": "vgg12"}, "model: expected one of vgg11, .* got 'vgg12'; do vgg1"),
+        ({"name": "mlp", "widht": 3}, "model: expected settings that mlp takes, got .*widht"),
+    ],
+)
+def test_bad_names(call, message):
+    with pytest.raises(ValueError, match=message):
+        models.build(**{"num_classes": 2, "input_shape": (3, 32, 32), **call})
+
+
+def test_small_images_are_refused():
+    model = models.build("vgg13", num_classes=2, input_shape=(1, 8, 8), width=8)
+    with pytest.raises(ValueError, match=r"x: expected images of at least 32 x 32, got \(8, 8\); do pad them"):
+        model(torch.zeros(1, 1, 8, 8))
+
+
+FACTORY = """
+import torch
+def net(width=4):
+    return torch.nn.Sequential(torch.nn.Linear(3, width), torch.nn.ReLU(), torch.nn.Linear(width, 2))
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def factory(tmp_path):
+    path = tmp_path / "mymodel.py"
+    path.write_text(FACTORY)
+    return path
+
+
+def load_factory(path, **settings):
+    return models.load(f"{path}:net", **settings)
+
+
+def test_weights_of_every_kind(factory, tmp_path):
+    model = load_factory(factory, model_args={"width": 6}).model
+    state = {f"module.{name}": value for name, value in model.state_dict().items()}
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "b.th")
+    torch.save(state, tmp_path / "c.pt")
+    for name, key in (("a.safetensors", None), ("b.th", "state_dict"), ("c.pt", None)):
+        loaded = load_factory(factory, weights=tmp_path / name, model_args={"width": 6})
+        assert loaded.weights_key == key
+        assert all(torch.equal(v, loaded.model.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_two_entries_that_fit_need_a_key(factory, tmp_path):
+    state = load_factory(factory).model.state_dict()
+    torch.save({"model": state, "ema": state}, tmp_path / "w.pt")
+    with pytest.raises(
+        ValueError, match="weights: expected one entry that fits, got model, ema; do weights_key='model'"
+    ):
+        load_factory(factory, weights=tmp_path / "w.pt")
+    assert load_factory(factory, weights=tmp_path / "w.pt", weights_key="ema").weights_key == "ema"
+    with pytest.raises(
+        ValueError, match="weights_key: expected an entry that is a state dict, got 'net'; do one of model, ema"
+    ):
+        load_factory(factory, weights=tmp_path / "w.pt", weights_key="net")
+
+
+def test_weights_that_do_not_fit(factory, tmp_path):
+    state = dict(load_factory(factory).model.state_dict())
+    del state["0.bias"]
+    state["extra"] = torch.zeros(1)
+    state["2.bias"] = torch.zeros(7)
+    torch.save(state, tmp_path / "w.pt")
+    expected = (
+        r"fits Sequential, got one with missing 0.bias; unexpected extra; other shape 2.bias \(7,\) instead of \(2,\)"
+    )
+    with pytest.raises(ValueError, match=expected):
+        load_factory(factory, weights=tmp_path / "w.pt")
+
+
+def test_pickled_code_is_refused(factory, tmp_path):
+    torch.save(load_factory(factory).model, tmp_path / "whole.pt")
+    with pytest.raises(
+        ValueError,
+        match=r"weights: expected tensors only, got pickled code in whole.pt, which is not run; do torch.save",
+    ):
+        load_factory(factory, weights=tmp_path / "whole.pt")
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "message"),
+    [
+        ("nothing.py:net", FileNotFoundError, "model: expected a Python file, got 'nothing.py'"),
+        ("{factory}:nett", ValueError, "model: expected a factory in .*, got 'nett'; do one of net"),
+        ("{factory}:number", ValueError, "model: expected a factory that returns a Module, got int"),
+        (
+            "resnet",
+            ValueError,
+            "model: expected file.py:factory, package.module:factory or a run directory, got 'resnet'",
+        ),
+        ("no_such_package.x:net", ValueError, "model: expected an importable module, got 'no_such_package.x'"),
+    ],
+)
+def test_bad_specs(factory, spec, error, message):
+    with pytest.raises(error, match=message):
+        models.load(spec.format(factory=factory))
+
+
+def test_missing_weights(factory, tmp_path):
+    with pytest.raises(FileNotFoundError, match="weights: expected a file, got .*none.pt"):
+        load_factory(factory, weights=tmp_path / "none.pt")
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("name", "file", "hits"), [("resnet20", "resnet20-12fca82f.th", 9173)])
+def test_public_checkpoint_has_its_published_accuracy(name, file, hits, checkpoints, data_root):
+    model = models.load(f"examples/cifar_resnet.py:{name}", weights=checkpoints / file).model.eval()
+    test = data.load("cifar10:test", data_root=data_root, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    with torch.no_grad():
+        right = sum(
+            int((model(x).argmax(dim=1) == y).sum()) for x, y in zip(test.inputs.split(500), test.targets.split(500))
+        )
+    assert right == hits
