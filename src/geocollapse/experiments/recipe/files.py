@@ -1,0 +1,99 @@
+"""Recipes as YAML text: the shipped ones by name, one's own by path, and what they extend."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+RecipeText = dict[str, Any]
+
+_WHOLE = ("sweeps",)  # a recipe that extends another replaces these, and is merged into the rest
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which `1e-4` is a number, as in YAML 1.2 (PyYAML's 1.1 reads text)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes, the demo first."""
+    names = sorted(item.name.removesuffix(".yaml") for item in _shipped().iterdir() if item.name.endswith(".yaml"))
+    return sorted(names, key=lambda name: name != "demo")
+
+
+def read_recipe(name_or_path: str) -> RecipeText:
+    """A recipe as plain data, merged over what it extends, and not yet validated."""
+    file, folder = _find(name_or_path, Path())
+    return _extended(file, folder, ())
+
+
+def parse_yaml(text: str, *, where: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        ValueError: it is not YAML; ``where`` says what was read.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # a safe loader
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{where}: expected YAML, got {reason}; do correct or quote it") from None
+
+
+def _shipped() -> Traversable:
+    return resources.files("geocollapse.experiments") / "recipes"
+
+
+def _find(name_or_path: str, folder: Path) -> tuple[Traversable, Path]:
+    """The file of a recipe, and the folder that its own paths start from."""
+    if name_or_path.endswith((".yaml", ".yml")):
+        path = folder / name_or_path
+        if not path.is_file():
+            raise FileNotFoundError(f"recipe: expected a file at {path}, got none; do geocollapse recipes for names")
+        return path, path.parent
+    names = recipe_names()
+    if name_or_path in names:
+        return _shipped() / f"{name_or_path}.yaml", folder
+    near = (difflib.get_close_matches(name_or_path, names, n=1, cutoff=0.0) or names)[0]
+    raise ValueError(
+        f"recipe: expected a path ending in .yaml or one of {', '.join(names)}, got {name_or_path!r}; do {near}"
+    )
+
+
+def _extended(file: Traversable, folder: Path, seen: tuple[str, ...]) -> RecipeText:
+    if str(file) in seen:
+        raise ValueError(f"recipe: extends: expected a recipe that does not lead back, got {file.name}; do remove it")
+    own = parse_yaml(file.read_text(encoding="utf-8"), where=f"recipe {file.name}")
+    if not isinstance(own, dict) or not all(isinstance(key, str) for key in own):
+        raise ValueError(f"recipe {file.name}: expected keys with values, got {type(own).__name__}; do see the demo's")
+    own.setdefault("name", file.name.rpartition(".")[0])
+    extends = own.pop("extends", None)
+    if extends is None:
+        return own
+    if not isinstance(extends, str):
+        raise ValueError(f"recipe: extends: expected the name of a recipe, got {extends!r}; do extends: demo")
+    parent, parent_folder = _find(extends, folder)
+    return merged(_extended(parent, parent_folder, (*seen, str(file))), own)
+
+
+def merged(under: RecipeText, over: RecipeText, *, whole: tuple[str, ...] = _WHOLE) -> RecipeText:
+    """``over`` laid on ``under``, mapping by mapping; keys in ``whole`` are replaced as they are."""
+    result = copy.deepcopy(under)
+    for key, value in over.items():
+        inner = result.get(key)
+        if isinstance(inner, dict) and isinstance(value, dict) and key not in whole:
+            result[key] = merged(inner, value, whole=())
+        else:
+            result[key] = copy.deepcopy(value)
+    return result

@@ -1,0 +1,188 @@
+"""A recipe: a base setting, the sweeps around it, and the runs that it plans."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from geocollapse.experiments.recipe.files import RecipeText, parse_yaml, read_recipe
+from geocollapse.experiments.recipe.problems import describe
+from geocollapse.experiments.recipe.settings import (
+    ClaimsConfig,
+    DataConfig,
+    MeasuringConfig,
+    ModelConfig,
+    Part,
+    PlannedRun,
+    Positive,
+    RunConfig,
+    Setting,
+    TrainingConfig,
+    TransferConfig,
+    known_keys,
+    run_id,
+    value_at,
+)
+
+
+class Recipe(Part):
+    """A base setting and the sweeps around it, one at a time; the grid of a sweep is over its dotted keys.
+
+    Source: definitions 8 and interface.md, "A sweep on disk".
+
+    Example:
+        >>> recipe = load_recipe("demo").with_overrides(["training.batch_size=64"])
+        >>> recipe.training.batch_size
+        64
+    """
+
+    name: str
+    title: str
+    paper: str = ""
+    source: str = ""
+    cost: str = ""
+    data: DataConfig
+    model: ModelConfig
+    training: TrainingConfig
+    measuring: MeasuringConfig
+    transfer: TransferConfig = TransferConfig()
+    seeds: Positive = 1
+    threads: Positive = 1
+    keep_checkpoints: Literal["last", "schedule"] = "last"
+    sweeps: dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]] = {}
+    claims: ClaimsConfig = ClaimsConfig()
+    presets: dict[str, Setting] = {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The expanded recipe as plain data: `Recipe.of` of it gives an equal recipe."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Recipe:
+        """A recipe from plain data.
+
+        Raises:
+            ValueError: in one line: an unknown key (with the nearest known one), a missing one, a value of another
+                type or out of its range.
+        """
+        try:
+            return cls.model_validate(dict(data))
+        except ValidationError as error:
+            raise ValueError(describe(error, known_keys(cls))) from None
+
+    def with_preset(self, name: str) -> Recipe:
+        """The recipe with the values of one of its presets.
+
+        Raises:
+            ValueError: no preset of that name.
+        """
+        if name not in self.presets:
+            known = ", ".join(self.presets) or "none"
+            remedy = f"do --preset {next(iter(self.presets))}" if self.presets else "do leave --preset out"
+            raise ValueError(f"preset: expected one of {known}, got {name!r}; {remedy}")
+        return self.with_values(self.presets[name])
+
+    def with_overrides(self, overrides: Iterable[str]) -> Recipe:
+        """The recipe with `key=value` pairs set: dotted keys, values read as YAML.
+
+        Raises:
+            ValueError: a pair without `=`, a value that is not YAML, or what `Recipe.of` refuses.
+        """
+        values: Setting = {}
+        for pair in overrides:
+            key, equals, text = pair.partition("=")
+            if not equals or not key.strip():
+                raise ValueError(f"set: expected key=value, got {pair!r}; do training.learning_rate=0.1")
+            values[key.strip()] = parse_yaml(text, where=f"set: {key.strip()}")
+        return self.with_values(values)
+
+    def with_values(self, values: Mapping[str, Any]) -> Recipe:
+        """The recipe with dotted keys set to values."""
+        data = self.to_dict()
+        for key, value in values.items():
+            _set(data, key, value)
+        return Recipe.of(data)
+
+    def run_config(self, values: Mapping[str, Any] | None = None, *, seed: int = 0) -> RunConfig:
+        """The base setting with dotted keys set to values, resolved for one seed."""
+        changed = self.with_values(values) if values else self
+        shared = {key: getattr(changed, key) for key in RunConfig.model_fields if key != "seed"}
+        return RunConfig(**shared, seed=seed)
+
+    def planned_runs(self, n_seeds: int | None = None) -> list[PlannedRun]:
+        """The base setting, then every setting of every sweep, each with every seed; equal runs are one run.
+
+        Args:
+            n_seeds: seeds 0 to n_seeds - 1; None: as the recipe says.
+
+        Raises:
+            ValueError: ``n_seeds`` below 1, or a sweep over an unknown key or with a value that the recipe refuses.
+        """
+        if n_seeds is not None and n_seeds < 1:
+            raise ValueError(f"seeds: expected 1 or more, got {n_seeds}; do --seeds 1")
+        base = self.run_config()
+        planned: dict[str, PlannedRun] = {}
+        for sweep, setting in self._settings():
+            of_setting = self._resolved(sweep, setting)
+            for seed in range(self.seeds if n_seeds is None else n_seeds):
+                config = of_setting.model_copy(update={"seed": seed})
+                resolved = {key: value_at(config, key) for key in setting}
+                changed = {key: value for key, value in resolved.items() if value != value_at(base, key)}
+                run = PlannedRun(run_id=run_id(config), config=config, overrides=changed)
+                run = planned.setdefault(run.run_id, run)
+                if sweep:
+                    run.sweeps[sweep] = resolved
+        return list(planned.values())
+
+    def _settings(self) -> Iterator[tuple[str, Setting]]:
+        """The base setting, under no sweep, and the grid of each sweep."""
+        yield "", {}
+        for sweep, grid in self.sweeps.items():
+            for values in itertools.product(*grid.values()):
+                yield sweep, dict(zip(grid, values))
+
+    def _resolved(self, sweep: str, setting: Setting) -> RunConfig:
+        """The configuration of one setting; a key outside a run's configuration cannot be swept."""
+        for key in setting:
+            if key.split(".")[0] not in RunConfig.model_fields or key == "seed":
+                raise ValueError(
+                    f"recipe: sweeps.{sweep}.{key}: expected a key of a run's configuration, got {key!r}; "
+                    "do sweep a key such as training.learning_rate"
+                )
+        return self.run_config(setting)
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """A shipped recipe by its name, or a recipe of your own by its path, which ends in .yaml or .yml.
+
+    A recipe that `extends` another is merged over it; its `sweeps` replace the other's.
+
+    Raises:
+        ValueError: no recipe of that name (the nearest is named), text that is not YAML, or what `Recipe.of` refuses.
+        FileNotFoundError: no file at that path.
+
+    Example:
+        >>> load_recipe("demo").data.name
+        'digits'
+    """
+    return Recipe.of(read_recipe(str(name_or_path)))
+
+
+def _set(data: RecipeText, key: str, value: Any) -> None:
+    """Set a dotted key; below `sweeps.<name>` and `claims.expected_signs` the rest of the key is one key."""
+    parts = key.split(".")
+    if parts[0] == "sweeps" or parts[:2] == ["claims", "expected_signs"]:
+        parts = [*parts[:2], *filter(None, [".".join(parts[2:])])]
+    for depth, part in enumerate(parts[:-1]):
+        inner = data.get(part)
+        if inner is None:
+            inner = data[part] = {}
+        if not isinstance(inner, dict):
+            parent = ".".join(parts[: depth + 1])
+            raise ValueError(f"recipe: {key}: unknown key; do {parent}")
+        data = inner
+    data[parts[-1]] = copy.deepcopy(value)
