@@ -1,0 +1,58 @@
+"""What the documents show is what the code does: docstring examples, and the Python of README and docs."""
+
+import contextlib
+import doctest
+import importlib
+import io
+import math
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import geocollapse
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(
+    m.name for m in pkgutil.walk_packages(geocollapse.__path__, "geocollapse.") if "__main__" not in m.name
+)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"```python\n(.*?)```(?:\n+```text\n(.*?)```)?", re.DOTALL)
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    module = importlib.import_module(name)
+    torch.manual_seed(0)
+    scope = {"torch": torch, **vars(torch.nn), **vars(module)}
+    result = doctest.testmod(module, extraglobs=scope, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0
+
+
+def blocks():
+    for page in PAGES:
+        for number, (code, expected) in enumerate(BLOCK.findall(page.read_text())):
+            yield pytest.param(code, expected, id=f"{page.name}-{number}")
+
+
+def differs(shown, printed):
+    """Whether two texts differ in words, or in a number by more than 2 %."""
+    words = [NUMBER.sub("#", text).split() for text in (shown, printed)]
+    numbers = [[float(n) for n in NUMBER.findall(text)] for text in (shown, printed)]
+    return words[0] != words[1] or not all(
+        math.isclose(a, b, rel_tol=0.02, abs_tol=0.02) for a, b in zip(*numbers, strict=True)
+    )
+
+
+@pytest.mark.parametrize(("code", "expected"), blocks())
+def test_python_of_the_pages(code, expected, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    printed = io.StringIO()
+    torch.manual_seed(0)
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "page", "exec"), {"__name__": "page"})
+    if expected:
+        assert not differs(expected, printed.getvalue()), printed.getvalue()
