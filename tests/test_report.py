@@ -11,8 +11,9 @@ from rich.console import Console
 
 from geocollapse.experiments.claims import CLAIMS, judge
 from geocollapse.experiments.results import read_sweep
+from geocollapse.figures import charts
 from geocollapse.report import VerdictGrid, count_sentence, effect_size, number, verdict_table, write_report
-from synthetic_sweep import write_sweep
+from synthetic_sweep import VALUES, write_sweep
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -100,6 +101,14 @@ def test_a_poor_sweep_gives_a_page_that_says_what_is_missing(tmp_path, case):
     text = words(write_report(tmp_path).read_text(encoding="utf-8"))
     assert "0 do not hold" in text
     assert "No run has a sampling study." in text
+
+
+def test_a_sweep_over_words_has_its_figures_and_no_verdict_on_their_order(tmp_path, monkeypatch):
+    monkeypatch.setitem(VALUES, "schedule", ("training.schedule", ["constant", "cosine", "step"]))
+    write_sweep(tmp_path, sweeps=("schedule",), n_seeds=1)
+    results = read_sweep(tmp_path)
+    assert all(v.note == "The recipe expects no sign here." for v in judge(results) if v.claim == 2)
+    assert next(chart for chart in charts(results) if chart.name == "settings-schedule").panels[0].ticks[1] == "cosine"
 
 
 def test_a_sweep_that_has_only_begun_names_its_unfinished_runs(tmp_path):

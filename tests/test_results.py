@@ -52,6 +52,7 @@ def test_a_run_of_the_base_setting_belongs_to_several_sweeps(tmp_path):
     assert results.sweeps == ["learning_rate", "batch_size"]
     members = results.of_sweep("batch_size")
     assert list(members["swept.training.batch_size"]) == [128, 64]
+    assert list(members["position"]) == [1, 0]
     assert "swept.training.learning_rate" not in members
 
 

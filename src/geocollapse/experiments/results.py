@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,18 +182,28 @@ def _settings(plans: list[Mapping[str, Any]]) -> pd.DataFrame:
     """Which setting of which sweep every run is: runs of equal swept values differ in their seed alone."""
     import pandas as pd
 
-    rows: list[dict[str, Any]] = []
-    seen: dict[str, list[Any]] = {}
-    for plan in plans:
-        for sweep, swept in (plan.get("sweeps") or {}).items():
-            known = seen.setdefault(sweep, [])
-            if swept not in known:
-                known.append(swept)
-            values = {key: value for key, value in flatten(swept).items() if value is not None}
+    rows = []
+    for sweep in dict.fromkeys(name for plan in plans for name in plan.get("sweeps") or {}):
+        swept = {plan["run_id"]: (plan.get("sweeps") or {}).get(sweep) for plan in plans}
+        members = {run_id: flatten(values) for run_id, values in swept.items() if values is not None}
+        order = _in_order(members.values())
+        for run_id, values in members.items():
             label = ", ".join(f"{key} = {value}" for key, value in values.items())
-            row = {"sweep": sweep, "position": known.index(swept), "setting": label, "run_id": plan["run_id"]}
+            row = {"sweep": sweep, "position": order.index(values), "setting": label, "run_id": run_id}
             rows.append(row | {f"swept.{key}": value for key, value in values.items()})
     return pd.DataFrame(rows, columns=None if rows else ["sweep", "position", "setting", "run_id"])
+
+
+def _in_order(settings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The different settings of a sweep by their swept values, or as the recipe has them where these do not compare."""
+    different: list[dict[str, Any]] = []
+    for setting in settings:
+        if setting not in different:
+            different.append(setting)
+    try:
+        return sorted(different, key=lambda setting: tuple(setting.values()))
+    except TypeError:
+        return different
 
 
 def _read_recipe(folder: Path) -> dict[str, Any]:

@@ -194,7 +194,7 @@ def _ordinal(runs: pd.DataFrame, key: str, y: str) -> Iterator[Panel]:
     """y over the swept values in their order."""
     if y not in runs or key not in runs:
         return
-    values = sorted(runs[key].dropna().unique())
+    values = list(runs.dropna(subset=[key]).sort_values("position")[key].unique())
     shown = runs.dropna(subset=[key])
     shown = shown.assign(
         label=shown["setting"].map(setting_label), mark=shown["position"], place=shown[key].map(values.index)

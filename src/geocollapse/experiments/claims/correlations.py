@@ -54,16 +54,13 @@ def judge_sweep(
 
 def setting_means(runs: pd.DataFrame, x: str, y: str) -> tuple[Array, Array, int]:
     """Means over the seeds of a setting, of the runs that recorded both columns; and how many these runs are."""
+    import pandas as pd
+
     columns = list(dict.fromkeys((x, y)))
     if not set(columns) <= set(runs.columns):
         return np.empty(0), np.empty(0), 0
-    values = (
-        runs[["position", *columns]]
-        .set_index("position")
-        .astype(float)
-        .replace([math.inf, -math.inf], math.nan)
-        .dropna()
-    )
+    values = runs[["position", *columns]].set_index("position").apply(pd.to_numeric, errors="coerce").astype(float)
+    values = values.replace([math.inf, -math.inf], math.nan).dropna()
     means = values.groupby(level="position").mean()
     return means[x].to_numpy(), means[y].to_numpy(), len(values)
 

@@ -71,5 +71,5 @@ class Expectations:
     def _swept(self, key: str, y: str, name: str) -> Hypothesis:
         sign = self.signs.get(key, 0)
         words = key.removeprefix("training.").replace("_", " ").replace(".", " ")
-        direction = {-1: "larger", 0: "some", 1: "smaller"}[sign]
-        return Hypothesis(2, f"swept.{key}", y, sign, f"{direction} {words} lowers {name}", "settings")
+        statement = f"{'larger' if sign < 0 else 'smaller'} {words} lowers {name}" if sign else f"{words} moves {name}"
+        return Hypothesis(2, f"swept.{key}", y, sign, statement, "settings")
