@@ -40,7 +40,7 @@ def describe(error: ValidationError, known: Sequence[str]) -> str:
         path = ".".join(str(part) for part in unknown["loc"])
         return f"recipe: {path}: unknown key; do {nearest(path, known)}"
     path = _path(problems[0]["loc"], known)
-    alike = [dict(problem) for problem in problems if _path(problem["loc"], known) == path]
+    alike: list[dict[str, Any]] = [dict(problem) for problem in problems if _path(problem["loc"], known) == path]
     first = alike[0]
     if first["type"] == "missing":
         return f"recipe: {path}: expected a value, got none; do add {path}"

@@ -7,10 +7,9 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from geocollapse.experiments.recipe.files import RecipeText, parse_yaml, read_recipe
-from geocollapse.experiments.recipe.problems import describe
 from geocollapse.experiments.recipe.settings import (
     ClaimsConfig,
     DataConfig,
@@ -23,7 +22,6 @@ from geocollapse.experiments.recipe.settings import (
     Setting,
     TrainingConfig,
     TransferConfig,
-    known_keys,
     run_id,
     value_at,
 )
@@ -53,26 +51,13 @@ class Recipe(Part):
     seeds: Positive = 1
     threads: Positive = 1
     keep_checkpoints: Literal["last", "schedule"] = "last"
-    sweeps: dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]] = {}
+    sweeps: dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]] = Field(default={})
     claims: ClaimsConfig = ClaimsConfig()
-    presets: dict[str, Setting] = {}
+    presets: dict[str, Setting] = Field(default={})
 
     def to_dict(self) -> dict[str, Any]:
         """The expanded recipe as plain data: `Recipe.of` of it gives an equal recipe."""
         return self.model_dump(mode="json")
-
-    @classmethod
-    def of(cls, data: Mapping[str, Any]) -> Recipe:
-        """A recipe from plain data.
-
-        Raises:
-            ValueError: in one line: an unknown key (with the nearest known one), a missing one, a value of another
-                type or out of its range.
-        """
-        try:
-            return cls.model_validate(dict(data))
-        except ValidationError as error:
-            raise ValueError(describe(error, known_keys(cls))) from None
 
     def with_preset(self, name: str) -> Recipe:
         """The recipe with the values of one of its presets.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from geocollapse.experiments.recipe.problems import describe
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -20,6 +22,19 @@ class Part(BaseModel):
     """A part of a recipe: no unknown keys, no silent conversion, no change afterwards."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Self:
+        """The same from plain data.
+
+        Raises:
+            ValueError: in one line: an unknown key (with the nearest known one), a missing one, a value of another
+                type or out of its range.
+        """
+        try:
+            return cls.model_validate(dict(data))
+        except ValidationError as error:
+            raise ValueError(describe(error, known_keys(cls))) from None
 
 
 class DataConfig(Part):
