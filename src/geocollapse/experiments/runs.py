@@ -268,8 +268,12 @@ def load_model(folder: str | Path) -> LoadedRun:
         checkpoint = _unpacked(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"MODEL: expected weights at {path}, got a file where {error}; do train it again") from None
-    shape = {"num_classes": checkpoint.num_classes, "input_shape": checkpoint.input_shape}
-    model = build(config.model.name, **shape, **config.model.args)
+    model = build(
+        config.model.name,
+        num_classes=checkpoint.num_classes,
+        input_shape=checkpoint.input_shape,
+        **config.model.args,
+    )
     model.load_state_dict(dict(checkpoint.weights))
     return LoadedRun(model.eval(), str(folder), str(path), None, config)
 
