@@ -1,0 +1,109 @@
+"""The comparisons: what is measured, against what, and the ratio aimed at."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import baselines
+import torch
+from harness import Row, Work
+from torch import Tensor, nn
+
+import geocollapse as geo
+from geocollapse.collapse import LabelledFeatures, directional_cdnv, mean_cdnv, nc1
+from geocollapse.metrics import CollapseMetric
+from geocollapse.models import build
+
+_IMAGES = 256
+
+
+def _network(name: str, shape: tuple[int, ...], n: int, batch_size: int, **settings: Any) -> tuple[Work, Work]:
+    torch.manual_seed(0)
+    model = build(name, num_classes=10, input_shape=shape, **settings).eval()
+    x, y = torch.randn(n, *shape), torch.arange(n) % 10
+    data = (x, y)
+
+    def ours() -> Any:
+        return geo.measure(model, data, batch_size=batch_size, n_probes=1)
+
+    return ours, lambda: baselines.forward_backward(model, model.classifier, x, batch_size)
+
+
+def _exact() -> tuple[Work, Work]:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for before, after in ((3, 16), (16, 32), (32, 32)):
+        layers += [nn.Conv2d(before, after, 3, 2, 1), nn.ReLU()]
+    f = nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 100)).eval()
+    x = torch.randn(128, 3, 32, 32)
+    return lambda: geo.squared_jacobian_norms(f, x), lambda: baselines.loop_over_outputs(f, x)
+
+
+def _features(
+    n: int = 50_000, p: int = 512, n_classes: int = 100, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, n_classes, (n,), generator=generator)
+    means = torch.randn(n_classes, p, generator=generator)
+    return (means[labels] + torch.randn(n, p, generator=generator)).to(dtype), labels
+
+
+def _kept(dtype: torch.dtype) -> tuple[Work, Work]:
+    x, y = _features(dtype=dtype)
+
+    def ours() -> tuple[Tensor, float]:
+        data = LabelledFeatures.of(x, y)
+        return mean_cdnv(data.statistics)[0], nc1(data).class_weighted
+
+    return ours, lambda: baselines.two_pass(x, y, 100)
+
+
+def _streaming() -> tuple[Work, Work]:
+    x, y = _features()
+
+    def ours() -> dict[str, Tensor]:
+        metric = CollapseMetric(num_classes=100)
+        for a, b in zip(x.split(512), y.split(512)):
+            metric.update(a, b)
+        return metric.compute()
+
+    return ours, lambda: baselines.two_pass(x, y, 100)
+
+
+def _cdnv() -> tuple[Work, Work]:
+    x, y = _features()
+    return lambda: geo.cdnv(x, y), lambda: baselines.two_pass(x, y, 100)
+
+
+def _directional() -> tuple[Work, Work]:
+    x, y = _features()
+    return lambda: directional_cdnv(x, y), lambda: baselines.class_covariances(x, y, 100)
+
+
+def _episodes() -> tuple[Work, Work]:
+    x, y = _features(10_000, 512, 20)
+    return lambda: geo.few_shot_accuracy(x, y, n_episodes=1000), lambda: baselines.episode_loop(x, y, 1000)
+
+
+def _same_cdnv_and_nc1(ours: Any, theirs: Any) -> None:
+    for a, b in zip(ours, theirs):
+        if not math.isclose(float(a), float(b), rel_tol=1e-2):
+            raise ValueError(f"expected the same CDNV and NC1, got {ours} and {theirs}")
+
+
+_BARE = "bare forward + input-backward"
+_TWO_PASS = "float32 two-pass baseline, pinv"
+
+ROWS = (
+    Row("measure-mlp", "measure, 1 probe, digits MLP", _BARE, 1.4, lambda: _network("mlp", (64,), 1437, 128), 15),
+    Row("measure-vgg13", "measure, 1 probe, VGG-13", _BARE, 1.05, lambda: _network("vgg13", (3, 32, 32), _IMAGES, 128)),
+    Row("measure-resnet18", "measure, 1 probe, ResNet-18", _BARE, 1.05, lambda: _network("resnet18", (3, 32, 32), _IMAGES, 128)),
+    Row("exact", "exact GC, 3-conv net, 100 outputs, batch 128", "loop over outputs", 0.8, _exact),
+    Row("collapse-kept", "CDNV + NC1, 50,000 x 512, C = 100, kept", _TWO_PASS, 0.5, lambda: _kept(torch.float32), check=_same_cdnv_and_nc1),
+    Row("collapse-streaming", "the same, streaming", _TWO_PASS, 0.75, _streaming),
+    Row("collapse-float64", "the same, float64 features", "float64 two-pass baseline", 0.8, lambda: _kept(torch.float64), check=_same_cdnv_and_nc1),
+    Row("cdnv", "CDNV alone", _TWO_PASS, 0.25, _cdnv),
+    Row("directional", "directional CDNV, all pairs", "forming the class covariances", 0.3, _directional),
+    Row("episodes", "1,000 5-way 5-shot episodes, 10,000 x 512", "loop over episodes", 0.25, _episodes),
+)  # fmt: skip
