@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,37 +23,10 @@ if TYPE_CHECKING:
 
     from geocollapse.experiments.recipe import PlannedRun, Recipe, RunConfig
 
+Weights = Mapping[str, "Tensor"]
+
 _STATUS = ("done", "failed")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The weights of a model and the shape it was built for.
-
-    Attributes:
-        weights: its state dict.
-        num_classes: its outputs.
-        input_shape: shape of one example.
-    """
-
-    weights: Mapping[str, Tensor]
-    num_classes: int
-    input_shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ResumeState:
-    """What training needs beside the weights to go on as if it had not stopped.
-
-    Attributes:
-        step: steps done.
-        tensors: optimizer and random state.
-        info: anything else, as JSON.
-    """
-
-    step: int
-    tensors: Mapping[str, Tensor]
-    info: Mapping[str, Any] = field(default_factory=dict)
+_log = logging.getLogger("geocollapse")
 
 
 @dataclass(frozen=True)
@@ -144,80 +118,81 @@ class RunFolder:
         write_whole({self.file("history.jsonl"): b"".join(_json(line) for line in kept)})
         return kept
 
-    def save(self, checkpoint: Checkpoint, state: ResumeState | None = None) -> None:
-        """Write checkpoint.safetensors, and with a state what resuming needs; history up to its step comes before.
+    def last_line(self) -> dict[str, Any] | None:
+        """The last complete line of history.jsonl; None without one."""
+        return next(reversed(self.history()), None)
 
-        The three files are replaced together, and state.json holds the SHA-256 of the other two: parts of different
-        moments are never taken for one.
+    def save_checkpoint(self, weights: Weights, tensors: Weights, info: Mapping[str, Any]) -> None:
+        """Write checkpoint.safetensors, state.safetensors and state.json; history up to the step comes before.
+
+        The three are replaced together, and state.json holds the SHA-256 of the other two: parts of different moments
+        are never taken for one.
+
+        Args:
+            weights: the model's state dict.
+            tensors: optimizer and random state.
+            info: what else resuming needs, as JSON; ``step`` among it.
         """
-        files = {self.file("checkpoint.safetensors"): _packed(checkpoint)}
-        if state is not None:
-            files[self.file("state.safetensors")] = _tensors(state.tensors)
-            digests = {path.name: _digest(content) for path, content in files.items()}
-            lines = sum(line["step"] <= state.step for line in self.history())
-            about = {"step": state.step, "history_lines": lines, "sha256": digests, "info": state.info}
-            files[self.file("state.json")] = _json(about, indent=1)
-        write_whole(files)
+        files = {
+            self.file("checkpoint.safetensors"): _packed(weights),
+            self.file("state.safetensors"): _tensors(tensors),
+        }
+        about = {
+            "history_lines": sum(line["step"] <= info["step"] for line in self.history()),
+            "sha256": {path.name: _digest(content) for path, content in files.items()},
+            "info": info,
+        }
+        write_whole(files | {self.file("state.json"): _json(about, indent=1)})
 
-    def keep_checkpoint(self, step: int, checkpoint: Checkpoint) -> Path:
+    def keep_checkpoint(self, step: int, weights: Weights) -> Path:
         """Write checkpoints/<step>.safetensors."""
         path = self.file("checkpoints") / f"{step}.safetensors"
-        write_whole({path: _packed(checkpoint)})
+        write_whole({path: _packed(weights)})
         return path
 
-    def load_checkpoint(self) -> Checkpoint | None:
-        """The weights in checkpoint.safetensors; None without, and for a file that was set aside."""
-        path = self.file("checkpoint.safetensors")
-        if not path.is_file():
-            return None
-        try:
-            return _unpacked(path.read_bytes())
-        except ValueError as error:
-            self._set_aside(path, str(error))
-            return None
+    def load_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]] | None:
+        """What `save_checkpoint` wrote: weights, tensors, info; None if the run has to start anew.
 
-    def resume(self) -> tuple[Checkpoint, ResumeState] | None:
-        """Where an unfinished run goes on, with history.jsonl cut back to it; None: from the start, without a history.
-
-        Whatever does not belong together (a file that is missing, damaged or of another moment) is set aside.
+        That is: nothing was saved, or its parts do not belong together (one is missing, damaged, of another moment, or
+        the history does not reach it). What is at fault is set aside.
         """
         path = self.file("state.json")
         if not path.is_file():
-            self.cut_history(-1)
             return None
         try:
-            checkpoint, state, n_lines = self._read_state(path)
+            return self._read_checkpoint(path)
         except ValueError as error:
             self._set_aside(path, str(error))
-            self.cut_history(-1)
             return None
-        if len(self.cut_history(state.step)) != n_lines:
-            self._set_aside(path, f"the history does not reach its step {state.step}")
-            self.cut_history(-1)
-            return None
-        return checkpoint, state
 
-    def _read_state(self, path: Path) -> tuple[Checkpoint, ResumeState, int]:
+    def _read_checkpoint(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         about = _json_object(path.read_bytes())
-        if about is None or not {"step", "history_lines", "sha256", "info"} <= about.keys():
+        if about is None or not {"history_lines", "sha256", "info"} <= about.keys():
             raise ValueError("it is not the state of a run")
-        contents = {}
-        for name in ("checkpoint.safetensors", "state.safetensors"):
-            file = self.file(name)
-            if not file.is_file():
-                raise ValueError(f"{name} is missing")
-            contents[name] = file.read_bytes()
-            if _digest(contents[name]) != about["sha256"].get(name):
-                self._set_aside(file, "it is damaged or of another moment than state.json")
-                raise ValueError(f"{name} does not belong to it")
-        tensors, _ = _read_tensors(contents["state.safetensors"])
-        state = ResumeState(about["step"], tensors, about["info"])
-        return _unpacked(contents["checkpoint.safetensors"]), state, about["history_lines"]
+        weights = self._read_part("checkpoint.safetensors", about["sha256"])
+        tensors = self._read_part("state.safetensors", about["sha256"])
+        step = about["info"]["step"]
+        if sum(line["step"] <= step for line in self.history()) != about["history_lines"]:
+            raise ValueError(f"the history does not reach its step {step}")
+        return weights, tensors, about["info"]
+
+    def _read_part(self, name: str, digests: Mapping[str, str]) -> dict[str, Tensor]:
+        """The tensors of a file that state.json speaks of."""
+        path = self.file(name)
+        if not path.is_file():
+            raise ValueError(f"{name} is missing")
+        content = path.read_bytes()
+        if _digest(content) != digests.get(name):
+            self._set_aside(path, "it is damaged or of another moment than state.json")
+            raise ValueError(f"{name} does not belong to it")
+        return _read_tensors(content)[0]
 
     def _set_aside(self, path: Path, reason: str) -> None:
         aside = path.with_name(path.name + ".corrupt")
         path.replace(aside)
-        self.problems.append(f"run {self.run_id}: {path.name} set aside as {aside.name}, to be computed anew: {reason}")
+        problem = f"run {self.run_id}: {path.name} set aside as {aside.name}, to be computed anew: {reason}"
+        self.problems.append(problem)
+        _log.warning(problem)
 
 
 class SweepFolder:
@@ -230,7 +205,7 @@ class SweepFolder:
         """The folder of one run."""
         return RunFolder(self.path / "runs" / run_id)
 
-    def write(self, recipe: Recipe, runs: Iterable[PlannedRun]) -> None:
+    def write_recipe(self, recipe: Recipe, runs: Iterable[PlannedRun]) -> None:
         """Write sweep.yaml: the expanded recipe and the list of its runs."""
         content = recipe.to_dict() | {"runs": [run.entry() for run in runs]}
         write_whole({self.path / "sweep.yaml": _yaml(content)})
@@ -265,16 +240,11 @@ def load_model(folder: str | Path) -> LoadedRun:
     if not path.is_file():
         raise FileNotFoundError(f"MODEL: expected weights at {path}, got none; do geocollapse train for this run")
     try:
-        checkpoint = _unpacked(path.read_bytes())
+        weights, shape = _unpacked(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"MODEL: expected weights at {path}, got a file where {error}; do train it again") from None
-    model = build(
-        config.model.name,
-        num_classes=checkpoint.num_classes,
-        input_shape=checkpoint.input_shape,
-        **config.model.args,
-    )
-    model.load_state_dict(dict(checkpoint.weights))
+    model = build(config.model.name, **shape, **config.model.args)
+    model.load_state_dict(weights)
     return LoadedRun(model.eval(), str(folder), str(path), None, config)
 
 
@@ -329,20 +299,22 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _packed(checkpoint: Checkpoint) -> bytes:
-    about = {"num_classes": checkpoint.num_classes, "input_shape": list(checkpoint.input_shape)}
-    return _tensors(checkpoint.weights, {"geocollapse": json.dumps(about)})
+def _packed(weights: Weights) -> bytes:
+    """Weights with the sizes that the model was built for: outputs of the last layer, inputs of the first."""
+    matrices = [tensor for tensor in weights.values() if tensor.ndim > 1]
+    sizes = {"num_classes": len(matrices[-1]), "input_shape": [matrices[0].shape[1]]} if matrices else {}
+    return _tensors(weights, {"geocollapse": json.dumps(sizes)})
 
 
-def _unpacked(content: bytes) -> Checkpoint:
+def _unpacked(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     weights, metadata = _read_tensors(content)
-    about = _json_object(metadata.get("geocollapse", "").encode("utf-8"))
-    if about is None:
-        raise ValueError("it does not say which model it belongs to")
-    return Checkpoint(weights, about["num_classes"], tuple(about["input_shape"]))
+    sizes = _json_object(metadata.get("geocollapse", "").encode("utf-8"))
+    if not sizes:
+        raise ValueError("the sizes of the model are not stated")
+    return weights, sizes
 
 
-def _tensors(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+def _tensors(tensors: Weights, metadata: dict[str, str] | None = None) -> bytes:
     from safetensors.torch import save
 
     return save({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, metadata)
