@@ -111,6 +111,16 @@ def test_a_sweep_over_words_has_its_figures_and_no_verdict_on_their_order(tmp_pa
     assert next(chart for chart in charts(results) if chart.name == "settings-schedule").panels[0].ticks[1] == "cosine"
 
 
+def test_quantities_that_are_null_everywhere_are_missing_and_nothing_breaks(tmp_path):
+    write_sweep(tmp_path, n_settings=2, n_seeds=1)
+    for path in [*tmp_path.rglob("history.jsonl"), *tmp_path.rglob("result.json")]:
+        text = re.sub(r'"(max|cdnv|best|vacuous|gc_per_variance)": [^,}]+', r'"\1": null', path.read_text())
+        path.write_text(text)
+    text = words(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "Not recorded: source.cdnv." in text
+    assert "No run recorded a bound with its error." in text
+
+
 def test_a_sweep_that_has_only_begun_names_its_unfinished_runs(tmp_path):
     write_sweep(tmp_path, n_settings=2, n_seeds=1)
     for run in (tmp_path / "runs").iterdir():

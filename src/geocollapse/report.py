@@ -21,8 +21,8 @@ from geocollapse.experiments.results import (
     flatten,
     read_sweep,
     write_table,
-    write_text,
 )
+from geocollapse.experiments.runs import write_whole
 from geocollapse.figures import Chart, charts, plotly_panels, save
 from geocollapse.figures.labels import setting_label, short_name
 
@@ -107,7 +107,9 @@ def write_report(folder: str | Path, *, seed: int = 0) -> Path:
     write_table(results)
     for chart in drawn:
         save(chart, results.folder / "figures")
-    return write_text(results.folder / "report.html", render(results, verdicts, drawn))
+    path = results.folder / "report.html"
+    write_whole({path: render(results, verdicts, drawn).encode("utf-8")})
+    return path
 
 
 def verdict_table(folder: str | Path, *, seed: int = 0) -> Table:

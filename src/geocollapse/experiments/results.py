@@ -1,13 +1,14 @@
 """A sweep on disk read back as tables: one row a run, one row a record of its history.
 
 Weights are not needed, and nothing is invented: a run without a result is `unfinished`, a value that was not recorded
-is NaN, and a file that cannot be read is named in `problems`.
+is NaN, and a file that cannot be read is named in `problems`. Reading changes nothing: what is damaged stays where it
+is until `sweep` sets it aside and computes it anew.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,12 +85,12 @@ def read_sweep(folder: str | Path) -> SweepResults:
         records.extend(run.records())
         estimates.extend(run.estimates())
         provenance[run.run_id] = run.result.get("provenance") or {}
-    runs = pd.DataFrame(rows)
+    runs = _table(rows)
     return SweepResults(
         folder=folder,
         recipe=recipe,
         runs=runs[[*FIRST_COLUMNS, *(name for name in runs.columns if name not in FIRST_COLUMNS)]],
-        history=pd.DataFrame(records, columns=None if records else ["run_id", "step"]),
+        history=_table(records) if records else pd.DataFrame(columns=["run_id", "step"]),
         settings=_settings(recipe["runs"]),
         sampling=pd.DataFrame(estimates, columns=list(_SAMPLING)),
         provenance=provenance,
@@ -99,17 +100,10 @@ def read_sweep(folder: str | Path) -> SweepResults:
 
 def write_table(results: SweepResults) -> Path:
     """Write table.csv, one row a run, into the sweep folder."""
-    return write_text(results.folder / "table.csv", results.runs.to_csv(index=False))
+    from geocollapse.experiments.runs import write_whole
 
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a whole file at once: a reader sees the old one or the new one, never a part."""
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    path = results.folder / "table.csv"
+    write_whole({path: results.runs.to_csv(index=False).encode("utf-8")})
     return path
 
 
@@ -176,6 +170,13 @@ class _Run:
                     "low": low,
                     "high": high,
                 }
+
+
+def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a table in which every null is NaN, so that a quantity that was never defined is a column of numbers."""
+    import pandas as pd
+
+    return pd.DataFrame([{key: math.nan if value is None else value for key, value in row.items()} for row in rows])
 
 
 def _settings(plans: list[Mapping[str, Any]]) -> pd.DataFrame:
