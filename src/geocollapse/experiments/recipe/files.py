@@ -27,8 +27,9 @@ _Loader.add_implicit_resolver(
 
 
 def recipe_names() -> list[str]:
-    """Names of the shipped recipes, the demo first."""
-    names = sorted(item.name.removesuffix(".yaml") for item in _shipped().iterdir() if item.name.endswith(".yaml"))
+    """Names of the shipped recipes, the demo first; files that start with `_` are parts of others."""
+    files = (item.name for item in _shipped().iterdir())
+    names = sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml") and name[0] != "_")
     return sorted(names, key=lambda name: name != "demo")
 
 
@@ -62,9 +63,10 @@ def _find(name_or_path: str, folder: Path) -> tuple[Traversable, Path]:
         if not path.is_file():
             raise FileNotFoundError(f"recipe: expected a file at {path}, got none; do geocollapse recipes for names")
         return path, path.parent
+    shipped = _shipped() / f"{name_or_path}.yaml"
+    if shipped.is_file():
+        return shipped, folder
     names = recipe_names()
-    if name_or_path in names:
-        return _shipped() / f"{name_or_path}.yaml", folder
     near = (difflib.get_close_matches(name_or_path, names, n=1, cutoff=0.0) or names)[0]
     raise ValueError(
         f"recipe: expected a path ending in .yaml or one of {', '.join(names)}, got {name_or_path!r}; do {near}"
@@ -78,13 +80,14 @@ def _extended(file: Traversable, folder: Path, seen: tuple[str, ...]) -> RecipeT
     if not isinstance(own, dict) or not all(isinstance(key, str) for key in own):
         raise ValueError(f"recipe {file.name}: expected keys with values, got {type(own).__name__}; do see the demo's")
     own.setdefault("name", file.name.rpartition(".")[0])
-    extends = own.pop("extends", None)
-    if extends is None:
-        return own
-    if not isinstance(extends, str):
-        raise ValueError(f"recipe: extends: expected the name of a recipe, got {extends!r}; do extends: demo")
-    parent, parent_folder = _find(extends, folder)
-    return merged(_extended(parent, parent_folder, (*seen, str(file))), own)
+    extends = own.pop("extends", [])
+    parents = [extends] if isinstance(extends, str) else extends
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise ValueError(f"recipe: extends: expected names of recipes, got {extends!r}; do extends: demo")
+    under: RecipeText = {}
+    for parent in parents:
+        under = merged(under, _extended(*_find(parent, folder), (*seen, str(file))))
+    return merged(under, own)
 
 
 def merged(under: RecipeText, over: RecipeText, *, whole: tuple[str, ...] = _WHOLE) -> RecipeText:
