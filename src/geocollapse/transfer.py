@@ -1,0 +1,252 @@
+"""Few-shot accuracy of features: seeded episodes, a nearest-mean classifier and a regularised linear probe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from geocollapse.collapse.inputs import Array, labelled_arrays
+from geocollapse.estimate import Estimate, strict_json
+
+Classifier = Literal["nearest_mean", "linear_probe"]
+
+RIDGE = 1.0  # regularisation of the linear probe, in units of the mean squared length of the centred support features
+_CHUNK_NUMBERS = 1 << 22  # feature numbers gathered at a time
+
+
+class AccuracyDict(TypedDict):
+    """The JSON form of an accuracy over episodes."""
+
+    value: float | None
+    stderr: float | None
+    ci95: tuple[float | None, float | None]
+
+
+class TransferDict(TypedDict):
+    """Few-shot accuracies by classifier and number of shots."""
+
+    accuracy: dict[str, dict[str, AccuracyDict]]
+    predicted_error: dict[str, float | None]
+    n_way: int
+    n_query: int
+    n_episodes: int
+    n_classes: int
+    warnings: list[str]
+
+
+def few_shot_accuracy(
+    features: Array,
+    labels: Array,
+    *,
+    n_way: int = 5,
+    k_shot: int = 5,
+    n_query: int = 15,
+    n_episodes: int = 600,
+    seed: int = 0,
+    classifier: Classifier = "nearest_mean",
+) -> Estimate:
+    """N-way k-shot accuracy of fixed features, averaged over seeded episodes.
+
+    An episode draws N classes, and from each k labelled examples and n_query others, all without replacement.
+
+        nearest_mean:  argmin_c ||f(x) - mean of c's k examples||, a tie counts as an error
+        linear_probe:  ridge regression of one-vs-rest targets +-1 with intercept, penalty RIDGE times the mean squared
+                       length of the centred support features, so that scaling the features changes nothing
+
+    The episodes depend on the labels, the sizes and the seed alone: two models see the same ones, and are compared by
+    the paired difference of ``values``. The interval is over episodes: it takes the features as given. Invariant
+    under translation, rotation and scaling of the features. Cost: O(episodes N (k + n_query) p), memory bounded.
+
+    Source: Snell, Swersky, Zemel (2017), eq. 1 and 2; Galanti, György, Hutter (2022), section 2.
+
+    Args:
+        features: (n, p).
+        labels: (n,) integers.
+        n_way: classes N of an episode.
+        k_shot: labelled examples k of each.
+        n_query: examples of each that are classified.
+        n_episodes: episodes, at least 2.
+        seed: of the episodes; the global random state is left alone.
+        classifier: ``nearest_mean`` or ``linear_probe``.
+
+    Returns:
+        An Estimate on the linear scale, ``values`` (n_episodes,) in float64.
+
+    Raises:
+        ValueError: more ways than classes, a class with too few examples (it is named), a count below its least.
+        TypeError: labels that are not integers.
+
+    Example:
+        >>> x = torch.arange(100.0)[:, None] // 20
+        >>> float(few_shot_accuracy(x, torch.arange(100) // 20, n_episodes=10, k_shot=2))
+        1.0
+    """
+    x, y = labelled_arrays(features, labels)
+    sizes = EpisodeSizes(n_way, k_shot, n_query, n_episodes)
+    rows = draw_episodes(y, sizes, seed)
+    if classifier not in _CLASSIFIERS:
+        raise ValueError(f"classifier: expected one of {', '.join(_CLASSIFIERS)}, got {classifier!r}; do nearest_mean")
+    scores = _CLASSIFIERS[classifier]
+    values = torch.cat([_accuracies(scores(*parts)) for parts in _gathered(x, rows, k_shot)]).cpu()
+    return Estimate(
+        value=float(values.mean()),
+        stderr=float(values.std()) / math.sqrt(n_episodes),
+        n_samples=n_episodes,
+        estimator=classifier,
+        dof=n_episodes - 1,
+        scale="linear",
+        values=values,
+    )
+
+
+def transfer(
+    features: Array,
+    labels: Array,
+    *,
+    n_way: int = 5,
+    k_shots: Sequence[int] = (1, 5),
+    n_query: int = 15,
+    n_episodes: int = 600,
+    seed: int = 0,
+) -> TransferDict:
+    """:func:`few_shot_accuracy` of both classifiers for several numbers of shots, as strict JSON values."""
+    sizes = {"n_way": n_way, "n_query": n_query, "n_episodes": n_episodes}
+    accuracy: dict[str, Any] = {
+        name: {str(k): _interval(features, labels, k_shot=k, seed=seed, classifier=name, **sizes) for k in k_shots}
+        for name in _CLASSIFIERS
+    }
+    n_classes = len(labelled_arrays(features, labels)[1].unique())
+    nothing = {str(k): None for k in k_shots}
+    result: TransferDict = strict_json(
+        {"accuracy": accuracy, "predicted_error": nothing, **sizes, "n_classes": n_classes, "warnings": []}
+    )
+    return result
+
+
+@dataclass(frozen=True)
+class EpisodeSizes:
+    """How many classes, examples and episodes; checked against labels by :func:`draw_episodes`."""
+
+    n_way: int
+    k_shot: int
+    n_query: int
+    n_episodes: int
+
+    def __post_init__(self) -> None:
+        least = {"n_way": 2, "k_shot": 1, "n_query": 1, "n_episodes": 2}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise ValueError(
+                    f"{name}: expected at least {smallest}, got {getattr(self, name)}; do {name}={smallest}"
+                )
+
+
+def draw_episodes(labels: Tensor, sizes: EpisodeSizes, seed: int) -> Tensor:
+    """Rows of the examples of each episode, a function of labels, sizes and seed alone.
+
+    Returns:
+        (n_episodes, n_way, k_shot + n_query) positions; the first k_shot of each class are its labelled ones.
+
+    Raises:
+        ValueError: more ways than classes, or a class with too few examples.
+    """
+    order = labels.cpu().argsort(stable=True)
+    classes, counts = labels.cpu().unique(return_counts=True)
+    _check_sizes(classes, counts, sizes)
+    generator = torch.Generator().manual_seed(seed)
+    ways = torch.rand(sizes.n_episodes, len(classes), generator=generator, dtype=torch.float64).argsort(dim=1)
+    ways = ways[:, : sizes.n_way]
+    starts = counts.cumsum(0) - counts
+    return order[starts[ways][..., None] + _distinct(counts[ways], sizes.k_shot + sizes.n_query, generator)]
+
+
+def _distinct(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """k distinct numbers below each of ``counts``, in random order: (*counts.shape, k).
+
+    Draw j is uniform over the numbers that are left: it is shifted past the smaller ones drawn before, in order.
+    """
+    drawn: list[Tensor] = []
+    taken = counts.new_zeros(*counts.shape, 0)
+    for j in range(k):
+        uniform = torch.rand(counts.shape, generator=generator, dtype=torch.float64)
+        number = (uniform * (counts - j)).long()
+        for earlier in taken.unbind(-1):
+            number += number >= earlier
+        drawn.append(number)
+        taken = torch.cat([taken, number[..., None]], dim=-1).sort(dim=-1).values
+    return torch.stack(drawn, dim=-1)
+
+
+def _gathered(x: Tensor, rows: Tensor, k_shot: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Support (e, n_way, k, p) and query (e, n_way, q, p) features of chunks of episodes, centred on the mean of all."""
+    x = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    x = x - x.mean(dim=0, dtype=torch.float64).to(x.dtype)
+    per_episode = rows[0].numel() * x.shape[1]
+    for chunk in rows.to(x.device).split(max(1, _CHUNK_NUMBERS // per_episode)):
+        taken = x[chunk]
+        yield taken[:, :, :k_shot], taken[:, :, k_shot:]
+
+
+def _nearest_mean(support: Tensor, query: Tensor) -> Tensor:
+    """Scores (e, n_way, q, n_way): <x, m_c> - ||m_c||^2/2, largest for the nearest mean."""
+    means = support.mean(dim=2)
+    flat = query.flatten(1, 2)
+    scores = flat @ means.mT - means.square().sum(dim=2)[:, None, :] / 2
+    return scores.view(*query.shape[:3], -1)
+
+
+def _linear_probe(support: Tensor, query: Tensor) -> Tensor:
+    """Scores (e, n_way, q, n_way) of ridge regression, solved in the space of the n_way k labelled examples.
+
+    A = (Z Z^T + alpha I)^-1 Y,  score = (x - z_0)^T Z^T A + y_0,  Z and Y centred, alpha = RIDGE tr(Z Z^T)/n.
+    """
+    n_way, k_shot = support.shape[1:3]
+    z, flat = support.flatten(1, 2).double(), query.flatten(1, 2).double()
+    centre = z.mean(dim=1, keepdim=True)
+    z, flat = z - centre, flat - centre
+    targets = 2.0 * torch.eye(n_way, dtype=z.dtype, device=z.device).repeat_interleave(k_shot, dim=0) - 1.0
+    offset = targets.mean(dim=0)
+    gram = z @ z.mT
+    alpha = RIDGE * gram.diagonal(dim1=1, dim2=2).mean(dim=1)
+    alpha = torch.where(alpha > 0, alpha, torch.ones_like(alpha))  # all labelled features equal: every score is y_0
+    gram.diagonal(dim1=1, dim2=2).add_(alpha[:, None])
+    weights = torch.linalg.solve(gram, (targets - offset).expand(len(z), -1, -1))
+    return (flat @ (z.mT @ weights) + offset).view(*query.shape[:3], -1)
+
+
+_CLASSIFIERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "nearest_mean": _nearest_mean,
+    "linear_probe": _linear_probe,
+}
+
+
+def _accuracies(scores: Tensor) -> Tensor:
+    """Share of each episode's queries whose own class has the one largest score: (e,) float64."""
+    own = scores.diagonal(dim1=1, dim2=3).mT  # (e, n_way, q)
+    beaten = (scores >= own[..., None]).sum(dim=3) == 1
+    return beaten.flatten(1).double().mean(dim=1)
+
+
+def _interval(features: Array, labels: Array, **settings: Any) -> AccuracyDict:
+    whole = few_shot_accuracy(features, labels, **settings).to_dict()
+    return {"value": whole["value"], "stderr": whole["stderr"], "ci95": whole["ci95"]}
+
+
+def _check_sizes(classes: Tensor, counts: Tensor, sizes: EpisodeSizes) -> None:
+    if sizes.n_way > len(classes):
+        raise ValueError(f"n_way: expected at most {len(classes)} classes, got {sizes.n_way}; do n_way={len(classes)}")
+    smallest = int(counts.argmin())
+    available, needed = int(counts[smallest]), sizes.k_shot + sizes.n_query
+    if available < needed:
+        most = available - sizes.k_shot
+        remedy = f"n_query={most}" if most > 0 else f"k_shot={max(available - 1, 1)} or drop the class"
+        raise ValueError(
+            f"n_query: expected k_shot + n_query = {needed} examples of each class, "
+            f"got {available} of class {int(classes[smallest])}; do {remedy}"
+        )
