@@ -184,7 +184,7 @@ def _distinct(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 
 def _gathered(x: Tensor, rows: Tensor, k_shot: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Support (e, n_way, k, p) and query (e, n_way, q, p) features of chunks of episodes, centred on the mean of all."""
+    """Support (e, n_way, k, p) and query (e, n_way, q, p) features of chunks of episodes, centred on all features."""
     x = x if x.dtype in (torch.float32, torch.float64) else x.float()
     x = x - x.mean(dim=0, dtype=torch.float64).to(x.dtype)
     per_episode = rows[0].numel() * x.shape[1]

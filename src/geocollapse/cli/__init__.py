@@ -1,0 +1,90 @@
+"""The command line: it parses, finds model and data, calls the library and prints; it computes nothing.
+
+Importing it imports neither torch nor anything else that `--help` can do without.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, TextIO, cast
+
+import typer
+from typer.main import get_command
+
+from geocollapse._version import __version__
+from geocollapse.cli.catalogue import data, models, recipes
+from geocollapse.cli.command import add_command
+from geocollapse.cli.measure import measure
+from geocollapse.cli.report import report
+from geocollapse.cli.sweep import demo, sweep
+from geocollapse.cli.train import train
+from geocollapse.cli.transfer import transfer
+
+_COMMANDS = (measure, train, sweep, transfer, report, demo, recipes, data, models)
+# A wrong argument, file or name exits with 2, a run that failed with 1; anything else is a bug and shows its traceback.
+# typer's usage errors have no public name in all of its versions, but are the parent of the public BadParameter.
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
+_WRONG_FILE = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+_WRONG = (_UsageError, ValueError, TypeError, ImportError, *_WRONG_FILE)
+_FAILED = (RuntimeError, ArithmeticError, MemoryError, OSError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code: 0 done, 1 a run failed, 2 a wrong argument, file or name."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        with _warnings_in_one_line(quiet="--quiet" in arguments):
+            return int(_command().main(arguments, prog_name="geocollapse", standalone_mode=False) or 0)
+    except (*_WRONG, *_FAILED) as error:
+        if "--debug" in arguments:
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, _WRONG) else 1
+
+
+def _command() -> Any:
+    app = typer.Typer(
+        name="geocollapse",
+        help="Measure the geometry of learned representations: geometric complexity, neural collapse, transfer.",
+        rich_markup_mode=None,
+        add_completion=False,
+    )
+    app.callback()(_root)
+    for function in _COMMANDS:
+        add_command(app, function)
+    return get_command(app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+_Version = Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_print_version)]
+
+
+def _root(version: _Version = False) -> None:
+    """The options of `geocollapse` itself."""
+
+
+def _one_line(error: Exception) -> str:
+    text = error.format_message() if isinstance(error, _UsageError) else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+@contextmanager
+def _warnings_in_one_line(*, quiet: bool) -> Iterator[None]:
+    """Warnings as one line on stderr, without the place in the source; none with ``quiet``."""
+
+    def show(message: Warning | str, *_: object, file: TextIO | None = None, line: str | None = None) -> None:
+        del file, line
+        if not quiet:
+            print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield

@@ -1,0 +1,105 @@
+"""`geocollapse recipes`, `data` and `models`: what there is, with its cost and its source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from geocollapse.cli.answer import Answer, table
+from geocollapse.cli.options import DataRoot
+
+if TYPE_CHECKING:
+    from geocollapse.cli.schemas import ModelDict, RecipeDict, SourceDict
+    from geocollapse.data import DataSource
+    from geocollapse.experiments.recipe import Recipe
+    from geocollapse.models import Architecture
+
+
+def data(data_root: DataRoot = None) -> Answer:
+    """List the data sets that have a name."""
+    from geocollapse.data import SOURCES
+    from geocollapse.data.loading import find_root
+
+    root = find_root(data_root)
+    sources: list[SourceDict] = []
+    for source in SOURCES.values():
+        is_here = all((root / file).exists() for file in source.files)
+        sources.append(_source(source, is_here))
+    columns = ("name", "what", "splits", "classes", "MB", "here")
+    rows = [_source_row(source) for source in sources]
+    ending = f"folder:PATH reads an ImageFolder. Data folder: {root}"
+    return Answer({"data": sources, "data_root": str(root)}, f"{table(columns, rows)}\n{ending}", rows=sources)
+
+
+def models() -> Answer:
+    """List the models that come with the package."""
+    from geocollapse.models import MODELS
+
+    models = [_model(entry) for entry in MODELS.values()]
+    columns = ("name", "what", "parameters", "MODEL")
+    rows = [(m["name"], f"{m['description']}\n{m['source']}", m["n_parameters"], m["model"]) for m in models]
+    ending = "Also: a run folder of train or sweep, FILE.py:FACTORY and PACKAGE.MODULE:FACTORY, with --weights FILE."
+    return Answer({"models": models}, f"{table(columns, rows)}\n{ending}", rows=models)
+
+
+def recipes() -> Answer:
+    """List the shipped recipes."""
+    from geocollapse.experiments.recipe import load_recipe, recipe_names
+
+    recipes = [_recipe(load_recipe(name)) for name in recipe_names()]
+    columns = ("name", "what", "runs", "presets")
+    rows = [
+        (r["name"], "\n".join(filter(None, (r["title"], r["paper"], r["cost"]))), r["n_runs"], ", ".join(r["presets"]))
+        for r in recipes
+    ]
+    ending = "geocollapse sweep NAME runs one; a recipe of your own is a .yaml file with `extends: NAME`."
+    return Answer({"recipes": recipes}, f"{table(columns, rows)}\n{ending}", rows=recipes)
+
+
+def _recipe(recipe: Recipe) -> RecipeDict:
+    return {
+        "name": recipe.name,
+        "title": recipe.title,
+        "paper": recipe.paper,
+        "source": recipe.source,
+        "cost": recipe.cost,
+        "data": recipe.data.name,
+        "model": recipe.model.name,
+        "sweeps": {name: list(grid) for name, grid in recipe.sweeps.items()},
+        "presets": list(recipe.presets),
+        "n_runs": len(recipe.planned_runs()),
+    }
+
+
+def _source(source: DataSource, is_here: bool) -> SourceDict:
+    return {
+        "name": source.name,
+        "description": source.description,
+        "splits": list(source.splits),
+        "n_classes": source.n_classes,
+        "shape": list(source.shape),
+        "size_mb": source.size_mb,
+        "is_here": is_here,
+        "source": source.source,
+        "licence": source.licence,
+        "citation": source.citation,
+    }
+
+
+def _source_row(source: SourceDict) -> tuple[str | int | None, ...]:
+    what = f"{source['description']}\n{source['source']}; licence: {source['licence']}"
+    here = "yes" if source["is_here"] else "no"
+    return source["name"], what, ", ".join(source["splits"]), source["n_classes"], source["size_mb"] or None, here
+
+
+def _model(entry: Architecture) -> ModelDict:
+    import torch
+
+    with torch.device("meta"):  # shapes without memory
+        n_parameters = sum(parameter.numel() for parameter in entry.factory().parameters())
+    return {
+        "name": entry.name,
+        "model": f"{entry.factory.__module__}:{entry.factory.__qualname__}",
+        "description": entry.description,
+        "n_parameters": n_parameters,
+        "source": entry.source,
+    }

@@ -1,0 +1,71 @@
+"""`geocollapse measure`: every measure of one model on one data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from typer import Option
+
+from geocollapse.cli.answer import Answer, Display
+from geocollapse.cli.options import DataArgument, DataOptions, MachineOptions, ModelArgument, ModelOptions, OutFile
+
+
+@dataclass(frozen=True)
+class EstimateOptions:
+    """How geometric complexity is estimated."""
+
+    estimator: Annotated[
+        Literal["exact", "rademacher", "orthogonal"], Option(help="Of the squared Jacobian norms.")
+    ] = "rademacher"
+    n_probes: Annotated[
+        str, Option(metavar="N|auto", help="Probes an example; auto: one, and a second on a subset for the error.")
+    ] = "auto"
+    max_samples: Annotated[
+        int | None, Option(metavar="N", help="Probe at most N examples; collapse still uses all.")
+    ] = None
+    out: OutFile = None
+
+
+def measure(
+    model: ModelArgument,
+    data: DataArgument,
+    model_options: ModelOptions,
+    data_options: DataOptions,
+    estimates: EstimateOptions,
+    machine: MachineOptions,
+    display: Display,
+) -> Answer:
+    """Measure a model on a data set.
+
+    Geometric complexity, neural and geometric collapse and nearest-mean bounds, all in one pass over the data. The
+    default split is train: neural collapse is a statement about training data.
+    """
+    from geocollapse.cli.resolve import Request
+    from geocollapse.measurement import measure as measure_model
+
+    n_probes = _parse_probes(estimates.n_probes)
+    inputs = Request(model, data, default_split="train").resolve(model_options, data_options, machine)
+    measurement = measure_model(
+        inputs.model,
+        inputs.source,
+        layer=model_options.layer,
+        classifier=model_options.classifier,
+        estimator=estimates.estimator,
+        n_probes=n_probes,
+        max_samples=estimates.max_samples,
+        batch_size=machine.batch_size,
+        seed=machine.seed,
+        progress=not display.quiet,
+    )
+    result = measurement.layers[0].to_dict()
+    result["provenance"] |= inputs.origin
+    return Answer(json=result, text=f"{inputs.heading()}\n\n{measurement}", out=estimates.out)
+
+
+def _parse_probes(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"--n-probes: expected a positive number or auto, got {text!r}; do --n-probes 1")
+    return int(text)

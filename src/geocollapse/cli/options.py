@@ -1,0 +1,80 @@
+"""The options that several commands share, in groups; a command takes the groups it uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import Argument, Option
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+ModelArgument = Annotated[
+    str, Argument(metavar="MODEL", help="A run folder of train or sweep, FILE.py:FACTORY or PACKAGE.MODULE:FACTORY.")
+]
+DataArgument = Annotated[
+    str, Argument(metavar="DATA", help="A data set of `geocollapse data`, or folder:PATH; each with :SPLIT.")
+]
+RecipeArgument = Annotated[
+    str, Argument(metavar="RECIPE", help="A name of `geocollapse recipes`, or a .yaml file of your own.")
+]
+OutFile = Annotated[
+    Path | None, Option(metavar="FILE", help="Write the result there too: .json, .csv, or text by its ending.")
+]
+OutFolder = Annotated[Path | None, Option(metavar="DIR", help="Folder for the results.")]
+Settings = Annotated[
+    list[str] | None, Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; may be repeated.")
+]
+Preset = Annotated[str | None, Option(metavar="NAME", help="A preset of the recipe, such as smoke.")]
+DataRoot = Annotated[
+    Path | None, Option(metavar="DIR", help="Folder of data sets; default $GEOCOLLAPSE_DATA, else the user's cache.")
+]
+DeviceOption = Annotated[Device, Option(help="Where to compute; auto takes an accelerator if there is one.")]
+Seed = Annotated[int, Option(help="Of probes, samples, subsets and episodes.")]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Where the weights of MODEL are, and how to build it."""
+
+    weights: Annotated[
+        Path | None, Option(metavar="FILE", help="safetensors, or a .pt, .pth or .th state dict (no pickled code).")
+    ] = None
+    weights_key: Annotated[
+        str | None, Option(metavar="KEY", help="Entry of FILE that holds the weights; default the only one that fits.")
+    ] = None
+    model_arg: Annotated[
+        list[str] | None, Option(metavar="KEY=VALUE", help="Argument of the factory; may be repeated.")
+    ] = None
+    layer: Annotated[
+        str | None, Option(metavar="NAME", help="NAME, or NAME:in for its input; default the classifier's input.")
+    ] = None
+    classifier: Annotated[str | None, Option(metavar="NAME", help="The linear classifier behind the embedding.")] = None
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which examples of DATA, and how they are normalised."""
+
+    data_root: DataRoot = None
+    classes: Annotated[
+        list[str] | None, Option(metavar="0-4,7", help="Classes by number or name; ranges, commas, repeated.")
+    ] = None
+    subset: Annotated[int | None, Option(metavar="N", help="N examples, seeded and balanced over the classes.")] = None
+    mean: Annotated[str | None, Option(metavar="R,G,B", help="Channel means; default the data set's own.")] = None
+    std: Annotated[str | None, Option(metavar="R,G,B", help="Channel deviations; default the data set's own.")] = None
+
+
+@dataclass(frozen=True)
+class MachineOptions:
+    """Where and how the model runs."""
+
+    device: DeviceOption = "auto"
+    dtype: Annotated[
+        Literal["float32", "float64", "bfloat16"] | None, Option(help="Precision; default the model's own.")
+    ] = None
+    batch_size: Annotated[int | None, Option(metavar="N", help="Examples that go through the model together.")] = None
+    num_workers: Annotated[int, Option(metavar="N", help="Processes that read examples from files.")] = 0
+    threads: Annotated[int | None, Option(metavar="N", help="CPU threads.")] = None
+    seed: Seed = 0

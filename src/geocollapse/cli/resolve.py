@@ -1,0 +1,171 @@
+"""MODEL and DATA of the command line: names, files and options become objects of the library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geocollapse.cli.options import DataOptions, Device, MachineOptions, ModelOptions
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.utils.data import DataLoader, Dataset
+
+    from geocollapse.models import LoadedModel
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A model and the data to run it on.
+
+    Attributes:
+        model: on its device, in its precision.
+        dataset: the examples, with their `name`, `split` and `classes`.
+        source: the data set, or a DataLoader over it where batches or worker processes were asked for.
+        origin: which model, weights, data and split these are, for the provenance.
+    """
+
+    model: nn.Module
+    dataset: Any
+    source: Dataset[Any] | DataLoader[Any]
+    origin: dict[str, str | None]
+
+    def heading(self) -> str:
+        """One line that names model, weights, data and split."""
+        key = f", entry {self.origin['weights_key']}" if self.origin["weights_key"] else ""
+        weights = f"weights {self.origin['weights']}{key}" if self.origin["weights"] else "as its factory made it"
+        return f"{self.origin['model']} ({weights}) on {self.origin['data']}, split {self.origin['split']}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """MODEL and DATA as the user named them."""
+
+    model: str
+    data: str
+    default_split: str
+
+    def resolve(self, models: ModelOptions, data: DataOptions, machine: MachineOptions) -> Inputs:
+        """Load both, and put the model on its device."""
+        import torch
+
+        set_threads(machine.threads)
+        torch.manual_seed(machine.seed)  # of a factory that initialises its weights
+        loaded = load_model(self.model, models)
+        dataset = load_data(self.data, data, seed=machine.seed, default_split=self.default_split, trained=loaded)
+        model = loaded.model.to(device=find_device(machine.device), dtype=_dtype(machine.dtype)).eval()
+        origin = {
+            "model": loaded.name,
+            "weights": loaded.weights,
+            "weights_key": loaded.weights_key,
+            "data": dataset.name,
+            "split": dataset.split,
+        }
+        return Inputs(model, dataset, _with_workers(dataset, machine), origin)
+
+
+def load_model(spec: str, options: ModelOptions) -> LoadedModel:
+    """A run folder, or a factory by file or module."""
+    model_args = parse_settings(options.model_arg or [], option="--model-arg")
+    if Path(spec).is_dir():
+        from geocollapse.experiments.runs import load_model as load_run
+
+        if model_args or options.weights:
+            raise ValueError(
+                f"--weights: expected none for a run folder, which has its own, got {spec}; do leave it out"
+            )
+        return load_run(Path(spec))
+    from geocollapse import models
+
+    return models.load(spec, weights=options.weights, weights_key=options.weights_key, model_args=model_args)
+
+
+def load_data(
+    spec: str, options: DataOptions, *, seed: int, default_split: str, trained: LoadedModel | None = None
+) -> Any:
+    """The data set that DATA and its options name, prepared as a run folder's model was trained on it."""
+    from geocollapse import data
+
+    config = getattr(trained, "config", None)
+    own = {key: getattr(config.data, key) for key in ("mean", "std", "pad_to")} if config is not None else {}
+    given = {
+        "mean": parse_numbers(options.mean, option="--mean"),
+        "std": parse_numbers(options.std, option="--std"),
+    }
+    return data.load(
+        spec,
+        default_split=default_split,
+        data_root=options.data_root,
+        classes=",".join(options.classes) if options.classes else None,
+        subset=options.subset,
+        seed=seed,
+        **(own | {key: value for key, value in given.items() if value is not None}),
+    )
+
+
+def find_device(name: Device) -> torch.device:
+    """The device called ``name``; `auto` is CUDA, Apple's MPS or the CPU, what there is first."""
+    import torch
+
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, is_there in present.items() if is_there))
+    if not present[name]:
+        raise ValueError(f"--device: expected a device of this machine, got {name}; do --device auto")
+    return torch.device(name)
+
+
+def set_threads(threads: int | None) -> None:
+    """Let torch compute with ``threads`` CPU threads; None leaves it alone."""
+    import torch
+
+    if threads is None:
+        return
+    if threads < 1:
+        raise ValueError(f"--threads: expected a positive number, got {threads}; do --threads 1")
+    torch.set_num_threads(threads)
+
+
+def parse_numbers(text: str | None, *, option: str) -> tuple[float, ...] | None:
+    """Numbers separated by commas.
+
+    Example:
+        >>> parse_numbers("0.485,0.456", option="--mean")
+        (0.485, 0.456)
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option}: expected numbers separated by commas, got {text!r}; do {option} 0.5") from None
+
+
+def parse_settings(settings: Sequence[str], *, option: str) -> dict[str, Any]:
+    """KEY=VALUE texts as a dictionary; a value is read as YAML, so `2`, `true`, `null` and `[1, 2]` have their type."""
+    from geocollapse.experiments.recipe import parse_yaml
+
+    parsed = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not (key and equals):
+            raise ValueError(f"{option}: expected KEY=VALUE, got {setting!r}; do {option} KEY=VALUE")
+        parsed[key] = parse_yaml(value, where=f"{option} {key}")
+    return parsed
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    import torch
+
+    return None if name is None else getattr(torch, name)
+
+
+def _with_workers(dataset: Dataset[Any], machine: MachineOptions) -> Dataset[Any] | DataLoader[Any]:
+    from torch.utils.data import DataLoader
+
+    if machine.num_workers == 0:
+        return dataset
+    return DataLoader(dataset, batch_size=machine.batch_size or 256, num_workers=machine.num_workers)

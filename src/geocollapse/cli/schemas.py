@@ -1,0 +1,226 @@
+"""The JSON of every command: its type, and the JSON Schema generated from it.
+
+The types of measurements lie beside the results themselves; the ones here are put together by the command line.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
+
+from geocollapse.measurement import MeasurementDict
+from geocollapse.provenance import Provenance
+from geocollapse.transfer import TransferDict
+
+
+class VerdictDict(TypedDict):
+    """One verdict with the numbers behind it; see :class:`geocollapse.experiments.claims.Verdict`."""
+
+    claim: int
+    statement: str
+    sweep: str
+    x: str
+    y: str
+    view: str
+    verdict: str
+    n_runs: int
+    n_settings: int | None
+    effect_name: str
+    effect: float | None
+    interval: tuple[float | None, float | None]
+    p: float | None
+    p_holm: float | None
+    p_opposite: float | None
+    note: str
+    figure: str
+
+
+class ReportDict(TypedDict):
+    """``report --json``."""
+
+    report: str
+    table: str
+    figures: list[str]
+    verdicts: list[VerdictDict]
+    problems: list[str]
+
+
+class FailureDict(TypedDict):
+    """One run that failed."""
+
+    run_id: str
+    failed_step: int | None
+    error: str | None
+
+
+class SweepDict(TypedDict):
+    """``sweep --json`` and ``demo --json``; done runs of an earlier call are `n_skipped`."""
+
+    folder: str
+    n_runs: int
+    n_done: int
+    n_skipped: int
+    n_failed: int
+    seconds: float
+    failures: list[FailureDict]
+    report: ReportDict | None
+
+
+class PlannedRunDict(TypedDict):
+    """One run of ``sweep --dry-run --json``: its setting in each sweep it belongs to."""
+
+    run_id: str
+    seed: int
+    sweeps: dict[str, dict[str, Any]]
+    overrides: dict[str, Any]
+
+
+class PlanDict(TypedDict):
+    """``sweep --dry-run --json``; seconds are at most what the sweep takes here."""
+
+    folder: str
+    n_runs: int
+    workers: int
+    seconds_per_step: float
+    seconds_per_record: float
+    seconds_per_run: float
+    seconds: float
+    runs: list[PlannedRunDict]
+
+
+SweepOrPlanDict = SweepDict | PlanDict
+
+
+class LineDict(TypedDict):
+    """One line of history.jsonl; the target has the keys of measure and those of transfer on top."""
+
+    step: int
+    epoch: float
+    examples_seen: int
+    seconds: float
+    seconds_measuring: float
+    batch_norm_recalibrated: bool
+    train_loss: float
+    train_accuracy: float
+    learning_path_flatness: float
+    source: MeasurementDict
+    target: dict[str, Any] | None
+
+
+class TrainDict(TypedDict):
+    """``train --json``: the run's result.json and its folder."""
+
+    folder: str
+    run_id: str
+    status: Literal["done", "failed"]
+    converged: bool
+    stop_step: int | None
+    steps: int | None
+    error: str | None
+    failed_step: int | None
+    seconds: float | None
+    final: LineDict | None
+    sampling: dict[str, Any]
+    provenance: Provenance
+
+
+class FewShotDict(TransferDict):
+    """``transfer --json``: the accuracies, and what they were measured on."""
+
+    classes: list[str]
+    layer: str
+    n_features: int
+    n_samples: int
+    split: str
+    provenance: dict[str, Any]
+
+
+class RecipeDict(TypedDict):
+    """One recipe of ``recipes --json``; a sweep is its name and the keys that it varies."""
+
+    name: str
+    title: str
+    paper: str
+    source: str
+    cost: str
+    data: str
+    model: str
+    sweeps: dict[str, list[str]]
+    presets: list[str]
+    n_runs: int
+
+
+class RecipesDict(TypedDict):
+    """``recipes --json``."""
+
+    recipes: list[RecipeDict]
+
+
+class SourceDict(TypedDict):
+    """One data set of ``data --json``; `is_here`: its files lie in the data folder, nothing is downloaded."""
+
+    name: str
+    description: str
+    splits: list[str]
+    n_classes: int
+    shape: list[int]
+    size_mb: int
+    is_here: bool
+    source: str
+    licence: str
+    citation: str
+
+
+class DataDict(TypedDict):
+    """``data --json``."""
+
+    data: list[SourceDict]
+    data_root: str
+
+
+class ModelDict(TypedDict):
+    """One model of ``models --json``; its parameters as it comes, for 10 classes."""
+
+    name: str
+    model: str
+    description: str
+    n_parameters: int
+    source: str
+
+
+class ModelsDict(TypedDict):
+    """``models --json``."""
+
+    models: list[ModelDict]
+
+
+RESULTS: dict[str, Any] = {
+    "measure": MeasurementDict,
+    "train": TrainDict,
+    "sweep": SweepOrPlanDict,
+    "transfer": FewShotDict,
+    "report": ReportDict,
+    "demo": SweepDict,
+    "recipes": RecipesDict,
+    "data": DataDict,
+    "models": ModelsDict,
+}
+
+
+def schema(command: str) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of ``geocollapse COMMAND --json``."""
+    from pydantic import TypeAdapter
+
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return (
+        head
+        | TypeAdapter(RESULTS[command]).json_schema(mode="serialization")
+        | {"title": f"geocollapse {command} --json"}
+    )
+
+
+def schema_text(command: str) -> str:
+    """:func:`schema` as text."""
+    return json.dumps(schema(command), indent=2)

@@ -1,0 +1,152 @@
+"""`geocollapse sweep` and `demo`: all runs of a recipe, and their report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Option
+
+from geocollapse.cli.answer import Answer, Display
+from geocollapse.cli.options import DataRoot, DeviceOption, OutFolder, Preset, RecipeArgument, Settings
+
+if TYPE_CHECKING:
+    from geocollapse.experiments.recipe import Recipe
+    from geocollapse.experiments.sweep import Cost, SweepSummary
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """How the runs of a sweep are worked off."""
+
+    workers: Annotated[
+        int | None, Option(metavar="N", help="Processes at a time; default cores // the recipe's threads.")
+    ] = None
+    seeds: Annotated[int | None, Option(metavar="N", help="Seeds 0 to N-1; default the recipe's.")] = None
+    device: DeviceOption = "auto"
+    data_root: DataRoot = None
+    out: OutFolder = None
+
+    def for_library(self) -> dict[str, Any]:
+        """The arguments of ``run_sweep`` and ``estimate_cost``."""
+        from geocollapse.cli.resolve import find_device
+
+        device = str(find_device(self.device))
+        return {"workers": self.workers, "n_seeds": self.seeds, "device": device, "data_root": self.data_root}
+
+
+def sweep(
+    recipe: RecipeArgument,
+    options: SweepOptions,
+    display: Display,
+    settings: Settings = None,
+    preset: Preset = None,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be run, and estimate the time.")] = False,
+) -> Answer:
+    """Train all runs of a recipe and report.
+
+    Into --out (default ./runs/RECIPE), where runs that are done are skipped and a killed one goes on from its
+    checkpoint. Ends with the verdicts and the path of report.html.
+    """
+    from geocollapse.cli.train import read_recipe
+
+    planned = read_recipe(recipe, preset, settings)
+    folder = options.out or Path("runs") / "-".join(filter(None, (planned.name, preset)))
+    return _plan(planned, folder, options) if dry_run else _run(planned, folder, options, display)
+
+
+def demo(options: SweepOptions, display: Display, preset: Preset = None) -> Answer:
+    """The main job, on data that is installed.
+
+    Sweeps learning rate, batch size and L2 on handwritten digits into --out (default ./geocollapse-demo); ends with
+    the verdicts and the path of report.html.
+    """
+    from geocollapse.cli.train import read_recipe
+
+    return _run(read_recipe("demo", preset, None), options.out or Path("geocollapse-demo"), options, display)
+
+
+def _plan(recipe: Recipe, folder: Path, options: SweepOptions) -> Answer:
+    """What would be run, and its cost."""
+    from geocollapse.experiments.sweep import estimate_cost
+
+    cost = estimate_cost(recipe, **options.for_library())
+    runs = [run.entry() for run in recipe.planned_runs(options.seeds)]
+    return Answer({"folder": str(folder), **asdict(cost), "runs": runs}, _plan_text(recipe, folder, cost), rows=runs)
+
+
+def _plan_text(recipe: Recipe, folder: Path, cost: Cost) -> str:
+    lines = [f"{recipe.name}: {recipe.title}"]
+    for name, grid in recipe.sweeps.items():
+        lines += [f"  {name}: {key} = {', '.join(map(str, values))}" for key, values in grid.items()]
+    lines += [
+        f"{cost.n_runs} runs, {cost.workers} at a time, into {folder}",
+        f"at most {_duration(cost.seconds)} here, {_duration(cost.seconds_per_run)} a run "
+        f"({cost.seconds_per_step * 1000:.3g} ms a step, {cost.seconds_per_record:.3g} s a record)",
+    ]
+    return "\n".join(lines)
+
+
+def _run(recipe: Recipe, folder: Path, options: SweepOptions, display: Display) -> Answer:
+    """Every run that is not done yet, then the report."""
+    from geocollapse.experiments.sweep import run_sweep
+
+    summary = run_sweep(recipe, folder, **options.for_library(), progress=not display.quiet)
+    failures = _failures(folder)
+    result: dict[str, Any] = {
+        "folder": str(folder),
+        "n_runs": summary.n_runs,
+        "n_done": summary.n_done,
+        "n_skipped": summary.n_skipped,
+        "n_failed": summary.n_failed,
+        "seconds": summary.seconds,
+        "failures": failures,
+        "report": None,
+    }
+    text = [_summary_text(summary), *(_failure_text(failure) for failure in failures)]
+    if summary.n_done + summary.n_skipped > 0:
+        from geocollapse.cli.report import make_report, report_text
+
+        if not display.quiet:
+            print("writing the report", file=sys.stderr)
+        result["report"] = make_report(folder)
+        text.append(report_text(result["report"]))
+    return Answer(result, "\n".join(text), failed=summary.n_failed > 0)
+
+
+def _failures(folder: Path) -> list[dict[str, Any]]:
+    """Run, step and error of every run that failed."""
+    from geocollapse.estimate import strict_json
+    from geocollapse.experiments.results import read_sweep
+
+    runs = read_sweep(folder).runs
+    failed = runs[runs["status"] == "failed"]
+    return list(strict_json(failed[["run_id", "failed_step", "error"]].to_dict("records")))
+
+
+def _summary_text(summary: SweepSummary) -> str:
+    skipped = f", {summary.n_skipped} done before" if summary.n_skipped else ""
+    failed = f", {summary.n_failed} failed" if summary.n_failed else ""
+    return f"{summary.n_done} of {summary.n_runs} runs done{skipped}{failed}, in {_duration(summary.seconds)}"
+
+
+def _failure_text(failure: Mapping[str, Any]) -> str:
+    step = "" if failure["failed_step"] is None else f" at step {failure['failed_step']:.0f}"
+    return f"run {failure['run_id']} failed{step}: {failure['error']}"
+
+
+def _duration(seconds: float) -> str:
+    """Whole seconds as the two units that matter.
+
+    Example:
+        >>> _duration(42), _duration(150), _duration(7260)
+        ('42 s', '2 min 30 s', '2 h 1 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,80 @@
+"""`geocollapse train`: one run of a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geocollapse.cli.answer import Answer, Display, table
+from geocollapse.cli.options import DataRoot, Device, DeviceOption, OutFolder, Preset, RecipeArgument, Seed, Settings
+from geocollapse.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from geocollapse.experiments.recipe import Recipe, RunConfig
+
+
+def train(
+    recipe: RecipeArgument,
+    display: Display,
+    settings: Settings = None,
+    preset: Preset = None,
+    seed: Seed = 0,
+    device: DeviceOption = "auto",
+    data_root: DataRoot = None,
+    out: OutFolder = None,
+) -> Answer:
+    """Train and measure one run of a recipe.
+
+    The base setting of the recipe with what --set changes, in a folder named by its configuration under --out (default
+    ./runs). A run that was killed goes on where it was.
+    """
+    config = read_recipe(recipe, preset, settings).run_config(seed=seed)
+    folder, result = _train(config, out or Path("runs"), device, data_root, is_shown=not display.quiet)
+    failed = result["status"] == "failed"
+    return Answer({"folder": str(folder), **result}, _shown(folder, result), failed=failed)
+
+
+def read_recipe(name: str, preset: str | None, settings: list[str] | None) -> Recipe:
+    """A recipe with its preset, then with the settings of ``--set``."""
+    from geocollapse.experiments.recipe import load_recipe
+
+    recipe = load_recipe(name)
+    recipe = recipe.with_preset(preset) if preset else recipe
+    return recipe.with_overrides(settings) if settings else recipe
+
+
+def _train(
+    config: RunConfig, out: Path, device: Device, data_root: Path | None, *, is_shown: bool
+) -> tuple[Path, dict[str, Any]]:
+    """The folder of the run and the content of its result.json."""
+    from geocollapse.cli.resolve import find_device, set_threads
+    from geocollapse.experiments.recipe import run_id
+    from geocollapse.experiments.runs import RunFolder
+    from geocollapse.experiments.train import train_run
+
+    folder = RunFolder(out / run_id(config))
+    set_threads(config.threads)
+    with progress_bar("steps", shown=is_shown) as on_progress:
+        result = train_run(config, folder, device=find_device(device), data_root=data_root, on_progress=on_progress)
+    return folder.path, result
+
+
+def _shown(folder: Path, result: dict[str, Any]) -> str:
+    """What became of the run, and its last measurements."""
+    if result["status"] == "failed":
+        return f"failed at step {result['failed_step']}: {result['error']}\nrun: {folder}"
+    from geocollapse.experiments.results import ACCURACY, GC, GCOL, NC, TARGET_NC, flatten
+
+    values = flatten(result["final"])
+    names = {
+        "train loss": "train_loss",
+        "train accuracy": "train_accuracy",
+        "geometric complexity": GC,
+        "geometric collapse": GCOL,
+        "neural collapse (CDNV)": NC,
+        "target neural collapse (CDNV)": TARGET_NC,
+        "target 5-shot accuracy": ACCURACY,
+    }
+    rows = [(words, f"{values[name]:.4g}") for words, name in names.items() if values.get(name) is not None]
+    ending = "converged" if result["converged"] else "not converged"
+    return f"{table(('measure', 'value'), rows)}\n{ending} after {result['steps']} steps\nrun: {folder}"

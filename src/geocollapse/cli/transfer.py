@@ -1,0 +1,96 @@
+"""`geocollapse transfer`: few-shot accuracy of one model's embedding on one data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from typer import Option
+
+from geocollapse.cli.answer import Answer, table
+from geocollapse.cli.options import DataArgument, DataOptions, MachineOptions, ModelArgument, ModelOptions, OutFile
+
+
+@dataclass(frozen=True)
+class EpisodeOptions:
+    """The few-shot episodes."""
+
+    n_way: Annotated[int, Option(metavar="N", help="Classes of an episode.")] = 5
+    k_shot: Annotated[
+        list[str] | None, Option(metavar="1,5", help="Labelled examples a class; commas, or repeated.  [default: 1,5]")
+    ] = None
+    n_query: Annotated[int, Option(metavar="N", help="Examples a class that are classified.")] = 15
+    n_episodes: Annotated[int, Option(metavar="N", help="Episodes; more give a shorter interval.")] = 600
+    out: OutFile = None
+
+
+def transfer(
+    model: ModelArgument,
+    data: DataArgument,
+    model_options: ModelOptions,
+    data_options: DataOptions,
+    episodes: EpisodeOptions,
+    machine: MachineOptions,
+) -> Answer:
+    """Few-shot accuracy of a model's embedding.
+
+    By the nearest class mean and by a linear probe, with intervals over episodes. The default split is test.
+    """
+    from geocollapse.cli.resolve import Request
+    from geocollapse.measurement.collect import collect_features
+    from geocollapse.provenance import provenance
+    from geocollapse.transfer import transfer as few_shot
+
+    k_shots = _parse_shots(episodes.k_shot or ["1,5"])
+    inputs = Request(model, data, default_split="test").resolve(model_options, data_options, machine)
+    found = collect_features(
+        inputs.model,
+        inputs.source,
+        layer=model_options.layer,
+        classifier=model_options.classifier,
+        batch_size=machine.batch_size,
+    )
+    accuracy = few_shot(
+        found.features,
+        found.labels,
+        n_way=episodes.n_way,
+        k_shots=k_shots,
+        n_query=episodes.n_query,
+        n_episodes=episodes.n_episodes,
+        seed=machine.seed,
+    )
+    result = {
+        **accuracy,
+        "classes": inputs.dataset.classes,
+        "layer": found.layer,
+        "n_features": found.features.shape[1],
+        "n_samples": len(found.features),
+        "split": inputs.dataset.split,
+        "provenance": {**provenance(seed=machine.seed, device=found.features.device), **inputs.origin},
+    }
+    return Answer(result, f"{inputs.heading()}\n\n{_shown(result)}", out=episodes.out)
+
+
+def _shown(result: Mapping[str, Any]) -> str:
+    """One row a classifier, one column a number of shots: accuracy and its interval."""
+    shots = list(next(iter(result["accuracy"].values())))
+    rows = [
+        (name.replace("_", " "), *(_percent(estimates[k]) for k in shots))
+        for name, estimates in result["accuracy"].items()
+    ]
+    what = f"{result['layer'] or 'the output'}: {result['n_way']} classes an episode, {result['n_episodes']} episodes"
+    notes = [f"note: {warning}" for warning in result["warnings"]]
+    return "\n".join([what, table(("classifier", *(f"{k}-shot accuracy" for k in shots)), rows), *notes])
+
+
+def _percent(estimate: Mapping[str, Any]) -> str:
+    low, high = estimate["ci95"]
+    return f"{estimate['value']:.2%} ({low:.2%} to {high:.2%})"
+
+
+def _parse_shots(texts: list[str]) -> list[int]:
+    parts = [part.strip() for text in texts for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"--k-shot: expected positive numbers, got {','.join(texts)!r}; do --k-shot 1,5")
+    return [int(part) for part in parts]

@@ -1,0 +1,410 @@
+"""The command line: exit codes, one line for an error, and the result alone on stdout."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from contextlib import redirect_stdout
+
+import jsonschema
+import pytest
+import torch
+
+from geocollapse.cli import main
+from geocollapse.cli.resolve import parse_numbers, parse_settings
+from geocollapse.cli.schemas import schema
+from synthetic_sweep import write_sweep
+
+TINY = """
+import torch
+from torch import nn
+
+print("a model file may print: stdout stays clean")
+
+def tiny(width=8, num_classes=10):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, num_classes))
+
+def pair():
+    return 1
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "tiny.py"
+    path.write_text(TINY)
+    return f"{path}:tiny"
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command line: its exit code, stdout and stderr."""
+
+    def call(*arguments):
+        code = main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def answer(run):
+    """Run a command with --json: its object, after the checks that all of them pass."""
+
+    def call(*arguments):
+        code, out, err = run(*arguments, "--json", "--quiet")
+        assert code == 0, err
+        found = json.loads(out, parse_constant=lambda name: pytest.fail(f"not strict JSON: {name}"))
+        jsonschema.validate(found, schema(arguments[0]))
+        return found
+
+    return call
+
+
+TORCH = "torch.nn:Identity"  # a factory that is always there
+MEASURE = ("digits", "--subset", 300, "--max-samples", 100)
+
+
+# measure
+
+
+def test_measure_answers_one_json_object(tiny, answer):
+    found = answer("measure", tiny, *MEASURE)
+    assert (found["n_samples"], found["n_classes"], found["n_features"], found["split"]) == (300, 10, 8, "train")
+    assert found["layer"] == "3:in"
+    assert found["provenance"]["data"] == "digits"
+    assert found["provenance"]["weights"] is None
+
+
+def test_measure_shows_a_table_that_names_model_data_and_split(tiny, run):
+    code, out, err = run("measure", tiny, *MEASURE)
+    assert code == 0
+    assert out.startswith(f"{tiny} (as its factory made it) on digits, split train")
+    assert "geometric complexity" in out
+    assert "a model file may print" in err
+
+
+def test_a_seed_makes_the_same_numbers_again(tiny, answer):
+    first, again, other = (answer("measure", tiny, *MEASURE, "--seed", seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first["geometric_complexity"]["value"] != other["geometric_complexity"]["value"]
+
+
+def test_quiet_leaves_stderr_to_what_the_model_prints(tiny, run):
+    _, _, err = run("measure", tiny, *MEASURE, "--quiet")
+    assert err.splitlines() == ["a model file may print: stdout stays clean"]
+
+
+def test_measure_as_csv_has_dotted_columns(tiny, run):
+    _, out, _ = run("measure", tiny, *MEASURE, "--csv")
+    (row,) = csv.DictReader(io.StringIO(out))
+    assert float(row["geometric_complexity.value"]) > 0
+    assert row["split"] == "train"
+
+
+@pytest.mark.parametrize("ending", ["json", "csv", "txt"])
+def test_out_gets_the_result_too(tiny, run, tmp_path, ending):
+    path = tmp_path / "new" / f"result.{ending}"
+    _, out, _ = run("measure", tiny, *MEASURE, "--out", path, *([f"--{ending}"] if ending != "txt" else []))
+    assert path.read_text() == out
+
+
+def test_classes_subset_and_model_arguments_reach_the_library(tiny, answer):
+    found = answer("measure", tiny, "digits:test", "--classes", "0-2,7", "--classes", "5", "--model-arg", "width=4")
+    assert found["classes"] == ["0", "1", "2", "7", "5"]
+    assert found["n_features"] == 4
+    assert found["split"] == "test"
+    assert found["accuracy"] is None
+    assert any("10 outputs" in warning for warning in found["warnings"])
+
+
+def test_weights_and_dtype_and_workers_are_used(tiny, answer, tmp_path):
+    torch.manual_seed(3)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10))
+    path = tmp_path / "weights.pt"
+    torch.save({"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, path)
+    exact = (*MEASURE, "--estimator", "exact", "--weights", path)
+    found = answer("measure", tiny, *exact, "--seed", 1, "--dtype", "float64", "--num-workers", 1)
+    again = answer("measure", tiny, *exact, "--seed", 1)
+    assert found["provenance"]["weights_key"] == "state_dict"
+    assert found["geometric_complexity"]["value"] == pytest.approx(again["geometric_complexity"]["value"], rel=1e-4)
+
+
+def test_mean_and_std_override_the_data_sets_own(tiny, answer):
+    found = answer("measure", tiny, *MEASURE, "--mean", "0.5", "--std", "0.25")
+    assert (found["preprocessing"]["mean"], found["preprocessing"]["std"]) == ([0.5], [0.25])
+
+
+# transfer
+
+
+def test_transfer_answers_accuracies_with_intervals(tiny, answer):
+    found = answer("transfer", tiny, "digits", "--n-way", 3, "--k-shot", "1,2", "--n-episodes", 20, "--n-query", 5)
+    assert (found["n_way"], found["n_episodes"], found["split"]) == (3, 20, "test")
+    for classifier in ("nearest_mean", "linear_probe"):
+        assert set(found["accuracy"][classifier]) == {"1", "2"}
+    low, high = found["accuracy"]["nearest_mean"]["2"]["ci95"]
+    assert 0 < low < found["accuracy"]["nearest_mean"]["2"]["value"] < high <= 1.05
+
+
+def test_transfer_shows_a_table(tiny, run):
+    code, out, _ = run("transfer", tiny, "digits", "--n-episodes", 20, "--quiet")
+    assert code == 0
+    assert "split test" in out
+    assert "nearest mean" in out
+    assert "5-shot" in out
+
+
+# report
+
+
+def test_report_writes_what_it_says(answer, tmp_path):
+    folder = write_sweep(tmp_path / "sweep")
+    found = answer("report", folder)
+    assert all((tmp_path / path).is_file() for path in (found["report"], found["table"], *found["figures"]))
+    assert {verdict["verdict"] for verdict in found["verdicts"]} <= {"holds", "does not hold", "undecided"}
+
+
+def test_report_ends_with_the_path_of_the_page(run, tmp_path):
+    folder = write_sweep(tmp_path / "sweep")
+    code, out, _ = run("report", folder)
+    assert code == 0
+    assert out.splitlines()[-1] == f"report: {folder.resolve() / 'report.html'}"
+    assert "claim" in out
+
+
+# train, sweep
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """The demo in a few steps: two rates, one seed, few episodes."""
+    path = tmp_path_factory.mktemp("recipe") / "short.yaml"
+    path.write_text(
+        """
+        extends: demo
+        seeds: 1
+        training: {max_steps: 12}
+        measuring: {points: 2, max_samples: 20}
+        transfer: {n_episodes: 10}
+        sweeps: {learning_rate: {training.learning_rate: [0.05, 0.1]}}
+        """
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def swept(recipe, tmp_path_factory):
+    """What `sweep` answers, and its folder."""
+    folder = tmp_path_factory.mktemp("swept")
+    with redirect_stdout(io.StringIO()) as out:
+        assert main(["sweep", str(recipe), "--out", str(folder), "--workers", "1", "--json", "--quiet"]) == 0
+    return json.loads(out.getvalue()), folder
+
+
+def test_sweep_answers_with_its_runs_and_its_report(swept):
+    found, folder = swept
+    jsonschema.validate(found, schema("sweep"))
+    assert (found["n_runs"], found["n_done"], found["n_skipped"], found["n_failed"]) == (2, 2, 0, 0)
+    assert found["report"]["report"] == str(folder / "report.html")
+    assert (folder / "report.html").is_file()
+
+
+def test_sweep_skips_what_is_done(swept, recipe, answer):
+    _, folder = swept
+    found = answer("sweep", recipe, "--out", folder)
+    assert (found["n_done"], found["n_skipped"]) == (0, 2)
+
+
+def test_a_run_folder_is_a_model(swept, answer):
+    _, folder = swept
+    run = next((folder / "runs").iterdir())
+    found = answer("measure", run, "digits", "--classes", "0-4")
+    assert found["accuracy"] > 0.2
+    assert found["provenance"]["weights"] == str(run / "checkpoint.safetensors")
+
+
+def test_train_answers_with_its_result_and_goes_on_from_it(recipe, answer, tmp_path):
+    out = ("--out", tmp_path, "--set", "training.learning_rate=0.02", "--seed", 3)
+    found = answer("train", recipe, *out)
+    assert (found["status"], found["converged"], found["steps"]) == ("done", False, 12)
+    assert found["folder"] == str(tmp_path / found["run_id"])
+    assert found["provenance"]["seed"] == 3
+    assert answer("train", recipe, *out)["final"]["source"] == found["final"]["source"]
+
+
+def test_a_loss_that_is_no_number_exits_with_1(recipe, run, tmp_path):
+    diverging = ("--set", "training.learning_rate=1e30", "--out", tmp_path, "--quiet")
+    code, out, _ = run("train", recipe, *diverging)
+    assert code == 1
+    assert "failed at step" in out
+    sweep = ("--set", "sweeps.learning_rate.training.learning_rate=[0.05, 1e30]", "--workers", 1)
+    code, out, _ = run("sweep", recipe, *sweep, "--out", tmp_path / "sweep", "--quiet", "--json")
+    found = json.loads(out)
+    jsonschema.validate(found, schema("sweep"))
+    assert (code, found["n_done"], found["n_failed"]) == (1, 1, 1)
+    assert found["failures"][0]["failed_step"] is not None
+
+
+def test_dry_run_says_what_it_would_cost(recipe, answer, run, tmp_path):
+    found = answer("sweep", recipe, "--dry-run", "--seeds", 3, "--out", tmp_path / "none")
+    assert (found["n_runs"], len(found["runs"])) == (6, 6)
+    assert not (tmp_path / "none").exists()
+    _, out, _ = run("sweep", recipe, "--dry-run", "--workers", 2)
+    assert "2 runs, 2 at a time" in out
+
+
+# what there is
+
+
+def test_recipes_lists_the_demo_first(answer):
+    first = answer("recipes")["recipes"][0]
+    assert (first["name"], first["n_runs"]) == ("demo", 26)
+    assert set(first["sweeps"]) == {"learning_rate", "batch_size", "weight_decay"}
+
+
+def test_data_lists_every_source(answer, tmp_path):
+    found = answer("data", "--data-root", tmp_path)
+    here = {source["name"]: source["is_here"] for source in found["data"]}
+    assert here["digits"]
+    assert not here["cifar10"]
+
+
+def test_models_can_be_measured_as_they_are_listed(answer):
+    listed = {model["name"]: model["model"] for model in answer("models")["models"]}
+    found = answer("measure", listed["mlp"], *MEASURE, "--model-arg", "hidden=[16]")
+    assert found["n_features"] == 16
+
+
+# errors
+
+
+def error_of(run, *arguments):
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("error: ")
+    return err.removeprefix("error: ").strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["mesure"], "No such command 'mesure'."),
+        (["measure"], "Missing argument 'MODEL'."),
+        (["measure", "m.py:f", "digits", "--lair", "x"], "No such option: --lair"),
+        (["measure", "m.py:f", "digits", "--seed", "one"], "Invalid value for '--seed'"),
+        (["measure", "m.py:f", "digits", "--device", "tpu"], "Invalid value for '--device'"),
+        (["measure", "m.py:f", "digits", "--json", "--csv"], "--csv: expected one form of the result, got --json and"),
+        (["measure", "m.py:f", "digits", "--n-probes", "none"], "--n-probes: expected a positive number or auto, got"),
+        (["measure", "m.py:f", "digits", "--threads", "0"], "--threads: expected a positive number, got 0"),
+        (["measure", TORCH, "digits", "--mean", "a,b"], "--mean: expected numbers separated by commas, got 'a,b'"),
+        (["measure", "m.py:f", "digits", "--model-arg", "w"], "--model-arg: expected KEY=VALUE, got 'w'"),
+        (["measure", "none.py:f", "digits"], "model: expected a Python file, got 'none.py', which does not exist"),
+        (["measure", "resnet", "digits"], "model: expected file.py:factory, package.module:factory or a run directory"),
+        (["measure", "no_such_package:f", "digits"], "model: expected an importable module, got 'no_such_package'"),
+        (["measure", TORCH, "didgits"], "data: expected one of digits,"),
+        (["measure", TORCH, "digits:val"], "split: expected one of train, test of digits, got 'val'"),
+        (["measure", TORCH, "digits", "--classes", "0-12"], "classes: expected numbers from 0 to 9, got '0-12'"),
+        (["measure", TORCH, "digits", "--classes", "zero"], "classes: expected class numbers or names, got 'zero'"),
+        (["measure", TORCH, "digits", "--subset", "3"], "subset: expected 10 to 1437 examples, got 3"),
+        (["measure", TORCH, "folder:nowhere"], "data: expected a folder of class folders, got 'nowhere'"),
+        (["sweep", "dmo"], "recipe: expected a path ending in .yaml or one of demo"),
+        (["train", "none.yaml"], "recipe: expected a file at none.yaml, got none"),
+        (
+            ["train", "demo", "--set", "training.learnin_rate=1"],
+            "recipe: training.learnin_rate: unknown key; do training",
+        ),
+        (["train", "demo", "--set", "training"], "set: expected key=value, got 'training'"),
+        (["train", "demo", "--preset", "smok"], "preset: expected one of smoke, got 'smok'"),
+        (["sweep", "demo", "--workers", "0"], "workers: expected at least 1, got 0"),
+        (["sweep", "demo", "--seeds", "0"], "seeds: expected 1 or more, got 0"),
+        (["transfer", "m.py:f", "digits", "--k-shot", "1,x"], "--k-shot: expected positive numbers, got '1,x'"),
+        (["report", "nowhere"], "DIR: expected a sweep folder with sweep.yaml, got nowhere"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_exit_code_2(run, arguments, line):
+    assert error_of(run, *arguments).startswith(line)
+
+
+def test_the_nearest_data_set_is_named(run):
+    assert error_of(run, "measure", TORCH, "cifar-10").endswith("do cifar10")
+
+
+def test_the_nearest_layer_is_named(run, tiny):
+    code, _, err = run("measure", tiny, *MEASURE, "--layer", "33", "--quiet")
+    assert code == 2
+    assert err.splitlines()[-1] == "error: layer: expected the name of a module, got '33'; do layer='3'"
+
+
+def test_a_factory_that_is_missing_or_no_model_is_named(run, tiny):
+    file = tiny.removesuffix(":tiny")
+    for name, words in (("small", "do one of"), ("pair", "expected a factory that returns a Module, got int")):
+        code, _, err = run("measure", f"{file}:{name}", *MEASURE)
+        assert code == 2
+        assert words in err.splitlines()[-1]
+
+
+def test_weights_that_do_not_fit_are_refused(run, tiny, tmp_path):
+    path = tmp_path / "other.pt"
+    torch.save({"1.weight": torch.zeros(8, 64)}, path)
+    code, _, err = run("measure", tiny, *MEASURE, "--weights", path)
+    assert code == 2
+    assert "missing" in err.splitlines()[-1]
+
+
+def test_missing_weights_are_named(run, tiny):
+    code, _, err = run("measure", tiny, *MEASURE, "--weights", "none.pt")
+    assert code == 2
+    assert err.splitlines()[-1].startswith("error: weights: expected a file, got 'none.pt'")
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(FileNotFoundError):
+        main(["report", "nowhere", "--debug"])
+
+
+def test_a_failed_run_exits_with_1(run, tiny, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("model: expected a finite output,\n got NaN; do train it")
+
+    monkeypatch.setattr("geocollapse.measurement.measure", fail)
+    code, out, err = run("measure", tiny, *MEASURE)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == "error: model: expected a finite output, got NaN; do train it"
+
+
+def test_the_command_itself_exits_with_the_code():
+    command = [sys.executable, "-m", "geocollapse", "report", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [done.stderr.strip()]
+
+
+def test_without_arguments_there_is_help(run):
+    code, out, err = run()
+    assert (code, err) == (0, "")
+    assert "measure" in out
+    assert "rank" not in out
+
+
+def test_version(run):
+    from geocollapse import __version__
+
+    assert run("--version") == (0, f"{__version__}\n", "")
+
+
+# parsing
+
+
+def test_numbers_and_settings_are_parsed():
+    assert parse_numbers(None, option="--std") is None
+    assert parse_settings(["a.b=2", "c=true", "d=[1, 2]", "e=x=y", "f="], option="--model-arg") == {
+        "a.b": 2,
+        "c": True,
+        "d": [1, 2],
+        "e": "x=y",
+        "f": None,
+    }
