@@ -47,10 +47,7 @@ def recipes() -> Answer:
 
     recipes = [_recipe(load_recipe(name)) for name in recipe_names()]
     columns = ("name", "what", "runs", "presets")
-    rows = [
-        (r["name"], "\n".join(filter(None, (r["title"], r["paper"], r["cost"]))), r["n_runs"], ", ".join(r["presets"]))
-        for r in recipes
-    ]
+    rows = [(r["name"], f"{r['title']}\n{r['cost']}", r["n_runs"], ", ".join(r["presets"])) for r in recipes]
     ending = "geocollapse sweep NAME runs one; a recipe of your own is a .yaml file with `extends: NAME`."
     return Answer({"recipes": recipes}, f"{table(columns, rows)}\n{ending}", rows=recipes)
 
