@@ -1,0 +1,265 @@
+"""Recipes: what is refused and how, presets and overrides, what is planned, and names of runs that never change."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from geocollapse.experiments.claims.expectations import Expectations
+from geocollapse.experiments.recipe import (
+    PlannedRun,
+    Recipe,
+    RunConfig,
+    load_recipe,
+    recipe_names,
+    run_id,
+    value_at,
+)
+from geocollapse.models import MODELS
+
+PAPER = [
+    f"{network}-{sweep}"
+    for network in (
+        "cifar10-vgg13",
+        "mnist-vgg11",
+        "fashion-mnist-vgg11",
+        "cifar100-vgg13",
+        "cifar100-resnet18",
+        "cifar-fs-resnet18",
+    )
+    for sweep in ("learning-rate", "batch-size", "weight-decay")
+] + ["cifar10-vgg13-gc-penalty", "cifar10-vgg13-bound", "cifar10-vgg13-sampling"]
+
+MINIMAL = {
+    "name": "small",
+    "title": "A small one",
+    "data": {"name": "digits"},
+    "model": {"name": "mlp", "args": {"hidden": [8]}},
+    "training": {"learning_rate": 0.1, "batch_size": 16, "max_steps": 10},
+    "measuring": {"points": 2},
+}
+SWEEPS = {
+    "learning_rate": {"training.learning_rate": [0.05, 0.1, 0.2]},
+    "batch_size": {"training.batch_size": [8, 16]},
+}
+
+
+@pytest.fixture
+def recipe():
+    return Recipe.of(MINIMAL | {"sweeps": SWEEPS, "seeds": 2, "presets": {"smoke": {"training.max_steps": 3}}})
+
+
+def message(call, *args):
+    with pytest.raises(ValueError) as caught:
+        call(*args)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("pair", "expected"),
+    [
+        ("training.learning_rat=1", "recipe: training.learning_rat: unknown key; do training.learning_rate"),
+        ("learning_rate=1", "recipe: learning_rate: unknown key; do training.learning_rate"),
+        (
+            "training.gc_penalty.wieght=1",
+            "recipe: training.gc_penalty.wieght: unknown key; do training.gc_penalty.weight",
+        ),
+        ("model.width=4", "recipe: model.width: unknown key; do model."),
+        ("training.batch_size.x=4", "recipe: training.batch_size.x: unknown key; do training.batch_size"),
+        (
+            "training.learning_rate=fast",
+            "recipe: training.learning_rate: expected a number, got 'fast' (str); do set training.learning_rate to a number",
+        ),
+        ("training.batch_size=1.5", "recipe: training.batch_size: expected a whole number, got 1.5 (float); do set"),
+        ("training.batch_size=0", "recipe: training.batch_size: expected at least 1, got 0 (int); do set"),
+        ("training.batch_size=true", "recipe: training.batch_size: expected a whole number, got True (bool); do set"),
+        (
+            "training.schedule=linear",
+            "recipe: training.schedule: expected 'constant', 'cosine' or 'step', got 'linear'",
+        ),
+        ("measuring.n_probes=many", "recipe: measuring.n_probes: expected a whole number or 'auto', got 'many' (str)"),
+        ("data.source_classes={a: 1}", "recipe: data.source_classes: expected a list or text, got {'a': 1} (dict)"),
+        ("measuring.every=5", "recipe: measuring: expected one of points and every, got points=2, every=5; do set one"),
+        (
+            "sweeps.learning_rate.training.learning_rate=[]",
+            "recipe: sweeps.learning_rate.training.learning_rate: expected",
+        ),
+        ("data=digits", "recipe: data: expected keys with values, got 'digits' (str)"),
+        (
+            "training.learning_rate",
+            "set: expected key=value, got 'training.learning_rate'; do training.learning_rate=0.1",
+        ),
+        ("data.pad_to=[3", "set: data.pad_to: expected YAML, got "),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_line(recipe, pair, expected):
+    assert message(recipe.with_overrides, [pair]).startswith(expected)
+
+
+def test_a_missing_key_is_named():
+    without = {key: value for key, value in MINIMAL.items() if key != "training"}
+    assert message(Recipe.of, without) == "recipe: training: expected a value, got none; do add training"
+
+
+def test_unknown_names_name_the_nearest(recipe):
+    assert message(load_recipe, "cifar10-vgg13-weight-decy").endswith("; do cifar10-vgg13-weight-decay")
+    assert "demo, cifar-fs-resnet18-batch-size" in message(load_recipe, "nope")
+    assert message(recipe.with_preset, "smke") == "preset: expected one of smoke, got 'smke'; do --preset smoke"
+    assert message(Recipe.of(MINIMAL).with_preset, "smoke").endswith("do leave --preset out")
+
+
+def test_overrides_are_read_as_yaml_and_leave_the_recipe_alone(recipe):
+    changed = recipe.with_overrides(
+        ["training.learning_rate=1e-4", "model.args.hidden=[4, 4]", "data.source_classes=0-4", "data.subset=null"]
+    )
+    assert changed.training.learning_rate == 1e-4
+    assert changed.model.args == {"hidden": [4, 4]}
+    assert changed.data.source_classes == "0-4"
+    assert recipe.training.learning_rate == 0.1
+
+
+def test_the_key_of_a_sweep_may_hold_dots(recipe):
+    changed = recipe.with_overrides(["sweeps.batch_size.training.batch_size=[4, 8]"])
+    assert changed.sweeps["batch_size"] == {"training.batch_size": [4, 8]}
+
+
+def test_a_preset_and_then_an_override(recipe):
+    smoke = recipe.with_preset("smoke")
+    assert smoke.training.max_steps == 3
+    assert smoke.with_overrides(["training.max_steps=4"]).training.max_steps == 4
+
+
+def test_the_plan_sweeps_one_at_a_time_and_runs_what_is_equal_once(recipe):
+    runs = recipe.planned_runs()
+    assert len(runs) == 2 * (3 + 2 - 1)
+    assert len({run.run_id for run in runs}) == len(runs)
+    base = runs[0]
+    assert base.sweeps == {
+        "learning_rate": {"training.learning_rate": 0.1},
+        "batch_size": {"training.batch_size": 16},
+    }
+    assert base.overrides == {}
+    faster = next(run for run in runs if run.config.training.learning_rate == 0.2)
+    assert faster.overrides == faster.sweeps["learning_rate"] == {"training.learning_rate": 0.2}
+    assert faster.config.training.batch_size == 16
+    assert [run.config.seed for run in runs[:2]] == [0, 1]
+
+
+def test_the_number_of_seeds_can_be_given(recipe):
+    assert len(recipe.planned_runs(1)) == 4
+    assert message(recipe.planned_runs, 0) == "seeds: expected 1 or more, got 0; do --seeds 1"
+
+
+def test_a_base_outside_its_sweeps_is_run_too():
+    runs = Recipe.of(MINIMAL | {"sweeps": {"rate": {"training.learning_rate": [1, 2]}}}).planned_runs()
+    assert [run.sweeps for run in runs] == [
+        {},
+        {"rate": {"training.learning_rate": 1.0}},
+        {"rate": {"training.learning_rate": 2.0}},
+    ]
+
+
+def test_a_sweep_over_two_keys_is_their_grid():
+    grid = {"training.learning_rate": [0.1, 0.2], "training.batch_size": [8, 16]}
+    assert len(Recipe.of(MINIMAL | {"sweeps": {"both": grid}}).planned_runs()) == 4
+
+
+def test_a_sweep_over_an_unknown_key_or_a_bad_value_is_refused():
+    def planned(grid):
+        return Recipe.of(MINIMAL | {"sweeps": {"s": grid}}).planned_runs()
+
+    assert "training.learning_rat: unknown key; do training.learning_rate" in message(
+        planned, {"training.learning_rat": [1]}
+    )
+    assert "expected a whole number" in message(planned, {"training.batch_size": ["many"]})
+    assert "expected a key of a run's configuration, got 'seeds'" in message(planned, {"seeds": [1]})
+
+
+def test_the_name_of_a_run_is_pinned():
+    config = RunConfig.of({key: MINIMAL[key] for key in ("data", "model", "training", "measuring")})
+    assert run_id(config) == "f99b958a3165"
+    assert run_id(config.model_copy(update={"seed": 1})) != run_id(config)
+    assert run_id(config.model_copy(update={"threads": 2})) != run_id(config)
+    assert run_id(RunConfig.of(config.model_dump(mode="json"))) == run_id(config)
+
+
+def test_what_a_machine_decides_is_no_part_of_a_run():
+    assert not {"device", "workers", "data_root", "out", "version"} & set(RunConfig.model_fields)
+
+
+def test_a_recipe_is_its_own_expansion(recipe):
+    text = yaml.safe_dump(recipe.to_dict())
+    assert Recipe.of(yaml.safe_load(text)) == recipe
+
+
+def test_a_recipe_of_ones_own_extends_a_shipped_one(tmp_path):
+    (tmp_path / "parent.yaml").write_text("extends: demo\nseeds: 1\n")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: parent.yaml\ntitle: Mine\nsweeps: {rate: {training.learning_rate: [1e-2]}}\n")
+    recipe = load_recipe(str(mine))
+    assert (recipe.name, recipe.title, recipe.seeds, recipe.data.name) == ("mine", "Mine", 1, "digits")
+    assert recipe.sweeps == {"rate": {"training.learning_rate": [0.01]}}
+
+
+def test_a_recipe_file_that_cannot_be_read_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    with pytest.raises(FileNotFoundError, match=r"recipe: expected a file at .*mine.yaml, got none; do"):
+        load_recipe(str(path))
+    for text, expected in (
+        ("- a list", "recipe mine.yaml: expected keys with values, got list"),
+        ("a: [1", "recipe mine.yaml: expected YAML, got "),
+        ("extends: mine.yaml", "recipe: extends: expected a recipe that does not lead back, got mine.yaml"),
+        ("extends: 3", "recipe: extends: expected names of recipes, got 3"),
+        ("extends: dmo", "recipe: expected a path ending in .yaml or one of"),
+    ):
+        path.write_text(text)
+        assert message(load_recipe, str(path)).startswith(expected)
+
+
+def test_the_papers_experiments_are_shipped():
+    assert recipe_names()[0] == "demo"
+    assert set(recipe_names()) == {"demo", *PAPER}
+
+
+@pytest.mark.parametrize("name", ["demo", *PAPER])
+def test_a_shipped_recipe_expands(name):
+    recipe = load_recipe(name)
+    assert recipe.title
+    assert recipe.paper
+    assert recipe.source
+    assert recipe.cost
+    assert recipe.model.name in MODELS
+    for expanded in (recipe, recipe.with_preset("smoke")):
+        for run in expanded.planned_runs(1):
+            assert isinstance(run, PlannedRun)
+            for setting in run.sweeps.values():
+                assert all(value_at(run.config, key) == value for key, value in setting.items())
+        assert all(run.sweeps for run in expanded.planned_runs(1) if expanded.sweeps)
+
+
+@pytest.mark.parametrize("name", [*PAPER, "demo"])
+def test_the_claims_of_a_recipe_are_what_the_verdicts_read(name):
+    recipe = load_recipe(name)
+    expected = Expectations.of(recipe.to_dict())
+    assert {field.name for field in dataclasses.fields(expected)} - {"signs"} == set(
+        type(recipe.claims).model_fields
+    ) - {"expected_signs"}
+    assert (expected.poincare_factor, expected.coverage, expected.relative_error) == (3.0, 0.93, 0.05)
+    for grid in recipe.sweeps.values():
+        assert all(hypothesis.sign for hypothesis in expected.hypotheses(list(grid)))
+
+
+def test_the_published_settings():
+    rates = load_recipe("cifar10-vgg13-learning-rate")
+    assert rates.sweeps["learning_rate"]["training.learning_rate"] == [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1]
+    assert (rates.training.batch_size, rates.seeds, rates.model.args["width"]) == (512, 5, 64)
+    batches = load_recipe("cifar10-vgg13-batch-size")
+    assert batches.sweeps["batch_size"]["training.batch_size"] == [8, 16, 32, 64, 128, 256]
+    decay = load_recipe("cifar10-vgg13-weight-decay")
+    assert decay.sweeps["weight_decay"]["training.weight_decay"] == [0.0, 0.00025, 0.0005, 0.001, 0.0025]
+    assert (decay.training.learning_rate, decay.training.batch_size) == (0.01, 256)
+    penalty = load_recipe("cifar10-vgg13-gc-penalty")
+    assert penalty.sweeps["gc_penalty"]["training.gc_penalty.weight"] == [0.0, 1e-7, 1e-6, 1e-4]
+    assert all(run.config.model.args["batch_norm"] is False for run in penalty.planned_runs(1))

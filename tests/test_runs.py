@@ -1,0 +1,265 @@
+"""Run folders: files written whole, histories cut, damaged files set aside, models read back."""
+
+import json
+
+import pytest
+import torch
+
+from geocollapse.experiments.recipe import RunConfig, load_recipe
+from geocollapse.experiments.results import read_sweep
+from geocollapse.experiments.runs import RunFolder, SweepFolder, load_model, write_whole
+from geocollapse.models import build
+
+WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(3)}
+BUFFERS = {"a": torch.ones(2, 3)}
+INFO = {"step": 4, "stop_step": None, "seconds": 0.5}
+CONFIG = RunConfig.of(
+    {
+        "data": {"name": "digits"},
+        "model": {"name": "mlp", "args": {"hidden": [8]}},
+        "training": {"learning_rate": 0.1, "batch_size": 16, "max_steps": 10},
+        "measuring": {"points": 2},
+    }
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run with records at steps 0, 2, 4 and a checkpoint at step 4."""
+    folder = RunFolder(tmp_path / "0123456789ab")
+    folder.write_config(CONFIG)
+    for step in (0, 2, 4):
+        folder.append_history({"step": step, "train_loss": 1.0 / (step + 1)})
+    folder.save_checkpoint(WEIGHTS, BUFFERS, INFO)
+    return folder
+
+
+def steps(run):
+    return [line["step"] for line in run.history()]
+
+
+def test_configuration_and_result_come_back(run):
+    assert run.config() == CONFIG
+    assert run.result() is None
+    assert not run.is_done()
+    run.write_result({"status": "done", "final": {"step": 4, "loss": float("nan")}})
+    assert run.is_done()
+    assert run.result() == {"status": "done", "final": {"step": 4, "loss": None}}
+
+
+def test_a_checkpoint_comes_back_bit_for_bit(run):
+    weights, buffers, info = run.load_checkpoint()
+    assert all(torch.equal(weights[key], value) and weights[key].dtype == value.dtype for key, value in WEIGHTS.items())
+    assert torch.equal(buffers["a"], BUFFERS["a"])
+    assert info == INFO
+    assert run.problems == []
+
+
+def test_weights_that_share_memory_can_be_saved(run):
+    run.save_checkpoint({"a": WEIGHTS["a"], "b": WEIGHTS["a"].T}, {}, INFO)
+    weights, _, _ = run.load_checkpoint()
+    assert torch.equal(weights["b"], weights["a"].T)
+
+
+def test_a_crash_before_the_rename_leaves_the_old_file(run, monkeypatch):
+    def crash(*_):
+        raise OSError("the power is gone")
+
+    run.write_result({"status": "done", "steps": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.replace", crash)
+        with pytest.raises(OSError, match="the power is gone"):
+            run.write_result({"status": "failed"})
+        with pytest.raises(OSError, match="the power is gone"):
+            run.save_checkpoint(BUFFERS, BUFFERS, INFO | {"step": 2})
+    again = RunFolder(run.path)
+    assert again.result() == {"status": "done", "steps": 1}
+    weights, _, info = again.load_checkpoint()
+    assert set(weights) == {"a", "n"}
+    assert info["step"] == 4
+
+
+def test_a_crash_between_two_renames_is_noticed(run, monkeypatch):
+    from pathlib import Path
+
+    rename, renamed = Path.replace, []
+
+    def crash_at_second(path, target):
+        renamed.append(target)
+        if len(renamed) == 2:
+            raise OSError("the power is gone")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.replace", crash_at_second)
+        with pytest.raises(OSError, match="the power is gone"):
+            run.save_checkpoint(BUFFERS, BUFFERS, INFO)
+    assert run.load_checkpoint() is None
+    assert "checkpoint.safetensors set aside" in run.problems[0]
+
+
+def test_writing_several_files_writes_all_before_the_first_rename(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("pathlib.Path.replace", lambda path, _: seen.append(sorted(p.name for p in tmp_path.iterdir())))
+    write_whole({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+    assert seen == [["a.part", "b.part"]] * 2
+
+
+def test_lines_of_the_history_are_strict_json(run):
+    run.append_history({"step": 6, "train_loss": float("inf"), "gc": torch.tensor(2.0)})
+    line = run.file("history.jsonl").read_text().splitlines()[-1]
+    assert json.loads(line, parse_constant=pytest.fail) == {"step": 6, "train_loss": None, "gc": 2.0}
+    assert run.last_line() == run.history()[-1]
+
+
+def test_an_incomplete_last_line_is_dropped(run):
+    path = run.file("history.jsonl")
+    path.write_bytes(path.read_bytes() + b'{"step": 6, "train_lo')
+    assert steps(run) == [0, 2, 4]
+    assert run.problems == []
+    assert run.load_checkpoint() is not None
+    run.cut_history(4)
+    run.append_history({"step": 6})
+    assert steps(run) == [0, 2, 4, 6]
+
+
+def test_the_history_is_cut(run):
+    assert [line["step"] for line in run.cut_history(2)] == [0, 2]
+    assert steps(run) == [0, 2]
+    assert run.cut_history(-1) == []
+    assert run.last_line() is None
+
+
+def test_a_damaged_line_sets_the_history_aside(run):
+    path = run.file("history.jsonl")
+    path.write_bytes(path.read_bytes().replace(b'"step": 2', b'"st'))
+    assert run.load_checkpoint() is None
+    assert "history.jsonl set aside as history.jsonl.corrupt" in run.problems[0]
+    assert path.with_name("history.jsonl.corrupt").is_file()
+    assert steps(run) == []
+
+
+def test_a_checkpoint_that_the_history_does_not_reach_is_not_used(run):
+    run.cut_history(2)
+    assert run.load_checkpoint() is None
+    assert "the history does not reach its step 4" in run.problems[0]
+
+
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "state.safetensors", "state.json"])
+def test_a_damaged_file_is_named_set_aside_and_not_used(run, name, caplog):
+    path = run.file(name)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 :] = b"\xff" * 7
+    path.write_bytes(bytes(content))
+    assert run.load_checkpoint() is None
+    assert f"run 0123456789ab: {name} set aside as {name}.corrupt, to be computed anew" in run.problems[0]
+    assert run.problems[0] in caplog.text
+    assert path.with_name(f"{name}.corrupt").read_bytes() == bytes(content)
+    assert not path.exists()
+    assert run.load_checkpoint() is None
+
+
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "state.safetensors"])
+def test_a_state_without_its_other_files_is_not_used(run, name):
+    run.file(name).unlink()
+    assert run.load_checkpoint() is None
+    assert f"{name} is missing" in run.problems[0]
+
+
+def test_one_flipped_bit_is_noticed(run):
+    path = run.file("checkpoint.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    assert run.load_checkpoint() is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"status": "perhaps"}', b"\xff\xfe"])
+def test_a_damaged_result_is_not_a_result(run, content):
+    run.file("result.json").write_bytes(content)
+    assert not run.is_done()
+    assert "result.json set aside" in run.problems[0]
+    assert run.file("result.json.corrupt").read_bytes() == content
+
+
+def test_a_fresh_folder_has_nothing(tmp_path):
+    run = RunFolder(tmp_path / "new")
+    assert (run.load_checkpoint(), run.result(), run.history(), run.last_line()) == (None, None, [], None)
+    assert run.cut_history(-1) == []
+    with pytest.raises(FileNotFoundError, match="config.yaml"):
+        run.config()
+
+
+def test_a_damaged_configuration_is_refused(run):
+    run.file("config.yaml").write_text("seed: [")
+    with pytest.raises(ValueError, match=r"config.yaml: expected YAML"):
+        run.config()
+    run.file("config.yaml").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"config.yaml: expected keys with values"):
+        run.config()
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "shape"),
+    [
+        ("mlp", {"hidden": [8]}, (1, 8, 8)),
+        ("vgg11", {"width": 2}, (1, 32, 32)),
+        ("vgg13", {"width": 2, "batch_norm": False}, (3, 32, 32)),
+        ("resnet18", {"width": 0.05}, (3, 32, 32)),
+        ("small_cnn", {"width": 2}, (1, 8, 8)),
+    ],
+)
+def test_the_trained_model_is_read_back(run, name, args, shape):
+    run.write_config(CONFIG.model_copy(update={"model": CONFIG.model.model_copy(update={"name": name, "args": args})}))
+    model = build(name, num_classes=7, input_shape=shape, **args).eval()
+    run.save_checkpoint(model.state_dict(), {}, INFO)
+    loaded = load_model(run.path)
+    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded.model(x), model(x))
+    assert not loaded.model.training
+    assert loaded.config == run.config()
+    assert loaded.weights == str(run.file("checkpoint.safetensors"))
+
+
+def test_a_model_without_its_weights_is_refused(run):
+    run.file("checkpoint.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"MODEL: expected weights at .*, got a file where it is not a safetensors"):
+        load_model(run.path)
+    run.file("checkpoint.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"MODEL: expected weights at .*checkpoint.safetensors, got none; do"):
+        load_model(run.path)
+
+
+def test_checkpoints_are_kept_by_step(run):
+    path = run.keep_checkpoint(4, WEIGHTS)
+    assert path == run.path / "checkpoints" / "4.safetensors"
+    assert path.is_file()
+
+
+def test_a_sweep_folder_holds_the_recipe_and_its_runs(tmp_path):
+    recipe = load_recipe("demo")
+    planned = recipe.planned_runs(1)
+    folder = SweepFolder(tmp_path)
+    folder.write_recipe(recipe, planned)
+    assert folder.recipe() == recipe
+    assert folder.entries() == [run.entry() for run in planned]
+    assert "&id" not in (tmp_path / "sweep.yaml").read_text()
+    assert folder.run(planned[0].run_id).path == tmp_path / "runs" / planned[0].run_id
+
+
+def test_what_is_written_is_what_the_results_read(tmp_path):
+    recipe = load_recipe("demo")
+    folder, planned = SweepFolder(tmp_path), recipe.planned_runs(1)
+    folder.write_recipe(recipe, planned)
+    for run in planned:
+        on_disk = folder.run(run.run_id)
+        on_disk.write_config(run.config)
+        on_disk.append_history({"step": 0, "source": {"cdnv": 0.5}})
+        on_disk.write_result({"status": "done", "converged": True, "final": {"step": 3, "source": {"cdnv": 0.25}}})
+    results = read_sweep(tmp_path)
+    assert results.problems == ()
+    assert results.sweeps == ["learning_rate", "batch_size", "weight_decay"]
+    assert set(results.runs["source.cdnv"]) == {0.25}
+    rates = results.of_sweep("learning_rate")
+    assert set(rates["training.learning_rate"]) == set(recipe.sweeps["learning_rate"]["training.learning_rate"])
+    assert (rates["swept.training.learning_rate"] == rates["training.learning_rate"]).all()
