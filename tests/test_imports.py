@@ -1,9 +1,9 @@
 """The house: imports go one way, and nothing heavy is imported before it is needed."""
 
 import ast
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,7 @@ ORDER = (
     "rank",
     "experiments.recipe",
     "experiments.runs",
+    "experiments.recording",
     "experiments.train",
     "experiments.sweep",
     "experiments.results",
@@ -133,16 +134,20 @@ def test_help_of_a_command_imports_no_torch():
 
 
 def test_help_answers_in_under_three_tenths_of_a_second():
+    """Processor time, the best of five: the wall clock of a loaded machine tells of its load."""
+
     def seconds():
-        start = time.perf_counter()
+        before = os.times()
         subprocess.run([sys.executable, "-m", "geocollapse", "--help"], capture_output=True, check=True)
-        return time.perf_counter() - start
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
 
     assert min(seconds() for _ in range(5)) < 0.3
 
 
 def test_import_costs_little_more_than_torch():
-    code = "import time, torch; t = time.perf_counter(); import geocollapse; geocollapse.measure; print(time.perf_counter() - t)"
+    clock = "import time, torch; start = time.process_time(); "
+    code = clock + "import geocollapse; geocollapse.measure; print(time.process_time() - start)"
     assert min(float(run(code)) for _ in range(2)) < 0.3
 
 
