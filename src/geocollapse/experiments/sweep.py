@@ -1,0 +1,290 @@
+"""All runs of a recipe on this machine: worker processes of a fixed number of threads, done runs skipped."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from geocollapse.experiments.recipe import PlannedRun, Recipe, RunConfig
+from geocollapse.experiments.recording import measure_record
+from geocollapse.experiments.results import read_sweep, write_table
+from geocollapse.experiments.runs import RunFolder, SweepFolder
+from geocollapse.experiments.train import failed_result, prepare, record_steps, take_step, train_run
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_TIMED_STEPS = 20  # steps behind the estimate of a run's cost
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """What became of a sweep.
+
+    Attributes:
+        n_runs: runs that the recipe plans.
+        n_done: of these, done now.
+        n_skipped: done before.
+        n_failed: ended without a final measurement; the others are not touched by it.
+        seconds: of this call.
+        out: the sweep folder.
+    """
+
+    n_runs: int
+    n_done: int
+    n_skipped: int
+    n_failed: int
+    seconds: float
+    out: Path
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a sweep would cost on this machine, at most: every run up to ``max_steps``.
+
+    Attributes:
+        n_runs: runs that the recipe plans.
+        workers: processes they would share.
+        seconds_per_step: one update of the base setting.
+        seconds_per_record: one record of it.
+        seconds_per_run: the base setting up to ``max_steps``, with its records.
+        seconds: all runs, each at the base setting's cost.
+    """
+
+    n_runs: int
+    workers: int
+    seconds_per_step: float
+    seconds_per_record: float
+    seconds_per_run: float
+    seconds: float
+
+
+def run_sweep(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    n_seeds: int | None = None,
+    device: str = "cpu",
+    data_root: str | Path | None = None,
+    progress: bool = True,
+) -> SweepSummary:
+    """Train every run of a recipe that is not done yet, and write table.csv.
+
+    Each run has the recipe's number of threads, whatever the machine: only how many run at a time depends on it. A
+    run that fails is recorded as failed and the others go on; a later call tries it again. An interrupted sweep goes
+    on from the checkpoints of its runs.
+
+    Args:
+        recipe: what is planned.
+        out: the sweep folder.
+        workers: processes at a time; cores // threads by default.
+        n_seeds: seeds of each setting; the recipe's own by default.
+        device: where each worker trains.
+        data_root: folder of the data sets.
+        progress: show a progress bar with the projected time on stderr.
+
+    Raises:
+        ValueError: ``workers`` below 1, or a recipe whose settings are refused.
+        KeyboardInterrupt: after the workers have ended; what they had checkpointed is kept.
+    """
+    started = time.perf_counter()
+    planned, folder = recipe.planned_runs(n_seeds), SweepFolder(Path(out))
+    folder.write_recipe(recipe, planned)
+    left = [run for run in planned if not _is_done(folder.run(run.run_id))]
+    n_workers = min(_workers(workers, recipe.threads), max(1, len(left)))
+    jobs = [_Job(run, folder.path, device, None if data_root is None else str(data_root)) for run in left]
+    statuses = _run_all(jobs, n_workers, recipe.threads, len(planned) - len(left), progress=progress)
+    write_table(read_sweep(folder.path))
+    n_done = statuses.count("done")
+    seconds = time.perf_counter() - started
+    return SweepSummary(len(planned), n_done, len(planned) - len(left), len(statuses) - n_done, seconds, folder.path)
+
+
+def estimate_cost(
+    recipe: Recipe,
+    *,
+    workers: int | None = None,
+    n_seeds: int | None = None,
+    device: str = "cpu",
+    data_root: str | Path | None = None,
+) -> Cost:
+    """Time a few steps and one record of the base setting here, and say what the sweep would cost at most.
+
+    The base setting is timed alone on its threads; most runs stop before ``max_steps``, so the time is an upper
+    estimate for settings of about its batch size.
+    """
+    config, n_runs = recipe.run_config(), len(recipe.planned_runs(n_seeds))
+    n_workers = min(_workers(workers, recipe.threads), n_runs)
+    with _threads(recipe.threads):
+        step, record = _timed(config, device, data_root)
+    n_records = len(record_steps(config)) + 2
+    per_run = step * config.training.max_steps + record * n_records
+    rounds = -(-n_runs // n_workers)
+    return Cost(n_runs, n_workers, step, record, per_run, per_run * rounds)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker process is sent."""
+
+    run: PlannedRun
+    out: Path
+    device: str
+    data_root: str | None
+
+
+def _run_all(jobs: Sequence[_Job], n_workers: int, threads: int, n_skipped: int, *, progress: bool) -> list[str]:
+    """The status of every job, in the order they ended."""
+    if not jobs:
+        return []
+    statuses: list[str] = []
+    with _pool(n_workers, threads) as pool, _bar(n_skipped, n_skipped + len(jobs), show=progress) as bar:
+        waiting = {pool.submit(_work, job): job for job in jobs}
+        while waiting:
+            finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in finished:
+                statuses.append(_status(future, waiting.pop(future)))
+                bar.advance(statuses)
+    return statuses
+
+
+def _work(job: _Job) -> str:
+    """In a worker process: one run, from its checkpoint if there is one."""
+    folder = SweepFolder(job.out).run(job.run.run_id)
+    result = train_run(job.run.config, folder, device=job.device, data_root=job.data_root)
+    return str(result["status"])
+
+
+def _status(future: Future[str], job: _Job) -> str:
+    """The status of an ended job; one that ended with an exception is recorded as failed."""
+    error = future.exception()
+    if error is None:
+        return future.result()
+    folder = SweepFolder(job.out).run(job.run.run_id)
+    folder.write_config(job.run.config)
+    folder.write_result(failed_result(job.run.config, folder, error, device=job.device))
+    return "failed"
+
+
+def _is_done(folder: RunFolder) -> bool:
+    result = folder.result()
+    return result is not None and result.get("status") == "done"
+
+
+@contextmanager
+def _pool(n_workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
+    """Fresh processes that import torch once, with their thread count set before it is imported.
+
+    On an interruption or an error the runs that wait are dropped and the workers end at once: their runs go on from
+    their checkpoints next time.
+    """
+    context = multiprocessing.get_context("spawn")
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+    pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_start_worker, initargs=(threads,))
+    try:
+        yield pool
+    except BaseException:
+        _end_workers(pool)
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _end_workers(pool: ProcessPoolExecutor) -> None:
+    """End the workers at once (the standard library has no public way before Python 3.14)."""
+    for process in (pool._processes or {}).values():
+        process.terminate()
+
+
+def _start_worker(threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
+    torch.set_num_threads(threads)
+
+
+def _workers(workers: int | None, threads: int) -> int:
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers: expected at least 1, got {workers}; do leave it out for cores // threads")
+    return workers or max(1, _n_cores() // threads)
+
+
+def _n_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def _threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _timed(config: RunConfig, device: str, data_root: str | Path | None) -> tuple[float, float]:
+    """Seconds of one step and of one record, each after a first one that warms up."""
+    training = prepare(config, device=device, data_root=data_root)
+    n_steps = min(_TIMED_STEPS, config.training.max_steps)
+    take_step(training)
+    started = time.perf_counter()
+    for _ in range(n_steps):
+        take_step(training)
+    trained = time.perf_counter()
+    measure_record(training.model, training.source, training.target, config)
+    return (trained - started) / n_steps, time.perf_counter() - trained
+
+
+class _Bar:
+    """The progress of a sweep: runs ended, failed ones counted, projected time."""
+
+    def __init__(self, display: Progress, task: TaskID) -> None:
+        self._display, self._task = display, task
+
+    def advance(self, statuses: Sequence[str]) -> None:
+        n_failed = sum(status == "failed" for status in statuses)
+        self._display.update(self._task, advance=1, failed=f"{n_failed} failed" if n_failed else "")
+
+
+@contextmanager
+def _bar(n_skipped: int, n_runs: int, *, show: bool) -> Iterator[_Bar]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("runs"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as display:
+        yield _Bar(display, display.add_task("runs", total=n_runs, completed=n_skipped, failed=""))
