@@ -7,10 +7,13 @@ import shutil
 import subprocess
 
 import pytest
+import yaml
 from rich.console import Console
 
 from geocollapse.experiments.claims import CLAIMS, judge
+from geocollapse.experiments.recipe import load_recipe
 from geocollapse.experiments.results import read_sweep
+from geocollapse.experiments.runs import SweepFolder
 from geocollapse.figures import charts
 from geocollapse.report import VerdictGrid, count_sentence, effect_size, number, verdict_table, write_report
 from synthetic_sweep import VALUES, write_sweep
@@ -77,10 +80,16 @@ def test_provenance_names_versions_device_seeds_and_the_command(page):
         "torch 2.6.0",
         "device cpu",
         "seed 0, 1",
-        "geocollapse sweep synthetic",
+        "geocollapse sweep recipe.yaml",
         "preprocessing, mean.0 0.5",
     ):
         assert expected in text
+
+
+def test_the_command_names_a_shipped_recipe_with_its_preset(tmp_path):
+    recipe = load_recipe("demo").with_preset("smoke")
+    SweepFolder(tmp_path).write_recipe(recipe, recipe.planned_runs())
+    assert "geocollapse sweep demo --preset smoke" in words(write_report(tmp_path).read_text(encoding="utf-8"))
 
 
 def test_figures_and_the_table_lie_beside_the_page(sweep, page):
@@ -111,6 +120,19 @@ def test_a_sweep_over_words_has_its_figures_and_no_verdict_on_their_order(tmp_pa
     assert next(chart for chart in charts(results) if chart.name == "settings-schedule").panels[0].ticks[1] == "cosine"
 
 
+def test_a_recipe_without_sweeps_is_reported_on_claims_4_and_5(tmp_path):
+    write_sweep(tmp_path, n_settings=1, n_seeds=3, sampling=5)
+    recipe = yaml.safe_load((tmp_path / "sweep.yaml").read_text())
+    runs = [run | {"sweeps": {}, "overrides": {}} for run in recipe["runs"]]
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(recipe | {"runs": runs, "sweeps": {}}))
+    results = read_sweep(tmp_path)
+    assert {verdict.claim for verdict in judge(results)} == {4, 5}
+    assert [chart.name for chart in charts(results)] == ["poincare-ratio", "bound", "sampling"]
+    assert "No sweep of this folder has settings to compare." in words(
+        write_report(tmp_path).read_text(encoding="utf-8")
+    )
+
+
 def test_quantities_that_are_null_everywhere_are_missing_and_nothing_breaks(tmp_path):
     write_sweep(tmp_path, n_settings=2, n_seeds=1)
     for path in [*tmp_path.rglob("history.jsonl"), *tmp_path.rglob("result.json")]:
@@ -137,7 +159,7 @@ def test_the_verdict_table_has_a_column_for_each_sweep(tmp_path):
     console = Console(width=140, file=open("/dev/null", "w"), record=True)  # noqa: SIM115
     console.print(table)
     text = console.export_text()
-    assert "holds rho = +1.00" in text
+    assert "holds +1.00" in text
     assert "vacuous" in text
 
 

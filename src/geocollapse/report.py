@@ -119,11 +119,12 @@ def verdict_table(folder: str | Path, *, seed: int = 0) -> Table:
     verdicts = judge(read_sweep(folder), seed=seed)
     grid = VerdictGrid.of(verdicts)
     styles = {"holds": "green", "does not hold": "red", "undecided": "dim"}
-    table = Table(title="Verdicts on the claims of GC-NC", caption=count_sentence(verdicts))
+    caption = f"{count_sentence(verdicts)} Numbers: Spearman's rho; Poincaré ratio, largest / smallest; coverage."
+    table = Table(title="Verdicts on the claims of GC-NC", caption=caption)
     for heading in ("claim", "pair", *(name.replace("_", " ") for name in grid.columns)):
         table.add_column(heading)
     for claim, pair, cells in grid.rows:
-        shown = [f"[{styles[v.verdict]}]{v.verdict}[/] {v.remark or effect_text(v)}" if v else "" for v in cells]
+        shown = [f"[{styles[v.verdict]}]{v.verdict}[/] {v.remark or effect_size(v)}" if v else "" for v in cells]
         table.add_row(str(claim), pair, *shown)
     return table
 
@@ -181,7 +182,7 @@ def pair_name(verdict: Verdict) -> str:
     if verdict.claim == 4:
         return "Poincaré ratio over runs" if verdict.x == "run" else "bound, error"
     x = "swept value" if verdict.x.startswith("swept.") else short_name(verdict.x)
-    return f"sampled: {verdict.x}" if verdict.claim == 5 else f"{x}, {short_name(verdict.y)}"
+    return f"{verdict.x if verdict.claim == 5 else x}, {short_name(verdict.y)}"
 
 
 def render(results: SweepResults, verdicts: tuple[Verdict, ...], drawn: list[Chart]) -> str:
@@ -274,9 +275,25 @@ def _provenance(results: SweepResults) -> list[tuple[str, str]]:
     """Versions, device, seeds and threads as the runs recorded them; values that differ between runs are all listed."""
     said = _distinct(flatten(run) for run in results.provenance.values())
     said |= {"seed": [str(seed) for seed in sorted(results.runs["seed"].dropna().unique())]}
-    commands = said.pop("command", [f"geocollapse sweep {results.recipe.get('name', 'RECIPE')}"])
-    rows = [("command", _few(commands)), ("this report", f"geocollapse report {results.folder.name}")]
+    rows = [("command", _command(results)), ("this report", f"geocollapse report {results.folder.name}")]
     return rows + [(key, _few(values)) for key, values in (said | _preprocessing(results)).items() if values]
+
+
+def _command(results: SweepResults) -> str:
+    """What makes this sweep anew: a shipped recipe with its preset where that is all, else the recipe on the page."""
+    from geocollapse.experiments.recipe import load_recipe, recipe_names
+
+    ran = {key: value for key, value in results.recipe.items() if key != "runs"}
+    n_seeds = results.runs["seed"].nunique()
+    seeds = "" if n_seeds == ran.get("seeds") else f" --seeds {n_seeds}"
+    if ran.get("name") in recipe_names():
+        shipped = load_recipe(ran["name"])
+        if shipped.to_dict() == ran:
+            return f"geocollapse sweep {ran['name']}{seeds}"
+        for preset in shipped.presets:
+            if shipped.with_preset(preset).to_dict() == ran:
+                return f"geocollapse sweep {ran['name']} --preset {preset}{seeds}"
+    return f"geocollapse sweep recipe.yaml{seeds}  # recipe.yaml: the expanded recipe below"
 
 
 def _preprocessing(results: SweepResults) -> dict[str, list[str]]:

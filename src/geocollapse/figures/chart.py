@@ -108,20 +108,25 @@ class Chart:
 
 
 def log_ticks(panel: Panel, axis: Literal["x", "y"]) -> list[float]:
-    """Round numbers for a log axis: 1, 2, 5 within two decades, whole decades above, fewer of them above six."""
+    """Round numbers inside a log axis: 1, 2, 5 within two decades, whole decades above; even steps if these are few."""
     values = np.concatenate([getattr(series, axis) for series in panel.series])
     values = values[np.isfinite(values) & (values > 0)]
     if values.size == 0:
         return [1.0]
-    low, high = float(np.log10(values.min())), float(np.log10(values.max()))
-    steps = (1, 2, 5) if high - low < 2 else (1,)
-    decades = range(math.floor(low) - 1, math.ceil(high) + 2)
-    sparse = [k for k in decades if k % max(1, round((high - low) / 5)) == 0]
-    ticks = [float(f"{step}e{decade}") for decade in sparse for step in steps]
-    inside = [tick for tick in ticks if low - 0.1 <= math.log10(tick) <= high + 0.1]
-    return inside if len(inside) > 1 else _fine_ticks(10**low, 10**high)
+    low, high = float(values.min()), float(values.max())
+    decades = math.log10(high / low)
+    every = max(1, round(decades / 5))
+    exponents = [k for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) if k % every == 0]
+    steps = (1, 2, 5) if decades < 2 else (1,)
+    ticks = [tick for k in exponents for step in steps if low <= (tick := float(f"{step}e{k}")) <= high]
+    return ticks if len(ticks) > 2 else _even_ticks(low, high)
 
 
-def _fine_ticks(low: float, high: float) -> list[float]:
-    """Three values of two digits for an axis of less than a factor of two."""
-    return sorted({float(f"{value:.2g}") for value in np.geomspace(low, high, 3)})
+def _even_ticks(low: float, high: float) -> list[float]:
+    """About three multiples of a round step between low and high."""
+    if high <= low * (1 + 1e-6):
+        return [float(f"{low:.3g}")]
+    decade = 10.0 ** math.floor(math.log10((high - low) / 2))
+    step = max(width * decade for width in (1, 2, 5) if width * decade <= (high - low) / 2)
+    multiples = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    return [float(f"{multiple * step:.6g}") for multiple in multiples]

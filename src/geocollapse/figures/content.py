@@ -11,7 +11,7 @@ import numpy as np
 from geocollapse.experiments.claims.poincare import RATIO, error_and_bound
 from geocollapse.experiments.results import ACCURACY, GC, GCOL, NC, TARGET_NC, SweepResults
 from geocollapse.figures.chart import Array, Chart, Panel, Series, mark
-from geocollapse.figures.labels import axis_label, setting_label
+from geocollapse.figures.labels import axis_label, setting_label, shown_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +96,8 @@ def training(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Chart:
 def poincare(runs: pd.DataFrame, results: SweepResults) -> Chart:
     """Claim 4: the largest Poincare ratio through training, and NC against GCol with c from these runs."""
     first = results.settings.drop_duplicates("run_id")[["run_id", "sweep"]]
-    groups = runs.merge(first, on="run_id").assign(label=lambda table: table["sweep"].map(_words))
+    groups = runs.merge(first, on="run_id", how="left")
+    groups = groups.assign(label=groups["sweep"].fillna("base setting").map(_words))
     groups = groups.assign(mark=groups["label"].map({name: i for i, name in enumerate(groups["label"].unique())}))
     against = _scatter(groups, GCOL, NC)
     if against and RATIO in runs and runs[RATIO].notna().any():
@@ -185,7 +186,7 @@ def _scatter(groups: pd.DataFrame, x: str, y: str) -> list[Panel]:
             _array(group[high]) if bars else None,
             hollow=_flags(~group["converged"].astype(bool)),
         )
-        for label, group in shown.groupby("label", sort=False)
+        for label, group in shown.sort_values("mark", kind="stable").groupby("label", sort=False)
     )
     return [Panel(axis_label(x), axis_label(y), series, x_scale="log", y_scale=_scale(y))] if series else []
 
@@ -200,7 +201,9 @@ def _ordinal(runs: pd.DataFrame, key: str, y: str) -> Iterator[Panel]:
         label=shown["setting"].map(setting_label), mark=shown["position"], place=shown[key].map(values.index)
     )
     for panel in _scatter(shown, "place", y):
-        yield replace(panel, x_label=axis_label(key), x_scale="linear", ticks=tuple(f"{value}" for value in values))
+        yield replace(
+            panel, x_label=axis_label(key), x_scale="linear", ticks=tuple(shown_value(value) for value in values)
+        )
 
 
 def _histories(runs: pd.DataFrame, history: pd.DataFrame, columns: tuple[str, ...]) -> tuple[Panel, ...]:

@@ -60,8 +60,13 @@ def setting_label(setting: str) -> str:
     """A setting in the words of a legend.
 
     Example:
-        >>> setting_label("training.learning_rate = 0.1")
-        'learning rate 0.1'
+        >>> setting_label("training.learning_rate = 0.1, training.batch_size = 32")
+        'learning rate 0.1, batch size 32'
     """
     pairs = [part.partition(" = ") for part in setting.split(", ")]
     return ", ".join(f"{short_name(key)} {value}" for key, _, value in pairs)
+
+
+def shown_value(value: object) -> str:
+    """A swept value without digits that say nothing: 8.0 is 8."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
