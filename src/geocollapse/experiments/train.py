@@ -194,8 +194,8 @@ def load_run_data(
 
 def _train(training: Training, folder: RunFolder, on_progress: OnProgress | None) -> dict[str, Any]:
     """The loop: steps, records, the stopping rule; returns the final record."""
-    progress, settings, recorded = training.progress, training.config.training, record_steps(training.config)
     line = _resume(training, folder) or _record(training, folder)
+    progress, settings, recorded = training.progress, training.config.training, record_steps(training.config)
     while progress.step < progress.last_step(settings):
         started = time.perf_counter()
         take_step(training)
