@@ -91,7 +91,9 @@ def few_shot_accuracy(
     sizes = EpisodeSizes(n_way, k_shot, n_query, n_episodes)
     rows = draw_episodes(y, sizes, seed)
     if classifier not in _CLASSIFIERS:
-        raise ValueError(f"classifier: expected one of {', '.join(_CLASSIFIERS)}, got {classifier!r}; do nearest_mean")
+        raise ValueError(
+            f"classifier: expected {' or '.join(_CLASSIFIERS)}, got {classifier!r}; do classifier='nearest_mean'"
+        )
     scores = _CLASSIFIERS[classifier]
     values = torch.cat([_accuracies(scores(*parts)) for parts in _gathered(x, rows, k_shot)]).cpu()
     return Estimate(
@@ -239,6 +241,9 @@ def _interval(features: Array, labels: Array, **settings: Any) -> AccuracyDict:
 
 
 def _check_sizes(classes: Tensor, counts: Tensor, sizes: EpisodeSizes) -> None:
+    if len(classes) < 2:
+        found = f"label {int(classes[0])} only" if len(classes) else "no examples"
+        raise ValueError(f"labels: expected at least two classes, got {found}; do pass examples of another class")
     if sizes.n_way > len(classes):
         raise ValueError(f"n_way: expected at most {len(classes)} classes, got {sizes.n_way}; do n_way={len(classes)}")
     smallest = int(counts.argmin())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from geocollapse.collapse import LabelledFeatures, distances_squared
 
-_COVARIANCE_BYTES = 1 << 30  # all class covariances are kept up to this size
-_MAX_COVARIANCE_FEATURES = 4096  # definitions 2: above it no p x p matrix is formed
+_COVARIANCE_BYTES = 1 << 30  # of the (C, p, p) class covariances, or of the columns of them held at a time
+_MAX_EIGENVALUES = 4096  # definitions 2: no larger matrix is diagonalised, and no larger p x p matrix is formed
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,8 @@ class DecisionMoments:
         Var T_ab = D^T S_a D + D^T S_b D/m + (tr S_a^2 + tr S_a S_b)/m + (tr S_a^2 + tr S_b^2)/(2 m^2)
                    + (q_a + q_b)/(4 m^3) - <t_b, D>/m^2
 
-    Cost: O(n p^2) for the products of covariances, float64, one class at a time.
+    Cost: two passes over the features in float64, one class at a time; O(min(n, p) n p + C^2 p^2) time, memory of the
+    residuals of one class and at most 1 GiB of covariances.
 
     Source: derived in definitions 4; for Gaussian classes Sorscher, Ganguli, Sompolinsky (2022) print an approximation.
 
@@ -53,10 +55,11 @@ class DecisionMoments:
     def of(cls, data: LabelledFeatures) -> DecisionMoments:
         """Moments of the empirical class laws of ``data``."""
         means = data.statistics.centred_means()
-        classes = [_ClassMoments.of(z, means, row) for row, z in enumerate(_class_residuals(data))]
+        keeps = _keeps_covariances(len(data.features), *means.shape)
+        classes = [_ClassMoments.of(z, means, row, keeps) for row, z in enumerate(_class_residuals(data))]
         traces = torch.stack([c.trace for c in classes])
-        products = _products(data, classes)
-        third = torch.stack([c.third for c in classes])  # t_b
+        products = _products(data, [c.covariance for c in classes if c.covariance is not None])
+        third = torch.stack([c.third for c in classes])
         across = means @ third.T  # <mu_a, t_b>
         return cls(
             distances=distances_squared(means),
@@ -92,53 +95,77 @@ class _ClassMoments:
     covariance: Tensor | None
 
     @classmethod
-    def of(cls, z: Tensor, means: Tensor, row: int) -> _ClassMoments:
+    def of(cls, z: Tensor, means: Tensor, row: int, keeps_covariance: bool) -> _ClassMoments:
         squares = z.square().sum(dim=1)
         projected = z @ means.T
         trace = squares.mean()
-        covariance = z.T @ z / len(z) if _keeps_covariances(means) else None
+        covariance = z.T @ z / len(z) if keeps_covariance else None
         return cls(
             trace=trace,
             along=(projected[:, row, None] - projected).square().mean(dim=0),
             fourth=squares.square().mean(),
-            third=(z * squares[:, None]).mean(dim=0),
+            third=squares @ z / len(z),
             stable_rank=_stable_rank(z, covariance, float(trace)),
             covariance=covariance,
         )
 
 
-def _class_residuals(data: LabelledFeatures) -> list[Tensor]:
-    """z = f(x) - mu_c of each class in float64."""
-    chunks = list(data.residuals())
-    residuals, index = torch.cat([z for z, _ in chunks]), torch.cat([rows for _, rows in chunks])
-    order = index.argsort(stable=True)
-    return list(residuals[order].split(torch.bincount(index, minlength=len(data.statistics.classes)).tolist()))
+def _class_residuals(data: LabelledFeatures) -> Iterator[Tensor]:
+    """z = f(x) - mu_c in float64, one class at a time."""
+    statistics = data.statistics
+    counts = torch.bincount(data.index, minlength=len(statistics.classes)).tolist()
+    for rows, offset in zip(data.index.argsort(stable=True).split(counts), statistics.offsets, strict=True):
+        yield (data.features[rows].double() - statistics.origin) - offset
 
 
-def _keeps_covariances(means: Tensor) -> bool:
-    n_classes, p = means.shape
-    return p <= _MAX_COVARIANCE_FEATURES and 8 * n_classes * p * p <= _COVARIANCE_BYTES
+def _keeps_covariances(n: int, n_classes: int, p: int) -> bool:
+    return n > p and p <= _MAX_EIGENVALUES and 8 * n_classes * p * p <= _COVARIANCE_BYTES
 
 
-def _products(data: LabelledFeatures, classes: list[_ClassMoments]) -> Tensor:
-    """tr S_a S_b (C, C): Gram matrix of the covariances; where too large, ||Z_a Z_b^T||_F^2 / (n_a n_b)."""
-    kept = [c.covariance.flatten() for c in classes if c.covariance is not None]
-    if len(kept) == len(classes):
-        stacked = torch.stack(kept)
+def _products(data: LabelledFeatures, covariances: list[Tensor]) -> Tensor:
+    """tr S_a S_b (C, C), from the covariances where they were kept."""
+    n_examples, p = data.features.shape
+    if covariances:
+        stacked = torch.stack([covariance.flatten() for covariance in covariances])
         return stacked @ stacked.T
-    residuals = _class_residuals(data)
-    rows = [[_cross(a, b) if j <= i else 0.0 for j, b in enumerate(residuals)] for i, a in enumerate(residuals)]
-    lower = torch.tensor(rows, dtype=torch.float64, device=residuals[0].device)
-    return lower + lower.tril(-1).T
+    return _products_by_rows(data) if n_examples <= p else _products_by_columns(data, p)
 
 
-def _cross(a: Tensor, b: Tensor) -> float:
-    return sum(float((part @ b.T).square().sum()) for part in a.split(4096)) / (len(a) * len(b))
+def _products_by_rows(data: LabelledFeatures) -> Tensor:
+    """tr S_a S_b = ||Z_a Z_b^T||_F^2 / (n_a n_b), for fewer examples than features: O(n^2 p)."""
+    residuals = list(_class_residuals(data))
+    every, counts = torch.cat(residuals), [len(z) for z in residuals]
+    rows = []
+    for z in residuals:
+        by_example = (z @ every.T).square().sum(dim=0)
+        rows.append(torch.stack([part.mean() for part in by_example.split(counts)]) / len(z))
+    return torch.stack(rows)
+
+
+def _products_by_columns(data: LabelledFeatures, p: int) -> Tensor:
+    """tr S_a S_b = sum_J <S_a[:, J], S_b[:, J]> over blocks J of columns, for many features: O((n + C^2) p^2)."""
+    n_classes = len(data.statistics.classes)
+    width = max(1, _COVARIANCE_BYTES // (8 * n_classes * p))
+    total = data.statistics.offsets.new_zeros(n_classes, n_classes)
+    for start in range(0, p, width):
+        columns = slice(start, start + width)
+        block = torch.stack([(z.T @ z[:, columns] / len(z)).flatten() for z in _class_residuals(data)])
+        total += block @ block.T
+    return total
 
 
 def _stable_rank(z: Tensor, covariance: Tensor | None, trace: float) -> float:
-    """tr S / lambda_max(S), infinite for a class of zero variance; exact eigenvalues of the smaller Gram matrix."""
+    """tr S / lambda_max(S), infinite for a class of zero variance, from the smaller of S and the Gram matrix.
+
+    Where both are too large, ||S||_F takes the place of lambda_max: never less, so the bounds stay true.
+    """
+    n_examples, p = z.shape
     if trace == 0.0:
         return math.inf
-    gram = z @ z.T / len(z) if covariance is None or len(z) < z.shape[1] else covariance
-    return trace / float(torch.linalg.eigvalsh(gram)[-1])
+    if min(n_examples, p) > _MAX_EIGENVALUES:
+        return trace / math.sqrt(sum(float((rows @ z.T).square().sum()) for rows in z.split(1024))) * n_examples
+    if n_examples < p:
+        smaller = z @ z.T / n_examples
+    else:
+        smaller = z.T @ z / n_examples if covariance is None else covariance
+    return trace / float(torch.linalg.eigvalsh(smaller)[-1])

@@ -52,8 +52,9 @@ class NearestMeanBound:
 
     @property
     def best(self) -> float:
-        """The least bound that is a guarantee."""
-        return min(self.general, self.published, self.directional)
+        """The least bound that is a guarantee; an undefined one (NaN, where two class means coincide) is left out."""
+        bounds = (self.general, self.published, self.directional)
+        return min((bound for bound in bounds if not math.isnan(bound)), default=math.nan)
 
     @property
     def vacuous(self) -> bool:
@@ -85,11 +86,12 @@ def nearest_mean_bound(
     Args:
         features: (n, p).
         labels: (n,) integers.
-        k_shot: m, at least 1; ``math.inf`` for the class means themselves.
+        k_shot: m, a whole number of at least 1; ``math.inf`` for the class means themselves.
         class_gc: geometric complexity of each class, in ascending order of the labels.
 
     Raises:
-        ValueError: ``k_shot`` below 1, and what :func:`geocollapse.neural_collapse` refuses.
+        ValueError: ``k_shot`` is no such number, ``class_gc`` has another number of classes, and what
+            :func:`geocollapse.neural_collapse` refuses.
 
     Example:
         >>> x = torch.tensor([[0.0, 0.1], [0.0, -0.1], [9.0, 0.1], [9.0, -0.1]])
@@ -108,8 +110,11 @@ def nearest_mean_bounds(
 ) -> list[NearestMeanBound]:
     """:func:`nearest_mean_bound` for several numbers of shots, from moments that are computed once."""
     for k_shot in k_shots:
-        if not k_shot >= 1:
-            raise ValueError(f"k_shot: expected at least 1, got {k_shot}; do k_shot=5, or math.inf for the class means")
+        if not (k_shot == math.inf or (k_shot >= 1 and k_shot == int(k_shot))):
+            raise ValueError(
+                f"k_shot: expected a whole number of at least 1 or math.inf, got {k_shot}; do k_shot=5, or "
+                "k_shot=math.inf for the class means themselves"
+            )
     data = LabelledFeatures.of(features, labels)
     moments = DecisionMoments.of(data)
     nc = float(mean_cdnv(data.statistics)[0])

@@ -1,0 +1,226 @@
+"""Few-shot accuracy: plain loops on the same episodes, what an episode is, laws and messages."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import laws
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import transfer as reference
+
+from geocollapse import transfer as module
+from geocollapse.transfer import RIDGE, EpisodeSizes, draw_episodes, few_shot_accuracy, transfer
+
+CLASSIFIERS = ("nearest_mean", "linear_probe")
+
+
+def classes(counts, p, *, seed=0, spread=0.7):
+    """Gaussian classes (float64) with labels in random order."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=generator)]
+    centres = spread * torch.randn(len(counts), p, generator=generator, dtype=torch.float64)
+    return centres[labels] + torch.randn(len(labels), p, generator=generator, dtype=torch.float64), labels
+
+
+# references
+
+
+@pytest.mark.parametrize(("n_way", "k_shot", "p"), [(2, 1, 3), (5, 1, 8), (3, 5, 2), (4, 3, 30)])
+def test_nearest_mean_equals_the_loop_on_the_same_episodes(n_way, k_shot, p):
+    x, y = classes((12, 20, 11, 30, 15), p)
+    sizes = {"n_way": n_way, "k_shot": k_shot, "n_query": 6, "n_episodes": 30}
+    found = few_shot_accuracy(x, y, seed=3, **sizes)
+    episodes = draw_episodes(y, EpisodeSizes(**sizes), 3)
+    expected = reference.accuracies(x, episodes, k_shot, reference.nearest_mean_accuracy)
+    assert found.values.tolist() == expected
+    assert 0.1 < found.value < 1.0
+
+
+@pytest.mark.parametrize(("n_way", "k_shot", "p"), [(2, 1, 3), (5, 1, 8), (3, 5, 2), (4, 3, 30)])
+def test_linear_probe_equals_the_ridge_classifier_on_the_same_episodes(n_way, k_shot, p):
+    x, y = classes((12, 20, 11, 30, 15), p)
+    sizes = {"n_way": n_way, "k_shot": k_shot, "n_query": 6, "n_episodes": 30}
+    found = few_shot_accuracy(x, y, seed=3, classifier="linear_probe", **sizes)
+    episodes = draw_episodes(y, EpisodeSizes(**sizes), 3)
+    expected = reference.accuracies(x, episodes, k_shot, lambda s, q: reference.linear_probe_accuracy(s, q, RIDGE))
+    assert found.values.tolist() == expected
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_chunks_do_not_matter(monkeypatch, classifier):
+    x, y = classes((20, 25, 30), 5)
+    sizes = {"n_way": 3, "n_query": 7, "n_episodes": 50, "classifier": classifier}
+    whole = few_shot_accuracy(x, y, **sizes)
+    monkeypatch.setattr(module, "_CHUNK_NUMBERS", 1)
+    assert torch.equal(few_shot_accuracy(x, y, **sizes).values, whole.values)
+
+
+# episodes
+
+
+def test_an_episode_has_distinct_classes_and_distinct_examples():
+    y = torch.tensor([7] * 9 + [-2] * 8 + [4] * 12)[torch.randperm(29, generator=torch.Generator().manual_seed(0))]
+    episodes = draw_episodes(y, EpisodeSizes(2, 3, 5, 200), 0)
+    assert episodes.shape == (200, 2, 8)
+    drawn = y[episodes]
+    assert (drawn == drawn[:, :, :1]).all()
+    assert (drawn[:, 0, 0] != drawn[:, 1, 0]).all()
+    assert all(len(set(rows)) == 16 for rows in episodes.flatten(1).tolist())
+
+
+def test_classes_and_examples_are_drawn_uniformly():
+    y = torch.arange(30) % 3
+    episodes = draw_episodes(y, EpisodeSizes(2, 1, 2, 20_000), 1)
+    for position in range(3):  # each of the 30 examples equally often at each position
+        share = torch.bincount(episodes[:, :, position].flatten(), minlength=30) / 40_000
+        assert (share - 1 / 30).abs().max() < 5 * math.sqrt(1 / 30 / 40_000)
+
+
+def test_a_class_can_be_used_up():
+    episodes = draw_episodes(torch.arange(12) % 2, EpisodeSizes(2, 2, 4, 50), 0)
+    assert all(sorted(rows) == list(range(12)) for rows in episodes.flatten(1).tolist())
+
+
+def test_episodes_depend_on_labels_sizes_and_seed_alone():
+    x, y = classes((30, 30, 30), 4)
+    one = few_shot_accuracy(x, y, n_way=3, seed=5)
+    assert torch.equal(few_shot_accuracy(x, y, n_way=3, seed=5).values, one.values)
+    assert not torch.equal(few_shot_accuracy(x, y, n_way=3, seed=6).values, one.values)
+    paired = few_shot_accuracy(x + 0.3 * torch.randn_like(x), y, n_way=3, seed=5).values - one.values
+    assert paired.std() < 0.8 * one.values.std() * math.sqrt(2)
+
+
+def test_the_global_random_state_is_left_alone():
+    before = torch.get_rng_state()
+    few_shot_accuracy(*classes((30, 30), 4), n_way=2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# values
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_separated_classes_give_one(classifier):
+    x, y = classes((30,) * 6, 16, spread=50.0)
+    found = few_shot_accuracy(x, y, k_shot=1, classifier=classifier)
+    assert found.value == 1.0
+    assert found.interval() == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_a_tie_is_an_error(classifier):
+    y = torch.arange(100) % 5
+    assert few_shot_accuracy(torch.full((100, 7), 0.3), y, classifier=classifier, n_episodes=20).value == 0.0
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_features_without_information_are_at_chance(classifier):
+    x, y = classes((60,) * 5, 8, spread=0.0)
+    found = few_shot_accuracy(x, y, classifier=classifier)
+    assert abs(found.value - 0.2) < 0.02
+
+
+def test_the_estimate_is_the_mean_over_episodes():
+    found = few_shot_accuracy(*classes((30,) * 5, 8), n_episodes=40)
+    values = found.values.numpy()
+    assert values.dtype == np.float64
+    assert values.shape == (40,)
+    assert found.value == pytest.approx(values.mean())
+    assert found.stderr == pytest.approx(values.std(ddof=1) / math.sqrt(40))
+    assert (found.dof, found.n_samples, found.scale, found.estimator) == (39, 40, "linear", "nearest_mean")
+
+
+def test_precision_and_container_do_not_matter():
+    x, y = classes((30,) * 5, 8)
+    single = x.float()
+    expected = few_shot_accuracy(single.double(), y, n_episodes=50).values
+    assert torch.equal(few_shot_accuracy(single.numpy(), y.numpy(), n_episodes=50).values, expected)
+    assert few_shot_accuracy(single.half(), y.int(), n_episodes=50).value == pytest.approx(
+        float(expected.mean()), abs=0.01
+    )
+
+
+# laws
+
+
+@given(seed=st.integers(0, 99), p=st.integers(1, 9), k_shot=st.integers(1, 4), classifier=st.sampled_from(CLASSIFIERS))
+def test_laws(seed, p, k_shot, classifier):
+    x, y = classes((12, 9, 10), p, seed=seed)
+
+    def accuracy(features, labels):
+        sizes = {"n_way": 2, "k_shot": k_shot, "n_query": 5, "n_episodes": 10}
+        return few_shot_accuracy(features, labels, classifier=classifier, **sizes).values
+
+    laws.assert_translation_invariant(accuracy, x, y)
+    laws.assert_rotation_invariant(accuracy, x, y)
+    laws.assert_homogeneous(accuracy, x, y, 0.0)
+    laws.assert_close(accuracy(x, 3 * y - 7), accuracy(x, y))  # other names in the same order
+
+
+def test_a_far_origin_does_not_cost_precision():
+    x, y = classes((30,) * 5, 8)
+    far = (x.float() + 2.0**12).double()
+    near = few_shot_accuracy(far - 2.0**12, y, n_episodes=50).values
+    assert torch.equal(few_shot_accuracy(far.float(), y, n_episodes=50).values, near)
+
+
+# transfer
+
+
+def test_transfer_holds_the_single_accuracies():
+    x, y = classes((20,) * 4, 8)
+    sizes = {"n_way": 3, "n_query": 5, "n_episodes": 20, "seed": 2}
+    found = transfer(x, y, k_shots=(1, 4), **sizes)
+    assert list(found["accuracy"]) == list(CLASSIFIERS)
+    for name in CLASSIFIERS:
+        assert list(found["accuracy"][name]) == ["1", "4"]
+        for k_shot, entry in found["accuracy"][name].items():
+            single = few_shot_accuracy(x, y, k_shot=int(k_shot), classifier=name, **sizes)
+            assert (entry["value"], entry["stderr"]) == (single.value, single.stderr)
+            assert tuple(entry["ci95"]) == single.interval()
+    assert found["predicted_error"] == {"1": None, "4": None}
+    assert (found["n_way"], found["n_query"], found["n_episodes"], found["n_classes"]) == (3, 5, 20, 4)
+    json.dumps(found, allow_nan=False)
+
+
+# errors
+
+
+def message(**changes):
+    x, y = classes((20, 8, 30), 4)
+    sizes = {"n_way": 3, "k_shot": 2, "n_query": 5, "n_episodes": 4, **changes}
+    with pytest.raises((ValueError, TypeError)) as caught:
+        few_shot_accuracy(sizes.pop("features", x), sizes.pop("labels", y), **sizes)
+    return str(caught.value)
+
+
+def test_sizes_are_checked():
+    assert message(n_way=4) == "n_way: expected at most 3 classes, got 4; do n_way=3"
+    assert message(n_way=1).startswith("n_way: expected at least 2, got 1")
+    assert message(k_shot=0).startswith("k_shot: expected at least 1, got 0")
+    assert message(n_query=0).startswith("n_query: expected at least 1, got 0")
+    assert message(n_episodes=1).startswith("n_episodes: expected at least 2, got 1")
+
+
+def test_a_class_with_too_few_examples_is_named():
+    found = message(n_query=7)
+    assert found == "n_query: expected k_shot + n_query = 9 examples of each class, got 8 of class 1; do n_query=6"
+    assert message(k_shot=8).endswith("got 8 of class 1; do k_shot=7 or drop the class")
+
+
+def test_features_and_labels_are_checked():
+    x, y = classes((20, 8, 30), 4)
+    assert message(labels=0 * y).startswith("labels: expected at least two classes, got label 0 only")
+    assert message(labels=y.float()).startswith("labels: expected integers")
+    assert message(labels=y[1:]).startswith("labels: expected shape (58,)")
+    assert message(features=x / 0.0).startswith("features: expected finite numbers")
+    assert message(features=x.long()).startswith("features: expected floating point numbers")
+    assert message(classifier="svm") == (
+        "classifier: expected nearest_mean or linear_probe, got 'svm'; do classifier='nearest_mean'"
+    )
