@@ -33,6 +33,7 @@ class VerdictDict(TypedDict):
     p: float | None
     p_holm: float | None
     p_opposite: float | None
+    remark: str
     note: str
     figure: str
 
