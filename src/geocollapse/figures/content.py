@@ -147,7 +147,7 @@ def sampling(estimates: pd.DataFrame) -> Chart:
     complete = complete[complete["full"] != 0]
     panels = []
     for i, (method, group) in enumerate(complete.groupby("method", sort=False)):
-        shown = group.sort_values("value", key=lambda value: value / group["full"])
+        shown = group.iloc[np.argsort(_array(group["value"] / group["full"]), kind="stable")]
         shown = shown.iloc[np.unique(np.linspace(0, len(shown) - 1, _SHOWN_INTERVALS).astype(int))]
         order = np.arange(len(shown), dtype=float)
         value, low, high = (_array(shown[name] / shown["full"]) for name in ("value", "low", "high"))
