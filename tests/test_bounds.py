@@ -41,7 +41,7 @@ def classes(counts, p, *, seed=0, spread=1.0, law="gaussian"):
 
 
 @pytest.mark.parametrize("k_shot", SHOTS)
-@pytest.mark.parametrize("p", [1, 3, 40])
+@pytest.mark.parametrize("p", [1, 3, 40, 60])
 def test_bounds_equal_the_loop_reference(p, k_shot):
     x, y = classes((7, 30, 2, 12), p, seed=p, law="skewed")
     found, expected = nearest_mean_bound(x, y, k_shot=k_shot), reference.bounds(x, y, k_shot)

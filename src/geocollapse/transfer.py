@@ -17,7 +17,7 @@ from geocollapse.estimate import Estimate, strict_json
 Classifier = Literal["nearest_mean", "linear_probe"]
 
 RIDGE = 1.0  # regularisation of the linear probe, in units of the mean squared length of the centred support features
-_CHUNK_NUMBERS = 1 << 22  # feature numbers gathered at a time
+_CHUNK_NUMBERS = 1 << 22  # float64 feature numbers gathered at a time: 32 MiB
 
 
 class AccuracyDict(TypedDict):
@@ -186,12 +186,11 @@ def _distinct(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 
 def _gathered(x: Tensor, rows: Tensor, k_shot: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Support (e, n_way, k, p) and query (e, n_way, q, p) features of chunks of episodes, centred on all features."""
-    x = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    x = x - x.mean(dim=0, dtype=torch.float64).to(x.dtype)
+    """Support (e, n_way, k, p) and query (e, n_way, q, p) of chunks of episodes, float64, centred on all features."""
+    centre = x.mean(dim=0, dtype=torch.float64)
     per_episode = rows[0].numel() * x.shape[1]
     for chunk in rows.to(x.device).split(max(1, _CHUNK_NUMBERS // per_episode)):
-        taken = x[chunk]
+        taken = x[chunk].double() - centre
         yield taken[:, :, :k_shot], taken[:, :, k_shot:]
 
 
@@ -209,7 +208,7 @@ def _linear_probe(support: Tensor, query: Tensor) -> Tensor:
     A = (Z Z^T + alpha I)^-1 Y,  score = (x - z_0)^T Z^T A + y_0,  Z and Y centred, alpha = RIDGE tr(Z Z^T)/n.
     """
     n_way, k_shot = support.shape[1:3]
-    z, flat = support.flatten(1, 2).double(), query.flatten(1, 2).double()
+    z, flat = support.flatten(1, 2), query.flatten(1, 2)
     centre = z.mean(dim=1, keepdim=True)
     z, flat = z - centre, flat - centre
     targets = 2.0 * torch.eye(n_way, dtype=z.dtype, device=z.device).repeat_interleave(k_shot, dim=0) - 1.0
