@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,38 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from geocollapse.experiments import sweep
 from geocollapse.experiments.recipe import Recipe
+from geocollapse.experiments.results import read_sweep, write_table
 from geocollapse.experiments.sweep import estimate_cost, run_sweep
 
 TINY: dict[str, Any] = {
     "name": "tiny",
-    "title": "Three learning rates, one of which diverges",
+    "title": "Three learning rates, one of which diverges, and a batch that is larger than the data",
     "data": {"name": "digits", "source_classes": [0, 1, 2], "subset": 60},
     "model": {"name": "mlp", "args": {"hidden": [8]}},
     "training": {"learning_rate": 0.05, "batch_size": 16, "max_steps": 6},
     "measuring": {"every": 3, "points": None},
-    "sweeps": {"learning_rate": {"training.learning_rate": [0.05, 1e18, 0.1]}},
+    "sweeps": {
+        "learning_rate": {"training.learning_rate": [0.05, 1e18, 0.1]},
+        "batch_size": {"training.batch_size": [61]},
+    },
 }
+
+
+DEADLY_RATE = 0.1
+
+
+def work_or_die(job: Any) -> str:
+    """A run, or the end of the whole process."""
+    if job.run.config.training.learning_rate == DEADLY_RATE:
+        os._exit(9)
+    return WORK(job)
+
+
+WORK = sweep._work
 
 
 @pytest.fixture(scope="module")
@@ -33,40 +52,55 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return out, run_sweep(Recipe.of(TINY), out, workers=2, progress=False)
 
 
-def test_failed_run_does_not_stop_the_sweep(swept: tuple[Path, Any]) -> None:
+def results(out: Path) -> dict[tuple[float, int], dict[str, Any]]:
+    """Result of each run by its learning rate and batch size."""
+    found = {}
+    for path in out.glob("runs/*/result.json"):
+        training = yaml.safe_load((path.parent / "config.yaml").read_text())["training"]
+        found[training["learning_rate"], training["batch_size"]] = json.loads(path.read_text())
+    return found
+
+
+def test_failed_runs_do_not_stop_the_sweep(swept: tuple[Path, Any]) -> None:
     out, summary = swept
-    assert (summary.n_runs, summary.n_done, summary.n_skipped, summary.n_failed) == (3, 2, 0, 1)
-    table = pd.read_csv(out / "table.csv")
-    failed = table[table["status"] == "failed"]
-    assert failed["training.learning_rate"].tolist() == [1e18]
-    assert failed["failed_step"].iloc[0] >= 1
-    done = table[table["status"] == "done"]
-    assert len(done) == 2
-    assert done["source.geometric_complexity.value"].gt(0).all()
+    assert (summary.n_runs, summary.n_done, summary.n_skipped, summary.n_failed) == (4, 2, 0, 2)
+    found = results(out)
+    assert found[0.05, 16]["status"] == found[0.1, 16]["status"] == "done"
+    assert found[1e18, 16]["failed_step"] >= 1
+    assert "batch_size: expected at most the 60 training examples, got 61" in found[0.05, 61]["error"]
+    assert {result["provenance"]["threads"] for result in found.values()} == {1}
+
+
+def test_table_has_a_row_a_run(swept: tuple[Path, Any]) -> None:
+    table = pd.read_csv(write_table(read_sweep(swept[0]))).set_index("status")
+    assert sorted(table.index) == ["done", "done", "failed", "failed"]
+    assert table.loc["done", "source.geometric_complexity.value"].gt(0).all()
 
 
 def test_done_runs_are_skipped_and_failed_ones_tried_again(swept: tuple[Path, Any]) -> None:
     out, _ = swept
-    results = {path: path.read_bytes() for path in out.glob("runs/*/result.json")}
+    before = results(out)
     summary = run_sweep(Recipe.of(TINY), out, workers=1, progress=False)
-    assert (summary.n_done, summary.n_skipped, summary.n_failed) == (0, 2, 1)
-    done = [path for path, content in results.items() if json.loads(content)["status"] == "done"]
-    assert len(done) == 2
-    assert all(path.read_bytes() == results[path] for path in done)
+    assert (summary.n_done, summary.n_skipped, summary.n_failed) == (0, 2, 2)
+    assert all(results(out)[key] == result for key, result in before.items() if result["status"] == "done")
 
 
-def test_runs_have_the_threads_of_the_recipe(swept: tuple[Path, Any]) -> None:
-    out, _ = swept
-    results = [json.loads(path.read_text()) for path in out.glob("runs/*/result.json")]
-    assert {result["provenance"]["threads"] for result in results} == {1}
+def test_killed_worker_costs_its_own_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "_work", work_or_die)
+    recipe = Recipe.of(TINY).with_values({"sweeps.learning_rate": {"training.learning_rate": [DEADLY_RATE, 0.2]}})
+    recipe = recipe.with_values({"sweeps.batch_size": {"training.batch_size": [8]}})
+    summary = run_sweep(recipe, tmp_path / "out", workers=2, progress=False)
+    assert (summary.n_done, summary.n_failed) == (3, 1)
+    assert results(tmp_path / "out")[DEADLY_RATE, 16]["error"].startswith(
+        "worker: expected to end by itself, got killed"
+    )
 
 
-def test_run_that_raises_is_recorded_as_failed(tmp_path: Path) -> None:
-    recipe = Recipe.of(TINY | {"sweeps": {}}).with_values({"training.batch_size": 61})
-    summary = run_sweep(recipe, tmp_path / "out", workers=1, progress=False)
-    assert (summary.n_done, summary.n_failed) == (0, 1)
-    (path,) = (tmp_path / "out").glob("runs/*/result.json")
-    assert "batch_size: expected at most the 60 training examples" in json.loads(path.read_text())["error"]
+def test_missing_data_are_said_before_any_run(tmp_path: Path) -> None:
+    recipe = Recipe.of(TINY).with_values({"data.name": "digitz"})
+    with pytest.raises(ValueError, match="digitz"):
+        run_sweep(recipe, tmp_path / "out", workers=1, progress=False)
+    assert not list(tmp_path.glob("out/runs/*"))
 
 
 def test_environment_is_as_before(swept: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +123,7 @@ def test_workers_are_cores_over_threads(monkeypatch: pytest.MonkeyPatch) -> None
 def test_cost_is_estimated_without_writing() -> None:
     threads = torch.get_num_threads()
     cost = estimate_cost(Recipe.of(TINY), workers=2)
-    assert cost.n_runs == 3
+    assert cost.n_runs == 4
     assert cost.workers == 2
     assert torch.get_num_threads() == threads
     assert cost.seconds_per_step > 0
@@ -104,7 +138,5 @@ def test_interruption_ends_the_workers(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(sweep, "wait", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_sweep(Recipe.of(TINY), tmp_path / "out", workers=1, progress=False)
-    monkeypatch.undo()
-    summary = run_sweep(Recipe.of(TINY), tmp_path / "out", workers=2, progress=False)
-    assert summary.n_done + summary.n_skipped == 2
-    assert summary.n_failed == 1
+    assert not multiprocessing.active_children()
+    assert not list(tmp_path.glob("out/runs/*/result.json"))

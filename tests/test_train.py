@@ -14,7 +14,7 @@ from geocollapse.experiments import train
 from geocollapse.experiments.recipe import Recipe, RunConfig
 from geocollapse.experiments.recording import loss_and_flatness, measure_record, recalibrate_batch_norm
 from geocollapse.experiments.runs import RunFolder
-from geocollapse.experiments.train import NonFiniteLossError, prepare, record_steps, take_step, train_run
+from geocollapse.experiments.train import NonFiniteLossError, Training, prepare, record_steps, take_step, train_run
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -62,7 +62,7 @@ def outcome(folder: Path) -> tuple[Any, Any, bytes]:
 def train_until(step: int, run: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Train, and be killed before the update that follows ``step``."""
 
-    def kill_or_step(training: train.Training) -> None:
+    def kill_or_step(training: Training) -> None:
         if training.progress.step == step:
             raise KeyboardInterrupt
         take_step(training)

@@ -6,8 +6,9 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,15 @@ import torch
 
 from geocollapse.experiments.recipe import PlannedRun, Recipe, RunConfig
 from geocollapse.experiments.recording import measure_record
-from geocollapse.experiments.results import read_sweep, write_table
 from geocollapse.experiments.runs import RunFolder, SweepFolder
-from geocollapse.experiments.train import failed_result, prepare, record_steps, take_step, train_run
+from geocollapse.experiments.state import load_run_data, prepare
+from geocollapse.experiments.train import failed_result, record_steps, take_step, train_run
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_KILLED = "worker: expected to end by itself, got killed (perhaps out of memory); do a smaller evaluation_batch_size"
 _TIMED_STEPS = 20  # steps behind the estimate of a run's cost
 
 
@@ -80,7 +82,7 @@ def run_sweep(
     data_root: str | Path | None = None,
     progress: bool = True,
 ) -> SweepSummary:
-    """Train every run of a recipe that is not done yet, and write table.csv.
+    """Train every run of a recipe that is not done yet; `results` and `report` read what it leaves.
 
     Each run has the recipe's number of threads, whatever the machine: only how many run at a time depends on it. A
     run that fails is recorded as failed and the others go on; a later call tries it again. An interrupted sweep goes
@@ -97,16 +99,17 @@ def run_sweep(
 
     Raises:
         ValueError: ``workers`` below 1, or a recipe whose settings are refused.
+        FileNotFoundError: data that cannot be had.
         KeyboardInterrupt: after the workers have ended; what they had checkpointed is kept.
     """
     started = time.perf_counter()
     planned, folder = recipe.planned_runs(n_seeds), SweepFolder(Path(out))
     folder.write_recipe(recipe, planned)
+    load_run_data(recipe.data, data_root=data_root)  # fetched once, and what is missing is said before any run starts
     left = [run for run in planned if not _is_done(folder.run(run.run_id))]
     n_workers = min(_workers(workers, recipe.threads), max(1, len(left)))
     jobs = [_Job(run, folder.path, device, None if data_root is None else str(data_root)) for run in left]
     statuses = _run_all(jobs, n_workers, recipe.threads, len(planned) - len(left), progress=progress)
-    write_table(read_sweep(folder.path))
     n_done = statuses.count("done")
     seconds = time.perf_counter() - started
     return SweepSummary(len(planned), n_done, len(planned) - len(left), len(statuses) - n_done, seconds, folder.path)
@@ -146,18 +149,40 @@ class _Job:
 
 
 def _run_all(jobs: Sequence[_Job], n_workers: int, threads: int, n_skipped: int, *, progress: bool) -> list[str]:
-    """The status of every job, in the order they ended."""
-    if not jobs:
-        return []
+    """The status of every job, in the order they ended.
+
+    A worker that is killed (out of memory) takes the whole pool with it. What it left is run one at a time, so that
+    the run at fault, the first that is lost again, fails alone.
+    """
     statuses: list[str] = []
-    with _pool(n_workers, threads) as pool, _bar(n_skipped, n_skipped + len(jobs), show=progress) as bar:
+    with _bar(n_skipped, n_skipped + len(jobs), show=progress) as bar:
+
+        def ended(status: str) -> None:
+            statuses.append(status)
+            bar.show(statuses)
+
+        left = list(jobs)
+        while left:
+            left = _run_in_pool(left, n_workers, threads, ended)
+            if left and n_workers == 1:
+                ended(_failed(left.pop(0), RuntimeError(_KILLED)))
+            n_workers = 1
+    return statuses
+
+
+def _run_in_pool(jobs: Sequence[_Job], n_workers: int, threads: int, ended: Callable[[str], None]) -> list[_Job]:
+    """Run jobs and tell the status of each; the jobs that are lost with a killed worker, in their order."""
+    lost: list[_Job] = []
+    with _pool(n_workers, threads) as pool:
         waiting = {pool.submit(_work, job): job for job in jobs}
         while waiting:
-            finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in finished:
-                statuses.append(_status(future, waiting.pop(future)))
-                bar.advance(statuses)
-    return statuses
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                job, error = waiting.pop(future), future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    lost.append(job)
+                else:
+                    ended(future.result() if error is None else _failed(job, error))
+    return sorted(lost, key=jobs.index)
 
 
 def _work(job: _Job) -> str:
@@ -167,14 +192,13 @@ def _work(job: _Job) -> str:
     return str(result["status"])
 
 
-def _status(future: Future[str], job: _Job) -> str:
-    """The status of an ended job; one that ended with an exception is recorded as failed."""
-    error = future.exception()
-    if error is None:
-        return future.result()
+def _failed(job: _Job, error: BaseException) -> str:
+    """Record a run that ended with an exception as failed."""
     folder = SweepFolder(job.out).run(job.run.run_id)
     folder.write_config(job.run.config)
-    folder.write_result(failed_result(job.run.config, folder, error, device=job.device))
+    result = failed_result(job.run.config, folder, error, device=job.device)
+    result["provenance"]["threads"] = job.run.config.threads  # of the worker
+    folder.write_result(result)
     return "failed"
 
 
@@ -260,7 +284,8 @@ class _Bar:
     def __init__(self, display: Progress, task: TaskID) -> None:
         self._display, self._task = display, task
 
-    def advance(self, statuses: Sequence[str]) -> None:
+    def show(self, statuses: Sequence[str]) -> None:
+        """One more run has ended; the status of all that have."""
         n_failed = sum(status == "failed" for status in statuses)
         self._display.update(self._task, advance=1, failed=f"{n_failed} failed" if n_failed else "")
 

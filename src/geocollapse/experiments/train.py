@@ -10,16 +10,14 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from geocollapse import data as datasets
-from geocollapse import models
-from geocollapse.data import LabelledData
 from geocollapse.estimate import strict_json
 from geocollapse.experiments.recording import (
     evaluate,
@@ -28,14 +26,16 @@ from geocollapse.experiments.recording import (
     recalibrate_batch_norm,
     study_sampling,
 )
+from geocollapse.experiments.state import Training, prepare, resume, save
 from geocollapse.provenance import provenance
-from geocollapse.regularizers import GeometricComplexityPenalty
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from geocollapse.experiments.recipe import DataConfig, RunConfig, TrainingConfig
+    from geocollapse.experiments.recipe import RunConfig, TrainingConfig
     from geocollapse.experiments.runs import RunFolder
+
+_SPEAKING = (ValueError, TypeError, RuntimeError, OSError, ImportError)  # their text says what to do
 
 OnProgress = Callable[[int, int], None]  # (steps taken, steps to take as far as is known)
 
@@ -48,53 +48,6 @@ class NonFiniteLossError(RuntimeError):
             f"training loss: expected a finite number, got {loss} at step {step}; do lower the learning rate"
         )
         self.step = step
-
-
-@dataclass
-class Progress:
-    """Where a run stands.
-
-    Attributes:
-        step: updates made.
-        stop_step: step at which training accuracy was first seen at the level of the stopping rule.
-        seconds: spent on the run, over all its resumptions.
-        seconds_measuring: of these, spent on records.
-    """
-
-    step: int = 0
-    stop_step: int | None = None
-    seconds: float = 0.0
-    seconds_measuring: float = 0.0
-
-    def last_step(self, training: TrainingConfig) -> int:
-        """The step at which training ends: as many again as it took to reach the accuracy, within the limit."""
-        return training.max_steps if self.stop_step is None else min(self._wanted(training), training.max_steps)
-
-    def is_converged(self, training: TrainingConfig) -> bool:
-        """Whether the accuracy was reached and all further steps were made, before the limit."""
-        return self.stop_step is not None and self.step >= self._wanted(training)
-
-    def _wanted(self, training: TrainingConfig) -> int:
-        stop = self.stop_step or 0
-        return stop + math.ceil(training.extra_factor * stop)
-
-
-@dataclass
-class Training:
-    """A run in memory: what is trained, on what, and how far it is."""
-
-    config: RunConfig
-    source: LabelledData
-    target: LabelledData | None
-    model: nn.Module
-    optimizer: torch.optim.SGD
-    penalty: GeometricComplexityPenalty | None
-    progress: Progress = field(default_factory=Progress)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches in the training data; the last partial one is dropped."""
-        return len(self.source) // self.config.training.batch_size
 
 
 def train_run(
@@ -142,59 +95,9 @@ def train_run(
     return result
 
 
-def prepare(config: RunConfig, *, device: torch.device | str = "cpu", data_root: str | Path | None = None) -> Training:
-    """Data, freshly initialised model and optimiser of a run; torch's random state is as before afterwards."""
-    source, target = load_run_data(config.data, device=device, data_root=data_root)
-    settings = config.training
-    if settings.batch_size > len(source):
-        raise ValueError(
-            f"batch_size: expected at most the {len(source)} training examples, got {settings.batch_size}; "
-            f"do batch_size={len(source)}"
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = models.build(
-            config.model.name, num_classes=source.n_classes, input_shape=source.inputs.shape[1:], **config.model.args
-        )
-    model = model.to(device)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
-    return Training(config, source, target, model, optimizer, _penalty(config))
-
-
-def load_run_data(
-    config: DataConfig, *, device: torch.device | str = "cpu", data_root: str | Path | None = None
-) -> tuple[LabelledData, LabelledData | None]:
-    """Source classes to train on, and target classes (None if the run has none), as tensors on ``device``.
-
-    The subsets are the same for every seed: seeds differ in initial weights and in the order of the examples.
-    """
-    shared: dict[str, Any] = {"data_root": data_root, "mean": config.mean, "std": config.std, "pad_to": config.pad_to}
-    source = datasets.load(
-        config.name,
-        split=config.source_split,
-        default_split="train",
-        classes=config.source_classes,
-        subset=config.subset,
-        **shared,
-    )
-    if not config.has_target:
-        return _in_memory(source).to(device), None
-    target = datasets.load(
-        config.name,
-        split=config.target_split,
-        default_split="test",
-        classes=config.source_classes if config.target_classes is None else config.target_classes,
-        subset=config.target_subset,
-        **shared,
-    )
-    return _in_memory(source).to(device), _in_memory(target).to(device)
-
-
 def _train(training: Training, folder: RunFolder, on_progress: OnProgress | None) -> dict[str, Any]:
     """The loop: steps, records, the stopping rule; returns the final record."""
-    line = _resume(training, folder) or _record(training, folder)
+    line = resume(training, folder) or _record(training, folder)
     progress, settings, recorded = training.progress, training.config.training, record_steps(training.config)
     while progress.step < progress.last_step(settings):
         started = time.perf_counter()
@@ -237,12 +140,18 @@ def _next_batch(training: Training) -> tuple[Tensor, Tensor]:
     """The batch of the current step: its place in the epoch's permutation, augmented."""
     config, step, size = training.config, training.progress.step, training.config.training.batch_size
     epoch, place = divmod(step, training.steps_per_epoch)
-    order = torch.randperm(len(training.source), generator=generator(config.seed, "order", epoch))
+    order = epoch_order(len(training.source), config.seed, epoch)
     rows = order[place * size : (place + 1) * size].to(training.source.inputs.device)
     x, y = training.source.inputs[rows], training.source.targets[rows]
     if config.data.augmentation == "crop_flip":
         x = datasets.crop_and_flip(x, generator(config.seed, "augmentation", step))
     return x, y
+
+
+@lru_cache(maxsize=1)
+def epoch_order(n_examples: int, seed: int, epoch: int) -> Tensor:
+    """The permutation (n_examples,) of an epoch."""
+    return torch.randperm(n_examples, generator=generator(seed, "order", epoch))
 
 
 def generator(seed: int, purpose: str, number: int) -> torch.Generator:
@@ -294,7 +203,7 @@ def _record(training: Training, folder: RunFolder) -> dict[str, Any]:
     line = _measured(training, recalibrated=False)
     _notice(training, line["train_accuracy"])
     folder.append_history(line)
-    _save(training, folder)
+    save(training, folder)
     if training.config.keep_checkpoints == "schedule":
         folder.keep_checkpoint(training.progress.step, training.model.state_dict())
     return line
@@ -307,7 +216,7 @@ def _final_record(training: Training, folder: RunFolder, line: dict[str, Any]) -
         return line
     recalibrate_batch_norm(training.model, training.source, batch_size=settings.batch_size)
     final = _measured(training, recalibrated=True)
-    _save(training, folder)
+    save(training, folder)
     return final
 
 
@@ -329,36 +238,6 @@ def _measured(training: Training, *, recalibrated: bool) -> dict[str, Any]:
         "batch_norm_recalibrated": recalibrated,
     }
     return dict(strict_json(line | values))
-
-
-def _save(training: Training, folder: RunFolder) -> None:
-    """Everything that the next step depends on: weights, momentum, where the run stands."""
-    momentum = {
-        name: buffer
-        for name, parameter in training.model.named_parameters()
-        if (buffer := training.optimizer.state[parameter].get("momentum_buffer")) is not None
-    }
-    penalty_step = 0 if training.penalty is None else int(training.penalty.step)
-    info = asdict(training.progress) | {"penalty_step": penalty_step}
-    folder.save_checkpoint(training.model.state_dict(), momentum, info)
-
-
-def _resume(training: Training, folder: RunFolder) -> dict[str, Any] | None:
-    """Go back to the last checkpoint and to the line recorded with it; None: from the start, with no history."""
-    found = folder.load_checkpoint()
-    if found is None:
-        folder.cut_history(-1)
-        return None
-    weights, momentum, info = found
-    training.model.load_state_dict(weights)
-    for name, parameter in training.model.named_parameters():
-        if name in momentum:
-            training.optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(parameter.device)
-    penalty_step = info.pop("penalty_step")
-    if training.penalty is not None:
-        training.penalty.step.fill_(penalty_step)
-    training.progress = Progress(**info)
-    return folder.cut_history(training.progress.step)[-1]
 
 
 def _result(training: Training, folder: RunFolder, final: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
@@ -397,28 +276,10 @@ def failed_result(
         "converged": False,
         "stop_step": None,
         "steps": step,
-        "error": str(error) or type(error).__name__,
+        "error": str(error) if isinstance(error, _SPEAKING) else f"{type(error).__name__}: {error}",
         "failed_step": step,
         "seconds": None,
         "final": None,
         "sampling": {},
         "provenance": provenance(seed=config.seed, device=device),
     }
-
-
-def _penalty(config: RunConfig) -> GeometricComplexityPenalty | None:
-    penalty = config.training.gc_penalty
-    if penalty.weight == 0.0:
-        return None
-    return GeometricComplexityPenalty(
-        penalty.weight,
-        n_probes=penalty.n_probes,
-        batch_fraction=penalty.batch_fraction,
-        every=penalty.every,
-        batch_norm=penalty.batch_norm,
-        seed=config.seed,
-    )
-
-
-def _in_memory(data: Any) -> LabelledData:
-    return data if isinstance(data, LabelledData) else data.in_memory()
