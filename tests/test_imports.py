@@ -33,6 +33,7 @@ ORDER = (
     "experiments.recipe",
     "experiments.runs",
     "experiments.recording",
+    "experiments.state",
     "experiments.train",
     "experiments.sweep",
     "experiments.results",

@@ -188,7 +188,7 @@ def test_layer_access(model, data):
     with pytest.raises(KeyError, match="expected one of"):
         m["3"]
     with pytest.raises(AttributeError):
-        m.no_such_measure
+        _ = m.no_such_measure
 
 
 def test_features_above_the_limit_lie_in_a_file():

@@ -36,7 +36,7 @@ def make_report(folder: Path) -> ReportDict:
     return {
         "report": str(page),
         "table": str(folder / "table.csv"),
-        "figures": sorted(str(path) for path in (folder / "figures").iterdir()),
+        "figures": sorted(str(path) for path in (folder / "figures").glob("*")),
         "verdicts": [strict_json(asdict(verdict)) for verdict in judge(results)],
         "problems": list(results.problems),
     }

@@ -66,7 +66,7 @@ class SweepDict(TypedDict):
     n_failed: int
     seconds: float
     failures: list[FailureDict]
-    report: ReportDict | None
+    report: ReportDict
 
 
 class PlannedRunDict(TypedDict):

@@ -92,11 +92,14 @@ def _plan_text(recipe: Recipe, folder: Path, cost: Cost) -> str:
 
 def _run(recipe: Recipe, folder: Path, options: SweepOptions, display: Display) -> Answer:
     """Every run that is not done yet, then the report."""
+    from geocollapse.cli.report import make_report, report_text
     from geocollapse.experiments.sweep import run_sweep
 
     summary = run_sweep(recipe, folder, **options.for_library(), progress=not display.quiet)
-    failures = _failures(folder)
-    result: dict[str, Any] = {
+    if not display.quiet:
+        print("writing the report", file=sys.stderr)
+    failures, written = _failures(folder), make_report(folder)
+    result = {
         "folder": str(folder),
         "n_runs": summary.n_runs,
         "n_done": summary.n_done,
@@ -104,16 +107,9 @@ def _run(recipe: Recipe, folder: Path, options: SweepOptions, display: Display) 
         "n_failed": summary.n_failed,
         "seconds": summary.seconds,
         "failures": failures,
-        "report": None,
+        "report": written,
     }
-    text = [_summary_text(summary), *(_failure_text(failure) for failure in failures)]
-    if summary.n_done + summary.n_skipped > 0:
-        from geocollapse.cli.report import make_report, report_text
-
-        if not display.quiet:
-            print("writing the report", file=sys.stderr)
-        result["report"] = make_report(folder)
-        text.append(report_text(result["report"]))
+    text = [_summary_text(summary), *(_failure_text(failure) for failure in failures), report_text(written)]
     return Answer(result, "\n".join(text), failed=summary.n_failed > 0)
 
 

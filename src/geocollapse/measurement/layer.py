@@ -254,7 +254,7 @@ def _total_variance(data: LabelledFeatures) -> float:
 
 def _fitting_head(
     head: tuple[Tensor, Tensor | None] | None, data: LabelledFeatures
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The classifier as arguments of the collapse measures, if it fits the classes and the features."""
     if head is None:
         return {}, ()
