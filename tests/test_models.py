@@ -44,7 +44,7 @@ def test_he_initialisation():
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.in_channels >= 64:
             fan_in = module.weight[0].numel()
-            assert float(module.weight.var()) == pytest.approx(2 / fan_in, rel=0.05)
+            assert float(module.weight.detach().var()) == pytest.approx(2 / fan_in, rel=0.05)
 
 
 def test_batch_norm_is_an_option():
