@@ -105,10 +105,10 @@ def _train(training: Training, folder: RunFolder, on_progress: OnProgress | None
         progress.seconds += time.perf_counter() - started
         if progress.step in recorded:
             line = _record(training, folder)
-        elif progress.step % training.steps_per_epoch == 0:
-            _look_at_accuracy(training)
-        else:
+        elif progress.step % training.steps_per_epoch:
             continue
+        elif progress.stop_step is None:
+            _look_at_accuracy(training)
         if on_progress is not None:
             on_progress(progress.step, progress.last_step(settings))
     if line["step"] != progress.step:
