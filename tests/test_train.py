@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from geocollapse.experiments import train
 from geocollapse.experiments.recipe import Recipe, RunConfig
-from geocollapse.experiments.recording import loss_and_flatness, measure_record, recalibrate_batch_norm
+from geocollapse.experiments.recording import loss_and_flatness, measure_record, recalibrate_batch_norm, study_sampling
 from geocollapse.experiments.runs import RunFolder
 from geocollapse.experiments.train import NonFiniteLossError, Training, prepare, record_steps, take_step, train_run
 
@@ -284,6 +284,15 @@ def test_sampling_study_compares_with_the_exact_value(tmp_path: Path) -> None:
         assert sum(inside) >= 32
     assert sampling["examples 30"]["n_samples"] == 30
     assert sampling["outputs 4"]["n_probes"] == 4
+
+
+def test_sampling_studies_of_two_runs_are_independent() -> None:
+    """Equal examples and probes in every run would make its errors common ones, and the coverage a matter of luck."""
+    study = {"repeats": 3, "n_samples": [30]}
+    runs = [config(measuring__sampling=study, training__weight_decay=value) for value in (0.0, 0.1)]
+    model, data = (training := prepare(runs[0])).model, training.source
+    values = [[e["value"] for e in study_sampling(model, data, run)["examples 30"]["estimates"]] for run in runs]
+    assert len({*values[0], *values[1]}) == 6
 
 
 def test_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from geocollapse.borrow import borrowed, is_batch_norm
 from geocollapse.complexity import geometric_complexity
 from geocollapse.data import LabelledData
+from geocollapse.experiments.recipe import run_id
 from geocollapse.features import FeatureMap, find_embedding
 from geocollapse.measurement import measure
 from geocollapse.transfer import transfer
@@ -143,7 +144,8 @@ def study_sampling(model: nn.Module, data: LabelledData, config: RunConfig) -> d
         *((f"outputs {n}", {"estimator": "outputs", "n_probes": n}) for n in study.n_outputs),
         *((f"probes {n}", {"estimator": "rademacher", "n_probes": n}) for n in study.n_probes),
     ]
-    seeds = [1_000_003 * (config.seed + 1) + repeat for repeat in range(study.repeats)]
+    first = int(run_id(config), 16)  # 48 bits of the configuration: two runs share neither examples nor probes
+    seeds = [first + repeat for repeat in range(study.repeats)]
     with borrowed(model):
         f = FeatureMap(model, [find_embedding(model, population.inputs[:1]).layer])
         full = geometric_complexity(f, population, estimator="exact", batch_size=batch_size).value
