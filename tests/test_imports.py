@@ -15,6 +15,7 @@ ORDER = (
     "_version",
     "estimate",
     "provenance",
+    "progress",
     "borrow",
     "batches",
     "probes",

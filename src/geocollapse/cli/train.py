@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from geocollapse.cli.answer import Answer, Display, table
 from geocollapse.cli.options import DataRoot, Device, DeviceOption, OutFolder, Preset, RecipeArgument, Seed, Settings
-from geocollapse.cli.progress import progress_bar
+from geocollapse.progress import progress_bar
 
 if TYPE_CHECKING:
     from geocollapse.experiments.recipe import Recipe, RunConfig

@@ -13,7 +13,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,9 +21,7 @@ from geocollapse.experiments.recording import measure_record
 from geocollapse.experiments.runs import RunFolder, SweepFolder
 from geocollapse.experiments.state import load_run_data, prepare
 from geocollapse.experiments.train import failed_result, record_steps, take_step, train_run
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+from geocollapse.progress import progress_bar
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _KILLED = "worker: expected to end by itself, got killed (perhaps out of memory); do a smaller evaluation_batch_size"
@@ -158,11 +155,14 @@ def _run_all(jobs: Sequence[_Job], n_workers: int, threads: int, n_skipped: int,
     the run at fault, the first that is lost again, fails alone.
     """
     statuses: list[str] = []
-    with _bar(n_skipped, n_skipped + len(jobs), show=progress) as bar:
+    with progress_bar("runs", shown=progress) as advance:
+        advance(n_skipped, n_skipped + len(jobs))
 
         def ended(status: str) -> None:
             statuses.append(status)
-            bar.show(statuses)
+            n_failed = statuses.count("failed")
+            note = f"{n_failed} failed" if n_failed else ""
+            advance(n_skipped + len(statuses), n_skipped + len(jobs), note)
 
         left = list(jobs)
         while left:
@@ -297,40 +297,3 @@ def _timed(config: RunConfig, device: str, data_root: str | Path | None) -> tupl
         if record > _SLOW_RECORD:
             break
     return step, record
-
-
-class _Bar:
-    """The progress of a sweep: runs ended, failed ones counted, projected time."""
-
-    def __init__(self, display: Progress, task: TaskID) -> None:
-        self._display, self._task = display, task
-
-    def show(self, statuses: Sequence[str]) -> None:
-        """One more run has ended; the status of all that have."""
-        n_failed = sum(status == "failed" for status in statuses)
-        self._display.update(self._task, advance=1, failed=f"{n_failed} failed" if n_failed else "")
-
-
-@contextmanager
-def _bar(n_skipped: int, n_runs: int, *, show: bool) -> Iterator[_Bar]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("runs"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[failed]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not show) as display:
-        yield _Bar(display, display.add_task("runs", total=n_runs, completed=n_skipped, failed=""))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +13,7 @@ from geocollapse.complexity import ProbeSchedule, Readings, move
 from geocollapse.features import CallableMap, FeatureMap
 from geocollapse.jacobian import ProbePlan, SquaredNorms, track
 from geocollapse.measurement.store import RowStore
-
-Advance = Callable[[int], None]
+from geocollapse.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,8 @@ def read_once(
     stores = [RowStore(n_total) for _ in maps]
     outputs, readings = RowStore(n_total), [Readings() for _ in maps]
     labels: list[tuple[Tensor, Tensor]] = []
-    with _progress(progress, n_total) as advance:
+    n_read = 0
+    with progress_bar("examples", shown=progress) as advance:
         for batch in examples.batches(*schedule.segments):
             is_probed = schedule.is_probed(batch)
             with torch.set_grad_enabled(is_probed):
@@ -75,7 +73,8 @@ def read_once(
             if isinstance(output, Tensor) and output.ndim == 2:
                 outputs.write(rows, output)
             labels.append((rows, _labels(examples, batch)))
-            advance(len(rows))
+            n_read += len(rows)
+            advance(n_read, n_total)
     return _assemble(stores, readings, labels, outputs)
 
 
@@ -105,25 +104,3 @@ def _labels(examples: MapExamples | StreamExamples, batch: Batch) -> Tensor:
             "do pass (inputs, labels), or labels="
         )
     return batch.labels
-
-
-@contextmanager
-def _progress(shown: bool, n_total: int | None) -> Iterator[Advance]:
-    """A progress bar on stderr with the projected time."""
-    if not shown:
-        yield lambda _n: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("measuring", total=n_total)
-        yield lambda n: bar.advance(task, n)

@@ -1,0 +1,44 @@
+"""A progress bar on stderr, with the projected time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Advance(Protocol):
+    """Tells a bar how much is done, how much there is to do as far as is known, and a note to show."""
+
+    def __call__(self, done: int, total: int | None, note: str = "") -> None: ...
+
+
+@contextmanager
+def progress_bar(title: str, *, shown: bool) -> Iterator[Advance]:
+    """A bar over what ``title`` names; where it is not ``shown``, nothing is printed and rich is not imported."""
+    if not shown:
+        yield _nothing
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    ending = (TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, *ending, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None, note="")
+
+        def advance(done: int, total: int | None, note: str = "") -> None:
+            bar.update(task, completed=done, total=total, note=note)
+
+        yield advance
+
+
+def _nothing(done: int, total: int | None, note: str = "") -> None:
+    del done, total, note
