@@ -8,11 +8,13 @@ import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib import rc_context
 
 from geocollapse.experiments.results import GC, read_sweep
 from geocollapse.figures import Panel, Series, axis_label, charts, plotly_panels, save
 from geocollapse.figures.chart import MARKS, log_ticks, mark
 from geocollapse.figures.labels import LABELS
+from geocollapse.figures.paper import STYLE, draw
 from synthetic_sweep import write_sweep
 
 
@@ -70,6 +72,19 @@ def test_page_and_paper_are_written_from_the_same_panels(drawn, tmp_path):
     assert png.read_bytes().startswith(b"\x89PNG")
     assert pdf.read_bytes().startswith(b"%PDF")
     assert len(plotly_panels(chart)) == len(chart.panels)
+
+
+def test_nothing_on_paper_is_cut_off(drawn):
+    for chart in drawn.values():
+        with rc_context(STYLE):
+            figure = draw(chart)
+            figure.draw_without_rendering()
+        for ax in figure.axes:
+            for label in (ax.xaxis.label, ax.yaxis.label):
+                box = label.get_window_extent()
+                assert figure.bbox.x0 <= box.x0, label.get_text()
+                assert box.x1 <= figure.bbox.x1, label.get_text()
+                assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1, label.get_text()
 
 
 def test_the_same_chart_gives_the_same_files(drawn, tmp_path):

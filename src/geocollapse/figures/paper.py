@@ -67,7 +67,8 @@ def _draw_panel(panel: Panel, ax: Axes) -> None:
     if panel.curve is not None:
         x, y, _ = panel.curve
         ax.plot(x, y, color="#888888", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    ax.set(xlabel=panel.x_label, ylabel=panel.y_label.replace(" [", "\n["), xscale=panel.x_scale, yscale=panel.y_scale)
+    x_label, y_label = (label.replace(" [", "\n[") for label in (panel.x_label, panel.y_label))
+    ax.set(xlabel=x_label, ylabel=y_label, xscale=panel.x_scale, yscale=panel.y_scale)
     if panel.x_scale == "log":
         _tick_log(ax.xaxis, log_ticks(panel, "x"))
     if panel.y_scale == "log":
