@@ -132,6 +132,7 @@ def _context(
     accuracy, notes = _accuracy(reading, class_names) if has_head else (None, ())
     if plan.input_std is None:
         notes += ("gc_pixel: the scale of the inputs is not known; do input_std= with the channels' deviations",)
+    lambda_max, why = _input_covariance_lambda_max(examples, reading.labels)
     return Context(
         labels=reading.labels,
         probed=_probed_rows(reading, examples),
@@ -140,10 +141,10 @@ def _context(
         class_names=class_names,
         accuracy=accuracy,
         split=_of_dataset(examples, "split"),
-        lambda_max=_input_covariance_lambda_max(examples, reading.labels),
+        lambda_max=lambda_max,
         preprocessing=_preprocessing(examples, plan.input_std),
         provenance=provenance(seed=plan.seed, device=device_of(model) or "cpu"),
-        warnings=notes,
+        warnings=(*notes, *why),
     )
 
 
@@ -200,16 +201,19 @@ def _preprocessing(examples: MapExamples | StreamExamples, std: Tensor | None) -
     }
 
 
-def _input_covariance_lambda_max(examples: MapExamples | StreamExamples, labels: Tensor) -> float | None:
+def _input_covariance_lambda_max(
+    examples: MapExamples | StreamExamples, labels: Tensor
+) -> tuple[float | None, tuple[str, ...]]:
     """max_i lambda_max(Cov_input(Q_i)), a lower bound on the Poincare constant that does not use f (definitions 3)."""
     if isinstance(examples, StreamExamples) or not isinstance(examples.dataset, TensorDataset):
-        return None
+        return None, ("input_covariance_lambda_max: looked at only for inputs in memory",)
     inputs = examples.dataset.tensors[0]
-    if not inputs.is_floating_point() or inputs[0].numel() > _MAX_COVARIANCE_INPUTS:
-        return None
+    if inputs[0].numel() > _MAX_COVARIANCE_INPUTS:
+        why = f"input_covariance_lambda_max: looked at only up to {_MAX_COVARIANCE_INPUTS} input coordinates"
+        return None, (why,)
     rows = inputs[examples.indices.to(inputs.device)].flatten(1).cpu().double()
     largest = []
     for label in labels.unique():
         x = rows[labels == label]
         largest.append(float(torch.linalg.matrix_norm(x - x.mean(dim=0), ord=2)) ** 2 / len(x))
-    return max(largest)
+    return max(largest), ()
