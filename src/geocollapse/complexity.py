@@ -61,7 +61,7 @@ def geometric_complexity(
         ValueError, TypeError: see :func:`squared_jacobian_norms`; also an empty data set.
         RuntimeError: f mixes the examples of a batch (batch normalisation or dropout in training mode).
 
-    Example:
+    Examples:
         >>> f = torch.nn.Linear(3, 2, bias=False)
         >>> gc = geometric_complexity(f, torch.randn(500, 3), estimator="exact")
         >>> bool(abs(gc.value - f.weight.detach().double().square().sum()) < 1e-6)

@@ -59,9 +59,9 @@ class Estimate:
         values: the terms (n_samples,) behind the mean, in float64, where they are kept.
         warnings: what a reader must know before using the number.
 
-    Example:
-        >>> [round(x, 3) for x in Estimate(2.0, 0.1, n_samples=1000, dof=999).interval()]
-        [1.813, 2.206]
+    Examples:
+        >>> tuple(round(x, 3) for x in Estimate(2.0, 0.1, n_samples=1000, dof=999).interval())
+        (1.813, 2.206)
     """
 
     value: float

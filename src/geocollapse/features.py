@@ -247,7 +247,7 @@ def split(model: nn.Module, layer: str | None = None) -> tuple[SplitFeatureMap, 
     Raises:
         ValueError: no module of that name.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
         >>> feature_map, head = split(model)
         >>> x = torch.randn(5, 4)

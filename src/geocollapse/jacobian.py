@@ -97,7 +97,7 @@ def squared_jacobian_norms(
         TypeError: ``x`` is not floating.
         RuntimeError: ``f`` mixes the examples of a batch.
 
-    Example:
+    Examples:
         >>> f = torch.nn.Linear(3, 2)
         >>> norms = squared_jacobian_norms(f, torch.randn(4, 3))
         >>> bool(torch.allclose(norms, f.weight.detach().double().square().sum().expand(4)))

@@ -53,7 +53,7 @@ class CollapseMetric(Metric):
             for ``scatter``.
         TypeError: on update, features that are not floating point, labels that are not integers.
 
-    Example:
+    Examples:
         >>> metric = CollapseMetric(num_classes=2)
         >>> metric.update(torch.tensor([[-1.0], [9.0]]), torch.tensor([0, 1]))
         >>> metric.update(torch.tensor([[1.0], [11.0]]), torch.tensor([0, 1]))

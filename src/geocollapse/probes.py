@@ -39,7 +39,7 @@ def random_bits(seed: int, indices: Tensor, n_probes: int, n_words: int) -> Tens
     Returns:
         (n, r, n_words) int64; all 64 bits are random.
 
-    Example:
+    Examples:
         >>> bits = random_bits(0, torch.tensor([3, 5]), n_probes=2, n_words=4)
         >>> bool((bits[1] == random_bits(0, torch.tensor([5]), 2, 4)[0]).all())
         True

@@ -49,7 +49,7 @@ class GeometricComplexityPenalty(nn.Module):
         ValueError: an argument out of its range, a layer without a gradient path to the inputs.
         RuntimeError: batch normalisation in training mode.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
         >>> penalty = GeometricComplexityPenalty(weight=1e-2)
         >>> logits, gc_loss = penalty(model, torch.randn(16, 4))

@@ -82,7 +82,7 @@ def few_shot_accuracy(
         ValueError: more ways than classes, a class with too few examples (it is named), a count below its least.
         TypeError: labels that are not integers.
 
-    Example:
+    Examples:
         >>> x = torch.arange(100.0)[:, None] // 20
         >>> float(few_shot_accuracy(x, torch.arange(100) // 20, n_episodes=10, k_shot=2))
         1.0

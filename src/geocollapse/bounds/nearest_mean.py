@@ -93,7 +93,7 @@ def nearest_mean_bound(
         ValueError: ``k_shot`` is no such number, ``class_gc`` has another number of classes, and what
             :func:`geocollapse.neural_collapse` refuses.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([[0.0, 0.1], [0.0, -0.1], [9.0, 0.1], [9.0, -0.1]])
         >>> nearest_mean_bound(x, torch.tensor([0, 0, 1, 1]), k_shot=5).vacuous
         False

@@ -132,7 +132,7 @@ def set_threads(threads: int | None) -> None:
 def parse_numbers(text: str | None, *, option: str) -> tuple[float, ...] | None:
     """Numbers separated by commas.
 
-    Example:
+    Examples:
         >>> parse_numbers("0.485,0.456", option="--mean")
         (0.485, 0.456)
     """

@@ -137,7 +137,7 @@ def _failure_text(failure: Mapping[str, Any]) -> str:
 def _duration(seconds: float) -> str:
     """Whole seconds as the two units that matter.
 
-    Example:
+    Examples:
         >>> _duration(42), _duration(150), _duration(7260)
         ('42 s', '2 min 30 s', '2 h 1 min')
     """

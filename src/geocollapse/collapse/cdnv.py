@@ -64,7 +64,7 @@ def cdnv(
         TypeError: features that are not floating point, labels that are not integers.
         ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two classes.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([[-1.0], [1.0], [9.0], [11.0]])
         >>> float(cdnv(x, torch.tensor([0, 0, 1, 1])))
         0.01

@@ -40,7 +40,7 @@ def directional_cdnv(
         TypeError: features that are not floating point, labels that are not integers.
         ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two classes.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([[0.0, -3.0], [0.0, 3.0], [9.0, 0.0], [11.0, 0.0]])  # class 0 varies across the line only
         >>> directional_cdnv(x, torch.tensor([0, 0, 1, 1]), reduction="none").tolist()
         [[nan, 0.0], [0.01, nan]]

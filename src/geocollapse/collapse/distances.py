@@ -22,7 +22,7 @@ def distances_squared(means: Tensor) -> Tensor:
     Args:
         means: (C, p); a row of NaN (a class without examples) gives NaN distances.
 
-    Example:
+    Examples:
         >>> distances_squared(torch.tensor([[0.0, 0.0], [3.0, 4.0]])).tolist()
         [[0.0, 25.0], [25.0, 0.0]]
     """
@@ -60,7 +60,7 @@ def pair_weights(means: Tensor) -> Tensor:
 
     NaN where a mean is NaN or two means coincide. Source: definitions 2.
 
-    Example:
+    Examples:
         >>> pair_weights(torch.tensor([[0.0], [2.0]])).tolist()
         [0.125, 0.125]
     """

@@ -52,7 +52,7 @@ def geometric_collapse(class_gc: Sequence[Estimate] | Array, class_means: Array)
         TypeError: ``class_gc`` is neither.
         ValueError: another number of classes than means, fewer than two, or estimates of the distribution.
 
-    Example:
+    Examples:
         >>> means = torch.tensor([[0.0], [2.0]])
         >>> float(geometric_collapse(torch.tensor([1.0, 3.0]), means))
         0.5
@@ -86,7 +86,7 @@ def poincare_ratios(variances: Array, class_gc: Sequence[Estimate] | Array, clas
     Raises:
         ValueError: different numbers of classes.
 
-    Example:
+    Examples:
         >>> poincare_ratios(torch.tensor([1.0, 4.0]), torch.tensor([2.0, 2.0]), torch.tensor([[0.0], [1.0]]))["max"]
         2.0
     """

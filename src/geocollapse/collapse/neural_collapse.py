@@ -107,7 +107,7 @@ def neural_collapse(
         ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two classes, a bias
             without weight.
 
-    Example:
+    Examples:
         >>> import torch
         >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
         >>> measures = neural_collapse(x, torch.tensor([0, 0, 1, 1]), weight=x[::2], bias=torch.zeros(2))

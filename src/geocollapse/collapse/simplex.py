@@ -33,7 +33,7 @@ def nc2(vectors: Tensor) -> NC2:
     Args:
         vectors: (C, p), the means minus their mean, or classifier rows.
 
-    Example:
+    Examples:
         >>> nc2(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
         NC2(equinorm=0.0, equiangular=0.0, max_angle=0.0)
     """

@@ -39,7 +39,7 @@ class ClassStatistics:
         scatter: the pooled within-class S (p, p), or None.
         num_classes: the declared number of classes, or None to discover them.
 
-    Example:
+    Examples:
         >>> statistics = ClassStatistics.of(torch.tensor([[0.0], [2.0], [5.0]]), torch.tensor([0, 0, 7]))
         >>> statistics.classes.tolist(), statistics.means.flatten().tolist(), statistics.variances().tolist()
         ([0, 7], [1.0, 5.0], [1.0, 0.0])

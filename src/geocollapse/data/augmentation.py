@@ -19,7 +19,7 @@ def crop_and_flip(x: Tensor, generator: torch.Generator, *, padding: int = 4) ->
         generator: of the shifts and mirrors, on the CPU.
         padding: pixels on each side.
 
-    Example:
+    Examples:
         >>> crop_and_flip(torch.zeros(5, 3, 32, 32), torch.Generator().manual_seed(0)).shape
         torch.Size([5, 3, 32, 32])
     """

@@ -64,7 +64,7 @@ def load(
         FileNotFoundError: missing files (the places looked in are named).
         ImportError: torchvision is missing (the pip command is named).
 
-    Example:
+    Examples:
         >>> data = load("digits", classes="0-4")
         >>> data.inputs.shape[1:], data.classes
         (torch.Size([1, 8, 8]), ['0', '1', '2', '3', '4'])
@@ -88,7 +88,7 @@ def load(
 def parse_spec(spec: str) -> tuple[str, str | None]:
     """The name and the split of a DATA text.
 
-    Example:
+    Examples:
         >>> parse_spec("cifar10:test"), parse_spec("digits"), parse_spec("folder:photos:val")
         (('cifar10', 'test'), ('digits', None), ('folder:photos', 'val'))
     """

@@ -19,7 +19,7 @@ def parse_classes(text: str | Sequence[int | str], names: Sequence[str]) -> list
     Raises:
         ValueError: an unknown name or number (the nearest is named), a class twice.
 
-    Example:
+    Examples:
         >>> parse_classes("0-1,dog", ["ant", "bee", "cat", "dog"])
         [0, 1, 3]
     """

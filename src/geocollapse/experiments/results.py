@@ -110,7 +110,7 @@ def write_table(results: SweepResults) -> Path:
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one level with dotted names; numbers of a list get its index, other lists become JSON text.
 
-    Example:
+    Examples:
         >>> flatten({"source": {"cdnv": 0.5, "ci95": [0.4, 0.6]}})
         {'source.cdnv': 0.5, 'source.ci95.0': 0.4, 'source.ci95.1': 0.6}
     """

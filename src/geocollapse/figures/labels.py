@@ -42,7 +42,7 @@ LABELS = {
 def axis_label(column: str) -> str:
     """Quantity and unit, e.g. ``batch size [examples]``; the dotted name itself where the quantity is not known.
 
-    Example:
+    Examples:
         >>> axis_label("swept.training.batch_size")
         'batch size [examples]'
     """
@@ -59,7 +59,7 @@ def short_name(column: str) -> str:
 def setting_label(setting: str) -> str:
     """A setting in the words of a legend.
 
-    Example:
+    Examples:
         >>> setting_label("training.learning_rate = 0.1, training.batch_size = 32")
         'learning rate 0.1, batch size 32'
     """

@@ -46,7 +46,7 @@ def collect_features(
     Raises:
         ValueError: an unknown layer, an ambiguous embedding, data without labels.
 
-    Example:
+    Examples:
         >>> found = collect_features(nn.Linear(4, 2), (torch.randn(6, 4), torch.arange(6) % 2))
         >>> found.features.shape, found.layer
         (torch.Size([6, 4]), ':in')

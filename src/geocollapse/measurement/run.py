@@ -73,7 +73,7 @@ def measure(
             only, an empty loader.
         RuntimeError: a model that mixes the examples of a batch even in evaluation mode.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> m = measure(model, (torch.randn(300, 4), torch.arange(300) % 3))
         >>> m.layers[0].layer, m.features.shape, m.nc1_rank

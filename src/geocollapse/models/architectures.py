@@ -223,7 +223,7 @@ def build(name: str, *, num_classes: int, input_shape: Sequence[int], **settings
     Raises:
         ValueError: an unknown name (the nearest is named), or a setting the architecture does not take.
 
-    Example:
+    Examples:
         >>> build("mlp", num_classes=5, input_shape=(64,), hidden=[32])(torch.zeros(2, 64)).shape
         torch.Size([2, 5])
     """

@@ -33,7 +33,7 @@ def spearman(x: Array, y: Array) -> float:
         x: values (n,).
         y: values (n,).
 
-    Example:
+    Examples:
         >>> spearman(np.array([1.0, 2.0, 3.0]), np.array([1.0, 10.0, 100.0]))
         1.0
     """
@@ -99,7 +99,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Source: Holm (1979).
 
-    Example:
+    Examples:
         >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
         [0.03, 0.06, 0.06]
     """

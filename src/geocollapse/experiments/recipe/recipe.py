@@ -32,7 +32,7 @@ class Recipe(Part):
 
     Source: definitions 8 and interface.md, "A sweep on disk".
 
-    Example:
+    Examples:
         >>> recipe = load_recipe("demo").with_overrides(["training.batch_size=64"])
         >>> recipe.training.batch_size
         64
@@ -150,7 +150,7 @@ def load_recipe(name_or_path: str) -> Recipe:
         ValueError: no recipe of that name (the nearest is named), text that is not YAML, or what `Recipe.of` refuses.
         FileNotFoundError: no file at that path.
 
-    Example:
+    Examples:
         >>> load_recipe("demo").data.name
         'digits'
     """
