@@ -86,7 +86,7 @@ class StreamExamples:
         self._seen: list[Any] = []
 
     def peek(self) -> Tensor:
-        """The inputs of one example; its batch is read again by :meth:`batches`."""
+        """The inputs of one example; its batch is read again by ``batches``."""
         if not self._seen:
             self._seen = list(itertools.islice(self._iterator, 1))
         if not self._seen:

@@ -58,7 +58,7 @@ def geometric_complexity(
         An Estimate on the log scale; ``values`` holds ||J||_F^2 of each example measured, in the order of the data.
 
     Raises:
-        ValueError, TypeError: see :func:`squared_jacobian_norms`; also an empty data set.
+        ValueError, TypeError: see ``squared_jacobian_norms``; also an empty data set.
         RuntimeError: f mixes the examples of a batch (batch normalisation or dropout in training mode).
 
     Examples:

@@ -23,7 +23,7 @@ class GeocollapseWarning(UserWarning):
 
 
 class EstimateDict(TypedDict):
-    """The JSON form of an :class:`Estimate`."""
+    """The JSON form of an ``Estimate``."""
 
     value: float | None
     stderr: float | None

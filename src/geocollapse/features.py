@@ -96,7 +96,7 @@ class FeatureMap:
 
 
 class CallableMap:
-    """A callable that returns features, with the face of a :class:`FeatureMap`: one unnamed layer, no model behind."""
+    """A callable that returns features, with the face of a ``FeatureMap``: one unnamed layer, no model behind."""
 
     def __init__(self, f: Any) -> None:
         self.f = f

@@ -117,7 +117,7 @@ def transfer(
     n_episodes: int = 600,
     seed: int = 0,
 ) -> TransferDict:
-    """:func:`few_shot_accuracy` of both classifiers for several numbers of shots, as strict JSON values."""
+    """``few_shot_accuracy`` of both classifiers for several numbers of shots, as strict JSON values."""
     sizes = {"n_way": n_way, "n_query": n_query, "n_episodes": n_episodes}
     accuracy: dict[str, Any] = {
         name: {str(k): _interval(features, labels, k_shot=k, seed=seed, classifier=name, **sizes) for k in k_shots}
@@ -133,7 +133,7 @@ def transfer(
 
 @dataclass(frozen=True)
 class EpisodeSizes:
-    """How many classes, examples and episodes; checked against labels by :func:`draw_episodes`."""
+    """How many classes, examples and episodes; checked against labels by ``draw_episodes``."""
 
     n_way: int
     k_shot: int

@@ -17,7 +17,7 @@ from geocollapse.estimate import Estimate, strict_json
 
 
 class BoundDict(TypedDict):
-    """The JSON form of a :class:`NearestMeanBound`."""
+    """The JSON form of a ``NearestMeanBound``."""
 
     general: float | None
     published: float | None
@@ -91,7 +91,7 @@ def nearest_mean_bound(
 
     Raises:
         ValueError: ``k_shot`` is no such number, ``class_gc`` has another number of classes, and what
-            :func:`geocollapse.neural_collapse` refuses.
+            ``geocollapse.neural_collapse`` refuses.
 
     Examples:
         >>> x = torch.tensor([[0.0, 0.1], [0.0, -0.1], [9.0, 0.1], [9.0, -0.1]])
@@ -108,7 +108,7 @@ def nearest_mean_bounds(
     *,
     class_gc: Sequence[Estimate] | Array | None = None,
 ) -> list[NearestMeanBound]:
-    """:func:`nearest_mean_bound` for several numbers of shots, from moments that are computed once."""
+    """``nearest_mean_bound`` for several numbers of shots, from moments that are computed once."""
     for k_shot in k_shots:
         if not (k_shot == math.inf or (k_shot >= 1 and k_shot == int(k_shot))):
             raise ValueError(

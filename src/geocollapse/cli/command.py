@@ -19,7 +19,7 @@ def add_command(app: typer.Typer, function: Callable[..., Answer]) -> None:
     """Register ``function`` under its own name, with its docstring as the help.
 
     A parameter whose type is a dataclass of options becomes one option a field; every command has those of
-    :class:`Display`. While the command works, what libraries and model files print goes to stderr: stdout carries the
+    ``Display``. While the command works, what libraries and model files print goes to stderr: stdout carries the
     result alone.
     """
     hints = get_type_hints(function, include_extras=True)

@@ -16,7 +16,7 @@ from geocollapse.transfer import TransferDict
 
 
 class VerdictDict(TypedDict):
-    """One verdict with the numbers behind it; see :class:`geocollapse.experiments.claims.Verdict`."""
+    """One verdict with the numbers behind it; see ``geocollapse.experiments.claims.Verdict``."""
 
     claim: int
     statement: str
@@ -223,5 +223,5 @@ def schema(command: str) -> dict[str, Any]:
 
 
 def schema_text(command: str) -> str:
-    """:func:`schema` as text."""
+    """``schema`` as text."""
     return json.dumps(schema(command), indent=2)

@@ -80,7 +80,7 @@ def cdnv(
 
 
 def pairwise_cdnv(statistics: ClassStatistics, *, bias_corrected: bool = False) -> Tensor:
-    """V_ij of all pairs (C, C), NaN on the diagonal; see :func:`cdnv`."""
+    """V_ij of all pairs (C, C), NaN on the diagonal; see ``cdnv``."""
     n_classes = len(statistics.classes)
     full = statistics.counts.new_zeros(n_classes, n_classes)
     for a, b, block in cdnv_blocks(statistics, bias_corrected=bias_corrected):

@@ -30,7 +30,7 @@ def directional_cdnv(
         features: (n, p) floating point.
         labels: (n,) integers.
         reduction: ``none`` returns (C, C), rows i, NaN on its diagonal; ``mean`` the average over all ordered pairs;
-            ``nanmean`` over the defined ones (see :func:`cdnv`).
+            ``nanmean`` over the defined ones (see ``cdnv``).
         num_classes: declares the labels 0..num_classes - 1; None discovers the classes.
 
     Returns:
@@ -56,7 +56,7 @@ def directional_cdnv(
 
 
 def pairwise_directional_cdnv(data: LabelledFeatures) -> Tensor:
-    """V~_ij of all ordered pairs (C, C), NaN on the diagonal; see :func:`directional_cdnv`."""
+    """V~_ij of all ordered pairs (C, C), NaN on the diagonal; see ``directional_cdnv``."""
     means = data.statistics.centred_means()
     squared = distances_squared(means)
     along = directional_variances(data, means) / squared.square()

@@ -34,7 +34,7 @@ def distances_squared(means: Tensor) -> Tensor:
 
 
 def distance_blocks(means: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Tiles of :func:`distances_squared` on and above the diagonal: rows, columns, block."""
+    """Tiles of ``distances_squared`` on and above the diagonal: rows, columns, block."""
     centred = means.double() - means.double().nanmean(dim=0)
     for a, b in upper_tiles(len(means)):
         block = _block(centred[a], centred[b])

@@ -24,7 +24,7 @@ def geometric_collapse_of_distribution(
         SE^2 = sum_i [ w_i^2 Var_i(g)/n_i + Var_i(l)/N_i + 2 w_i Cov_i(g, l)/N_i ]
 
     g = ||J_f(x)||_F^2 on n_i of the N_i examples that gave the mean of class i. One probe an example is enough: its
-    noise is part of Var(g). Invariances as :func:`geometric_collapse`. One pass over the features.
+    noise is part of Var(g). Invariances as ``geometric_collapse``. One pass over the features.
 
     Source: definitions 3 (delta method).
 
@@ -52,7 +52,7 @@ def geometric_collapse_of_distribution(
 def cdnv_estimate(features: Array, labels: Array, *, num_classes: int | None = None) -> Estimate:
     """Bias-corrected NC of the distribution behind the examples, with its standard error.
 
-    The delta method of :func:`geometric_collapse_of_distribution` with g = ||z||^2 n_i/(n_i - 1), G_i = Var~_i.
+    The delta method of ``geometric_collapse_of_distribution`` with g = ||z||^2 n_i/(n_i - 1), G_i = Var~_i.
 
     Source: definitions 3, last line of the delta method.
 

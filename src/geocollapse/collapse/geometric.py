@@ -79,7 +79,7 @@ def poincare_ratios(variances: Array, class_gc: Sequence[Estimate] | Array, clas
     Source: definitions 3; Munn, Dherin, Gonzalvo (2024), arXiv 2405.15706, for the inequality NC <= c GCol.
 
     Args:
-        variances: Var_i (C,), from :meth:`ClassStatistics.variances`.
+        variances: Var_i (C,), from ``ClassStatistics.variances``.
         class_gc: GC_i, C Estimates or (C,).
         class_means: (C, p).
 

@@ -71,7 +71,7 @@ def labelled_arrays(features: Array, labels: Array, num_classes: int | None = No
     """Features (n, p) and labels (n,) on one device, checked with a single synchronisation.
 
     Raises:
-        TypeError: see :func:`as_features` and :func:`as_labels`.
+        TypeError: see ``as_features`` and ``as_labels``.
         ValueError: wrong shapes, NaN or infinite features, or a label outside 0..num_classes - 1.
     """
     check_num_classes(num_classes)

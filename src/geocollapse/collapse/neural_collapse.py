@@ -87,7 +87,7 @@ def neural_collapse(
 ) -> NeuralCollapse:
     """CDNV, NC1 to NC4 and their companions, from kept features and, for NC3 and NC4, the classifier.
 
-    Conventions of Papyan et al. with equal class weights; see :class:`NeuralCollapse` for each formula. Invariant
+    Conventions of Papyan et al. with equal class weights; see ``NeuralCollapse`` for each formula. Invariant
     under relabelling, and under translation, rotation and scaling of the features (NC3, NC4: with W moved along).
     A few passes over the features in float64 chunks: O(n p (C + R)) time, no p x p matrix.
 
@@ -121,7 +121,7 @@ def neural_collapse(
 def measure_collapse(
     data: LabelledFeatures, *, weight: Array | None = None, bias: Array | None = None, centre_weight: bool = False
 ) -> NeuralCollapse:
-    """:func:`neural_collapse` of features that are already checked, sharing their class statistics."""
+    """``neural_collapse`` of features that are already checked, sharing their class statistics."""
     head = _classifier(data, weight, bias)
     streamed, reasons = streamed_measures(data.statistics)
     directional, why = mean_directional_cdnv(pairwise_directional_cdnv(data))

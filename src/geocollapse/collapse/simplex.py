@@ -26,7 +26,7 @@ def nc2(vectors: Tensor) -> NC2:
         max_angle   = mean over pairs of |cos(m_c, m_c') + 1/(C-1)|  (standard deviations divide by the count)
 
     Invariant under rotation and scaling. If p < C - 1 no simplex exists and the last two cannot reach 0: then read
-    :func:`hyperspherical_uniformity`. NaN where a vector is zero or NaN. O(C^2 p).
+    ``hyperspherical_uniformity``. NaN where a vector is zero or NaN. O(C^2 p).
 
     Source: Papyan, Han, Donoho (2020), NC2.
 

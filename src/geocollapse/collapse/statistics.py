@@ -118,7 +118,7 @@ class ClassStatistics:
         return self.accumulate(*labelled_arrays(features, labels, self.num_classes))
 
     def accumulate(self, x: Tensor, y: Tensor) -> ClassStatistics:
-        """:meth:`update` without its checks, for features and labels that have passed them."""
+        """``update`` without its checks, for features and labels that have passed them."""
         if len(x):
             self._open(x)
         for rows in row_slices(len(x), x.shape[1], x.device):

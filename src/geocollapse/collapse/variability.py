@@ -73,7 +73,7 @@ def nc1(data: LabelledFeatures) -> NC1:
 
 
 def nc1_pooled(statistics: ClassStatistics) -> tuple[float, int]:
-    """The pooled NC1 and its rank from streaming statistics with ``scatter``; see :func:`nc1`.
+    """The pooled NC1 and its rank from streaming statistics with ``scatter``; see ``nc1``.
 
     Raises:
         ValueError: the statistics hold no scatter matrix.

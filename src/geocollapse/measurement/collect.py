@@ -38,7 +38,7 @@ def collect_features(
 
     Args:
         model: a module.
-        data: as :func:`geocollapse.measure` takes it.
+        data: as ``geocollapse.measure`` takes it.
         layer: ``NAME``, ``NAME:in``, ``""``, or None for the input of the classifier.
         classifier: name of the linear classifier; None to look for it.
         batch_size: examples that go through the model together.

@@ -127,7 +127,7 @@ class LayerMeasurement:
         gc_pixel: the same for each unit of the raw [0, 1] pixel; None where the input scale is not known.
         gc_per_variance: geometric complexity over the trace of the total feature covariance.
         class_complexity: geometric complexity of each class.
-        geometric_collapse: see :func:`geocollapse.geometric_collapse`.
+        geometric_collapse: see ``geocollapse.geometric_collapse``.
         poincare_ratio: empirical Poincare ratios.
         neural_collapse: CDNV and NC1 to NC4.
         bounds: nearest-mean bounds by the number of shots.

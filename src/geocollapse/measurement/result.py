@@ -28,7 +28,7 @@ class Measurement:
     """The measurements of a model's layers from one pass over it.
 
     With one layer, its measures are attributes of the measurement itself: ``m.geometric_complexity``, ``m.cdnv``;
-    see :class:`LayerMeasurement` and :class:`geocollapse.NeuralCollapse`.
+    see ``LayerMeasurement`` and ``geocollapse.NeuralCollapse``.
 
     Attributes:
         layers: one entry a layer, in the order asked for.
@@ -59,7 +59,7 @@ class Measurement:
         return {"layers": [layer.to_dict() for layer in self.layers]}
 
     def to_json(self, indent: int | None = None) -> str:
-        """:meth:`to_dict` as strict JSON text."""
+        """``to_dict`` as strict JSON text."""
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
     def to_frame(self) -> pandas.DataFrame:

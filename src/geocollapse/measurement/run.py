@@ -53,7 +53,7 @@ def measure(
         layer: ``NAME``, ``NAME:in``, ``""`` for the model's output, or None for the input of its classifier.
         classifier: name of the linear classifier, for accuracy, NC3 and NC4; None to look for it.
         labels: (n,) labels of a map-style data set, where reading its examples to learn them would be slow.
-        estimator: of geometric complexity, see :func:`geocollapse.geometric_complexity`.
+        estimator: of geometric complexity, see ``geocollapse.geometric_complexity``.
         n_probes: probes for each example.
         max_samples: probe at most this many examples; collapse uses all.
         pool: ``mean`` averages maps and token sequences over positions, None flattens them.

@@ -167,12 +167,12 @@ class MLP(nn.Module):
 
 
 def vgg11(num_classes: int = 10, **settings: Any) -> VGG:
-    """VGG-11 (8 convolutions); see :class:`VGG`."""
+    """VGG-11 (8 convolutions); see ``VGG``."""
     return VGG(_VGG["vgg11"], num_classes, **settings)
 
 
 def vgg13(num_classes: int = 10, **settings: Any) -> VGG:
-    """VGG-13 (10 convolutions); see :class:`VGG`."""
+    """VGG-13 (10 convolutions); see ``VGG``."""
     return VGG(_VGG["vgg13"], num_classes, **settings)
 
 
