@@ -32,11 +32,7 @@ def test_docstring_examples(name):
     assert result.failed == 0
 
 
-EXAMPLES = [
-    pytest.param(code, expected, id=f"{page.name}-{number}")
-    for page in PAGES
-    for number, (code, expected) in enumerate(BLOCK.findall(page.read_text()))
-]
+EXAMPLES = [pytest.param(blocks, id=page.name) for page in PAGES if (blocks := BLOCK.findall(page.read_text()))]
 
 
 def differs(shown, printed):
@@ -48,12 +44,15 @@ def differs(shown, printed):
     )
 
 
-@pytest.mark.parametrize(("code", "expected"), EXAMPLES)
-def test_python_of_the_pages(code, expected, monkeypatch, tmp_path):
+@pytest.mark.parametrize("blocks", EXAMPLES)
+def test_python_of_the_pages(blocks, monkeypatch, tmp_path):
+    """The blocks of a page run one after the other and share their names; a text block is what the one before printed."""
     monkeypatch.chdir(tmp_path)
-    printed = io.StringIO()
     torch.manual_seed(0)
-    with contextlib.redirect_stdout(printed):
-        exec(compile(code, "page", "exec"), {"__name__": "page"})
-    if expected:
-        assert not differs(expected, printed.getvalue()), printed.getvalue()
+    scope = {"__name__": "page"}
+    for code, expected in blocks:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, "page", "exec"), scope)
+        if expected:
+            assert not differs(expected, printed.getvalue()), printed.getvalue()
