@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from geocollapse import geometric_complexity
 from geocollapse.complexity import mean_norm, norms_by_class, stratified_mean
 from geocollapse.jacobian import SquaredNorms
+from geocollapse.sampling import looks
 
 REPEATS = 4000
 
@@ -215,3 +216,60 @@ def test_subset_of_a_data_set_with_targets(net, data):
     subset = Subset(WithTargets(*data), range(100, 200))
     gc = geometric_complexity(net, subset, max_samples=50, estimator="exact")
     assert gc.n_samples == 50
+
+
+def test_looks_grow_by_a_quarter():
+    assert looks(2000) == [512, 640, 800, 1000, 1250, 1563, 1954, 2000]
+    assert looks(300) == [300]
+    assert looks(5000, n_classes=1000)[0] == 2000
+
+
+@pytest.fixture(scope="module")
+def many():
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(4000, 6, generator=generator) * torch.rand(4000, 1, generator=generator) * 2
+    return x, torch.arange(4000) % 4
+
+
+@pytest.mark.parametrize("rtol", [0.1, 0.2])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_rtol_stops_when_precise_enough_and_covers(net, many, rtol, labelled):
+    net32, inputs = net.float(), many if labelled else many[0]
+    exact = geometric_complexity(net32, many[0], estimator="exact", batch_size=4000).value
+    hits, sizes = 0, []
+    for seed in range(120):
+        gc = geometric_complexity(net32, inputs, rtol=rtol, seed=seed, batch_size=2000)
+        low, high = gc.interval()
+        assert math.sqrt(high / low) - 1 <= rtol * 1.001
+        assert gc.n_samples in looks(4000, 4 if labelled else 0)
+        hits += low <= exact <= high
+        sizes.append(gc.n_samples)
+    assert hits >= 0.93 * 120
+    assert min(sizes) < 4000
+    net.double()
+
+
+def test_rtol_that_cannot_be_reached_is_said(net, data):
+    gc = geometric_complexity(net, data[0], rtol=1e-4, n_probes=2)
+    assert gc.n_samples == 500
+    assert gc.warnings[0].startswith("rtol=0.0001 was not reached with 500 examples")
+    assert geometric_complexity(net, data[0], rtol=1e-4, estimator="exact").warnings == ()
+
+
+@pytest.mark.parametrize("rtol", [0.0, -0.1, math.nan])
+def test_bad_rtol(net, data, rtol):
+    with pytest.raises(ValueError, match="rtol: expected a positive number"):
+        geometric_complexity(net, data[0], rtol=rtol)
+
+
+def test_rtol_of_a_stream_is_refused(net, data):
+    with pytest.raises(ValueError, match="rtol: expected a data set that can be read in any order, got a stream"):
+        geometric_complexity(net, [data], rtol=0.1)
+
+
+@pytest.mark.parametrize("estimator", ["orthogonal", "outputs"])
+def test_one_output_has_no_second_probe(data, estimator):
+    f = nn.Linear(6, 1).double()
+    gc = geometric_complexity(f, data[0], estimator=estimator)
+    assert gc.value == pytest.approx(float(f.weight.detach().square().sum()))
+    assert gc.stderr == 0.0

@@ -22,6 +22,7 @@ ORDER = (
     "models data",
     "jacobian",
     "features",
+    "sampling",
     "complexity",
     "collapse",
     "metrics",

@@ -198,3 +198,21 @@ def test_features_above_the_limit_lie_in_a_file():
         store.write(part, rows[part])
     assert torch.equal(store.rows(), rows)
     assert not math.isnan(float(store.rows().sum()))
+
+
+def test_rtol_probes_fewer_and_collapse_uses_all(model):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(3000) % 3
+    data = (torch.randn(3000, 3, 2, 2, generator=generator) + labels[:, None, None, None], labels)
+    m, whole = geo.measure(model, data, rtol=0.15), geo.measure(model, data)
+    assert m.geometric_complexity.n_samples < 3000
+    assert len(m.features) == 3000
+    assert m.cdnv == pytest.approx(whole.cdnv, rel=1e-9)
+    low, high = m.geometric_complexity.interval()
+    assert math.sqrt(high / low) - 1 <= 0.15 * 1.001
+    assert low < whole.geometric_complexity.value < high
+    assert m.geometric_collapse.sequential
+    assert m.samples_for_rtol is None
+    assert "rtol=0.05 would have probed" in str(whole)
+    with pytest.raises(ValueError, match="rtol: expected a positive number, got 0"):
+        geo.measure(model, data, rtol=0)

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import Batch, MapExamples, StreamExamples, as_examples
+from geocollapse.batches import MapExamples, StreamExamples, as_examples
 from geocollapse.borrow import borrowed, check_independent, device_of, dtype_of
 from geocollapse.estimate import LARGEST_SHARE_LIMIT, Estimate, Population, total_variance
 from geocollapse.features import CallableMap
 from geocollapse.jacobian import Estimator, Map, ProbePlan, SquaredNorms, check_estimator, track
 from geocollapse.probes import random_order
+from geocollapse.sampling import (
+    SECOND_PROBES,
+    SECOND_PROBES_PER_CLASS,
+    ProbeSchedule,
+    Readings,
+    Stopping,
+    is_precise,
+    known_classes,
+    looks,
+    schedule_probes,
+)
 
-_SECOND_PROBES = 200  # examples with a second probe, where one probe is the default
-_SECOND_PROBES_PER_CLASS = 20
 _WARN_SAMPLES = 200  # largest_share says nothing about fewer examples
 
 
@@ -28,6 +37,7 @@ def geometric_complexity(
     *,
     estimator: Estimator = "rademacher",
     n_probes: int | Literal["auto"] = "auto",
+    rtol: float | None = None,
     max_samples: int | None = None,
     population: Population = "dataset",
     seed: int = 0,
@@ -49,6 +59,8 @@ def geometric_complexity(
         inputs: (n, ...) floating, or a data set, a loader, or a pair (inputs, labels); labels are not used.
         estimator: ``exact``, ``rademacher``, ``gaussian``, ``orthogonal`` or ``outputs``.
         n_probes: probes for each example; ``auto``: one, and a second one on a random 200 examples to learn the error.
+        rtol: stop when the relative half-width of the 95 % interval is at most this; examples are then read in a
+            random order, looked at after max(512, 2 C) and each time 1.25 times more.
         max_samples: measure at most this many examples, drawn at random.
         population: what the standard error speaks about: the ``dataset`` at hand or the ``distribution`` behind it.
         seed: of the probes and of the sample.
@@ -73,105 +85,55 @@ def geometric_complexity(
     plan, feature_map, readings = ProbePlan(estimator, seed), CallableMap(f), Readings()
     with borrowed(module, evaluation=False), torch.enable_grad():
         examples = as_examples(inputs, batch_size=batch_size)
-        schedule = schedule_probes(examples, estimator=estimator, n_probes=n_probes, max_samples=max_samples, seed=seed)
+        schedule = schedule_probes(
+            examples, estimator=estimator, n_probes=n_probes, max_samples=max_samples, rtol=rtol, seed=seed
+        )
+        settings = estimate_settings(plan, schedule, population, rtol)
+        stopping = Stopping(rtol, lambda: [complexity_so_far(readings, examples, **settings)])
         for batch in examples.batches(*schedule.probed):
+            if not stopping.wants(batch):
+                break
             leaf = track(move(batch.inputs, f))
             readings.add(schedule.norms(plan, feature_map(leaf), leaf, batch, f=feature_map), batch)
+    return with_precision(complexity_so_far(readings, examples, **settings), rtol)
+
+
+def estimate_settings(
+    plan: ProbePlan, schedule: ProbeSchedule, population: Population = "dataset", rtol: float | None = None
+) -> dict[str, Any]:
+    """What an Estimate records of how it was made."""
+    return {
+        "estimator": plan.estimator,
+        "n_probes": schedule.n_counted,
+        "population": population,
+        "sequential": rtol is not None,
+    }
+
+
+def complexity_so_far(readings: Readings, examples: MapExamples | StreamExamples, **settings: Any) -> Estimate:
+    """Geometric complexity of the data set from the examples read so far."""
     norms, indices = readings.gathered()
-    settings = {"estimator": estimator, "n_probes": schedule.n_counted, "population": population}
     labels, counts = known_classes(examples, indices)
     classes = None if labels is None else norms_by_class(norms, labels, counts, **settings)
     n_population = len(examples) if isinstance(examples, MapExamples) else len(indices)
     return dataset_complexity(norms, n_population, classes, counts, **settings)
 
 
-@dataclass(frozen=True)
-class ProbeSchedule:
-    """Which examples are probed, and how often.
-
-    Attributes:
-        segments: positions in the order they are read; empty for a stream, which is read as it comes.
-        n_probes: probes for the examples of each segment.
-        n_counted: probes of an example that count; a further one only serves the standard error.
-    """
-
-    segments: tuple[Tensor, ...]
-    n_probes: tuple[int, ...]
-    n_counted: int
-
-    @property
-    def probed(self) -> tuple[Tensor, ...]:
-        """The segments that are read with probes."""
-        return tuple(segment for segment, n in zip(self.segments, self.n_probes) if n > 0)
-
-    def is_probed(self, batch: Batch) -> bool:
-        """Whether the examples of ``batch`` are probed at all."""
-        return self.n_probes[batch.segment] > 0
-
-    def norms(
-        self, plan: ProbePlan, features: Tensor, leaf: Tensor, batch: Batch, *, f: Map, keep_graph: bool = False
-    ) -> SquaredNorms:
-        """Squared Jacobian norms of a batch, with the probes of its segment."""
-        n_probes = self.n_probes[batch.segment]
-        return plan.norms(features, leaf, batch.indices, n_probes, f=f, n_counted=self.n_counted, keep_graph=keep_graph)
+def with_precision(estimate: Estimate, rtol: float | None) -> Estimate:
+    """``estimate`` with a warning where it is less precise than was asked for."""
+    if rtol is None or is_precise(estimate, rtol):
+        return estimate
+    low, high = estimate.interval()
+    reached = (high / low) ** 0.5 - 1.0 if low > 0.0 else math.inf
+    note = f"rtol={rtol:g} was not reached with {estimate.n_samples} examples: the interval is +-{reached:.1%}"
+    return replace(estimate, warnings=(*estimate.warnings, note))
 
 
-def schedule_probes(
-    examples: MapExamples | StreamExamples,
-    *,
-    estimator: Estimator = "rademacher",
-    n_probes: int | Literal["auto"] = "auto",
-    max_samples: int | None = None,
-    seed: int = 0,
-) -> ProbeSchedule:
-    """Plan the probes of one pass over the data: each example goes forward once, the probed ones first.
-
-    ``auto`` is one probe, and a second one on max(200, 20 C) examples that estimates the probes' own variance. A
-    sample is drawn in the order of the hash of (seed, position), the same number of each class where labels are known.
-
-    Raises:
-        ValueError: ``max_samples`` below 2, or asked of a stream.
-    """
-    if max_samples is not None and (max_samples < 2 or isinstance(examples, StreamExamples)):
-        got = f"{max_samples} for a stream of batches" if isinstance(examples, StreamExamples) else max_samples
-        raise ValueError(
-            f"max_samples: expected at least 2, of a data set that can be read in any order, got {got}; "
-            f"do pass a map-style data set or a loader over one"
-        )
-    n_counted = 1 if n_probes == "auto" else n_probes
-    if isinstance(examples, StreamExamples):
-        return ProbeSchedule((), (n_counted,), n_counted)
-    order, n_classes = _sampling_order(examples, seed)
-    n_sampled = min(max_samples or len(order), len(order))
-    has_second = n_probes == "auto" and estimator != "exact"
-    n_second = min(n_sampled, max(_SECOND_PROBES, _SECOND_PROBES_PER_CLASS * n_classes)) if has_second else 0
-    segments = (order[:n_second], order[n_second:n_sampled].sort().values, order[n_sampled:].sort().values)
-    return ProbeSchedule(segments, (2, n_counted, 0), n_counted)
-
-
-class Readings:
-    """Squared Jacobian norms gathered batch by batch, with the positions of their examples."""
-
-    def __init__(self) -> None:
-        self._norms: list[SquaredNorms] = []
-        self._indices: list[Tensor] = []
-
-    def add(self, norms: SquaredNorms, batch: Batch) -> None:
-        """Take the norms of one batch."""
-        self._norms.append(norms)
-        self._indices.append(batch.indices)
-
-    def gathered(self) -> tuple[SquaredNorms, Tensor]:
-        """All norms in the order of the data set and their positions (n,), on the CPU.
-
-        Raises:
-            ValueError: no example was read.
-        """
-        if not self._norms:
-            raise ValueError("data: expected at least one example, got none; do check the loader")
-        indices = torch.cat(self._indices)
-        order = indices.argsort()
-        return SquaredNorms.cat(self._norms).cpu()[order], indices[order]
+def samples_needed(norms: SquaredNorms, rtol: float, seed: int) -> int:
+    """Examples that ``rtol`` would have probed, from the norms of a whole data set in its order."""
+    n = len(norms.values)
+    order = random_order(seed, torch.arange(n))
+    return next((k for k in looks(n) if is_precise(mean_norm(norms[order[:k]], n), rtol)), n)
 
 
 def dataset_complexity(
@@ -196,7 +158,7 @@ def norms_by_class(
 ) -> dict[int, Estimate]:
     """Geometric complexity of each class, GC(f, Q_c): the mean over the inputs of class c."""
     return {
-        label: mean_norm(norms[labels == label], count, min_known=_SECOND_PROBES_PER_CLASS, **settings)
+        label: mean_norm(norms[labels == label], count, min_known=SECOND_PROBES_PER_CLASS, **settings)
         for label, count in class_counts.items()
     }
 
@@ -208,7 +170,8 @@ def mean_norm(
     estimator: Estimator = "exact",
     n_probes: int = 1,
     population: Population = "dataset",
-    min_known: int = _SECOND_PROBES,
+    sequential: bool = False,
+    min_known: int = SECOND_PROBES,
 ) -> Estimate:
     """Mean of squared Jacobian norms of n_s examples drawn at random from n, with its standard error.
 
@@ -237,6 +200,7 @@ def mean_norm(
         estimator=estimator,
         n_probes=n_probes,
         population=population,
+        sequential=sequential,
     )
 
 
@@ -253,7 +217,14 @@ def stratified_mean(classes: Sequence[Estimate], counts: Sequence[int], values: 
     stderr, dof = total_variance(variances, [c.dof for c in classes])
     first = classes[0]
     return _estimate(
-        values, value, stderr, dof=dof, estimator=first.estimator, n_probes=first.n_probes, population=first.population
+        values,
+        value,
+        stderr,
+        dof=dof,
+        estimator=first.estimator,
+        n_probes=first.n_probes,
+        population=first.population,
+        sequential=first.sequential,
     )
 
 
@@ -261,29 +232,6 @@ def move(inputs: Tensor, model: object) -> Tensor:
     """``inputs`` on the model's device and, where both are floating, in its dtype."""
     dtype = dtype_of(model) if inputs.is_floating_point() else None
     return inputs.to(device=device_of(model) or inputs.device, dtype=dtype or inputs.dtype)
-
-
-def known_classes(examples: MapExamples | StreamExamples, indices: Tensor) -> tuple[Tensor | None, dict[int, int]]:
-    """Labels of the examples at ``indices`` and the counts of all classes, where they were known before reading."""
-    if isinstance(examples, StreamExamples) or examples.labels is None:
-        return None, {}
-    classes, counts = examples.labels.unique(return_counts=True)
-    rows = torch.searchsorted(examples.indices, indices)
-    return examples.labels[rows], dict(zip(classes.tolist(), counts.tolist(), strict=True))
-
-
-def _sampling_order(examples: MapExamples, seed: int) -> tuple[Tensor, int]:
-    """Positions in the order they are sampled: classes take turns where labels are known; and how many classes."""
-    order = random_order(seed, examples.indices)
-    if examples.labels is None:
-        return order, 0
-    labels = examples.labels[torch.searchsorted(examples.indices, order)]
-    classes, inverse, counts = labels.unique(return_inverse=True, return_counts=True)
-    by_class = inverse.argsort(stable=True)
-    starts = counts.cumsum(0) - counts
-    rank = torch.empty_like(inverse)
-    rank[by_class] = torch.arange(len(inverse)) - starts[inverse[by_class]]
-    return order[rank.argsort(stable=True)], len(classes)
 
 
 def _estimate(values: Tensor, value: float, stderr: float, **settings: Any) -> Estimate:

@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 Population = Literal["dataset", "distribution"]
 Scale = Literal["log", "linear"]
 
+SEQUENTIAL_Z = 2.24  # definitions 1: quantile of a 95 % interval whose sample size was chosen by looking at it
 LARGEST_SHARE_LIMIT = 0.03  # definitions 1: above it a few examples carry the mean
 
 
@@ -56,6 +57,8 @@ class Estimate:
         largest_share: largest example's share of the sum; above 0.03 the interval may be too short.
         dof: degrees of freedom of the Student quantile.
         scale: ``log`` or ``linear``, see above.
+        sequential: the sample size was chosen by looking at the interval, which is then made wider: the normal quantile
+            of half the error probability, z = 2.24 at 95 %.
         values: the terms (n_samples,) behind the mean, in float64, where they are kept.
         warnings: what a reader must know before using the number.
 
@@ -73,6 +76,7 @@ class Estimate:
     largest_share: float | None = None
     dof: float = math.inf
     scale: Scale = "log"
+    sequential: bool = False
     values: Tensor | None = field(default=None, repr=False, compare=False)
     warnings: tuple[str, ...] = ()
 
@@ -89,7 +93,8 @@ class Estimate:
             raise ValueError(f"level: expected a number between 0 and 1, got {level}; do interval(level=0.95)")
         if self.stderr == 0.0:
             return (self.value, self.value)
-        half = _student_quantile((1.0 + level) / 2.0, self.dof) * self.stderr
+        probability = (3.0 + level) / 4.0 if self.sequential else (1.0 + level) / 2.0
+        half = _student_quantile(probability, math.inf if self.sequential else self.dof) * self.stderr
         if self.scale == "linear":
             return (self.value - half, self.value + half)
         if self.value <= 0.0 or math.isnan(half):

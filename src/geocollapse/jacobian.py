@@ -145,6 +145,8 @@ class ProbePlan:
         if self.estimator == "exact":
             return self._exact(features, leaf, f, keep_graph)
         n_features = features.shape[1]
+        if n_counted is not None and self.estimator in _WITHOUT_REPLACEMENT:
+            n_probes = min(n_probes, max(n_counted, n_features))  # a probe for the variance alone may not exist
         vectors = _PROBES[self.estimator](self.seed, indices.to(leaf.device), n_probes, n_features)
         terms = [
             self._squares(_pull_back(features, leaf, v.to(features.dtype), keep_graph or not last))

@@ -16,11 +16,15 @@ class EstimateOptions:
     """How geometric complexity is estimated."""
 
     estimator: Annotated[
-        Literal["exact", "rademacher", "orthogonal"], Option(help="Of the squared Jacobian norms.")
+        Literal["exact", "rademacher", "gaussian", "orthogonal", "outputs"],
+        Option(help="Of the squared Jacobian norms."),
     ] = "rademacher"
     n_probes: Annotated[
         str, Option(metavar="N|auto", help="Probes an example; auto: one, and a second on a subset for the error.")
     ] = "auto"
+    rtol: Annotated[
+        float | None, Option(metavar="0.05", help="Probe until the interval is this narrow, relatively.")
+    ] = None
     max_samples: Annotated[
         int | None, Option(metavar="N", help="Probe at most N examples; collapse still uses all.")
     ] = None
@@ -53,6 +57,7 @@ def measure(
         classifier=model_options.classifier,
         estimator=estimates.estimator,
         n_probes=n_probes,
+        rtol=estimates.rtol,
         max_samples=estimates.max_samples,
         batch_size=machine.batch_size,
         seed=machine.seed,

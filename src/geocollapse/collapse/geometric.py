@@ -116,6 +116,7 @@ def _weighted_sum(estimates: Sequence[Estimate], weights: list[float]) -> Estima
         estimator=estimates[0].estimator,
         largest_share=largest,
         dof=dof,
+        sequential=any(e.sequential for e in estimates),
         warnings=_warnings(estimates, value, largest, n_samples),
     )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from geocollapse.collapse import LabelledFeatures, pairwise_cdnv
 from geocollapse.estimate import Estimate
-from geocollapse.measurement.layer import LayerMeasurement
+from geocollapse.measurement.layer import SUGGESTED_RTOL, LayerMeasurement
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +28,11 @@ def as_text(layer: LayerMeasurement) -> str:
     console = Console(width=_WIDTH, color_system=None)
     with console.capture() as capture:
         console.print(table)
+        if layer.samples_for_rtol is not None and layer.samples_for_rtol < len(layer.features):
+            saved = (
+                f"rtol={SUGGESTED_RTOL} would have probed {layer.samples_for_rtol} of {len(layer.features)} examples"
+            )
+            console.print(f"note: {saved}", highlight=False)
         for warning in layer.warnings:
             console.print(f"note: {warning}", highlight=False)
     return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())

@@ -21,11 +21,12 @@ from geocollapse.collapse import (
     measure_collapse,
     poincare_ratios,
 )
-from geocollapse.complexity import dataset_complexity, norms_by_class
+from geocollapse.complexity import dataset_complexity, norms_by_class, samples_needed, with_precision
 from geocollapse.estimate import Estimate, EstimateDict, strict_json
 from geocollapse.jacobian import SquaredNorms
 from geocollapse.measurement.reading import LayerReading
 
+SUGGESTED_RTOL = 0.05
 _BOUND_SHOTS = (math.inf, 1, 5)
 
 
@@ -98,6 +99,7 @@ class Context:
         probed: rows whose Jacobians were probed.
         is_stratified: the probed sample was drawn by class.
         settings: estimator, probes and population, as an Estimate records them.
+        rtol: the precision asked for, None for all examples.
         class_names: a name for each class, or None to name it by its label.
     """
 
@@ -105,6 +107,7 @@ class Context:
     probed: Tensor
     is_stratified: bool
     settings: Mapping[str, Any]
+    rtol: float | None
     class_names: Sequence[str] | None
     accuracy: float | None
     split: str | None
@@ -131,6 +134,7 @@ class LayerMeasurement:
         poincare_ratio: empirical Poincare ratios.
         neural_collapse: CDNV and NC1 to NC4.
         bounds: nearest-mean bounds by the number of shots.
+        samples_for_rtol: examples that ``rtol=0.05`` would have probed, where all of them were.
     """
 
     layer: str
@@ -146,6 +150,7 @@ class LayerMeasurement:
     neural_collapse: NeuralCollapse
     bounds: dict[str, NearestMeanBound]
     context: Context = field(repr=False)
+    samples_for_rtol: int | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -222,6 +227,7 @@ def measure_layer(
         neural_collapse=collapse,
         bounds={"inf" if bound.k_shot == math.inf else str(bound.k_shot): bound for bound in bounds},
         context=context,
+        samples_for_rtol=_samples_for_rtol(reading.norms, context),
         warnings=_distinct(*context.warnings, *gc.warnings, *gcol.warnings, *collapse.warnings, *notes),
     )
 
@@ -233,7 +239,14 @@ def _complexity(
     classes = norms_by_class(norms, context.labels[context.probed], class_counts, **context.settings)
     strata = classes if context.is_stratified else None
     total = dataset_complexity(norms, len(context.labels), strata, class_counts, **context.settings)
-    return list(classes.values()), total
+    return list(classes.values()), with_precision(total, context.rtol)
+
+
+def _samples_for_rtol(norms: SquaredNorms, context: Context) -> int | None:
+    """What the default precision could have saved; None where not every example was probed anyway."""
+    if len(norms.values) < len(context.labels):
+        return None
+    return samples_needed(norms, SUGGESTED_RTOL, context.provenance["seed"])
 
 
 def _in_pixels(gc: Estimate, norms: SquaredNorms) -> float | None:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from geocollapse.batches import Batch, MapExamples, StreamExamples
-from geocollapse.complexity import ProbeSchedule, Readings, move
+from geocollapse.complexity import complexity_so_far, estimate_settings, move
 from geocollapse.features import CallableMap, FeatureMap
 from geocollapse.jacobian import ProbePlan, SquaredNorms, track
 from geocollapse.measurement.store import RowStore
 from geocollapse.progress import progress_bar
+from geocollapse.sampling import ProbeSchedule, Readings, Stopping
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def read_once(
     schedule: ProbeSchedule,
     plan: ProbePlan,
     *,
+    rtol: float | None = None,
     progress: bool = False,
 ) -> Reading:
     """Send every example of a borrowed model forward once, with the probes of ``schedule``."""
@@ -57,9 +59,11 @@ def read_once(
     outputs, readings = RowStore(n_total), [Readings() for _ in maps]
     labels: list[tuple[Tensor, Tensor]] = []
     n_read = 0
+    settings = estimate_settings(plan, schedule, rtol=rtol)
+    stopping = Stopping(rtol, lambda: [complexity_so_far(taken, examples, **settings) for taken in readings])
     with progress_bar("examples", shown=progress) as advance:
         for batch in examples.batches(*schedule.segments):
-            is_probed = schedule.is_probed(batch)
+            is_probed = schedule.is_probed(batch) and stopping.wants(batch)
             with torch.set_grad_enabled(is_probed):
                 x = track(move(batch.inputs, model)) if is_probed else move(batch.inputs, model)
                 features, output = feature_map.with_output(x)

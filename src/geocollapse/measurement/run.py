@@ -11,13 +11,14 @@ from torch.utils.data import TensorDataset
 
 from geocollapse.batches import MapExamples, StreamExamples, as_examples
 from geocollapse.borrow import borrowed, check_independent, device_of
-from geocollapse.complexity import move, schedule_probes
+from geocollapse.complexity import estimate_settings, move
 from geocollapse.features import CallableMap, Embedding, FeatureMap, Layer, Pool, find_embedding
 from geocollapse.jacobian import Estimator, Map, ProbePlan, check_estimator, check_floating
 from geocollapse.measurement.layer import Context, measure_layer
 from geocollapse.measurement.reading import Reading, read_once
 from geocollapse.measurement.result import Measurement
 from geocollapse.provenance import provenance
+from geocollapse.sampling import schedule_probes
 
 _MAX_COVARIANCE_INPUTS = 1024  # input coordinates up to which the input covariance of each class is looked at
 
@@ -31,6 +32,7 @@ def measure(
     labels: Tensor | Sequence[int] | None = None,
     estimator: Estimator = "rademacher",
     n_probes: int | Literal["auto"] = "auto",
+    rtol: float | None = None,
     max_samples: int | None = None,
     pool: Pool | None = None,
     batch_size: int | None = None,
@@ -55,6 +57,8 @@ def measure(
         labels: (n,) labels of a map-style data set, where reading its examples to learn them would be slow.
         estimator: of geometric complexity, see ``geocollapse.geometric_complexity``.
         n_probes: probes for each example.
+        rtol: probe, in a random order, until the relative half-width of the interval of geometric complexity is at most
+            this; collapse uses all examples.
         max_samples: probe at most this many examples; collapse uses all.
         pool: ``mean`` averages maps and token sequences over positions, None flattens them.
         batch_size: examples that go through the model together; a loader's own by default.
@@ -86,11 +90,14 @@ def measure(
         first = move(examples.peek(), model)
         check_floating(first)
         feature_map, embedding = _feature_map(model, first, layer, classifier, pool)
-        schedule = schedule_probes(examples, estimator=estimator, n_probes=n_probes, max_samples=max_samples, seed=seed)
+        schedule = schedule_probes(
+            examples, estimator=estimator, n_probes=n_probes, max_samples=max_samples, rtol=rtol, seed=seed
+        )
         plan = ProbePlan(estimator, seed, _input_std(input_std, examples, first))
-        reading = read_once(model, feature_map, examples, schedule, plan, progress=progress)
+        reading = read_once(model, feature_map, examples, schedule, plan, rtol=rtol, progress=progress)
     names = class_names if class_names is not None else _of_dataset(examples, "classes")
-    context = _context(model, reading, examples, names, embedding, plan, schedule.n_counted)
+    settings = estimate_settings(plan, schedule, rtol=rtol)
+    context = _context(model, reading, examples, names, embedding, plan, settings, rtol)
     head = embedding.head_of(model) if embedding is not None and isinstance(model, nn.Module) else None
     entries = zip(feature_map.layers, reading.layers, strict=True)
     return Measurement(
@@ -126,7 +133,8 @@ def _context(
     class_names: Sequence[str] | None,
     embedding: Embedding | None,
     plan: ProbePlan,
-    n_probes: int,
+    settings: Mapping[str, Any],
+    rtol: float | None,
 ) -> Context:
     has_head = embedding is not None and embedding.classifier is not None
     accuracy, notes = _accuracy(reading, class_names) if has_head else (None, ())
@@ -137,7 +145,8 @@ def _context(
         labels=reading.labels,
         probed=_probed_rows(reading, examples),
         is_stratified=isinstance(examples, MapExamples) and examples.labels is not None,
-        settings={"estimator": plan.estimator, "n_probes": n_probes, "population": "dataset"},
+        settings=settings,
+        rtol=rtol,
         class_names=class_names,
         accuracy=accuracy,
         split=_of_dataset(examples, "split"),
