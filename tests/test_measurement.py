@@ -216,3 +216,17 @@ def test_rtol_probes_fewer_and_collapse_uses_all(model):
     assert "rtol=0.05 would have probed" in str(whole)
     with pytest.raises(ValueError, match="rtol: expected a positive number, got 0"):
         geo.measure(model, data, rtol=0)
+
+
+def test_a_layer_of_the_classifiers_width_is_not_what_feeds_it():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 9), nn.ReLU(), nn.Linear(9, 3))
+    data = (torch.randn(60, 12), torch.arange(60) % 3)
+    early = geo.measure(model, data, layer="0")
+    assert early.nc3 is None
+    assert any("the classifier is fed by '4:in', not by this layer" in note for note in early.warnings)
+    assert early.accuracy is not None
+    fed = geo.measure(model, data).nc3
+    assert geo.measure(model, data, layer="3", classifier="4").nc3 == pytest.approx(fed)
+    backbone = geo.measure(nn.Sequential(nn.Flatten(), nn.ReLU()), data)
+    assert any("no linear classifier" in note for note in backbone.warnings)

@@ -196,9 +196,12 @@ class LayerMeasurement:
 
 
 def measure_layer(
-    layer: str, reading: LayerReading, context: Context, head: tuple[Tensor, Tensor | None] | None
+    layer: str, reading: LayerReading, context: Context, head: tuple[Tensor, Tensor | None] | str
 ) -> LayerMeasurement:
-    """All measures of one layer from its kept features and squared Jacobian norms."""
+    """All measures of one layer from its kept features and squared Jacobian norms.
+
+    ``head`` is the weight and bias of the classifier that the layer feeds, or the reason why there is none.
+    """
     data = LabelledFeatures.of(reading.features, context.labels)
     labels = [int(label) for label in data.statistics.classes]
     names = tuple(str(label) if context.class_names is None else context.class_names[label] for label in labels)
@@ -266,11 +269,11 @@ def _total_variance(data: LabelledFeatures) -> float:
 
 
 def _fitting_head(
-    head: tuple[Tensor, Tensor | None] | None, data: LabelledFeatures
+    head: tuple[Tensor, Tensor | None] | str, data: LabelledFeatures
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The classifier as arguments of the collapse measures, if it fits the classes and the features."""
-    if head is None:
-        return {}, ()
+    if isinstance(head, str):
+        return {}, (f"nc3, nc4 and nc2_weight: not defined here, {head}",)
     weight, bias = head
     n_classes, n_features = len(data.statistics.classes), data.features.shape[1]
     is_aligned = bool((data.statistics.classes.cpu() == torch.arange(n_classes)).all()) and len(weight) == n_classes

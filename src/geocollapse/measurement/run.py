@@ -98,10 +98,10 @@ def measure(
     names = class_names if class_names is not None else _of_dataset(examples, "classes")
     settings = estimate_settings(plan, schedule, rtol=rtol)
     context = _context(model, reading, examples, names, embedding, plan, settings, rtol)
-    head = embedding.head_of(model) if embedding is not None and isinstance(model, nn.Module) else None
     entries = zip(feature_map.layers, reading.layers, strict=True)
+    heads = [_head_at(layer, model, embedding, is_named=classifier is not None) for layer in feature_map.layers]
     return Measurement(
-        tuple(measure_layer(str(layer), taken, context, _head_at(layer, embedding, head)) for layer, taken in entries)
+        tuple(measure_layer(str(layer), taken, context, head) for (layer, taken), head in zip(entries, heads))
     )
 
 
@@ -117,13 +117,18 @@ def _feature_map(
 
 
 def _head_at(
-    layer: Layer, embedding: Embedding | None, head: tuple[Tensor, Tensor | None] | None
-) -> tuple[Tensor, Tensor | None] | None:
-    """The classifier, where ``layer`` is what feeds it (or was asked for in its place and has its width)."""
-    if embedding is None or head is None:
-        return None
-    is_embedding = layer == Layer(embedding.classifier or "", "in") or layer == embedding.layer
-    return head if is_embedding else None
+    layer: Layer, model: nn.Module | Map, embedding: Embedding | None, *, is_named: bool
+) -> tuple[Tensor, Tensor | None] | str:
+    """Weight and bias of the classifier that ``layer`` feeds, or the reason why there is none.
+
+    A layer of the classifier's width need not be what feeds it: the caller says so by naming the classifier.
+    """
+    if embedding is None or embedding.classifier is None or not isinstance(model, nn.Module):
+        return "the model has no linear classifier behind its output"
+    feeds = Layer(embedding.classifier, "in")
+    if layer != feeds and not is_named:
+        return f"the classifier is fed by {str(feeds)!r}, not by this layer"
+    return embedding.head_of(model) or f"{embedding.classifier!r} has no weight matrix"
 
 
 def _context(
