@@ -230,3 +230,24 @@ def test_a_layer_of_the_classifiers_width_is_not_what_feeds_it():
     assert geo.measure(model, data, layer="3", classifier="4").nc3 == pytest.approx(fed)
     backbone = geo.measure(nn.Sequential(nn.Flatten(), nn.ReLU()), data)
     assert any("no linear classifier" in note for note in backbone.warnings)
+
+
+def test_several_layers_from_one_pass_are_those_of_single_ones(model, data):
+    seen = []
+    model[0].register_forward_hook(lambda _m, args, _o: seen.append(len(args[0])))
+    names = ["1", "3", "4:in", ""]
+    together = geo.measure(model, data, layer=names)
+    assert sum(seen) == 240 + 1
+    for name in names:
+        alone = geo.measure(model, data, layer=name)
+        assert together[name].geometric_complexity.value == pytest.approx(alone.geometric_complexity.value, rel=1e-6)
+        assert together[name].geometric_collapse.stderr == pytest.approx(alone.geometric_collapse.stderr, rel=1e-6)
+        assert together[name].neural_collapse.cdnv == pytest.approx(alone.cdnv, rel=1e-9)
+    assert [layer["layer"] for layer in together.to_dict()["layers"]] == names
+    assert len(together.to_frame()) == 4
+    with pytest.raises(
+        AttributeError, match=r"cdnv: expected a measurement of one layer, got \['1', .*do m\['1'\].cdnv"
+    ):
+        _ = together.cdnv
+    with pytest.raises(ValueError, match="layer: expected at least one name, got none"):
+        geo.measure(model, data, layer=[])

@@ -27,7 +27,7 @@ def measure(
     model: nn.Module | Map,
     data: Any,
     *,
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
     classifier: str | None = None,
     labels: Tensor | Sequence[int] | None = None,
     estimator: Estimator = "rademacher",
@@ -52,7 +52,8 @@ def measure(
     Args:
         model: a module, or a callable from inputs to features (n, p).
         data: a DataLoader, a map-style data set, a pair (inputs, labels), or a stream of batches.
-        layer: ``NAME``, ``NAME:in``, ``""`` for the model's output, or None for the input of its classifier.
+        layer: ``NAME``, ``NAME:in``, ``""`` for the model's output, or None for the input of its classifier; several
+            of them are measured from the same forward pass, with one backward pass each on the shared graph.
         classifier: name of the linear classifier, for accuracy, NC3 and NC4; None to look for it.
         labels: (n,) labels of a map-style data set, where reading its examples to learn them would be slow.
         estimator: of geometric complexity, see ``geocollapse.geometric_complexity``.
@@ -106,11 +107,19 @@ def measure(
 
 
 def _feature_map(
-    model: nn.Module | Map, first: Tensor, layer: str | None, classifier: str | None, pool: Pool | None
+    model: nn.Module | Map,
+    first: Tensor,
+    layer: str | Sequence[str] | None,
+    classifier: str | None,
+    pool: Pool | None,
 ) -> tuple[FeatureMap | CallableMap, Embedding | None]:
     if isinstance(model, nn.Module):
-        embedding = find_embedding(model, first, layer=layer, classifier=classifier)
-        return FeatureMap(model, [embedding.layer], pool), embedding
+        names = [layer] if isinstance(layer, str) or layer is None else list(layer)
+        if not names:
+            raise ValueError("layer: expected at least one name, got none; do layer=None for the default")
+        embedding = find_embedding(model, first, layer=names[0], classifier=classifier)
+        others = [Layer.find(model, name) for name in names[1:] if name is not None]
+        return FeatureMap(model, [embedding.layer, *others], pool), embedding
     if layer is not None or classifier is not None or pool is not None:
         raise ValueError("layer: expected None for a callable, which returns the features itself; do pass the module")
     return CallableMap(model), None
