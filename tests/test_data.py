@@ -179,6 +179,9 @@ def test_folder_reads_files_lazily(photos):
     assert data.load(f"folder:{photos}:val", image_size=16).split == "val"
     assert data.load(f"folder:{photos / 'val'}", image_size=16).split == "all"
     assert loaded.in_memory().inputs.shape == (6, 3, 16, 16)
+    assert data.load(f"folder:{photos}", default_split="test").split == "val"
+    with pytest.raises(ValueError, match="pad_to: expected None for a folder, .* do image_size=32"):
+        data.load(f"folder:{photos}", pad_to=32)
     shutil.rmtree(photos / "train")
 
 

@@ -135,9 +135,37 @@ def test_pickled_code_is_refused(factory, tmp_path):
     torch.save(load_factory(factory).model, tmp_path / "whole.pt")
     with pytest.raises(
         ValueError,
-        match=r"weights: expected tensors only, got pickled code in whole.pt, which is not run; do torch.save",
+        match=r"weights: expected tensors only, got pickled code \(not run\) or a damaged file in whole.pt; do torch.save",
     ):
         load_factory(factory, weights=tmp_path / "whole.pt")
+
+
+def test_damaged_files_are_named(factory, tmp_path):
+    state = load_factory(factory).model.state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    torch.save(state, tmp_path / "w.pt")
+    for name in ("w.safetensors", "w.pt"):
+        whole = (tmp_path / name).read_bytes()
+        for kept in (0, 7, len(whole) // 2):
+            (tmp_path / name).write_bytes(whole[:kept])
+            with pytest.raises(ValueError, match=f"^weights: expected .* {name}.*damaged"):
+                load_factory(factory, weights=tmp_path / name)
+
+
+def test_a_state_dict_inside_another_entry(factory, tmp_path):
+    state = load_factory(factory).model.state_dict()
+    torch.save({"checkpoint": {"model": state, "step": 3}, "args": {"lr": 0.1}}, tmp_path / "w.pt")
+    assert load_factory(factory, weights=tmp_path / "w.pt").weights_key == "checkpoint.model"
+    assert load_factory(factory, weights=tmp_path / "w.pt", weights_key="checkpoint.model").weights is not None
+
+
+def test_a_model_file_may_define_dataclasses(tmp_path):
+    (tmp_path / "with_config.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom torch import nn\n"
+        "@dataclass\nclass Config:\n    width: int = 3\n"
+        "def net(width: int = 3) -> nn.Module:\n    return nn.Linear(Config(width).width, 2)\n"
+    )
+    assert models.load(f"{tmp_path / 'with_config.py'}:net").model.in_features == 3
 
 
 @pytest.mark.parametrize(

@@ -214,9 +214,7 @@ def test_penalty_lowers_geometric_complexity(tmp_path: Path) -> None:
 def test_flatness_is_the_squared_gradient_of_the_loss() -> None:
     training = prepare(config())
     model, data = training.model.double(), training.source
-    data = type(data)(
-        data.inputs.double(), data.targets, name="", split="", classes=data.classes, mean=data.mean, std=data.std
-    )
+    data = type(data)(data.inputs.double(), data.targets, data.about)
     loss = F.cross_entropy(model(data.inputs), data.targets, label_smoothing=0.1)
     expected = sum(float(g.square().sum()) for g in torch.autograd.grad(loss, list(model.parameters())))
     for batch_size in (7, 90):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import transfer as reference
 
-from geocollapse import transfer as module
+from geocollapse.collapse import inputs
 from geocollapse.transfer import RIDGE, EpisodeSizes, draw_episodes, few_shot_accuracy, transfer
 
 CLASSIFIERS = ("nearest_mean", "linear_probe")
@@ -57,7 +57,7 @@ def test_chunks_do_not_matter(monkeypatch, classifier):
     x, y = classes((20, 25, 30), 5)
     sizes = {"n_way": 3, "n_query": 7, "n_episodes": 50, "classifier": classifier}
     whole = few_shot_accuracy(x, y, **sizes)
-    monkeypatch.setattr(module, "_CHUNK_NUMBERS", 1)
+    monkeypatch.setattr(inputs, "CHUNK_NUMBERS", 1)
     assert torch.equal(few_shot_accuracy(x, y, **sizes).values, whole.values)
 
 
@@ -202,16 +202,17 @@ def message(**changes):
 
 def test_sizes_are_checked():
     assert message(n_way=4) == "n_way: expected at most 3 classes, got 4; do n_way=3"
-    assert message(n_way=1).startswith("n_way: expected at least 2, got 1")
-    assert message(k_shot=0).startswith("k_shot: expected at least 1, got 0")
-    assert message(n_query=0).startswith("n_query: expected at least 1, got 0")
-    assert message(n_episodes=1).startswith("n_episodes: expected at least 2, got 1")
+    assert message(n_way=1).startswith("n_way: expected a whole number of at least 2, got 1")
+    assert message(k_shot=0).startswith("k_shot: expected a whole number of at least 1, got 0")
+    assert message(n_query=0).startswith("n_query: expected a whole number of at least 1, got 0")
+    assert message(n_episodes=1).startswith("n_episodes: expected a whole number of at least 2, got 1")
 
 
 def test_a_class_with_too_few_examples_is_named():
     found = message(n_query=7)
     assert found == "n_query: expected k_shot + n_query = 9 examples of each class, got 8 of class 1; do n_query=6"
-    assert message(k_shot=8).endswith("got 8 of class 1; do k_shot=7 or drop the class")
+    assert message(k_shot=8).endswith("got 8 of class 1; do k_shot=1 and n_query=5, or drop the class")
+    assert message(n_query=2.5).startswith("n_query: expected a whole number of at least 1, got 2.5")
 
 
 def test_features_and_labels_are_checked():

@@ -1,6 +1,7 @@
 """Named data sets as tensors: selection (classes, subsets), labelled (tensors), sources (what there is), loading."""
 
 from geocollapse.data.augmentation import crop_and_flip as crop_and_flip
+from geocollapse.data.labelled import About as About
 from geocollapse.data.labelled import LabelledData as LabelledData
 from geocollapse.data.labelled import LabelledImages as LabelledImages
 from geocollapse.data.loading import load as load

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,13 +12,14 @@ from torch.utils.data import Dataset, TensorDataset
 
 from geocollapse.data.selection import parse_classes, select_rows
 
+Classes = str | Sequence[int | str] | None
 
-class LabelledData(TensorDataset):
-    """Examples as normalised tensors in memory.
 
-    Args:
-        inputs: (n, ...) float32, already (x - mean) / std for each channel.
-        labels: (n,) int64, 0..C-1.
+@dataclass(frozen=True)
+class About:
+    """What belongs to a data set beside its examples.
+
+    Attributes:
         name: the data set.
         split: which part of it.
         classes: name of class 0, 1, ...
@@ -25,20 +27,73 @@ class LabelledData(TensorDataset):
         std: each channel was divided by it.
     """
 
-    def __init__(
-        self,
-        inputs: Tensor,
-        labels: Tensor,
-        *,
-        name: str,
-        split: str,
-        classes: Sequence[str],
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class _Described:
+    """The attributes that measurements look for, and the choice of classes and examples."""
+
+    about: About
+    targets: Tensor
+
+    @property
+    def name(self) -> str:
+        """The data set."""
+        return self.about.name
+
+    @property
+    def split(self) -> str:
+        """Which part of it."""
+        return self.about.split
+
+    @property
+    def classes(self) -> list[str]:
+        """Name of class 0, 1, ..."""
+        return list(self.about.classes)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Subtracted from each channel."""
+        return self.about.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Each channel was divided by it."""
+        return self.about.std
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes, also of those without examples here."""
+        return len(self.about.classes)
+
+    def _chosen(self, classes: Classes, subset: int | None, seed: int) -> tuple[Tensor, Tensor, About]:
+        """Rows of some classes and a balanced subset of them, their labels renumbered 0..k-1, and their description."""
+        chosen = None if classes is None else parse_classes(classes, self.classes)
+        rows = select_rows(self.targets.cpu(), chosen, subset, seed).to(self.targets.device)
+        if chosen is None:
+            return rows, self.targets[rows], self.about
+        new = torch.full((self.n_classes,), -1, dtype=torch.int64, device=rows.device)
+        new[torch.tensor(chosen, device=rows.device)] = torch.arange(len(chosen), device=rows.device)
+        names = tuple(self.about.classes[label] for label in chosen)
+        return rows, new[self.targets[rows]], replace(self.about, classes=names)
+
+
+class LabelledData(_Described, TensorDataset):
+    """Examples as normalised tensors in memory.
+
+    Args:
+        inputs: (n, ...) float32, already (x - mean) / std for each channel.
+        labels: (n,) int64, 0..C-1.
+        about: names and normalisation.
+    """
+
+    def __init__(self, inputs: Tensor, labels: Tensor, about: About) -> None:
         super().__init__(inputs, labels)
-        self.name, self.split = name, split
-        self.classes, self.mean, self.std = list(classes), tuple(mean), tuple(std)
+        self.about = about
 
     @property
     def inputs(self) -> Tensor:
@@ -46,65 +101,32 @@ class LabelledData(TensorDataset):
         return self.tensors[0]
 
     @property
-    def targets(self) -> Tensor:
+    def targets(self) -> Tensor:  # type: ignore[override]
         """(n,) labels."""
         return self.tensors[1]
 
-    @property
-    def n_classes(self) -> int:
-        """Number of classes, also of those without examples here."""
-        return len(self.classes)
-
-    def select(
-        self, *, classes: str | Sequence[int | str] | None = None, subset: int | None = None, seed: int = 0
-    ) -> LabelledData:
+    def select(self, *, classes: Classes = None, subset: int | None = None, seed: int = 0) -> LabelledData:
         """Some classes, renumbered 0..k-1 in the order given, and a seeded, class-balanced subset of them."""
-        chosen = None if classes is None else parse_classes(classes, self.classes)
-        rows = select_rows(self.targets.cpu(), chosen, subset, seed).to(self.targets.device)
-        labels, names = self.targets[rows], self.classes
-        if chosen is not None:
-            labels, names = _renumbered(labels, chosen, len(self.classes)), [self.classes[label] for label in chosen]
-        return self._with(self.inputs[rows], labels, names)
+        rows, labels, about = self._chosen(classes, subset, seed)
+        return LabelledData(self.inputs[rows], labels, about)
 
     def to(self, device: torch.device | str) -> LabelledData:
         """The same on another device."""
-        return self._with(self.inputs.to(device), self.targets.to(device), self.classes)
-
-    def _with(self, inputs: Tensor, labels: Tensor, classes: Sequence[str]) -> LabelledData:
-        return LabelledData(
-            inputs, labels, name=self.name, split=self.split, classes=classes, mean=self.mean, std=self.std
-        )
+        return LabelledData(self.inputs.to(device), self.targets.to(device), self.about)
 
 
-class LabelledImages(Dataset[tuple[Tensor, int]]):
+class LabelledImages(_Described, Dataset[tuple[Tensor, int]]):
     """Image files, each read, resized and normalised when it is asked for.
 
     Args:
         folder: a torchvision ``ImageFolder`` with its transform.
         rows: positions taken from it.
         labels: (n,) of these positions, 0..C-1.
+        about: names and normalisation.
     """
 
-    def __init__(
-        self,
-        folder: Any,
-        rows: Tensor,
-        labels: Tensor,
-        *,
-        name: str,
-        split: str,
-        classes: Sequence[str],
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
-        self.folder, self.rows, self.targets = folder, rows, labels
-        self.name, self.split = name, split
-        self.classes, self.mean, self.std = list(classes), tuple(mean), tuple(std)
-
-    @property
-    def n_classes(self) -> int:
-        """Number of classes."""
-        return len(self.classes)
+    def __init__(self, folder: Any, rows: Tensor, labels: Tensor, about: About) -> None:
+        self.folder, self.rows, self.targets, self.about = folder, rows, labels, about
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -112,41 +134,11 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         return self.folder[int(self.rows[position])][0], int(self.targets[position])
 
-    def select(
-        self, *, classes: str | Sequence[int | str] | None = None, subset: int | None = None, seed: int = 0
-    ) -> LabelledImages:
+    def select(self, *, classes: Classes = None, subset: int | None = None, seed: int = 0) -> LabelledImages:
         """Some classes, renumbered 0..k-1 in the order given, and a seeded, class-balanced subset of them."""
-        chosen = None if classes is None else parse_classes(classes, self.classes)
-        rows = select_rows(self.targets, chosen, subset, seed)
-        labels, names = self.targets[rows], self.classes
-        if chosen is not None:
-            labels, names = _renumbered(labels, chosen, len(self.classes)), [self.classes[label] for label in chosen]
-        return LabelledImages(
-            self.folder,
-            self.rows[rows],
-            labels,
-            name=self.name,
-            split=self.split,
-            classes=names,
-            mean=self.mean,
-            std=self.std,
-        )
+        rows, labels, about = self._chosen(classes, subset, seed)
+        return LabelledImages(self.folder, self.rows[rows], labels, about)
 
     def in_memory(self) -> LabelledData:
         """All images read into tensors, for training."""
-        images = torch.stack([self[position][0] for position in range(len(self))])
-        return LabelledData(
-            images,
-            self.targets,
-            name=self.name,
-            split=self.split,
-            classes=self.classes,
-            mean=self.mean,
-            std=self.std,
-        )
-
-
-def _renumbered(labels: Tensor, chosen: Sequence[int], n_classes: int) -> Tensor:
-    new = torch.full((n_classes,), -1, dtype=torch.int64, device=labels.device)
-    new[torch.tensor(list(chosen), device=labels.device)] = torch.arange(len(chosen), device=labels.device)
-    return new[labels]
+        return LabelledData(torch.stack([self[row][0] for row in range(len(self))]), self.targets, self.about)

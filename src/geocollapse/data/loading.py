@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from geocollapse.data.labelled import LabelledData, LabelledImages
+from geocollapse.data.labelled import About, LabelledData, LabelledImages
 from geocollapse.data.sources import CIFAR_FS_CLASSES, SOURCES, DataSource
 
 IMAGE_SIZE = 224  # files of a folder are resized and cropped to this many pixels unless another size is asked for
@@ -72,10 +72,14 @@ def load(
     name, in_spec = parse_spec(spec)
     wanted = split or in_spec
     if name.startswith("folder:"):
+        if pad_to is not None:
+            raise ValueError(
+                f"pad_to: expected None for a folder, whose images are resized, got {pad_to}; do image_size={pad_to}"
+            )
         data: Any = _folder(name, wanted, default_split, mean, std, image_size)
     else:
         source = _source(name)
-        part = _split(source, wanted, default_split)
+        part = _split(source.name, source.splits, wanted, default_split)
         images, labels, names = _read(source, part, find_root(data_root), download)
         data = _labelled(source, part, images, labels, names, mean, std, pad_to)
     if classes is None and subset is None:
@@ -124,14 +128,19 @@ def _source(name: str) -> DataSource:
     return SOURCES[name]
 
 
-def _split(source: DataSource, wanted: str | None, default: str) -> str:
-    split = wanted or (default if default in source.splits else source.splits[0])
-    if split not in source.splits:
-        raise ValueError(
-            f"split: expected one of {', '.join(source.splits)} of {source.name}, got {split!r}; "
-            f"do {source.name}:{source.splits[0]}"
-        )
-    return split
+def _split(name: str, splits: Sequence[str], wanted: str | None, default: str) -> str:
+    """The split asked for, else the default one; ``val`` stands in for a ``test`` that is not there."""
+    if wanted is None:
+        for choice in (default, *(["val"] if default == "test" else [])):
+            if choice in splits:
+                return choice
+        if len(splits) == 1:
+            return splits[0]
+    elif wanted in splits:
+        return wanted
+    raise ValueError(
+        f"split: expected one of {', '.join(splits)} of {name}, got {wanted or default!r}; do {name}:{splits[0]}"
+    )
 
 
 def _read(source: DataSource, split: str, root: Path, download: bool) -> tuple[Tensor, Tensor, list[str]]:
@@ -186,7 +195,7 @@ def _torchvision(source: DataSource, split: str, root: Path, download: bool) -> 
     names = [str(name).partition(" - ")[2] or str(name) for name in raw.classes]
     if source.name == "mnist":
         names = [str(digit) for digit in range(10)]
-    return images.float().div_(255.0).contiguous(), torch.as_tensor(raw.targets, dtype=torch.int64), names
+    return images.contiguous().float().div_(255.0), torch.as_tensor(raw.targets, dtype=torch.int64), names
 
 
 def _labelled(
@@ -202,10 +211,8 @@ def _labelled(
     means, stds = _channels("mean", mean or source.mean, images), _channels("std", std or source.std, images)
     if pad_to is not None:
         images = _padded(images, pad_to)
-    centre, scale = torch.tensor(means)[:, None, None], torch.tensor(stds)[:, None, None]
-    return LabelledData(
-        (images - centre) / scale, labels, name=source.name, split=split, classes=names, mean=means, std=stds
-    )
+    images.sub_(torch.tensor(means)[:, None, None]).div_(torch.tensor(stds)[:, None, None])
+    return LabelledData(images, labels, About(source.name, split, tuple(names), means, stds))
 
 
 def _channels(name: str, values: Sequence[float], images: Tensor) -> tuple[float, ...]:
@@ -239,18 +246,15 @@ def _folder(
     if not path.is_dir():
         raise FileNotFoundError(f"data: expected a folder of class folders, got {str(path)!r}; do check the path")
     splits = [part for part in ("train", "val", "test") if (path / part).is_dir()]
-    split = wanted or (default if default in splits else "all" if not splits else splits[0])
-    if split not in (splits or ["all"]):
-        raise ValueError(f"split: expected one of {', '.join(splits or ['all'])} of {path}, got {split!r}; do name one")
+    split = _split(name, splits or ["all"], wanted, default)
     means, stds = tuple(mean or IMAGENET_MEAN), tuple(std or IMAGENET_STD)
     steps = [vision.transforms.Resize(image_size), vision.transforms.CenterCrop(image_size)]
     steps += [vision.transforms.ToTensor(), vision.transforms.Normalize(means, stds)]
     transform = vision.transforms.Compose(steps)
     folder = vision.datasets.ImageFolder(str(path / split if splits else path), transform=transform)
     labels = torch.tensor(folder.targets, dtype=torch.int64)
-    return LabelledImages(
-        folder, torch.arange(len(labels)), labels, name=name, split=split, classes=folder.classes, mean=means, std=stds
-    )
+    about = About(name, split, tuple(folder.classes), means, stds)
+    return LabelledImages(folder, torch.arange(len(labels)), labels, about)
 
 
 def import_torchvision() -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pickle
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 _SHOWN = 5
@@ -109,10 +112,11 @@ def _factory(spec: str) -> Callable[..., Any]:
 def _module_of_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise FileNotFoundError(f"model: expected a Python file, got {str(path)!r}, which does not exist; do check it")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"_model_file_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"model: expected a Python file, got {str(path)!r}; do name a .py file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # dataclasses look their own module up there
     spec.loader.exec_module(module)
     return module
 
@@ -125,31 +129,40 @@ def _module_of_package(name: str) -> ModuleType:
 
 
 def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"weights: expected tensors only, got pickled code in {path.name}, which is not run; "
+            f"weights: expected tensors only, got pickled code (not run) or a damaged file in {path.name}; "
             f"do torch.save(model.state_dict(), 'weights.pt') where the file was made"
+        ) from error
+    except (SafetensorError, EOFError, KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"weights: expected a readable file, got {path.name}, which is damaged ({type(error).__name__}: {error}); "
+            f"do copy or download it again"
         ) from error
 
 
 def _state_dicts(content: Any, key: str | None) -> dict[str, dict[str, Tensor]]:
-    """State dicts in a file by their entry, "" for the file itself."""
-    if key is not None:
-        if not isinstance(content, Mapping) or not isinstance(content.get(key), Mapping):
-            known = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
-            raise ValueError(f"weights_key: expected an entry that is a state dict, got {key!r}; do one of {known}")
-        return {key: _stripped(content[key])}
+    """State dicts in a file by their entry: "" for the file itself, ``a.b`` for one inside another."""
     if not isinstance(content, Mapping):
         raise ValueError(f"weights: expected a state dict, got {type(content).__name__}; do save model.state_dict()")
-    found = {str(name): _stripped(entry) for name, entry in content.items() if isinstance(entry, Mapping)}
-    if any(isinstance(value, Tensor) for value in content.values()):
-        found[""] = _stripped(content)
+    found = _search(content, "")
+    if key is None:
+        return found
+    if key not in found:
+        known = ", ".join(filter(None, found)) or "none: leave weights_key out"
+        raise ValueError(f"weights_key: expected an entry that is a state dict, got {key!r}; do one of {known}")
+    return {key: found[key]}
+
+
+def _search(content: Mapping[Any, Any], name: str) -> dict[str, dict[str, Tensor]]:
+    found = {name: _stripped(content)} if any(isinstance(value, Tensor) for value in content.values()) else {}
+    for key, entry in content.items():
+        if isinstance(entry, Mapping):
+            found |= _search(entry, f"{name}.{key}" if name else str(key))
     return found
 
 
