@@ -6,9 +6,14 @@ from reference import complexity as reference
 from torch import nn
 
 from geocollapse import squared_jacobian_norms
-from geocollapse.jacobian import ProbePlan, track
+from geocollapse.features import CallableMap, FeatureMap, Layer
+from geocollapse.jacobian import ProbePlan, examples_that_fit
 
-ESTIMATORS = ["rademacher", "gaussian", "orthogonal", "outputs"]
+ESTIMATORS = ["rademacher", "gaussian", "orthogonal", "input", "outputs"]
+
+
+def probe(plan, f, x, n_probes, **settings):
+    return plan.probe(CallableMap(f).with_output, x, torch.arange(len(x)), n_probes, **settings).norms[0]
 
 
 def small_net(p=6, d=5, seed=0):
@@ -58,16 +63,15 @@ def test_unbiased_with_the_stated_variance(estimator, n_probes):
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_the_reported_variance_is_unbiased(estimator):
     f, repeats = small_net(), 20_000
-    leaf = track(torch.randn(1, 5).double().expand(repeats, -1))
-    norms = ProbePlan(estimator, 3).norms(f(leaf), leaf, torch.arange(repeats), 3, f=f)
+    x = torch.randn(1, 5).double().expand(repeats, -1)
+    norms = probe(ProbePlan(estimator, 3), f, x, 3)
     assert float(norms.variances.mean()) == pytest.approx(float(norms.values.var()), rel=0.05)
 
 
 def test_a_probe_that_only_serves_the_variance_does_not_move_the_value():
-    f, leaf = small_net(), track(torch.randn(8, 5).double())
-    plan, indices = ProbePlan("rademacher", 0), torch.arange(8)
-    one = plan.norms(f(leaf), leaf, indices, 1, f=f)
-    two = plan.norms(f(leaf), leaf, indices, 2, f=f, n_counted=1)
+    f, x, plan = small_net(), torch.randn(8, 5).double(), ProbePlan("rademacher", 0)
+    one = probe(plan, f, x, 1)
+    two = probe(plan, f, x, 2, n_counted=1)
     torch.testing.assert_close(one.values, two.values)
     assert bool(one.variances.isnan().all())
     assert bool(two.variances.isfinite().all())
@@ -79,10 +83,12 @@ def test_input_scale_gives_the_norm_for_each_raw_pixel():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten()).double()
     pixels = torch.rand(3, 3, 5, 5).double()
     whole = reference.squared_norms(lambda z: net(z / std[:, None, None]), pixels)
-    leaf = track(pixels / std[:, None, None])
-    for estimator, n_probes in (("exact", 1), ("orthogonal", 36)):
-        norms = ProbePlan(estimator, 0, std).norms(net(leaf), leaf, torch.arange(3), n_probes, f=net, keep_graph=True)
+    x = pixels / std[:, None, None]
+    for estimator, n_probes in (("exact", 1), ("orthogonal", 36), ("masked", 36 * 75)):
+        norms = probe(ProbePlan(estimator, 0, std), net, x, n_probes)
         torch.testing.assert_close(norms.scaled, whole, rtol=1e-9, atol=0)
+    norms = probe(ProbePlan("input", 0, std), net, x, 3000)
+    torch.testing.assert_close(norms.scaled, whole, rtol=0.1, atol=0)
 
 
 @given(st.integers(0, 10**6))
@@ -105,11 +111,67 @@ def test_in_place_layers_and_any_shape():
     assert torch.equal(x, before)
 
 
+@pytest.mark.parametrize("n_entries", [1, 7, 30])
+def test_masked_is_unbiased_with_the_stated_variance(n_entries):
+    f, x, repeats = small_net(), torch.randn(1, 5).double(), 20_000
+    norms = probe(ProbePlan("masked", 1), f, x.expand(repeats, -1), n_entries)
+    exact, variance = reference.squared_norms(f, x)[0], reference.masked_variance(f, x, n_entries)[0]
+    assert abs(float(norms.values.mean() - exact)) <= 4 * float((variance / repeats).sqrt()) + 1e-9 * float(exact)
+    assert float(norms.values.var()) == pytest.approx(float(variance), rel=0.08, abs=1e-20)
+    if n_entries > 1:
+        assert float(norms.variances.mean()) == pytest.approx(float(variance), rel=0.05, abs=1e-20)
+
+
+@pytest.mark.parametrize("estimator", ["input", "rademacher", "masked", "exact"])
+def test_all_layers_from_one_pass(estimator):
+    model, x = small_net(), torch.randn(6, 5).double()
+    layers = [Layer("0"), Layer("2"), Layer("")]
+    plan, indices = ProbePlan(estimator, 4), torch.arange(6)
+    together = plan.probe(FeatureMap(model, layers).with_output, x, indices, 2)
+    for layer, norms, features in zip(layers, together.norms, together.features, strict=True):
+        alone = plan.probe(FeatureMap(model, [layer]).with_output, x, indices, 2)
+        torch.testing.assert_close(norms.values, alone.norms[0].values, rtol=1e-12, atol=0)
+        assert torch.equal(features, alone.features[0])
+        assert not features.requires_grad
+    torch.testing.assert_close(together.output, model(x).detach())
+
+
+@pytest.mark.parametrize("batch_first", [True])
+def test_input_probes_of_attention(batch_first):
+    torch.manual_seed(0)
+    block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first).double().eval()
+    x = torch.randn(1, 4, 8).double()
+    exact = reference.squared_norms(block, x)[0]
+    draws = squared_jacobian_norms(block, x.expand(4000, -1, -1), estimator="input")
+    assert abs(float(draws.mean() - exact)) < 4 * float(draws.std()) / 4000**0.5
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_memory_limit_sends_examples_in_parts_that_fit():
+    sizes = []
+
+    def f(x):
+        sizes.append(len(x))
+        return (x @ weight).tanh()
+
+    weight, x = torch.randn(50, 40), torch.randn(64, 50)
+    one = (50 + 40 + 2 * 50) * 4  # the leaf, the output that tanh saves, and two gradients of the leaf's size
+    whole = squared_jacobian_norms(f, x)
+    sizes.clear()
+    parts = squared_jacobian_norms(f, x, memory_limit=20 * one)
+    torch.testing.assert_close(parts, whole)
+    assert sizes == [1, 2, 20, 20, 20, 4]  # one and two to count, then parts of 20
+    assert examples_that_fit(CallableMap(f).with_output, x, 1000 * one) == 1000
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         ({"estimator": "exakt"}, ValueError, "estimator: expected one of exact, .*got 'exakt'"),
         ({"n_probes": 0, "estimator": "rademacher"}, ValueError, "n_probes: expected a whole number of at least 1, got 0"),
+        ({"n_probes": 31, "estimator": "masked"}, ValueError, "n_probes: expected at most the 30 entries of the Jacobian, got 31"),
+        ({"memory_limit": 100}, ValueError, r"memory_limit: expected at least \d+ bytes .* one example takes, got 100; do"),
+        ({"f": lambda x: Twice.apply(x), "estimator": "input"}, NotImplementedError, "with forward-mode .*do estimator='rademacher'"),
         ({"n_probes": 9, "estimator": "orthogonal"}, ValueError, "n_probes: expected at most n_features = 6"),
         ({"x": torch.arange(5)[None]}, TypeError, r"inputs: expected a floating tensor .* got torch.int64; do inputs.float"),
         ({"f": lambda x: (x, x)}, TypeError, "features: expected one floating tensor, got tuple"),
@@ -128,3 +190,20 @@ def test_bad_input(call, error, message):
 
 def test_a_map_that_ignores_its_input_has_norm_zero():
     assert squared_jacobian_norms(lambda x: torch.ones(len(x), 2), torch.randn(3, 4)).tolist() == [0, 0, 0]
+
+
+class Twice(torch.autograd.Function):
+    """An operation without forward mode."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient
+
+
+def test_exact_falls_back_to_rows_without_forward_mode():
+    f = lambda x: torch.cat([Twice.apply(x)] * 3, dim=1)  # noqa: E731
+    assert squared_jacobian_norms(f, torch.randn(3, 4)).tolist() == [48, 48, 48]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from geocollapse.collapse import directional_cdnv as directional_cdnv
     from geocollapse.collapse import geometric_collapse as geometric_collapse
     from geocollapse.collapse import neural_collapse as neural_collapse
+    from geocollapse.comparison import ComplexityComparison as ComplexityComparison
+    from geocollapse.comparison import compare_complexity as compare_complexity
     from geocollapse.complexity import geometric_complexity as geometric_complexity
     from geocollapse.estimate import Estimate as Estimate
     from geocollapse.estimate import GeocollapseWarning as GeocollapseWarning
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "CollapseMetric": "metrics",
+    "ComplexityComparison": "comparison",
     "Estimate": "estimate",
     "GeocollapseWarning": "estimate",
     "GeometricComplexityPenalty": "regularizers",
@@ -35,6 +38,7 @@ _HOME = {
     "NearestMeanBound": "bounds",
     "NeuralCollapse": "collapse",
     "cdnv": "collapse",
+    "compare_complexity": "comparison",
     "directional_cdnv": "collapse",
     "few_shot_accuracy": "transfer",
     "geometric_collapse": "collapse",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -172,7 +174,7 @@ def _of_loader(loader: DataLoader[Any], labels: Any, batch_size: int | None) -> 
     if loader.num_workers:
         loading |= {
             "num_workers": loader.num_workers,
-            "worker_init_fn": loader.worker_init_fn,
+            "worker_init_fn": functools.partial(_start_worker, loader.worker_init_fn),
             "multiprocessing_context": loader.multiprocessing_context,
             "prefetch_factor": loader.prefetch_factor,
         }
@@ -182,6 +184,13 @@ def _of_loader(loader: DataLoader[Any], labels: Any, batch_size: int | None) -> 
         loading = {}
     size = batch_size or loader.batch_size or _DEFAULT_BATCH_SIZE
     return _of_dataset(loader.dataset, torch.tensor(sorted(set(taken))), labels, size, loading)
+
+
+def _start_worker(worker_init_fn: Callable[[int], None] | None, worker: int) -> None:
+    """Leave Ctrl-C to the main process, which ends with what was read so far."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if worker_init_fn is not None:
+        worker_init_fn(worker)
 
 
 def _of_dataset(

@@ -14,19 +14,19 @@ from geocollapse.batches import MapExamples, StreamExamples, as_examples
 from geocollapse.borrow import borrowed, check_independent, device_of, dtype_of
 from geocollapse.estimate import LARGEST_SHARE_LIMIT, Estimate, Population, total_variance
 from geocollapse.features import CallableMap
-from geocollapse.jacobian import Estimator, Map, ProbePlan, SquaredNorms, check_estimator, track
+from geocollapse.jacobian import Estimator, Map, ProbePlan, SquaredNorms, check_estimator
 from geocollapse.probes import random_order
 from geocollapse.sampling import (
     SECOND_PROBES,
     SECOND_PROBES_PER_CLASS,
     ProbeSchedule,
+    Probing,
     Readings,
-    Stopping,
-    is_precise,
+    bounded_by_memory,
     known_classes,
-    looks,
     schedule_probes,
 )
+from geocollapse.stopping import StoppingRule, first_interrupt_asks, looks
 
 _WARN_SAMPLES = 200  # largest_share says nothing about fewer examples
 
@@ -38,10 +38,13 @@ def geometric_complexity(
     estimator: Estimator = "rademacher",
     n_probes: int | Literal["auto"] = "auto",
     rtol: float | None = None,
+    atol: float | None = None,
     max_samples: int | None = None,
+    max_seconds: float | None = None,
     population: Population = "dataset",
     seed: int = 0,
     batch_size: int | None = None,
+    memory_limit: int | None = None,
 ) -> Estimate:
     """Geometric complexity of f's own output over a data set.
 
@@ -50,27 +53,31 @@ def geometric_complexity(
     Range [0, inf). Degree 2 in f, -2 in the input scale; invariant under rotations of either. Unit: (output unit /
     input unit)^2: compare models at the same preprocessing only. Cost: one forward pass and one vector-Jacobian
     product for each example and probe; memory of one batch's graph. The same seed gives the same value, to rounding,
-    for any batch size and order.
+    for any batch size and order. A first Ctrl-C ends with the estimate so far, marked ``interrupted``.
 
     Source: Dherin, Munn, Rosca, Barrett (2022), definition 1; standard error and interval: definitions 1.
 
     Args:
         f: a map (n, ...) -> (n, ...) that treats examples independently, in evaluation mode.
-        inputs: (n, ...) floating, or a data set, a loader, or a pair (inputs, labels); labels are not used.
-        estimator: ``exact``, ``rademacher``, ``gaussian``, ``orthogonal`` or ``outputs``.
-        n_probes: probes for each example; ``auto``: one, and a second one on a random 200 examples to learn the error.
-        rtol: stop when the relative half-width of the 95 % interval is at most this; examples are then read in a
-            random order, looked at after max(512, 2 C) and each time 1.25 times more.
+        inputs: (n, ...) floating, or a data set, a loader, or a pair (inputs, labels); known labels stratify a sample.
+        estimator: ``exact``, ``rademacher``, ``gaussian``, ``orthogonal``, ``input``, ``outputs`` or ``masked``.
+        n_probes: probes for each example; ``auto``: one, and a second one on a random 200 examples to learn the error;
+            with ``rtol`` or ``atol`` more of them where that is cheaper than more examples, or all examples are used.
+        rtol: stop when the relative half-width of the 95 % interval is at most this; examples are read in a random
+            order, looked at after max(512, 2 C) and each time 1.25 times more.
+        atol: stop, at the same looks, when the standard error is at most this.
         max_samples: measure at most this many examples, drawn at random.
+        max_seconds: start no batch after this time.
         population: what the standard error speaks about: the ``dataset`` at hand or the ``distribution`` behind it.
         seed: of the probes and of the sample.
         batch_size: examples that go through f together.
+        memory_limit: bytes that the graph of a batch may take; the batches are made small enough.
 
     Returns:
         An Estimate on the log scale; ``values`` holds ||J||_F^2 of each example measured, in the order of the data.
 
     Raises:
-        ValueError, TypeError: see ``squared_jacobian_norms``; also an empty data set.
+        ValueError, TypeError: see ``squared_jacobian_norms``; also an empty data set, contradictory stopping arguments.
         RuntimeError: f mixes the examples of a batch (batch normalisation or dropout in training mode).
 
     Examples:
@@ -79,34 +86,35 @@ def geometric_complexity(
         >>> bool(abs(gc.value - f.weight.detach().double().square().sum()) < 1e-6)
         True
     """
-    check_estimator(estimator, 1 if n_probes == "auto" else n_probes)
+    check_estimator(estimator, n_probes)
+    rule = StoppingRule(rtol, atol, max_samples, max_seconds)
     module = f if isinstance(f, nn.Module) else None
     check_independent(module)
-    plan, feature_map, readings = ProbePlan(estimator, seed), CallableMap(f), Readings()
-    with borrowed(module, evaluation=False), torch.enable_grad():
+    plan, take = ProbePlan(estimator, seed), CallableMap(f).with_output
+    with borrowed(module, evaluation=False), first_interrupt_asks() as interrupted:
         examples = as_examples(inputs, batch_size=batch_size)
-        schedule = schedule_probes(
-            examples, estimator=estimator, n_probes=n_probes, max_samples=max_samples, rtol=rtol, seed=seed
-        )
-        settings = estimate_settings(plan, schedule, population, rtol)
-        stopping = Stopping(rtol, lambda: [complexity_so_far(readings, examples, **settings)])
+        if memory_limit is not None:
+            examples = bounded_by_memory(examples, take, move(examples.peek(), f), memory_limit)
+        schedule = schedule_probes(examples, rule, estimator=estimator, n_probes=n_probes, seed=seed)
+        settings = estimate_settings(plan, schedule, rule, population)
+        probing = Probing(schedule, rule, plan, lambda: [complexity_so_far(probing.readings[0], examples, **settings)])
         for batch in examples.batches(*schedule.probed):
-            if not stopping.wants(batch):
+            if (interrupted() and probing.interrupt()) or not probing.wants(batch):
                 break
-            leaf = track(move(batch.inputs, f))
-            readings.add(schedule.norms(plan, feature_map(leaf), leaf, batch, f=feature_map), batch)
-    return with_precision(complexity_so_far(readings, examples, **settings), rtol)
+            probing.probe(take, move(batch.inputs, f), batch)
+    estimate = complexity_so_far(probing.readings[0], examples, **settings)
+    return rule.marked(estimate, len(examples) if isinstance(examples, MapExamples) else None, probing.ending)
 
 
 def estimate_settings(
-    plan: ProbePlan, schedule: ProbeSchedule, population: Population = "dataset", rtol: float | None = None
+    plan: ProbePlan, schedule: ProbeSchedule, rule: StoppingRule, population: Population = "dataset"
 ) -> dict[str, Any]:
     """What an Estimate records of how it was made."""
     return {
         "estimator": plan.estimator,
         "n_probes": schedule.n_counted,
         "population": population,
-        "sequential": rtol is not None,
+        "sequential": rule.is_sequential,
     }
 
 
@@ -114,58 +122,59 @@ def complexity_so_far(readings: Readings, examples: MapExamples | StreamExamples
     """Geometric complexity of the data set from the examples read so far."""
     norms, indices = readings.gathered()
     labels, counts = known_classes(examples, indices)
-    classes = None if labels is None else norms_by_class(norms, labels, counts, **settings)
     n_population = len(examples) if isinstance(examples, MapExamples) else len(indices)
-    return dataset_complexity(norms, n_population, classes, counts, **settings)
-
-
-def with_precision(estimate: Estimate, rtol: float | None) -> Estimate:
-    """``estimate`` with a warning where it is less precise than was asked for."""
-    if rtol is None or is_precise(estimate, rtol):
-        return estimate
-    low, high = estimate.interval()
-    reached = (high / low) ** 0.5 - 1.0 if low > 0.0 else math.inf
-    note = f"rtol={rtol:g} was not reached with {estimate.n_samples} examples: the interval is +-{reached:.1%}"
-    return replace(estimate, warnings=(*estimate.warnings, note))
+    estimate = dataset_complexity(norms, n_population, labels, counts, **settings)
+    return replace(estimate, indices=indices)
 
 
 def samples_needed(norms: SquaredNorms, rtol: float, seed: int) -> int:
     """Examples that ``rtol`` would have probed, from the norms of a whole data set in its order."""
-    n = len(norms.values)
+    n, rule = len(norms), StoppingRule(rtol)
     order = random_order(seed, torch.arange(n))
-    return next((k for k in looks(n) if is_precise(mean_norm(norms[order[:k]], n), rtol)), n)
+    return next((k for k in looks(n) if rule.is_met(mean_norm(norms[order[:k]], n))), n)
 
 
 def dataset_complexity(
-    norms: SquaredNorms,
-    n_population: int,
-    classes: Mapping[int, Estimate] | None,
-    counts: Mapping[int, int] | None,
-    **settings: Any,
+    norms: SquaredNorms, n_population: float, labels: Tensor | None, counts: Mapping[int, float], **settings: Any
 ) -> Estimate:
-    """Geometric complexity of a data set from a sample: by class where it was stratified, else the plain mean.
+    """Geometric complexity of a data set from a sample: by class where ``labels`` are given, else the plain mean.
 
-    A sample that is the whole data set says the same either way, and about the distribution only as a whole.
+    A sample that is the whole data set says the same either way. Classes with fewer than two examples in the sample
+    tell no variance: they make one stratum.
     """
-    is_whole = len(norms.values) == n_population and settings.get("population") == "distribution"
-    if classes is None or counts is None or is_whole:
+    if labels is None or len(norms) == n_population:
         return mean_norm(norms, n_population, **settings)
+    classes = norms_by_class(norms, labels, counts, **settings)
+    thin = [label for label, estimate in classes.items() if estimate.n_samples < 2]
+    if thin:
+        by_size = sorted(set(classes) - set(thin), key=lambda label: classes[label].n_samples)
+        while by_size and sum(classes[label].n_samples for label in thin) < 2:
+            thin.append(by_size.pop(0))
+        rest = torch.isin(labels, torch.tensor(thin))
+        n_rest = sum(counts[label] for label in thin)
+        kept = [classes[label] for label in classes if label not in set(thin)]
+        sizes = [counts[label] for label in classes if label not in set(thin)]
+        return stratified_mean([*kept, mean_norm(norms[rest], n_rest, **settings)], [*sizes, n_rest], norms.values)
     return stratified_mean(list(classes.values()), [counts[label] for label in classes], norms.values)
 
 
 def norms_by_class(
-    norms: SquaredNorms, labels: Tensor, class_counts: Mapping[int, int], **settings: Any
+    norms: SquaredNorms, labels: Tensor, class_counts: Mapping[int, float], **settings: Any
 ) -> dict[int, Estimate]:
     """Geometric complexity of each class, GC(f, Q_c): the mean over the inputs of class c."""
+    order = labels.argsort(stable=True)
+    present, sizes = labels.unique(return_counts=True)
+    rows = dict(zip(present.tolist(), order.split(sizes.tolist()), strict=True))
+    nothing = order[:0]
     return {
-        label: mean_norm(norms[labels == label], count, min_known=SECOND_PROBES_PER_CLASS, **settings)
+        label: mean_norm(norms[rows.get(label, nothing)], count, min_known=SECOND_PROBES_PER_CLASS, **settings)
         for label, count in class_counts.items()
     }
 
 
 def mean_norm(
     norms: SquaredNorms,
-    n_population: int,
+    n_population: float,
     *,
     estimator: Estimator = "exact",
     n_probes: int = 1,
@@ -185,12 +194,12 @@ def mean_norm(
         return Estimate(math.nan, math.nan, 0, n_probes, population, estimator, warnings=("no example was sampled",))
     between = float(values.var()) if n > 1 else math.nan
     known = ~norms.variances.isnan()
-    is_known = bool(known.all()) or int(known.sum()) >= min_known
+    is_known = bool(known.all()) or int((known & (norms.n_probes == 1)).sum()) >= min_known
     if population == "distribution" or not is_known:
         variance = between / n
     else:
         share = n / n_population
-        within = float(norms.variances[known].mean())
+        within = float(norms.filled_variances().mean())
         variance = (between / n * (1.0 - share) if share < 1.0 else 0.0) + within / n * share
     return _estimate(
         values,
@@ -204,7 +213,7 @@ def mean_norm(
     )
 
 
-def stratified_mean(classes: Sequence[Estimate], counts: Sequence[int], values: Tensor) -> Estimate:
+def stratified_mean(classes: Sequence[Estimate], counts: Sequence[float], values: Tensor) -> Estimate:
     """Mean over a data set from the means of its classes.
 
     GC = sum_c (N_c/n) G_c,  SE^2 = sum_c (N_c/n)^2 SE_c^2, with Satterthwaite degrees of freedom.

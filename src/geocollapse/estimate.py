@@ -34,6 +34,17 @@ class EstimateDict(TypedDict):
     estimator: str
     population: str
     largest_share: float | None
+    interrupted: bool
+
+
+@dataclass(frozen=True)
+class TopExample:
+    """An example that carries much of a mean: its position in the data set, its value, its share of the sum."""
+
+    index: int
+    value: float
+    share: float
+    class_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,9 @@ class Estimate:
         scale: ``log`` or ``linear``, see above.
         sequential: the sample size was chosen by looking at the interval, which is then made wider: the normal quantile
             of half the error probability, z = 2.24 at 95 %.
+        interrupted: Ctrl-C ended the sampling; the estimate is of the examples until then.
         values: the terms (n_samples,) behind the mean, in float64, where they are kept.
+        indices: (n_samples,) the positions in the data set that ``values`` belong to.
         warnings: what a reader must know before using the number.
 
     Examples:
@@ -77,7 +90,9 @@ class Estimate:
     dof: float = math.inf
     scale: Scale = "log"
     sequential: bool = False
+    interrupted: bool = False
     values: Tensor | None = field(default=None, repr=False, compare=False)
+    indices: Tensor | None = field(default=None, repr=False, compare=False)
     warnings: tuple[str, ...] = ()
 
     def __float__(self) -> float:
@@ -102,6 +117,22 @@ class Estimate:
         factor = math.exp(min(half / self.value, 700.0))
         return (self.value / factor, self.value * factor)
 
+    def top_examples(self, k: int = 10) -> list[TopExample]:
+        """The k examples that carry most of the mean, largest first; the first carries ``largest_share``.
+
+        Raises:
+            ValueError: k below 1, or an estimate that kept no values.
+        """
+        if k < 1:
+            raise ValueError(f"k: expected a positive number of examples, got {k}; do top_examples(10)")
+        if self.values is None:
+            raise ValueError("top_examples: expected an estimate over examples, got one without values; do measure GC")
+        values, rows = self.values.sort(descending=True, stable=True)
+        indices = rows if self.indices is None else self.indices[rows]
+        shares = values / values.sum()
+        first = zip(indices[:k].tolist(), values[:k].tolist(), shares[:k].tolist(), strict=True)
+        return [TopExample(*entry) for entry in first]
+
     def to_dict(self) -> EstimateDict:
         """The JSON form: strict, undefined numbers are None."""
         low, high = self.interval()
@@ -114,6 +145,7 @@ class Estimate:
             "estimator": self.estimator,
             "population": self.population,
             "largest_share": None if self.largest_share is None else _finite(self.largest_share),
+            "interrupted": self.interrupted,
         }
 
 

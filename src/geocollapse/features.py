@@ -71,10 +71,6 @@ class FeatureMap:
         taken, output = self.take(x)
         return [flatten_features(self._pooled(features), len(x)) for features in taken], output
 
-    def each(self) -> list[FeatureMap | CallableMap]:
-        """One feature map for each layer alone."""
-        return [FeatureMap(self.model, [layer], self.pool) for layer in self.layers]
-
     def take(self, x: Tensor) -> tuple[list[Tensor], Any]:
         """What passes through every layer, in its own shape, and the model's own output.
 
@@ -105,10 +101,6 @@ class CallableMap:
     def __call__(self, x: Tensor) -> Tensor:
         """Features (n, p)."""
         return flatten_features(self.f(unshared(x)), len(x))
-
-    def each(self) -> list[FeatureMap | CallableMap]:
-        """The map itself: it has one layer."""
-        return [self]
 
     def with_output(self, x: Tensor) -> tuple[list[Tensor], Any]:
         """The features, and None in place of a model's output."""

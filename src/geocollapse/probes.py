@@ -119,6 +119,26 @@ def sampled_outputs(seed: int, indices: Tensor, n_probes: int, n_features: int) 
     return probes.scatter_(2, chosen[..., None], math.sqrt(n_features))
 
 
+def sampled_entries(seed: int, indices: Tensor, n_entries: int, n_total: int) -> Tensor:
+    """K of N entries for each example, drawn uniformly without replacement: those of the smallest hashes.
+
+    Cost: N hashes for each example, one example at a time.
+
+    Returns:
+        (n, K) int64.
+
+    Raises:
+        ValueError: more entries than there are.
+    """
+    if n_entries > n_total:
+        raise ValueError(
+            f"n_probes: expected at most the {n_total} entries of the Jacobian, got {n_entries}; "
+            f"do estimator='exact', which takes them all"
+        )
+    hashes = (random_bits(seed, index[None], 1, n_total)[0, 0] for index in indices)
+    return torch.stack([row.topk(n_entries, largest=False, sorted=False).indices for row in hashes])
+
+
 def random_order(seed: int, indices: Tensor) -> Tensor:
     """``indices`` (n,) in an order fixed by ``seed``: sorted by the hash of probe 0, used by no estimator."""
     return indices[_mix(_key(seed, indices)).argsort(stable=True)]

@@ -15,7 +15,7 @@ from geocollapse.borrow import check_batch_norm, is_batch_norm
 from geocollapse.complexity import mean_norm
 from geocollapse.estimate import Estimate
 from geocollapse.features import FeatureMap, Layer, find_embedding
-from geocollapse.jacobian import SquaredNorms, track
+from geocollapse.jacobian import mean_of_probes, track
 
 BatchNorm = Literal["refuse", "running"]
 
@@ -128,11 +128,8 @@ class GeometricComplexityPenalty(nn.Module):
         return values.mean(), output
 
     def _estimate(self, terms: Tensor) -> Estimate:
-        terms = terms.to(device="cpu", dtype=torch.float64)
-        values = terms.mean(dim=0)
-        variances = terms.var(dim=0) / len(terms) if len(terms) > 1 else torch.full_like(values, math.nan)
-        norms = SquaredNorms(values, variances)
-        return mean_norm(norms, len(values), estimator="rademacher", n_probes=self.n_probes, population="distribution")
+        norms = mean_of_probes(terms[:, None].to(device="cpu", dtype=torch.float64))
+        return mean_norm(norms, len(norms), estimator="rademacher", n_probes=self.n_probes, population="distribution")
 
     def _layer(self, model: nn.Module, x: Tensor) -> Layer:
         if self._taken is None:

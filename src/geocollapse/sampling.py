@@ -1,24 +1,28 @@
-"""Which examples of a data set are probed, in what order, how often, and until when."""
+"""Which examples of a data set are probed, in what order, and how often."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from geocollapse.batches import Batch, MapExamples, StreamExamples
-from geocollapse.estimate import SEQUENTIAL_Z, Estimate
-from geocollapse.jacobian import Estimator, Map, ProbePlan, SquaredNorms
+from geocollapse.estimate import Estimate
+from geocollapse.jacobian import Estimator, Probed, ProbePlan, SquaredNorms, Take, examples_that_fit
+from geocollapse.jacobian.plan import WITHOUT_REPLACEMENT
 from geocollapse.probes import random_order
+from geocollapse.stopping import StoppingRule, looks
 
 SECOND_PROBES_PER_CLASS = 20
 SECOND_PROBES = 200  # examples with a second probe, where one probe is the default
-_FIRST_LOOK = 512
-_LOOK_GROWTH = 1.25
+_MAX_PROBES = 64  # where the number of probes is chosen by the variances
+
+Ending = Literal["complete", "precise", "seconds", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -29,119 +33,60 @@ class ProbeSchedule:
         segments: positions in the order they are read; empty for a stream, which is read as it comes.
         n_probes: probes for the examples of each segment.
         n_counted: probes of an example that count; a further one only serves the standard error.
+        n_least: examples below which nothing is estimated: two of each class where labels are known.
+        is_auto: the number of probes may be raised where that lowers the error for less cost.
     """
 
     segments: tuple[Tensor, ...]
     n_probes: tuple[int, ...]
     n_counted: int
+    n_least: int = 2
+    is_auto: bool = False
 
     @property
     def probed(self) -> tuple[Tensor, ...]:
         """The segments that are read with probes."""
         return tuple(segment for segment, n in zip(self.segments, self.n_probes) if n > 0)
 
-    def is_probed(self, batch: Batch) -> bool:
-        """Whether the examples of ``batch`` are probed at all."""
-        return self.n_probes[batch.segment] > 0
-
-    def norms(
-        self, plan: ProbePlan, features: Tensor, leaf: Tensor, batch: Batch, *, f: Map, keep_graph: bool = False
-    ) -> SquaredNorms:
-        """Squared Jacobian norms of a batch, with the probes of its segment."""
-        n_probes = self.n_probes[batch.segment]
-        return plan.norms(features, leaf, batch.indices, n_probes, f=f, n_counted=self.n_counted, keep_graph=keep_graph)
-
 
 def schedule_probes(
     examples: MapExamples | StreamExamples,
+    rule: StoppingRule,
     *,
     estimator: Estimator = "rademacher",
     n_probes: int | Literal["auto"] = "auto",
-    max_samples: int | None = None,
-    rtol: float | None = None,
     seed: int = 0,
 ) -> ProbeSchedule:
     """Plan the probes of one pass over the data: each example goes forward once, the probed ones first.
 
     ``auto`` is one probe, and a second one on max(200, 20 C) examples that estimates the probes' own variance. A
     sample is drawn in the order of the hash of (seed, position), the same number of each class where labels are known.
-    With ``rtol`` the sample is read in segments that end at the looks: max(512, 2 C) examples, then 1.25 times more.
+    With a precision to stop at, the sample is read in segments that end at the looks.
 
     Raises:
-        ValueError: ``max_samples`` below 2, ``rtol`` not positive, or either asked of a stream.
+        ValueError: a rule that needs examples in any order, of a stream; fewer than 2 examples a class.
     """
-    _check_rtol(rtol, examples)
-    if max_samples is not None and (max_samples < 2 or isinstance(examples, StreamExamples)):
-        got = f"{max_samples} for a stream of batches" if isinstance(examples, StreamExamples) else max_samples
-        raise ValueError(
-            f"max_samples: expected at least 2, of a data set that can be read in any order, got {got}; "
-            f"do pass a map-style data set or a loader over one"
-        )
     n_counted = 1 if n_probes == "auto" else n_probes
     if isinstance(examples, StreamExamples):
+        rule.check_stream()
         return ProbeSchedule((), (n_counted,), n_counted)
     order, n_classes = _sampling_order(examples, seed)
-    n_sampled = min(max_samples or len(order), len(order))
+    n_sampled = min(rule.max_samples or len(order), len(order))
+    n_least = min(max(2, 2 * n_classes), len(order))
+    if n_sampled < n_least:
+        raise ValueError(
+            f"max_samples: expected at least {n_least}, two for each of {n_classes} classes, got {rule.max_samples}; "
+            f"do max_samples={n_least}"
+        )
+    rule.check_first_look(len(order), n_classes)
     has_second = n_probes == "auto" and estimator != "exact"
     n_second = min(n_sampled, max(SECOND_PROBES, SECOND_PROBES_PER_CLASS * n_classes)) if has_second else 0
-    ends = [n_sampled] if rtol is None else looks(n_sampled, n_classes)
+    ends = looks(n_sampled, n_classes) if rule.is_sequential else [n_sampled]
     ends = [n_second, *(max(end, n_second) for end in ends), len(order)]
-    segments = tuple(order[start:end].sort().values for start, end in zip([0, *ends], ends))
-    return ProbeSchedule(segments, (2, *[n_counted] * (len(ends) - 2), 0), n_counted)
-
-
-def looks(n_examples: int, n_classes: int = 0) -> list[int]:
-    """Sample sizes at which a sequential estimate is looked at: max(512, 2 C), then each time 1.25 times more.
-
-    Source: definitions 1, stopping when precise enough; Chow and Robbins (1965).
-    """
-    sizes = [max(_FIRST_LOOK, 2 * n_classes)]
-    while sizes[-1] < n_examples:
-        sizes.append(math.ceil(_LOOK_GROWTH * sizes[-1]))
-    return [min(size, n_examples) for size in sizes]
-
-
-def is_precise(estimate: Estimate, rtol: float) -> bool:
-    """Whether z SE / value <= log(1 + rtol), with the z = 2.24 that the looking costs."""
-    if estimate.value == 0.0 or estimate.stderr == 0.0:
-        return True
-    return SEQUENTIAL_Z * estimate.stderr / estimate.value <= math.log1p(rtol)
-
-
-class Stopping:
-    """Stops the probes at the first look at which every estimate is precise enough.
-
-    Args:
-        rtol: relative half-width asked for, or None to probe the whole sample.
-        current: the estimates from what has been read so far, one a layer.
-    """
-
-    def __init__(self, rtol: float | None, current: Callable[[], list[Estimate]]) -> None:
-        self._rtol = rtol
-        self._current = current
-        self._segment = 0
-        self.is_met = False
-
-    def wants(self, batch: Batch) -> bool:
-        """Whether the examples of ``batch`` are to be probed; looks when a segment has ended."""
-        if self._rtol is None or self.is_met:
-            return not self.is_met
-        if batch.segment > max(self._segment, 1):  # the first look is behind the first two segments
-            self.is_met = all(is_precise(estimate, self._rtol) for estimate in self._current())
-        self._segment = batch.segment
-        return not self.is_met
-
-
-def _check_rtol(rtol: float | None, examples: MapExamples | StreamExamples) -> None:
-    if rtol is None:
-        return
-    if not (math.isfinite(rtol) and rtol > 0.0):
-        raise ValueError(f"rtol: expected a positive number, got {rtol}; do rtol=0.05")
-    if isinstance(examples, StreamExamples):
-        raise ValueError(
-            "rtol: expected a data set that can be read in any order, got a stream of batches; "
-            "do pass a map-style data set or a loader over one"
-        )
+    segments = tuple(order[start:end] for start, end in zip([0, *ends], ends))
+    return ProbeSchedule(
+        segments, (2, *[n_counted] * (len(ends) - 2), 0), n_counted, n_least, is_auto=has_second and rule.is_sequential
+    )
 
 
 class Readings:
@@ -150,6 +95,9 @@ class Readings:
     def __init__(self) -> None:
         self._norms: list[SquaredNorms] = []
         self._indices: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return sum(map(len, self._indices))
 
     def add(self, norms: SquaredNorms, batch: Batch) -> None:
         """Take the norms of one batch."""
@@ -167,6 +115,142 @@ class Readings:
         indices = torch.cat(self._indices)
         order = indices.argsort()
         return SquaredNorms.cat(self._norms).cpu()[order], indices[order]
+
+
+class Probing:
+    """Decides batch by batch whether examples are probed, how often, and when there are enough of them.
+
+    Args:
+        schedule: which examples are probed.
+        rule: until when.
+        plan: how.
+        current: the estimates from what has been read so far, one a layer.
+        counts_forward: the forward pass is made for the probes alone, so that its cost weighs in the choice between
+            more examples and more probes.
+    """
+
+    def __init__(
+        self,
+        schedule: ProbeSchedule,
+        rule: StoppingRule,
+        plan: ProbePlan,
+        current: Callable[[], list[Estimate]],
+        *,
+        n_layers: int = 1,
+        counts_forward: bool = True,
+    ) -> None:
+        self.ending: Ending = "complete"
+        self.readings = [Readings() for _ in range(n_layers)]
+        self._schedule, self._rule, self._plan, self._current = schedule, rule, plan, current
+        self._counts_forward = counts_forward
+        self._n_probes = schedule.n_counted
+        self._most_probes = _MAX_PROBES
+        self._segment = 0
+        self._start = time.perf_counter()
+        self._forward_seconds = 0.0
+
+    def wants(self, batch: Batch) -> bool:
+        """Whether the examples of ``batch`` are to be probed; looks at the estimates when a segment has ended."""
+        if self._schedule.n_probes[batch.segment] == 0 or self.ending != "complete":
+            return False
+        if batch.segment > self._segment:
+            self._segment = batch.segment
+            self._look()
+        if self._is_late() and self.has_enough:
+            self.ending = "seconds"
+        return self.ending == "complete"
+
+    def interrupt(self) -> bool:
+        """End here, if there are examples enough for an estimate; says whether it does."""
+        if self.has_enough and self.ending == "complete":
+            self.ending = "interrupted"
+        return self.has_enough
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether there are examples enough for an estimate."""
+        return len(self.readings[0]) >= self._schedule.n_least
+
+    def probe(self, take: Take, x: Tensor, batch: Batch) -> Probed:
+        """Send a batch that is wanted forward, and probe the Jacobians of its layers."""
+        is_pilot = batch.segment == 0 and self._schedule.n_probes[0] > self._schedule.n_counted
+        n_counted = self._schedule.n_counted if is_pilot else self._n_probes
+        n_probes = self._schedule.n_probes[0] if is_pilot else n_counted
+        probed = self._plan.probe(take, x, batch.indices, n_probes, n_counted=n_counted)
+        for readings, norms in zip(self.readings, probed.norms, strict=True):
+            readings.add(norms, batch)
+        if self._plan.estimator in WITHOUT_REPLACEMENT:
+            self._most_probes = min(self._most_probes, *(z.shape[1] for z in probed.features))
+        self._forward_seconds += probed.forward_seconds
+        return probed
+
+    def _is_late(self) -> bool:
+        limit = self._rule.max_seconds
+        return limit is not None and time.perf_counter() - self._start > limit
+
+    def _look(self) -> None:
+        """Stop where all estimates are precise enough; else share the effort between examples and probes."""
+        if not self._rule.is_sequential or len(self.readings[0]) == 0:
+            return
+        estimates = self._current()
+        if self._segment > 1 and all(map(self._rule.is_met, estimates)):  # the first look ends the second segment
+            self.ending = "precise"
+        elif self._schedule.is_auto:
+            self._share_effort(estimates)
+
+    def _share_effort(self, estimates: list[Estimate]) -> None:
+        """Choose the probes of the examples to come."""
+        n_left = sum(map(len, self._schedule.probed)) - len(self.readings[0])
+        probing = (time.perf_counter() - self._start - self._forward_seconds) / self._schedule.n_probes[0]
+        ratio = self._forward_seconds / probing if self._counts_forward and self._segment == 1 else 0.0
+        wanted = [
+            probes_worth(reading.gathered()[0], self._rule.largest_error(estimate.value), n_left, ratio)
+            for reading, estimate in zip(self.readings, estimates, strict=True)
+        ]
+        self._n_probes = min(max(self._n_probes, *wanted), self._most_probes)
+
+
+def probes_worth(norms: SquaredNorms, largest_error: float, n_left: int, cost_ratio: float) -> int:
+    """Probes for each further example that lower the error at the least cost.
+
+        r = max( sqrt(w c / S^2),  n_left w / (n^2 SE^2 - V) )
+
+    w is the variance of one probe and S^2 that between examples, c the cost of an example's forward pass in units of
+    a probe (rounded to a power of 2, so that the result does not hang on a stopwatch), V the sum of the variances of
+    the values at hand. The second term is what it takes if all examples have to be read; at most 64 probes.
+
+    Source: definitions 1 (standard error); the first term is optimal allocation in two-stage sampling, Cochran (1977).
+    """
+    known = ~norms.variances.isnan()
+    if not bool(known.any()) or n_left == 0:
+        return 1
+    single = float((norms.variances[known] * norms.n_probes[known]).mean())
+    between = float(norms.values.var()) - float(norms.variances[known].mean())
+    by_cost = 1.0
+    if cost_ratio > 0.0 and single > 0.0:
+        exponent = math.log2(single * cost_ratio / between) / 2.0 if between > 0.0 else math.log2(_MAX_PROBES)
+        by_cost = 2.0 ** round(min(max(exponent, 0.0), math.log2(_MAX_PROBES)))
+    n = len(norms.values) + n_left
+    room = (n * largest_error) ** 2 - float(norms.filled_variances().sum())
+    by_need = n_left * single / room if room > 0.0 else math.inf
+    return math.ceil(min(max(by_cost, by_need, 1.0), _MAX_PROBES))
+
+
+def bounded_by_memory(
+    examples: MapExamples | StreamExamples, take: Take, first: Tensor, memory_limit: int
+) -> MapExamples:
+    """The same examples in batches whose graph fits into ``memory_limit`` bytes.
+
+    Raises:
+        ValueError: not one example fits, or a stream, which comes in batches of its own.
+    """
+    if isinstance(examples, StreamExamples):
+        raise ValueError(
+            "memory_limit: expected a data set that can be read in any batches, got a stream of batches; "
+            "do make its batches smaller"
+        )
+    n_fitting = examples_that_fit(take, first, memory_limit)
+    return replace(examples, batch_size=min(examples.batch_size, n_fitting))
 
 
 def known_classes(examples: MapExamples | StreamExamples, indices: Tensor) -> tuple[Tensor | None, dict[int, int]]:

@@ -40,6 +40,16 @@ def probe_variance(f, x, kind):
             values.append(2 * (a.square().sum() - a.diagonal().square().sum()))
         elif kind == "orthogonal":
             values.append(2 * p / (p + 2) * (a.square().sum() - a.trace() ** 2 / p))
+        elif kind == "input":
+            b = jacobian(f, row).T @ jacobian(f, row)
+            values.append(2 * (b.square().sum() - b.diagonal().square().sum()))
         elif kind == "outputs":
             values.append((p * a.diagonal()).var(unbiased=True) * (1 - 1 / p))
     return torch.stack(values)
+
+
+def masked_variance(f, x, n_entries):
+    """Variance of the masked estimate of each example: N^2/K (1 - K/N) S_E^2 (definitions 1)."""
+    squares = [jacobian(f, row).square().flatten() for row in x]
+    n = len(squares[0])
+    return torch.stack([n**2 / n_entries * (1 - n_entries / n) * entry.var(unbiased=True) for entry in squares])

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from geocollapse.borrow import borrowed, is_batch_norm
 from geocollapse.complexity import geometric_complexity
 from geocollapse.data import LabelledData
+from geocollapse.estimate import Estimate
 from geocollapse.experiments.recipe import run_id
 from geocollapse.features import FeatureMap, find_embedding
 from geocollapse.measurement import measure
@@ -154,6 +155,7 @@ def study_sampling(model: nn.Module, data: LabelledData, config: RunConfig) -> d
 
 def _repeated(f: FeatureMap, population: LabelledData, full: float, seeds: list[int], **way: Any) -> dict[str, Any]:
     estimates = [geometric_complexity(f, population, seed=seed, **way) for seed in seeds]
+    _check_whole(*estimates)
     return {
         "n_samples": estimates[0].n_samples,
         "n_probes": estimates[0].n_probes,
@@ -169,7 +171,7 @@ def _population(data: LabelledData, measuring: MeasuringConfig) -> LabelledData:
 
 
 def _measure(model: nn.Module, data: LabelledData, measuring: MeasuringConfig, seed: int) -> Any:
-    return measure(
+    measured = measure(
         model,
         data,
         estimator=measuring.estimator,
@@ -178,6 +180,14 @@ def _measure(model: nn.Module, data: LabelledData, measuring: MeasuringConfig, s
         batch_size=measuring.evaluation_batch_size,
         seed=seed,
     )
+    _check_whole(measured.geometric_complexity)
+    return measured
+
+
+def _check_whole(*estimates: Estimate) -> None:
+    """Pass on a Ctrl-C that ended an estimate: a history has no lines of half a measurement."""
+    if any(estimate.interrupted for estimate in estimates):
+        raise KeyboardInterrupt
 
 
 def _episodes(config: TransferConfig) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,10 +21,12 @@ from geocollapse.collapse import (
     measure_collapse,
     poincare_ratios,
 )
-from geocollapse.complexity import dataset_complexity, norms_by_class, samples_needed, with_precision
-from geocollapse.estimate import Estimate, EstimateDict, strict_json
+from geocollapse.complexity import dataset_complexity, norms_by_class, samples_needed
+from geocollapse.estimate import Estimate, EstimateDict, TopExample, strict_json
 from geocollapse.jacobian import SquaredNorms
 from geocollapse.measurement.reading import LayerReading
+from geocollapse.sampling import Ending
+from geocollapse.stopping import StoppingRule
 
 SUGGESTED_RTOL = 0.05
 _BOUND_SHOTS = (math.inf, 1, 5)
@@ -95,19 +97,27 @@ class Context:
     """What all layers of one measurement share.
 
     Attributes:
-        labels: (n,) of all examples.
+        labels: (n,) of all examples that were read.
+        indices: (n,) their positions in the data set.
         probed: rows whose Jacobians were probed.
+        n_population: examples in the data set.
+        class_counts: examples of each class in the data set, by label.
         is_stratified: the probed sample was drawn by class.
         settings: estimator, probes and population, as an Estimate records them.
-        rtol: the precision asked for, None for all examples.
+        rule: when the probes were to stop.
+        ending: how they did.
         class_names: a name for each class, or None to name it by its label.
     """
 
     labels: Tensor
+    indices: Tensor
     probed: Tensor
+    n_population: int
+    class_counts: Mapping[int, float]
     is_stratified: bool
     settings: Mapping[str, Any]
-    rtol: float | None
+    rule: StoppingRule
+    ending: Ending
     class_names: Sequence[str] | None
     accuracy: float | None
     split: str | None
@@ -164,6 +174,13 @@ class LayerMeasurement:
         n_pairs = len(self.class_names) * (len(self.class_names) - 1) // 2
         return largest_pairs(statistics, min(k, n_pairs), class_names=self.class_names)
 
+    def top_examples(self, k: int = 10) -> list[TopExample]:
+        """The k inputs that carry most of geometric complexity, by position in the data set and class."""
+        names = dict(zip(self.labels.unique().tolist(), self.class_names, strict=True))
+        rows = dict(zip(self.context.indices.tolist(), self.labels.tolist(), strict=True))
+        found = self.geometric_complexity.top_examples(k)
+        return [replace(example, class_name=names[rows[example.index]]) for example in found]
+
     def to_dict(self) -> MeasurementDict:
         """The strict JSON form."""
         collapse = {key: value for key, value in self.neural_collapse.to_dict().items() if key != "warnings"}
@@ -205,7 +222,7 @@ def measure_layer(
     data = LabelledFeatures.of(reading.features, context.labels)
     labels = [int(label) for label in data.statistics.classes]
     names = tuple(str(label) if context.class_names is None else context.class_names[label] for label in labels)
-    by_class, gc = _complexity(reading.norms, context, labels, data.statistics.counts.tolist())
+    by_class, gc = _complexity(reading.norms, context)
     classifier, notes = _fitting_head(head, data)
     collapse = measure_collapse(data, **classifier)
     means, variances = data.statistics.means, data.statistics.variances()
@@ -235,19 +252,18 @@ def measure_layer(
     )
 
 
-def _complexity(
-    norms: SquaredNorms, context: Context, labels: list[int], counts: list[float]
-) -> tuple[list[Estimate], Estimate]:
-    class_counts = {label: int(count) for label, count in zip(labels, counts, strict=True)}
-    classes = norms_by_class(norms, context.labels[context.probed], class_counts, **context.settings)
-    strata = classes if context.is_stratified else None
-    total = dataset_complexity(norms, len(context.labels), strata, class_counts, **context.settings)
-    return list(classes.values()), with_precision(total, context.rtol)
+def _complexity(norms: SquaredNorms, context: Context) -> tuple[list[Estimate], Estimate]:
+    labels = context.labels[context.probed]
+    classes = norms_by_class(norms, labels, context.class_counts, **context.settings)
+    strata = labels if context.is_stratified else None
+    total = dataset_complexity(norms, context.n_population, strata, context.class_counts, **context.settings)
+    total = replace(total, indices=context.indices[context.probed])
+    return list(classes.values()), context.rule.marked(total, context.n_population, context.ending)
 
 
 def _samples_for_rtol(norms: SquaredNorms, context: Context) -> int | None:
     """What the default precision could have saved; None where not every example was probed anyway."""
-    if len(norms.values) < len(context.labels):
+    if len(norms) < context.n_population:
         return None
     return samples_needed(norms, SUGGESTED_RTOL, context.provenance["seed"])
 

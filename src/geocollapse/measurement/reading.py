@@ -11,10 +11,11 @@ from torch import Tensor
 from geocollapse.batches import Batch, MapExamples, StreamExamples
 from geocollapse.complexity import complexity_so_far, estimate_settings, move
 from geocollapse.features import CallableMap, FeatureMap
-from geocollapse.jacobian import ProbePlan, SquaredNorms, track
+from geocollapse.jacobian import ProbePlan, SquaredNorms
 from geocollapse.measurement.store import RowStore
 from geocollapse.progress import progress_bar
-from geocollapse.sampling import ProbeSchedule, Readings, Stopping
+from geocollapse.sampling import Ending, ProbeSchedule, Probing
+from geocollapse.stopping import StoppingRule, first_interrupt_asks
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,18 @@ class Reading:
     Attributes:
         layers: one entry a layer.
         labels: (n,) int64.
-        probed: rows whose Jacobians were probed.
+        indices: (n,) positions of the examples that were read: all of them, unless Ctrl-C ended the pass.
+        probed: (m,) positions of those whose Jacobians were probed.
         output: the model's own output (n, C) where it is one matrix, else None.
+        ending: how the probes came to their end.
     """
 
     layers: list[LayerReading]
     labels: Tensor
+    indices: Tensor
     probed: Tensor
     output: Tensor | None
+    ending: Ending
 
 
 def read_once(
@@ -48,29 +53,30 @@ def read_once(
     examples: MapExamples | StreamExamples,
     schedule: ProbeSchedule,
     plan: ProbePlan,
+    rule: StoppingRule,
     *,
-    rtol: float | None = None,
     progress: bool = False,
 ) -> Reading:
-    """Send every example of a borrowed model forward once, with the probes of ``schedule``."""
+    """Send every example of a borrowed model forward once, with the probes of ``schedule``; Ctrl-C ends it early."""
     n_total = len(examples) if isinstance(examples, MapExamples) else None
-    maps = feature_map.each()
-    stores = [RowStore(n_total) for _ in maps]
-    outputs, readings = RowStore(n_total), [Readings() for _ in maps]
+    stores = [RowStore(n_total) for _ in feature_map.layers]
+    outputs = RowStore(n_total)
     labels: list[tuple[Tensor, Tensor]] = []
     n_read = 0
-    settings = estimate_settings(plan, schedule, rtol=rtol)
-    stopping = Stopping(rtol, lambda: [complexity_so_far(taken, examples, **settings) for taken in readings])
-    with progress_bar("examples", shown=progress) as advance:
+    settings = estimate_settings(plan, schedule, rule)
+    probing = Probing(
+        schedule,
+        rule,
+        plan,
+        lambda: [complexity_so_far(taken, examples, **settings) for taken in probing.readings],
+        n_layers=len(stores),
+        counts_forward=False,
+    )
+    with progress_bar("examples", shown=progress) as advance, first_interrupt_asks() as interrupted:
         for batch in examples.batches(*schedule.segments):
-            is_probed = schedule.is_probed(batch) and stopping.wants(batch)
-            with torch.set_grad_enabled(is_probed):
-                x = track(move(batch.inputs, model)) if is_probed else move(batch.inputs, model)
-                features, output = feature_map.with_output(x)
-                for number, z in enumerate(features if is_probed else []):
-                    keep = number + 1 < len(maps)
-                    norms = schedule.norms(plan, z, x, batch, f=maps[number], keep_graph=keep)
-                    readings[number].add(norms, batch)
+            if interrupted() and probing.interrupt():
+                break
+            features, output = _forward(model, feature_map, probing, batch)
             rows = _rows(examples, batch)
             for store, z in zip(stores, features, strict=True):
                 store.write(rows, z)
@@ -79,17 +85,45 @@ def read_once(
             labels.append((rows, _labels(examples, batch)))
             n_read += len(rows)
             advance(n_read, n_total)
-    return _assemble(stores, readings, labels, outputs)
+    return _assemble(examples, stores, probing, labels, outputs)
+
+
+def _forward(
+    model: Any, feature_map: FeatureMap | CallableMap, probing: Probing, batch: Batch
+) -> tuple[list[Tensor], Any]:
+    """Features of each layer and the output of one batch, which is probed if it is wanted."""
+    x = move(batch.inputs, model)
+    if probing.wants(batch):
+        probed = probing.probe(feature_map.with_output, x, batch)
+        return probed.features, probed.output
+    with torch.no_grad():
+        return feature_map.with_output(x)
 
 
 def _assemble(
-    stores: list[RowStore], readings: list[Readings], labels: list[tuple[Tensor, Tensor]], outputs: RowStore
+    examples: MapExamples | StreamExamples,
+    stores: list[RowStore],
+    probing: Probing,
+    labels: list[tuple[Tensor, Tensor]],
+    outputs: RowStore,
 ) -> Reading:
-    order = torch.cat([rows for rows, _ in labels]).argsort()
-    gathered = [reading.gathered() for reading in readings]
-    layers = [LayerReading(store.rows(), norms) for store, (norms, _) in zip(stores, gathered, strict=True)]
-    ordered = torch.cat([batch_labels.cpu() for _, batch_labels in labels])[order]
-    return Reading(layers, ordered, gathered[0][1], outputs.rows() if outputs.is_used else None)
+    rows, order = torch.cat([rows for rows, _ in labels]).sort()
+    is_whole = isinstance(examples, StreamExamples) or len(rows) == len(examples)
+    taken = [_written(store, rows, is_whole) for store in stores]
+    gathered = [readings.gathered() for readings in probing.readings]
+    return Reading(
+        layers=[LayerReading(features, norms) for features, (norms, _) in zip(taken, gathered, strict=True)],
+        labels=torch.cat([batch_labels.cpu() for _, batch_labels in labels])[order],
+        indices=rows if isinstance(examples, StreamExamples) else examples.indices[rows],
+        probed=gathered[0][1],
+        output=_written(outputs, rows, is_whole) if outputs.is_used else None,
+        ending=probing.ending,
+    )
+
+
+def _written(store: RowStore, rows: Tensor, is_whole: bool) -> Tensor:
+    """The rows of a store that were written, without a copy where that is all of them."""
+    return store.rows() if is_whole else store.rows()[rows.to(store.rows().device)]
 
 
 def _rows(examples: MapExamples | StreamExamples, batch: Batch) -> Tensor:

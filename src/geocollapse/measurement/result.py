@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import TypedDict
 
 from geocollapse.collapse import ClassPair
+from geocollapse.estimate import TopExample
 from geocollapse.measurement.display import as_figure, as_text
 from geocollapse.measurement.layer import LayerMeasurement, MeasurementDict
 
@@ -75,6 +76,10 @@ class Measurement:
     def pairs(self, k: int = 10) -> list[ClassPair]:
         """The k class pairs of largest CDNV, by name."""
         return self._only("pairs").pairs(k)
+
+    def top_examples(self, k: int = 10) -> list[TopExample]:
+        """The k inputs that carry most of geometric complexity."""
+        return self._only("top_examples").top_examples(k)
 
     def _only(self, name: str) -> LayerMeasurement:
         if len(self.layers) != 1:

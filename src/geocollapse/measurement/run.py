@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -18,7 +19,8 @@ from geocollapse.measurement.layer import Context, measure_layer
 from geocollapse.measurement.reading import Reading, read_once
 from geocollapse.measurement.result import Measurement
 from geocollapse.provenance import provenance
-from geocollapse.sampling import schedule_probes
+from geocollapse.sampling import ProbeSchedule, bounded_by_memory, known_classes, schedule_probes
+from geocollapse.stopping import StoppingRule
 
 _MAX_COVARIANCE_INPUTS = 1024  # input coordinates up to which the input covariance of each class is looked at
 
@@ -33,9 +35,12 @@ def measure(
     estimator: Estimator = "rademacher",
     n_probes: int | Literal["auto"] = "auto",
     rtol: float | None = None,
+    atol: float | None = None,
     max_samples: int | None = None,
+    max_seconds: float | None = None,
     pool: Pool | None = None,
     batch_size: int | None = None,
+    memory_limit: int | None = None,
     input_std: Sequence[float] | float | None = None,
     class_names: Sequence[str] | None = None,
     seed: int = 0,
@@ -44,7 +49,8 @@ def measure(
     """Measure geometric complexity, neural collapse, geometric collapse and nearest-mean bounds in one pass.
 
     The model is run in evaluation mode and handed back as it was. Every example goes forward once; each is probed
-    once, and max(200, 20 C) of them twice to learn the error of the probes. Cost: one forward pass, one
+    once, and max(200, 20 C) of them twice to learn the error of the probes. A first Ctrl-C ends with what was read so
+    far, a random sample of the data (of a stream: its beginning), marked ``interrupted``. Cost: one forward pass, one
     vector-Jacobian product with respect to the input, and O(n p (C + p)) for the measures of the features.
 
     Source: Munn, Dherin, Gonzalvo (2024); definitions 1 to 4.
@@ -60,9 +66,12 @@ def measure(
         n_probes: probes for each example.
         rtol: probe, in a random order, until the relative half-width of the interval of geometric complexity is at most
             this; collapse uses all examples.
+        atol: the same, until the standard error is at most this.
         max_samples: probe at most this many examples; collapse uses all.
+        max_seconds: probe no further batch after this time; collapse uses all.
         pool: ``mean`` averages maps and token sequences over positions, None flattens them.
         batch_size: examples that go through the model together; a loader's own by default.
+        memory_limit: bytes that the graph of a batch may take; the batches are made small enough.
         input_std: standard deviation of each input channel, by which the inputs were divided: gives ``gc_pixel``.
             A data set's ``std`` by default.
         class_names: name of class 0, 1, ...; a data set's ``classes`` by default.
@@ -75,7 +84,7 @@ def measure(
     Raises:
         TypeError, ValueError: inputs that are not floating, labels that are not integers, an unknown layer (the
             nearest names are listed), an ambiguous embedding (the candidates are listed), NaN features, one class
-            only, an empty loader.
+            only, an empty loader, contradictory stopping arguments, a memory limit too small for one example.
         RuntimeError: a model that mixes the examples of a batch even in evaluation mode.
 
     Examples:
@@ -84,21 +93,21 @@ def measure(
         >>> m.layers[0].layer, m.features.shape, m.nc1_rank
         ('2:in', torch.Size([300, 8]), 2)
     """
-    check_estimator(estimator, 1 if n_probes == "auto" else n_probes)
+    check_estimator(estimator, n_probes)
+    rule = StoppingRule(rtol, atol, max_samples, max_seconds)
     check_independent(model if isinstance(model, nn.Module) else None, evaluation=True)
     with borrowed(model if isinstance(model, nn.Module) else None):
         examples = as_examples(data, labels=labels, batch_size=batch_size)
         first = move(examples.peek(), model)
         check_floating(first)
         feature_map, embedding = _feature_map(model, first, layer, classifier, pool)
-        schedule = schedule_probes(
-            examples, estimator=estimator, n_probes=n_probes, max_samples=max_samples, rtol=rtol, seed=seed
-        )
+        if memory_limit is not None:
+            examples = bounded_by_memory(examples, feature_map.with_output, first, memory_limit)
+        schedule = schedule_probes(examples, rule, estimator=estimator, n_probes=n_probes, seed=seed)
         plan = ProbePlan(estimator, seed, _input_std(input_std, examples, first))
-        reading = read_once(model, feature_map, examples, schedule, plan, rtol=rtol, progress=progress)
+        reading = read_once(model, feature_map, examples, schedule, plan, rule, progress=progress)
     names = class_names if class_names is not None else _of_dataset(examples, "classes")
-    settings = estimate_settings(plan, schedule, rtol=rtol)
-    context = _context(model, reading, examples, names, embedding, plan, settings, rtol)
+    context = _context(model, reading, examples, names, embedding, plan, schedule, rule)
     entries = zip(feature_map.layers, reading.layers, strict=True)
     heads = [_head_at(layer, model, embedding, is_named=classifier is not None) for layer in feature_map.layers]
     return Measurement(
@@ -147,20 +156,27 @@ def _context(
     class_names: Sequence[str] | None,
     embedding: Embedding | None,
     plan: ProbePlan,
-    settings: Mapping[str, Any],
-    rtol: float | None,
+    schedule: ProbeSchedule,
+    rule: StoppingRule,
 ) -> Context:
     has_head = embedding is not None and embedding.classifier is not None
     accuracy, notes = _accuracy(reading, class_names) if has_head else (None, ())
     if plan.input_std is None:
         notes += ("gc_pixel: the scale of the inputs is not known; do input_std= with the channels' deviations",)
-    lambda_max, why = _input_covariance_lambda_max(examples, reading.labels)
+    lambda_max, why = _input_covariance_lambda_max(examples, reading)
+    n_population = len(examples) if isinstance(examples, MapExamples) else len(reading.labels)
+    if len(reading.labels) < n_population:
+        notes += (f"interrupted: all measures are of {len(reading.labels)} of {n_population} examples",)
     return Context(
         labels=reading.labels,
-        probed=_probed_rows(reading, examples),
+        indices=reading.indices,
+        probed=torch.searchsorted(reading.indices, reading.probed),
+        n_population=n_population,
+        class_counts=_class_counts(examples, reading, n_population),
         is_stratified=isinstance(examples, MapExamples) and examples.labels is not None,
-        settings=settings,
-        rtol=rtol,
+        settings=estimate_settings(plan, schedule, rule),
+        rule=rule,
+        ending=reading.ending,
         class_names=class_names,
         accuracy=accuracy,
         split=_of_dataset(examples, "split"),
@@ -171,10 +187,14 @@ def _context(
     )
 
 
-def _probed_rows(reading: Reading, examples: MapExamples | StreamExamples) -> Tensor:
-    if isinstance(examples, StreamExamples):
-        return reading.probed
-    return torch.searchsorted(examples.indices, reading.probed)
+def _class_counts(examples: MapExamples | StreamExamples, reading: Reading, n_population: int) -> Mapping[int, float]:
+    """Examples of each class in the data set; infinity where a pass that was cut short could not tell."""
+    classes, counts = reading.labels.unique(return_counts=True)
+    known = dict(zip(classes.tolist(), map(float, counts.tolist()), strict=True))
+    if len(reading.labels) == n_population:
+        return known
+    whole = known_classes(examples, reading.indices)[1]
+    return {label: whole.get(label, math.inf) for label in known}
 
 
 def _accuracy(reading: Reading, class_names: Sequence[str] | None) -> tuple[float | None, tuple[str, ...]]:
@@ -225,7 +245,7 @@ def _preprocessing(examples: MapExamples | StreamExamples, std: Tensor | None) -
 
 
 def _input_covariance_lambda_max(
-    examples: MapExamples | StreamExamples, labels: Tensor
+    examples: MapExamples | StreamExamples, reading: Reading
 ) -> tuple[float | None, tuple[str, ...]]:
     """max_i lambda_max(Cov_input(Q_i)), a lower bound on the Poincare constant that does not use f (definitions 3)."""
     if isinstance(examples, StreamExamples) or not isinstance(examples.dataset, TensorDataset):
@@ -234,9 +254,9 @@ def _input_covariance_lambda_max(
     if inputs[0].numel() > _MAX_COVARIANCE_INPUTS:
         why = f"input_covariance_lambda_max: looked at only up to {_MAX_COVARIANCE_INPUTS} input coordinates"
         return None, (why,)
-    rows = inputs[examples.indices.to(inputs.device)].flatten(1).cpu().double()
+    rows = inputs[reading.indices.to(inputs.device)].flatten(1).cpu().double()
     largest = []
-    for label in labels.unique():
-        x = rows[labels == label]
+    for label in reading.labels.unique():
+        x = rows[reading.labels == label]
         largest.append(float(torch.linalg.matrix_norm(x - x.mean(dim=0), ord=2)) ** 2 / len(x))
     return max(largest), ()

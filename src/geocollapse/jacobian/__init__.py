@@ -1,0 +1,21 @@
+"""Squared Frobenius norms of the Jacobians of a batch: exactly, or by random probes, one example at a time.
+
+The files, in the order they build on each other: ends (what goes into a map and comes out), norms (what is measured),
+reverse (vector-Jacobian products), forward (Jacobian-vector products), masked (sampled entries), memory (what fits),
+plan (the estimators).
+"""
+
+from geocollapse.jacobian.ends import Map as Map
+from geocollapse.jacobian.ends import Take as Take
+from geocollapse.jacobian.ends import check_floating as check_floating
+from geocollapse.jacobian.ends import flatten_features as flatten_features
+from geocollapse.jacobian.ends import track as track
+from geocollapse.jacobian.ends import unshared as unshared
+from geocollapse.jacobian.memory import examples_that_fit as examples_that_fit
+from geocollapse.jacobian.norms import SquaredNorms as SquaredNorms
+from geocollapse.jacobian.norms import mean_of_probes as mean_of_probes
+from geocollapse.jacobian.plan import Estimator as Estimator
+from geocollapse.jacobian.plan import Probed as Probed
+from geocollapse.jacobian.plan import ProbePlan as ProbePlan
+from geocollapse.jacobian.plan import check_estimator as check_estimator
+from geocollapse.jacobian.plan import squared_jacobian_norms as squared_jacobian_norms

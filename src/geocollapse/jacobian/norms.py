@@ -1,0 +1,84 @@
+"""Squared norms of a batch with the variance of each, from the terms of its probes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geocollapse import probes
+
+
+@dataclass(frozen=True)
+class SquaredNorms:
+    """||J||_F^2 of each example of a batch.
+
+    Attributes:
+        values: (n,) float64, the estimates y_i.
+        variances: (n,) float64, unbiased estimates of Var(y_i | example i): 0 if exact, NaN with a single probe.
+        n_probes: (n,) int64, probes behind each estimate.
+        scaled: (n,) float64, the same estimates of ||J diag(1/s)||_F^2, or None where no input scale s was given.
+    """
+
+    values: Tensor
+    variances: Tensor
+    n_probes: Tensor
+    scaled: Tensor | None = None
+
+    def __getitem__(self, rows: slice | Tensor) -> SquaredNorms:
+        scaled = None if self.scaled is None else self.scaled[rows]
+        return SquaredNorms(self.values[rows], self.variances[rows], self.n_probes[rows], scaled)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def cpu(self) -> SquaredNorms:
+        """The same on the CPU."""
+        scaled = None if self.scaled is None else self.scaled.cpu()
+        return SquaredNorms(self.values.cpu(), self.variances.cpu(), self.n_probes.cpu(), scaled)
+
+    def filled_variances(self) -> Tensor:
+        """``variances`` (n,) with the mean over other examples of one probe where a single probe tells none."""
+        unknown = self.variances.isnan()
+        return torch.where(unknown, self.variances[~unknown & (self.n_probes == 1)].mean(), self.variances)
+
+    @staticmethod
+    def cat(parts: list[SquaredNorms]) -> SquaredNorms:
+        """Join batches."""
+        scaled = [part.scaled for part in parts if part.scaled is not None]
+        return SquaredNorms(
+            torch.cat([part.values for part in parts]),
+            torch.cat([part.variances for part in parts]),
+            torch.cat([part.n_probes for part in parts]),
+            torch.cat(scaled) if scaled else None,
+        )
+
+    @staticmethod
+    def exact(values: Tensor, scaled: Tensor | None = None) -> SquaredNorms:
+        """Values without an error."""
+        return SquaredNorms(values, torch.zeros_like(values), torch.ones_like(values, dtype=torch.int64), scaled)
+
+
+def mean_of_probes(terms: Tensor, n_counted: int | None = None, n_distinct: float = math.inf) -> SquaredNorms:
+    """Mean over the first r probes of ``terms`` (probes, 1 or 2, n) and the unbiased variance of that mean.
+
+    The variance is w_i/r, times (1 - r/N) for probes that are drawn without replacement from N (definitions 1);
+    further probes than the r that count only serve the variance.
+    """
+    n_counted = n_counted or len(terms)
+    mean = terms[:n_counted].mean(dim=0)
+    if n_counted >= n_distinct:
+        variances = torch.zeros_like(mean[0])
+    elif len(terms) > 1:
+        variances = terms[:, 0].var(dim=0) / n_counted * (1.0 - n_counted / n_distinct)
+    else:
+        variances = torch.full_like(mean[0], math.nan)
+    counts = torch.full_like(mean[0], n_counted, dtype=torch.int64)
+    return SquaredNorms(mean[0], variances, counts, mean[1] if len(mean) > 1 else None)
+
+
+def sum_of_squares(rows: Tensor) -> Tensor:
+    """Sum of squares of each row of (n, ...), accumulated in float64."""
+    return rows.flatten(1).to(probes.accumulation_dtype(rows.device)).square().sum(dim=1)

@@ -1,0 +1,149 @@
+"""Until when examples are probed: the precision, examples or time asked for, and Ctrl-C."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from geocollapse.estimate import SEQUENTIAL_Z, Estimate
+
+_FIRST_LOOK = 512
+_LOOK_GROWTH = 1.25
+
+
+@dataclass(frozen=True)
+class StoppingRule:
+    """When an estimate needs no further examples.
+
+    Attributes:
+        rtol: relative half-width of the 95 % interval: stop where z SE / value <= log(1 + rtol), z = 2.24.
+        atol: standard error: stop where SE <= atol, in the unit of the estimate.
+        max_samples: probe at most this many examples.
+        max_seconds: begin no batch of probes after this time.
+
+    Raises:
+        ValueError: a number out of range, both precisions at once, or a cap on the examples below the first look.
+
+    Source: definitions 1, stopping when precise enough; Chow and Robbins (1965).
+    """
+
+    rtol: float | None = None
+    atol: float | None = None
+    max_samples: int | None = None
+    max_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, example in (("rtol", 0.05), ("atol", 0.1), ("max_seconds", 60)):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0.0):
+                raise ValueError(f"{name}: expected a positive number, got {value}; do {name}={example}")
+        if self.max_samples is not None and self.max_samples < 2:
+            raise ValueError(f"max_samples: expected at least 2, got {self.max_samples}; do max_samples=512")
+        if self.rtol is not None and self.atol is not None:
+            raise ValueError(
+                f"atol: expected one precision to stop at, got rtol={self.rtol:g} and atol={self.atol:g}; "
+                f"do leave one of them out"
+            )
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether the sample size is chosen by looking at the estimate."""
+        return self.rtol is not None or self.atol is not None
+
+    def check_stream(self) -> None:
+        """Raise a ValueError where the rule needs examples in a random order: a stream has its own."""
+        for name in ("rtol", "atol", "max_samples", "max_seconds"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}: expected a data set that can be read in any order, got a stream of batches; "
+                    f"do pass a map-style data set or a loader over one"
+                )
+
+    def check_first_look(self, n_examples: int, n_classes: int) -> None:
+        """Raise a ValueError where the cap on the examples forbids even the first look."""
+        first = min(first_look(n_classes), n_examples)
+        if self.is_sequential and self.max_samples is not None and self.max_samples < first:
+            name = "rtol" if self.rtol is not None else "atol"
+            raise ValueError(
+                f"max_samples: expected at least {first}, where {name} has its first look, got {self.max_samples}; "
+                f"do max_samples={first}, or leave {name} out"
+            )
+
+    def largest_error(self, value: float) -> float:
+        """The standard error at which an estimate of ``value`` is precise enough."""
+        if self.atol is not None:
+            return self.atol
+        return math.inf if self.rtol is None else math.log1p(self.rtol) * value / SEQUENTIAL_Z
+
+    def is_met(self, estimate: Estimate) -> bool:
+        """Whether ``estimate`` is as precise as asked for; a value of 0 has no error to lower."""
+        if estimate.value == 0.0 or estimate.stderr == 0.0:
+            return True
+        return estimate.stderr <= self.largest_error(estimate.value)
+
+    def marked(self, estimate: Estimate, n_population: int | None, ending: str) -> Estimate:
+        """``estimate`` with a warning where less was reached than asked for: by precision, time or Ctrl-C."""
+        notes = []
+        n = estimate.n_samples
+        if self.is_sequential and not self.is_met(estimate):
+            asked = f"rtol={self.rtol:g}" if self.rtol is not None else f"atol={self.atol:g}"
+            low, high = estimate.interval()
+            reached = (high / low) ** 0.5 - 1.0 if low > 0.0 else math.inf
+            why = ", with all there are; do n_probes= with more of them" if n == n_population else ""
+            notes.append(
+                f"{asked} was not reached with {n} examples: the interval is +-{reached:.1%}, "
+                f"the standard error {estimate.stderr:.3g}{why}"
+            )
+        read = f"{n} examples" if n_population is None else f"{n} of {n_population} examples"
+        if ending == "seconds":
+            notes.append(f"max_seconds={self.max_seconds:g} ended the probes after {read}")
+        if ending == "interrupted":
+            notes.append(f"interrupted after {read}: the estimate so far")
+        if not notes:
+            return estimate
+        return replace(estimate, interrupted=ending == "interrupted", warnings=(*estimate.warnings, *notes))
+
+
+def first_look(n_classes: int = 0) -> int:
+    """Examples before a sequential estimate is looked at for the first time: max(512, 2 C)."""
+    return max(_FIRST_LOOK, 2 * n_classes)
+
+
+def looks(n_examples: int, n_classes: int = 0) -> list[int]:
+    """Sample sizes at which a sequential estimate is looked at: max(512, 2 C), then each time 1.25 times more.
+
+    Source: definitions 1, stopping when precise enough.
+    """
+    sizes = [first_look(n_classes)]
+    while sizes[-1] < n_examples:
+        sizes.append(math.ceil(_LOOK_GROWTH * sizes[-1]))
+    return [min(size, n_examples) for size in sizes]
+
+
+@contextmanager
+def first_interrupt_asks() -> Iterator[Callable[[], bool]]:
+    """While open, a first Ctrl-C only asks to end after the batch at hand; a second one interrupts as usual.
+
+    Yields whether it was pressed. Outside the main thread, or where the program handles Ctrl-C itself, it never is.
+    """
+    asked = threading.Event()
+    is_ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+
+    def ask(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        asked.set()
+
+    if is_ours:
+        signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
