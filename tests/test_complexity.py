@@ -82,7 +82,9 @@ def test_one_probe_without_a_second_is_conservative():
 
 
 @pytest.mark.parametrize("labelled", [False, True])
-@pytest.mark.parametrize("settings", [{}, {"max_samples": 120}, {"n_probes": 3}, {"estimator": "orthogonal"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"max_samples": 120}, {"n_probes": 3}, {"estimator": "orthogonal"}, {"estimator": "aligned"}]
+)
 def test_coverage_of_real_probes(net, data, labelled, settings):
     exact = float(reference.squared_norms(net, data[0]).mean())
     inputs = data if labelled else data[0]
@@ -113,6 +115,13 @@ def test_same_seed_same_value_however_the_data_is_read(net, data):
     ]
     for way in ways[:-1]:
         assert geometric_complexity(net32, way).value == pytest.approx(first.value, rel=1e-6)
+    aligned = geometric_complexity(net32, whole, estimator="aligned")
+    for way in ways[:3]:
+        other = geometric_complexity(net32, way, estimator="aligned")
+        assert other.value == pytest.approx(aligned.value, rel=1e-6)
+    assert aligned.value != first.value
+    with pytest.raises(ValueError, match="estimator: expected a data set .* for 'aligned', got a stream"):
+        geometric_complexity(net32, ways[3], estimator="aligned")
     with pytest.raises(TypeError, match="data: expected a DataLoader, .* got dict"):
         geometric_complexity(net32, ways[-1])
     net.double()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -109,6 +111,29 @@ def test_in_place_layers_and_any_shape():
         squared_jacobian_norms(net, x), reference.squared_norms(net.double(), x), rtol=1e-5, atol=1e-6
     )
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("n_directions", [1, 3, 6])
+def test_aligned_is_unbiased_with_the_stated_variance(n_directions):
+    f, x, repeats = small_net(), torch.randn(1, 5).double(), 20_000
+    basis = torch.linalg.qr(torch.randn(6, n_directions).double())[0]
+    plan = replace(ProbePlan("aligned", 1), bases=(basis,))
+    norms = probe(plan, f, x.expand(repeats, -1), 2)
+    exact, one = reference.squared_norms(f, x)[0], reference.aligned_variance(f, x, basis)[0]
+    assert abs(float(norms.values.mean() - exact)) < 4 * float((one / 2 / repeats).sqrt())
+    assert float(norms.values.var()) == pytest.approx(float(one) / 2, rel=0.08)
+    assert float(norms.variances.mean()) == pytest.approx(float(one) / 2, rel=0.05)
+
+
+def test_aligned_probes_vary_less_where_features_vary_along_the_jacobian():
+    torch.manual_seed(0)
+    u, v = torch.linalg.qr(torch.randn(40, 3))[0], torch.linalg.qr(torch.randn(20, 3))[0]
+    f = lambda x: x @ v * torch.tensor([5.0, 3.0, 2.0]) @ u.T  # noqa: E731  features vary along J's left vectors
+    x = torch.randn(2000, 20)
+    found = squared_jacobian_norms(f, x, estimator="aligned")
+    plain = squared_jacobian_norms(f, x, estimator="rademacher")
+    assert float(found.mean()) == pytest.approx(38.0, rel=0.02)
+    assert float(found.std()) < 0.3 * float(plain.std())  # the principal directions are those of a sample
 
 
 @pytest.mark.parametrize("n_entries", [1, 7, 30])

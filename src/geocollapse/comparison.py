@@ -8,13 +8,13 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from geocollapse.batches import Batch, MapExamples, as_examples
-from geocollapse.borrow import borrowed, check_independent
-from geocollapse.complexity import mean_norm, move
+from geocollapse.borrow import borrowed, check_independent, move
+from geocollapse.complexity import mean_norm
 from geocollapse.estimate import Estimate, Population
 from geocollapse.features import CallableMap
 from geocollapse.jacobian import Estimator, Map, ProbePlan, SquaredNorms, check_estimator, mean_of_probes
 from geocollapse.probes import random_order
-from geocollapse.sampling import SECOND_PROBES
+from geocollapse.sampling import SECOND_PROBES, fitted_plan
 from geocollapse.stopping import StoppingRule
 
 Decision = Literal["first is lower", "second is lower", "undecided"]
@@ -147,6 +147,8 @@ class _Pairs:
         population: Population,
     ) -> None:
         self._plan, self._maps, self._examples, self._population = plan, maps, examples, population
+        self._takes = [CallableMap(h).with_output for h in maps]
+        self._plans = [fitted_plan(plan, take, examples, h) for take, h in zip(self._takes, maps, strict=True)]
         self._n_counted = 1 if n_probes == "auto" else n_probes
         self._n_second = SECOND_PROBES if n_probes == "auto" and plan.estimator != "exact" else 0
         self._order = random_order(plan.seed, examples.indices)
@@ -159,7 +161,7 @@ class _Pairs:
         rest = self._order[max(self._n_read, self._n_second) : end]
         for batch in self._examples.batches(second, rest):
             n_probes = self._n_counted + (batch.segment == 0)
-            f, g = (self._terms(h, batch, n_probes) for h in self._maps)
+            f, g = (self._terms(number, batch, n_probes) for number in (0, 1))
             self._norms.append((self._mean(f - g), self._mean(f), self._mean(g)))
         self._n_read = end
 
@@ -186,10 +188,9 @@ class _Pairs:
         means = [float(SquaredNorms.cat(list(norms)).values.mean()) for norms in (first, second)]
         return means[0], means[1]
 
-    def _terms(self, h: Map, batch: Batch, n_probes: int) -> Tensor:
-        return (
-            self._plan.probe(CallableMap(h).with_output, move(batch.inputs, h), batch.indices, n_probes).terms[0].cpu()
-        )
+    def _terms(self, number: int, batch: Batch, n_probes: int) -> Tensor:
+        x = move(batch.inputs, self._maps[number])
+        return self._plans[number].probe(self._takes[number], x, batch.indices, n_probes).terms[0].cpu()
 
     def _mean(self, terms: Tensor) -> SquaredNorms:
         if self._plan.estimator == "exact":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geocollapse.batches import MapExamples, StreamExamples, as_examples
-from geocollapse.borrow import borrowed, check_independent, device_of, dtype_of
+from geocollapse.borrow import borrowed, check_independent, move
 from geocollapse.estimate import LARGEST_SHARE_LIMIT, Estimate, Population, total_variance
 from geocollapse.features import CallableMap
 from geocollapse.jacobian import Estimator, Map, ProbePlan, SquaredNorms, check_estimator
@@ -23,6 +23,7 @@ from geocollapse.sampling import (
     Probing,
     Readings,
     bounded_by_memory,
+    fitted_plan,
     known_classes,
     schedule_probes,
 )
@@ -60,7 +61,7 @@ def geometric_complexity(
     Args:
         f: a map (n, ...) -> (n, ...) that treats examples independently, in evaluation mode.
         inputs: (n, ...) floating, or a data set, a loader, or a pair (inputs, labels); known labels stratify a sample.
-        estimator: ``exact``, ``rademacher``, ``gaussian``, ``orthogonal``, ``input``, ``outputs`` or ``masked``.
+        estimator: of ||J||_F^2, see ``squared_jacobian_norms``.
         n_probes: probes for each example; ``auto``: one, and a second one on a random 200 examples to learn the error;
             with ``rtol`` or ``atol`` more of them where that is cheaper than more examples, or all examples are used.
         rtol: stop when the relative half-width of the 95 % interval is at most this; examples are read in a random
@@ -96,6 +97,7 @@ def geometric_complexity(
         if memory_limit is not None:
             examples = bounded_by_memory(examples, take, move(examples.peek(), f), memory_limit)
         schedule = schedule_probes(examples, rule, estimator=estimator, n_probes=n_probes, seed=seed)
+        plan = fitted_plan(plan, take, examples, f)
         settings = estimate_settings(plan, schedule, rule, population)
         probing = Probing(schedule, rule, plan, lambda: [complexity_so_far(probing.readings[0], examples, **settings)])
         for batch in examples.batches(*schedule.probed):
@@ -235,12 +237,6 @@ def stratified_mean(classes: Sequence[Estimate], counts: Sequence[float], values
         population=first.population,
         sequential=first.sequential,
     )
-
-
-def move(inputs: Tensor, model: object) -> Tensor:
-    """``inputs`` on the model's device and, where both are floating, in its dtype."""
-    dtype = dtype_of(model) if inputs.is_floating_point() else None
-    return inputs.to(device=device_of(model) or inputs.device, dtype=dtype or inputs.dtype)
 
 
 def _estimate(values: Tensor, value: float, stderr: float, **settings: Any) -> Estimate:

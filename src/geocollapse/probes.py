@@ -59,6 +59,29 @@ def rademacher(seed: int, indices: Tensor, n_probes: int, n_features: int) -> Te
     return (1 - 2 * bits.to(torch.int8)).flatten(2)[..., :n_features]
 
 
+def aligned(seed: int, indices: Tensor, n_probes: int, basis: Tensor) -> Tensor:
+    """Independent signs along k given directions, and along the axes of what is orthogonal to them.
+
+        v = Q s + (I - Q Q^T) t,     s in {-1, 1}^k,  t in {-1, 1}^p,  Q^T Q = I
+
+    E[v v^T] = I for any Q. One probe's variance, 2 (||M^T A M||_F^2 - sum_i (M^T A M)_ii^2) with M = [Q, I - Q Q^T],
+    is small where the columns of Q are near the leading eigenvectors of A = J J^T, and 0 where they are all of them.
+
+    Args:
+        seed: any integer.
+        indices: (n,) int64.
+        n_probes: probes for each example.
+        basis: Q (p, k), orthonormal columns, chosen without looking at the signs.
+
+    Returns:
+        (n, n_probes, p) float.
+    """
+    n_features, n_directions = basis.shape
+    signs = rademacher(seed, indices, n_probes, n_features + n_directions).to(basis.dtype)
+    t, s = signs[..., :n_features], signs[..., n_features:]
+    return t + (s - t @ basis) @ basis.mT
+
+
 def gaussian(seed: int, indices: Tensor, n_probes: int, n_features: int) -> Tensor:
     """Independent standard normal numbers, by the Box-Muller transform of hashed uniforms.
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from geocollapse.batches import Batch, MapExamples, StreamExamples
+from geocollapse.borrow import move
 from geocollapse.estimate import Estimate
 from geocollapse.jacobian import Estimator, Probed, ProbePlan, SquaredNorms, Take, examples_that_fit
-from geocollapse.jacobian.plan import WITHOUT_REPLACEMENT
+from geocollapse.jacobian.plan import ALIGNED_EXAMPLES, WITHOUT_REPLACEMENT
 from geocollapse.probes import random_order
 from geocollapse.stopping import StoppingRule, looks
 
@@ -251,6 +252,24 @@ def bounded_by_memory(
         )
     n_fitting = examples_that_fit(take, first, memory_limit)
     return replace(examples, batch_size=min(examples.batch_size, n_fitting))
+
+
+def fitted_plan(plan: ProbePlan, take: Take, examples: MapExamples | StreamExamples, model: object) -> ProbePlan:
+    """``plan`` with what it has to learn from the data: from the first examples of the sampling order.
+
+    Raises:
+        ValueError: a stream, whose examples can be read only once.
+    """
+    if plan.estimator != "aligned":
+        return plan
+    if isinstance(examples, StreamExamples):
+        raise ValueError(
+            "estimator: expected a data set that can be read in any order for 'aligned', got a stream of batches; "
+            "do estimator='rademacher'"
+        )
+    first = random_order(plan.seed, examples.indices)[:ALIGNED_EXAMPLES]
+    batch = next(replace(examples, batch_size=ALIGNED_EXAMPLES).batches(first))
+    return plan.fitted(take, move(batch.inputs, model))
 
 
 def known_classes(examples: MapExamples | StreamExamples, indices: Tensor) -> tuple[Tensor | None, dict[int, int]]:

@@ -48,6 +48,17 @@ def probe_variance(f, x, kind):
     return torch.stack(values)
 
 
+def aligned_variance(f, x, basis):
+    """Variance of one aligned probe of each example: signs along the columns of M = [Q, I - Q Q^T]."""
+    basis = basis.double()
+    m = torch.cat([basis, torch.eye(len(basis)).double() - basis @ basis.T], dim=1)
+    values = []
+    for row in x:
+        s = m.T @ jacobian(f, row) @ jacobian(f, row).T @ m
+        values.append(2 * (s.square().sum() - s.diagonal().square().sum()))
+    return torch.stack(values)
+
+
 def masked_variance(f, x, n_entries):
     """Variance of the masked estimate of each example: N^2/K (1 - K/N) S_E^2 (definitions 1)."""
     squares = [jacobian(f, row).square().flatten() for row in x]

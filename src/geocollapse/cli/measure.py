@@ -16,7 +16,7 @@ class EstimateOptions:
     """How geometric complexity is estimated."""
 
     estimator: Annotated[
-        Literal["exact", "rademacher", "gaussian", "orthogonal", "input", "outputs", "masked"],
+        Literal["exact", "rademacher", "aligned", "gaussian", "orthogonal", "input", "outputs", "masked"],
         Option(help="Of the squared Jacobian norms."),
     ] = "rademacher"
     n_probes: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -21,7 +21,7 @@ from geocollapse.jacobian.memory import examples_that_fit
 from geocollapse.jacobian.norms import SquaredNorms, mean_of_probes, sum_of_squares
 from geocollapse.jacobian.reverse import pull_back, unit_vectors
 
-Estimator = Literal["exact", "rademacher", "gaussian", "orthogonal", "input", "outputs", "masked"]
+Estimator = Literal["exact", "rademacher", "aligned", "gaussian", "orthogonal", "input", "outputs", "masked"]
 
 _OUTPUT_PROBES: dict[str, Callable[[int, Tensor, int, int], Tensor]] = {
     "rademacher": probes.rademacher,
@@ -29,6 +29,8 @@ _OUTPUT_PROBES: dict[str, Callable[[int, Tensor, int, int], Tensor]] = {
     "orthogonal": probes.orthogonal,
     "outputs": probes.sampled_outputs,
 }
+ALIGNED_EXAMPLES = 256  # whose features give the directions of aligned probes
+_ALIGNED_DIRECTIONS = 16
 WITHOUT_REPLACEMENT = ("orthogonal", "outputs")  # probes of one example depend on each other; all p of them are exact
 
 
@@ -48,7 +50,10 @@ def squared_jacobian_norms(
     2 ||A||_F^2; rademacher 2 (||A||_F^2 - sum_i A_ii^2); orthogonal, mean of r: 2p/(p+2) (||A||_F^2 - tr(A)^2/p)/r
     (p-r)/(p-1); outputs, mean of r: (1 - r/p) S^2/r with S^2 the variance of p ||df_i/dx||^2. ``input`` probes u give
     E ||J u||^2 by forward mode, the variance of rademacher with A = J^T J. ``masked`` takes K = n_probes of the N = p d
-    entries: N^2/K (1 - K/N) S_E^2, S_E^2 the variance of the squared entries.
+    entries: N^2/K (1 - K/N) S_E^2, S_E^2 the variance of the squared entries. ``aligned`` is rademacher along the 16
+    leading principal directions of the features of up to 256 examples, and along the axes of the rest: less variance
+    where the Jacobians move the features along the directions in which they vary, at the price of one forward pass of
+    these examples.
 
     Range [0, inf). Invariant under rotations of the output and of the input; degree 2 in f, -2 in x. Unit: (output
     unit / input unit)^2. Cost: one forward pass, then n_probes vector-Jacobian products (``input``: forward-mode
@@ -62,8 +67,8 @@ def squared_jacobian_norms(
         f: a map (n, ...) -> (n, ...) that treats examples independently; a Module must not be in training mode if it
             holds batch normalisation or dropout.
         x: (n, ...) floating.
-        estimator: ``exact``, ``rademacher``, ``gaussian``, ``orthogonal``, ``input``, ``outputs`` (sampled output
-            coordinates) or ``masked`` (sampled entries of the Jacobian).
+        estimator: ``exact``, ``rademacher``, ``aligned``, ``gaussian``, ``orthogonal``, ``input``, ``outputs`` (sampled
+            output coordinates) or ``masked`` (sampled entries of the Jacobian).
         n_probes: probes, outputs or entries for each example; not used by ``exact``.
         seed: probes are a function of (seed, index, probe number).
         indices: (n,) positions of the examples in their data set; 0..n-1 by default.
@@ -96,6 +101,7 @@ def squared_jacobian_norms(
         return [flatten_features(f(unshared(z)), len(z))], None
 
     with borrowed(module, evaluation=False):
+        plan = plan.fitted(take, x[:ALIGNED_EXAMPLES])
         n_together = len(x) if memory_limit is None else examples_that_fit(take, x, memory_limit)
         parts = zip(x.split(n_together), positions.split(n_together), strict=True)
         norms = [plan.probe(take, part, places, n_probes).norms[0] for part, places in parts]
@@ -124,11 +130,31 @@ class Probed:
 
 @dataclass(frozen=True)
 class ProbePlan:
-    """How Jacobians are probed: the estimator, the seed and, if wanted, the scale s of each input channel."""
+    """How Jacobians are probed.
+
+    Attributes:
+        estimator: see ``squared_jacobian_norms``.
+        seed: of the probes.
+        input_std: the scale s of each input channel, or None.
+        bases: directions (p, k) of aligned probes, one tensor a layer; see ``fitted``.
+    """
 
     estimator: Estimator = "rademacher"
     seed: int = 0
     input_std: Tensor | None = None
+    bases: tuple[Tensor, ...] = ()
+
+    def fitted(self, take: Take, x: Tensor) -> ProbePlan:
+        """The same plan with the directions of aligned probes: leading principal directions of the features of ``x``.
+
+        Any directions give an unbiased estimate; they must be the same for all examples of a data set.
+        """
+        if self.estimator != "aligned":
+            return self
+        with torch.no_grad():
+            features, _ = take(x)
+        _check_features(features)
+        return replace(self, bases=tuple(map(_principal_directions, features)))
 
     def probe(self, take: Take, x: Tensor, indices: Tensor, n_probes: int, *, n_counted: int | None = None) -> Probed:
         """Send ``x`` (n, ...) through a map once, and probe the Jacobian of each of its layers.
@@ -151,12 +177,19 @@ class ProbePlan:
                 if self.estimator == "exact" and z.requires_grad:
                     terms.append(self._exact(take, layer, z, leaf, more)[None])
                 else:
-                    terms.append(self._terms(z, leaf, indices, n_probes, n_counted, more))
+                    terms.append(self._terms(layer, z, leaf, indices, n_probes, n_counted, more))
         norms = [self._norms(row, n_counted, z, leaf) for row, z in zip(terms, features, strict=True)]
         return Probed([z.detach() for z in features], output, terms, norms, seconds)
 
     def _terms(
-        self, features: Tensor, leaf: Tensor, indices: Tensor, n_probes: int, n_counted: int | None, keep_graph: bool
+        self,
+        layer: int,
+        features: Tensor,
+        leaf: Tensor,
+        indices: Tensor,
+        n_probes: int,
+        n_counted: int | None,
+        keep_graph: bool,
     ) -> Tensor:
         if not features.requires_grad:  # the features do not depend on the inputs
             shape = (1 if self.estimator == "exact" else n_probes, 1 if self.input_std is None else 2, len(leaf))
@@ -166,7 +199,11 @@ class ProbePlan:
         n_features = features.shape[1]
         if n_counted is not None and self.estimator in WITHOUT_REPLACEMENT:
             n_probes = min(n_probes, max(n_counted, n_features))  # a probe for the variance alone may not exist
-        vectors = _OUTPUT_PROBES[self.estimator](self.seed, indices.to(leaf.device), n_probes, n_features)
+        places = indices.to(leaf.device)
+        if self.estimator == "aligned":
+            vectors = probes.aligned(self.seed, places, n_probes, self.bases[layer])
+        else:
+            vectors = _OUTPUT_PROBES[self.estimator](self.seed, places, n_probes, n_features)
         gradients = pull_back(features, leaf, vectors.unbind(1), keep_graph=keep_graph)
         return torch.stack([self._squares(gradient) for gradient in gradients])
 
@@ -249,6 +286,13 @@ def check_estimator(estimator: str, n_probes: int | Literal["auto"]) -> None:
         )
     if n_probes != "auto" and (isinstance(n_probes, bool) or not isinstance(n_probes, int) or n_probes < 1):
         raise ValueError(f"n_probes: expected a whole number of at least 1, got {n_probes!r}; do n_probes=1")
+
+
+def _principal_directions(features: Tensor) -> Tensor:
+    """The leading eigenvectors (p, k) of the covariance of ``features`` (n, p), without forming it."""
+    centred = (features - features.mean(dim=0)).to(probes.accumulation_dtype(features.device))
+    directions = torch.linalg.svd(centred, full_matrices=False).Vh[:_ALIGNED_DIRECTIONS]
+    return directions.mT.to(features.dtype)
 
 
 def _check_features(features: list[Tensor]) -> None:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geocollapse.batches import as_examples
-from geocollapse.borrow import borrowed
-from geocollapse.complexity import move
+from geocollapse.borrow import borrowed, move
 from geocollapse.features import FeatureMap, find_embedding
 from geocollapse.measurement.store import RowStore
 

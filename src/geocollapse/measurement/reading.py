@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from geocollapse.batches import Batch, MapExamples, StreamExamples
-from geocollapse.complexity import complexity_so_far, estimate_settings, move
+from geocollapse.borrow import move
+from geocollapse.complexity import complexity_so_far, estimate_settings
 from geocollapse.features import CallableMap, FeatureMap
 from geocollapse.jacobian import ProbePlan, SquaredNorms
 from geocollapse.measurement.store import RowStore

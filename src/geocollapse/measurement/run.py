@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from geocollapse.batches import MapExamples, StreamExamples, as_examples
-from geocollapse.borrow import borrowed, check_independent, device_of
-from geocollapse.complexity import estimate_settings, move
+from geocollapse.borrow import borrowed, check_independent, device_of, move
+from geocollapse.complexity import estimate_settings
 from geocollapse.features import CallableMap, Embedding, FeatureMap, Layer, Pool, find_embedding
 from geocollapse.jacobian import Estimator, Map, ProbePlan, check_estimator, check_floating
 from geocollapse.measurement.layer import Context, measure_layer
 from geocollapse.measurement.reading import Reading, read_once
 from geocollapse.measurement.result import Measurement
 from geocollapse.provenance import provenance
-from geocollapse.sampling import ProbeSchedule, bounded_by_memory, known_classes, schedule_probes
+from geocollapse.sampling import ProbeSchedule, bounded_by_memory, fitted_plan, known_classes, schedule_probes
 from geocollapse.stopping import StoppingRule
 
 _MAX_COVARIANCE_INPUTS = 1024  # input coordinates up to which the input covariance of each class is looked at
@@ -105,6 +105,7 @@ def measure(
             examples = bounded_by_memory(examples, feature_map.with_output, first, memory_limit)
         schedule = schedule_probes(examples, rule, estimator=estimator, n_probes=n_probes, seed=seed)
         plan = ProbePlan(estimator, seed, _input_std(input_std, examples, first))
+        plan = fitted_plan(plan, feature_map.with_output, examples, model)
         reading = read_once(model, feature_map, examples, schedule, plan, rule, progress=progress)
     names = class_names if class_names is not None else _of_dataset(examples, "classes")
     context = _context(model, reading, examples, names, embedding, plan, schedule, rule)
