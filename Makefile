@@ -19,7 +19,7 @@ export GEOCOLLAPSE_DATA := $(abspath $(DATA))
 UNPACKED := $(DATA)/.done
 endif
 
-.PHONY: demo test lint bench docs help
+.PHONY: demo test lint bench bench-models docs help
 
 demo: $(VENV)/.run  ## install, run the main job on digits, print where report.html is
 	$(BIN)/geocollapse demo --out $(OUT)
@@ -32,14 +32,17 @@ lint: $(VENV)/.test  ## ruff (style and format) and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.test  ## speed and memory as ratios against plain code; ONLY=row runs one
+bench: $(VENV)/.test $(UNPACKED)  ## speed and memory as ratios against plain code; ONLY=row runs one
 	$(BIN)/python benchmarks/run.py --only '$(ONLY)'
+
+bench-models: $(VENV)/.test $(UNPACKED)  ## train the networks that some rows measure, once, about half an hour
+	$(BIN)/python benchmarks/models.py
 
 docs: $(VENV)/.docs  ## build the pages into site/
 	$(BIN)/mkdocs build --strict
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Each stamp is one install; it is made again only when pyproject.toml changes.
 $(VENV)/.run: INSTALL := .

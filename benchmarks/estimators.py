@@ -1,0 +1,201 @@
+"""``python benchmarks/estimators.py``: variance and cost of every estimator of ||J||_F^2 on the trained networks.
+
+The whole Jacobian of a few images gives the variance of each estimator by its formula, without sampling noise; the cost
+is timed beside a bare forward pass. Prints a table, and stores it with a figure for the docs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import RESULTS, machine, timed
+from models import NETWORKS, images, trained
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from geocollapse.features import FeatureMap, find_embedding
+from geocollapse.jacobian import ProbePlan
+
+FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "variance_cost.png"
+N_IMAGES = 16  # whole Jacobians
+N_TIMED = 64
+REPEATS = 5
+METHODS: tuple[tuple[str, str, int], ...] = (
+    ("rademacher", "rademacher", 1),
+    ("aligned", "aligned", 1),
+    ("gaussian", "gaussian", 1),
+    ("orthogonal, 1", "orthogonal", 1),
+    ("orthogonal, 4", "orthogonal", 4),
+    ("rademacher, 4", "rademacher", 4),
+    ("aligned, 4", "aligned", 4),
+    ("input", "input", 1),
+    ("outputs, 1", "outputs", 1),
+    ("outputs, 16", "outputs", 16),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One estimator on one network; variances are relative to the squared mean of ||J||_F^2.
+
+    Attributes:
+        within: variance of the estimate of one example, given the example.
+        between: variance of ||J||_F^2 between examples.
+        cost: time of an example's forward pass and probes, in units of a bare forward pass.
+    """
+
+    network: str
+    method: str
+    within: float
+    between: float
+    cost: float
+    machine: dict[str, Any]
+
+    @property
+    def whole_data(self) -> float:
+        """Variance times cost where every example is probed: only the probes' own variance is left."""
+        return self.within * self.cost
+
+    @property
+    def sample(self) -> float:
+        """Variance times cost where a small sample is probed: examples differ, too."""
+        return (self.within + self.between) * self.cost
+
+
+def whole_jacobians(f: FeatureMap, x: Tensor) -> Tensor:
+    """J (n, p, d) of each image, float64: one vector-Jacobian product for each output."""
+    leaf = x.clone().requires_grad_()
+    features = f(leaf)
+    rows = []
+    for output in range(features.shape[1]):
+        (row,) = torch.autograd.grad(features[:, output].sum(), leaf, retain_graph=True)
+        rows.append(row.flatten(1))
+    return torch.stack(rows, dim=1).double()
+
+
+def variances(jacobians: Tensor, basis: Tensor) -> Callable[[str, int], Tensor]:
+    """The variance of the mean of r probes for each example, by the formulas of definitions 1."""
+    a = jacobians @ jacobians.mT
+    p = a.shape[1]
+    traces = a.diagonal(dim1=1, dim2=2).sum(dim=1)
+    norms = a.square().sum(dim=(1, 2))
+
+    def of(estimator: str, r: int) -> Tensor:
+        if estimator == "rademacher":
+            return 2 * (norms - a.diagonal(dim1=1, dim2=2).square().sum(dim=1)) / r
+        if estimator == "aligned":
+            m = torch.cat([basis, torch.eye(p, dtype=basis.dtype) - basis @ basis.mT], dim=1)
+            s = m.mT @ a @ m
+            return 2 * (s.square().sum(dim=(1, 2)) - s.diagonal(dim1=1, dim2=2).square().sum(dim=1)) / r
+        if estimator == "gaussian":
+            return 2 * norms / r
+        if estimator == "orthogonal":
+            return 2 * p / (p + 2) * (norms - traces.square() / p) / r * (p - r) / (p - 1)
+        if estimator == "input":
+            return 2 * (norms - jacobians.square().sum(dim=1).square().sum(dim=1)) / r
+        return (1 - r / p) * (p * a.diagonal(dim1=1, dim2=2)).var(dim=1) / r
+
+    return of
+
+
+def measured(name: str) -> Iterator[Entry]:
+    """The entries of one network."""
+    model, (x, _) = trained(name), images()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    f = FeatureMap(model, [find_embedding(model, x[:1]).layer])
+    basis = ProbePlan("aligned").fitted(f.with_output, x[order[:256]]).bases[0].double()
+    jacobians = whole_jacobians(f, x[order[:N_IMAGES]])
+    values = jacobians.square().sum(dim=(1, 2))
+    of = variances(jacobians, basis)
+    forward = _seconds(lambda: _forward(model, x[order[:N_TIMED]]))
+    for method, estimator, r in METHODS:
+        plan = ProbePlan(estimator, 0).fitted(f.with_output, x[order[:256]])  # type: ignore[arg-type]
+        seconds = _seconds(lambda: plan.probe(f.with_output, x[order[:N_TIMED]], order[:N_TIMED], r))  # noqa: B023
+        within = float(of(estimator, r).mean() / values.mean() ** 2)
+        yield Entry(name, method, within, float(values.var() / values.mean() ** 2), seconds / forward, machine())
+
+
+@torch.no_grad()
+def _forward(model: nn.Module, x: Tensor) -> None:
+    model(x)
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    work()
+    return statistics.median(timed(work) for _ in range(REPEATS))
+
+
+def show(entries: list[Entry]) -> None:
+    """Print the table: variances in percent of the squared mean, products relative to one rademacher probe."""
+    table = Table("network", "estimator", "within, %", "between, %", "cost", "whole data", "sample")
+    for entry in entries:
+        base = next(e for e in entries if e.network == entry.network and e.method == "rademacher")
+        table.add_row(
+            entry.network,
+            entry.method,
+            f"{100 * entry.within:.2f}",
+            f"{100 * entry.between:.2f}",
+            f"{entry.cost:.2f}",
+            f"{entry.whole_data / base.whole_data:.2f}",
+            f"{entry.sample / base.sample:.2f}",
+        )
+    Console(width=110).print(table)
+
+
+def draw(entries: list[Entry], path: Path) -> None:
+    """Variance times cost of each estimator, relative to one rademacher probe, a panel for each way of sampling."""
+    from matplotlib.figure import Figure
+
+    methods = [method for method, _, _ in METHODS]
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    titles = ("every example probed", "a small sample probed")
+    for axis, kind, title in zip(axes, ("whole_data", "sample"), titles, strict=True):
+        for (name, marker), colour in zip(_markers(entries), ("#0072B2", "#D55E00", "#009E73"), strict=False):
+            mine = {entry.method: entry for entry in entries if entry.network == name}
+            base = getattr(mine["rademacher"], kind)
+            axis.plot(
+                [getattr(mine[m], kind) / base for m in methods], range(len(methods)), marker, color=colour, label=name
+            )
+        axis.axvline(1.0, color="0.6", linewidth=0.8)
+        axis.set_xscale("log")
+        axis.set_xlabel("variance x cost, relative to one rademacher probe")
+        axis.set_title(title)
+    axes[0].set_yticks(range(len(methods)), methods)
+    axes[0].invert_yaxis()
+    axes[1].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def _markers(entries: list[Entry]) -> list[tuple[str, str]]:
+    names = list(dict.fromkeys(entry.network for entry in entries))
+    return list(zip(names, "os^", strict=False))
+
+
+def main() -> None:
+    """Measure the networks asked for, merge with what is stored, print and draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=list(NETWORKS), help=", ".join(NETWORKS))
+    store = RESULTS / "estimators.json"
+    entries = [Entry(**entry) for entry in json.loads(store.read_text())] if store.exists() else []
+    for name in parser.parse_args().names:
+        entries = [entry for entry in entries if entry.network != name] + list(measured(name))
+        store.write_text(json.dumps([vars(entry) for entry in entries], indent=1) + "\n")
+    show(entries)
+    draw(entries, FIGURE)
+    print(machine())
+
+
+if __name__ == "__main__":
+    main()
