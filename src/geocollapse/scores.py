@@ -277,8 +277,8 @@ def _alpha_req(spectra: Spectra, fit_range: tuple[int, int] = FIT_RANGE) -> floa
     first, last = fit_range
     if spectra.rank < last:
         raise ValueError(
-            f"fit_range: expected at least {last} eigenvalues above rounding for the range {fit_range}, "
-            f"got {spectra.rank}; do choose a range that ends by then, or a wider layer"
+            f"fit_range: expected a range within the {spectra.rank} eigenvalues above rounding, got {fit_range}; "
+            "do choose one, or a wider layer"
         )
     index = torch.arange(first, last + 1, dtype=torch.float64, device=spectra.deviations.device)
     weights = 1.0 / index

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from geocollapse.collapse import LabelledFeatures, pairwise_cdnv
@@ -86,7 +87,7 @@ def _cells(value: float | Estimate | None) -> tuple[str, str]:
     if isinstance(value, Estimate):
         low, high = value.interval()
         return f"{value.value:.4g}", f"{low:.4g} to {high:.4g}"
-    return ("-" if value is None else f"{value:.4g}"), ""
+    return ("-" if value is None or math.isnan(value) else f"{value:.4g}"), ""
 
 
 def as_figure(layer: LayerMeasurement) -> Figure:
