@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,8 +132,16 @@ def _forward(model: nn.Module, x: Tensor) -> None:
 
 
 def _seconds(work: Callable[[], Any]) -> float:
+    """Median time: of the processor, which other programs on the machine do not lengthen, or of the accelerator."""
     work()
-    return statistics.median(timed(work) for _ in range(REPEATS))
+    clock = timed if torch.cuda.is_available() else _processor_time
+    return statistics.median(clock(work) for _ in range(REPEATS))
+
+
+def _processor_time(work: Callable[[], Any]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
 
 
 def show(entries: list[Entry]) -> None:

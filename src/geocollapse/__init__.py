@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from geocollapse.measurement import measure as measure
     from geocollapse.metrics import CollapseMetric as CollapseMetric
     from geocollapse.regularizers import GeometricComplexityPenalty as GeometricComplexityPenalty
+    from geocollapse.scores import alpha_req as alpha_req
+    from geocollapse.scores import effective_rank as effective_rank
+    from geocollapse.scores import feature_norm as feature_norm
+    from geocollapse.scores import rankme as rankme
     from geocollapse.transfer import few_shot_accuracy as few_shot_accuracy
 
 _HOME = {
@@ -37,15 +41,19 @@ _HOME = {
     "Measurement": "measurement",
     "NearestMeanBound": "bounds",
     "NeuralCollapse": "collapse",
+    "alpha_req": "scores",
     "cdnv": "collapse",
     "compare_complexity": "comparison",
     "directional_cdnv": "collapse",
+    "effective_rank": "scores",
+    "feature_norm": "scores",
     "few_shot_accuracy": "transfer",
     "geometric_collapse": "collapse",
     "geometric_complexity": "complexity",
     "measure": "measurement",
     "nearest_mean_bound": "bounds",
     "neural_collapse": "collapse",
+    "rankme": "scores",
     "split": "features",
     "squared_jacobian_norms": "jacobian",
 }

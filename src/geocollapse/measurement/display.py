@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from geocollapse.collapse import LabelledFeatures, pairwise_cdnv
@@ -47,7 +48,7 @@ def _title(layer: LayerMeasurement) -> str:
 
 def _rows(layer: LayerMeasurement) -> list[tuple[str, str, str, str]]:
     nc, gc = layer.neural_collapse, layer.geometric_complexity
-    bound = layer.bounds["5"]
+    bound, free = layer.bounds["5"], layer.label_free
     rows: list[tuple[str, float | Estimate | None, str]] = [
         ("accuracy", layer.context.accuracy, "of the model's own classifier"),
         ("geometric complexity", gc, f"mean ||J||_F^2 of {gc.n_samples} examples"),
@@ -66,6 +67,10 @@ def _rows(layer: LayerMeasurement) -> list[tuple[str, str, str, str]]:
         ("NC4", nc.nc4, "disagreement with the nearest mean"),
         ("nearest-mean error", nc.nearest_mean_error, "with the means of the same examples"),
         ("  bound, 5 shots", bound.best, "vacuous" if bound.vacuous else "on the error"),
+        ("RankMe", free.rankme, f"directions in use, of at most {min(layer.features.shape)}"),
+        ("effective rank", free.effective_rank, "the same of the covariance"),
+        ("alpha-ReQ", free.alpha_req, "eigenvalue i of it falls as i^-alpha"),
+        ("feature norm", free.feature_norm, "mean length of a feature vector"),
     ]
     if _is_imbalanced(layer):
         rows.insert(10, ("  pooled", nc.nc1_pooled, "samples, not classes, weigh the same"))
@@ -82,7 +87,7 @@ def _cells(value: float | Estimate | None) -> tuple[str, str]:
     if isinstance(value, Estimate):
         low, high = value.interval()
         return f"{value.value:.4g}", f"{low:.4g} to {high:.4g}"
-    return ("-" if value is None else f"{value:.4g}"), ""
+    return ("-" if value is None or math.isnan(value) else f"{value:.4g}"), ""
 
 
 def as_figure(layer: LayerMeasurement) -> Figure:

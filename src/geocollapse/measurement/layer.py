@@ -16,6 +16,7 @@ from geocollapse.collapse import (
     ClassPair,
     LabelledFeatures,
     NeuralCollapse,
+    PoincareRatios,
     geometric_collapse,
     largest_pairs,
     measure_collapse,
@@ -26,6 +27,7 @@ from geocollapse.estimate import Estimate, EstimateDict, TopExample, strict_json
 from geocollapse.jacobian import SquaredNorms
 from geocollapse.measurement.reading import LayerReading
 from geocollapse.sampling import Ending
+from geocollapse.scores import LabelFree, LabelFreeDict, label_free
 from geocollapse.stopping import StoppingRule
 
 SUGGESTED_RTOL = 0.05
@@ -87,6 +89,7 @@ class MeasurementDict(TypedDict):
     nearest_mean_error: float | None
     nearest_mean_bound: dict[str, BoundDict]
     predicted_error: dict[str, float | None]
+    label_free: LabelFreeDict
     preprocessing: dict[str, Any]
     warnings: list[str]
     provenance: dict[str, Any]
@@ -129,7 +132,7 @@ class Context:
 
 @dataclass(frozen=True, eq=False)
 class LayerMeasurement:
-    """Every measure of one layer: geometric complexity, neural and geometric collapse, bounds.
+    """Every measure of one layer: geometric complexity, neural and geometric collapse, bounds, label-free baselines.
 
     Attributes:
         layer: where the features were taken.
@@ -144,6 +147,7 @@ class LayerMeasurement:
         poincare_ratio: empirical Poincare ratios.
         neural_collapse: CDNV and NC1 to NC4.
         bounds: nearest-mean bounds by the number of shots.
+        label_free: RankMe, effective rank, alpha-ReQ and feature norm.
         samples_for_rtol: examples that ``rtol=0.05`` would have probed, where all of them were.
     """
 
@@ -159,6 +163,7 @@ class LayerMeasurement:
     poincare_ratio: PoincareDict
     neural_collapse: NeuralCollapse
     bounds: dict[str, NearestMeanBound]
+    label_free: LabelFree
     context: Context = field(repr=False)
     samples_for_rtol: int | None = None
     warnings: tuple[str, ...] = ()
@@ -204,6 +209,7 @@ class LayerMeasurement:
                 **collapse,
                 "nearest_mean_bound": {shots: bound.to_dict() for shots, bound in self.bounds.items()},
                 "predicted_error": {"1": None, "5": None},
+                "label_free": self.label_free.to_dict(),
                 "preprocessing": self.context.preprocessing,
                 "warnings": self.warnings,
                 "provenance": self.context.provenance,
@@ -227,8 +233,8 @@ def measure_layer(
     collapse = measure_collapse(data, **classifier)
     means, variances = data.statistics.means, data.statistics.variances()
     gcol = geometric_collapse(by_class, means)
-    ratios = poincare_ratios(variances, by_class, means)
     bounds = nearest_mean_bounds(reading.features, context.labels, _BOUND_SHOTS, class_gc=by_class)
+    baselines = label_free(reading.features)
     return LayerMeasurement(
         layer=layer,
         features=reading.features,
@@ -239,16 +245,15 @@ def measure_layer(
         gc_per_variance=gc.value / _total_variance(data),
         class_complexity=dict(zip(names, by_class, strict=True)),
         geometric_collapse=gcol,
-        poincare_ratio={
-            "weighted_mean": ratios["weighted_mean"],
-            "max": ratios["max"],
-            "per_class": dict(zip(names, ratios["per_class"].tolist(), strict=True)),
-        },
+        poincare_ratio=_poincare(poincare_ratios(variances, by_class, means), names),
         neural_collapse=collapse,
         bounds={"inf" if bound.k_shot == math.inf else str(bound.k_shot): bound for bound in bounds},
+        label_free=baselines,
         context=context,
         samples_for_rtol=_samples_for_rtol(reading.norms, context),
-        warnings=_distinct(*context.warnings, *gc.warnings, *gcol.warnings, *collapse.warnings, *notes),
+        warnings=_distinct(
+            *context.warnings, *gc.warnings, *gcol.warnings, *collapse.warnings, *notes, *baselines.warnings
+        ),
     )
 
 
@@ -266,6 +271,11 @@ def _samples_for_rtol(norms: SquaredNorms, context: Context) -> int | None:
     if len(norms) < context.n_population:
         return None
     return samples_needed(norms, SUGGESTED_RTOL, context.provenance["seed"])
+
+
+def _poincare(ratios: PoincareRatios, names: tuple[str, ...]) -> PoincareDict:
+    per_class = dict(zip(names, ratios["per_class"].tolist(), strict=True))
+    return {"weighted_mean": ratios["weighted_mean"], "max": ratios["max"], "per_class": per_class}
 
 
 def _in_pixels(gc: Estimate, norms: SquaredNorms) -> float | None:
