@@ -137,6 +137,26 @@ def test_mean_and_std_override_the_data_sets_own(tiny, answer):
     assert (found["preprocessing"]["mean"], found["preprocessing"]["std"]) == ([0.5], [0.25])
 
 
+def test_saved_features_are_measured_without_the_model(tiny, answer, run, tmp_path):
+    path = tmp_path / "new" / "kept.safetensors"
+    first = answer("measure", tiny, *MEASURE, "--seed", 3, "--save-features", path)
+    again = answer("measure", f"features:{path}")
+    origin = again.pop("provenance")
+    assert {key: value for key, value in first.items() if key != "provenance"} == again
+    assert {key: origin[key] for key in ("model", "data", "split", "seed")} == {
+        "model": tiny,
+        "data": "digits",
+        "split": "train",
+        "seed": 3,
+    }
+    assert origin["features"] == str(path)
+    _, out, _ = run("measure", f"features:{path}", "--save-features", path.with_suffix(".npz"))
+    assert out.startswith(f"{path}: features of {tiny} on digits, split train")
+    assert (
+        answer("measure", f"features:{path.with_suffix('.npz')}")["geometric_collapse"] == first["geometric_collapse"]
+    )
+
+
 # transfer
 
 
@@ -155,6 +175,14 @@ def test_transfer_shows_a_table(tiny, run):
     assert "split test" in out
     assert "nearest mean" in out
     assert "5-shot" in out
+
+
+def test_transfer_of_saved_features(tiny, answer, tmp_path):
+    path, episodes = tmp_path / "kept.npz", ("--n-episodes", 20, "--k-shot", 1, "--seed", 1)
+    answer("measure", tiny, "digits:test", "--seed", 1, "--save-features", path)  # the seed also makes the weights
+    first, again = answer("transfer", tiny, "digits", *episodes), answer("transfer", f"features:{path}", *episodes)
+    assert {**first, "provenance": None} == {**again, "provenance": None}
+    assert again["provenance"]["model"] == tiny
 
 
 # report
@@ -282,6 +310,26 @@ def error_of(run, *arguments):
     [
         (["mesure"], "No such command 'mesure'."),
         (["measure"], "Missing argument 'MODEL'."),
+        (["measure", "m.py:f"], "DATA: expected a data set behind MODEL, got none; do name one of `geocollapse data`"),
+        (
+            ["measure", "features:a.npz", "digits"],
+            "DATA: expected none with features:a.npz, whose features are measured",
+        ),
+        (["measure", "features:a.npz", "--layer", "fc"], "--layer: expected none with features:a.npz, whose features"),
+        (["measure", "features:a.npz", "--max-samples", "9"], "--max-samples: expected none with features:a.npz"),
+        (["measure", "features:a.npz", "--seed", "9"], "--seed: expected none with features:a.npz"),
+        (["transfer", "features:a.npz", "--batch-size", "9"], "--batch-size: expected none with features:a.npz"),
+        (["measure", "features:a.npz"], "features: expected a file, got 'a.npz', which does not exist"),
+        (["transfer", "features:a.csv"], "features: expected a file, got 'a.csv', which does not exist"),
+        (
+            ["measure", "m.py:f", "digits", "--save-features", "a.csv"],
+            "--save-features: expected a file ending in .safetensors or .npz, got 'a.csv'",
+        ),
+        (
+            ["measure", "m.py:f", "digits", "--save-features", "a.npz", "--layer", "1", "--layer", "2"],
+            "--save-features: expected one layer, got 1, 2; do one call a layer",
+        ),
+        (["transfer", "m.py:f", "digits", "--layer", "1", "--layer", "2"], "--layer: expected one layer, got 1, 2"),
         (["measure", "m.py:f", "digits", "--lair", "x"], "No such option: --lair"),
         (["measure", "m.py:f", "digits", "--seed", "one"], "Invalid value for '--seed'"),
         (["measure", "m.py:f", "digits", "--device", "tpu"], "Invalid value for '--device'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from geocollapse.collapse import LabelledFeatures, pairwise_cdnv
@@ -9,6 +10,7 @@ from geocollapse.estimate import Estimate
 from geocollapse.measurement.layer import SUGGESTED_RTOL, LayerMeasurement
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _WIDTH = 100
@@ -39,7 +41,7 @@ def as_text(layer: LayerMeasurement) -> str:
 
 
 def _title(layer: LayerMeasurement) -> str:
-    split = f", {layer.context.split}" if layer.context.split else ""
+    split = f", {layer.kept.context.split}" if layer.kept.context.split else ""
     name = layer.layer or "the model's output"
     n_examples, n_features = layer.features.shape
     return f"{name}: {n_examples} examples{split}, {len(layer.class_names)} classes, {n_features} features"
@@ -49,7 +51,7 @@ def _rows(layer: LayerMeasurement) -> list[tuple[str, str, str, str]]:
     nc, gc = layer.neural_collapse, layer.geometric_complexity
     bound = layer.bounds["5"]
     rows: list[tuple[str, float | Estimate | None, str]] = [
-        ("accuracy", layer.context.accuracy, "of the model's own classifier"),
+        ("accuracy", layer.accuracy, "of the model's own classifier"),
         ("geometric complexity", gc, f"mean ||J||_F^2 of {gc.n_samples} examples"),
         ("  per raw pixel", layer.gc_pixel, "free of the input normalisation"),
         ("  per feature variance", layer.gc_per_variance, "free of the feature scale"),
@@ -79,30 +81,39 @@ def _is_imbalanced(layer: LayerMeasurement) -> bool:
 
 
 def _cells(value: float | Estimate | None) -> tuple[str, str]:
-    if isinstance(value, Estimate):
-        low, high = value.interval()
-        return f"{value.value:.4g}", f"{low:.4g} to {high:.4g}"
-    return ("-" if value is None else f"{value:.4g}"), ""
+    if value is None or math.isnan(value):
+        return "-", ""
+    if not isinstance(value, Estimate):
+        return f"{value:.4g}", ""
+    low, high = value.interval()
+    return f"{value.value:.4g}", "" if math.isnan(low) else f"{low:.4g} to {high:.4g}"
 
 
 def as_figure(layer: LayerMeasurement) -> Figure:
-    """Geometric complexity of each class with its 95 % interval, and CDNV of each pair of classes."""
+    """Geometric complexity of each class with its 95 % interval, where known, and CDNV of each pair of classes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    has_complexity = not math.isnan(layer.geometric_complexity.value)
+    figure = Figure(figsize=(10 if has_complexity else 5.5, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2 if has_complexity else 1, squeeze=False)[0]
+    if has_complexity:
+        _draw_complexity(axes[0], layer)
     names = list(layer.class_names)
-    values = [estimate.value for estimate in layer.class_complexity.values()]
-    bounds = [estimate.interval() for estimate in layer.class_complexity.values()]
-    errors = [[v - lo for v, (lo, _) in zip(values, bounds)], [hi - v for v, (_, hi) in zip(values, bounds)]]
-    left.errorbar(values, range(len(names)), xerr=errors, fmt="o", color="#0072B2", capsize=3)
-    left.set_yticks(range(len(names)), names)
-    left.invert_yaxis()
-    left.set_xlabel("geometric complexity of the class (feature unit / input unit)$^2$")
     statistics = LabelledFeatures.of(layer.features, layer.labels).statistics
-    image = right.imshow(pairwise_cdnv(statistics).cpu().numpy(), cmap="cividis")
-    right.set_xticks(range(len(names)), names, rotation=90)
-    right.set_yticks(range(len(names)), names)
-    figure.colorbar(image, ax=right, label="CDNV of the pair (no unit)")
+    image = axes[-1].imshow(pairwise_cdnv(statistics).cpu().numpy(), cmap="cividis")
+    axes[-1].set_xticks(range(len(names)), names, rotation=90)
+    axes[-1].set_yticks(range(len(names)), names)
+    figure.colorbar(image, ax=axes[-1], label="CDNV of the pair (no unit)")
     figure.suptitle(_title(layer))
     return figure
+
+
+def _draw_complexity(axis: Axes, layer: LayerMeasurement) -> None:
+    """One point and its interval a class."""
+    names, estimates = list(layer.class_names), list(layer.class_complexity.values())
+    values, bounds = [estimate.value for estimate in estimates], [estimate.interval() for estimate in estimates]
+    errors = [[v - low for v, (low, _) in zip(values, bounds)], [high - v for v, (_, high) in zip(values, bounds)]]
+    axis.errorbar(values, range(len(names)), xerr=errors, fmt="o", color="#0072B2", capsize=3)
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel("geometric complexity of the class (feature unit / input unit)$^2$")

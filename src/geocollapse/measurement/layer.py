@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,10 +25,15 @@ from geocollapse.collapse import (
 from geocollapse.complexity import dataset_complexity, norms_by_class, samples_needed, with_precision
 from geocollapse.estimate import Estimate, EstimateDict, strict_json
 from geocollapse.jacobian import SquaredNorms
-from geocollapse.measurement.reading import LayerReading
+from geocollapse.measurement.kept import Head, KeptLayer
+from geocollapse.measurement.saved import write_features
 
 SUGGESTED_RTOL = 0.05
 _BOUND_SHOTS = (math.inf, 1, 5)
+_NO_NORMS = (
+    "geometric_complexity, geometric_collapse and what follows from them: undefined without squared Jacobian norms; "
+    "do geocollapse measure MODEL DATA --save-features FILE, which keeps them"
+)
 
 
 class IntervalDict(TypedDict):
@@ -91,40 +97,11 @@ class MeasurementDict(TypedDict):
 
 
 @dataclass(frozen=True, eq=False)
-class Context:
-    """What all layers of one measurement share.
-
-    Attributes:
-        labels: (n,) of all examples.
-        probed: rows whose Jacobians were probed.
-        is_stratified: the probed sample was drawn by class.
-        settings: estimator, probes and population, as an Estimate records them.
-        rtol: the precision asked for, None for all examples.
-        class_names: a name for each class, or None to name it by its label.
-    """
-
-    labels: Tensor
-    probed: Tensor
-    is_stratified: bool
-    settings: Mapping[str, Any]
-    rtol: float | None
-    class_names: Sequence[str] | None
-    accuracy: float | None
-    split: str | None
-    lambda_max: float | None
-    preprocessing: Mapping[str, Any]
-    provenance: Mapping[str, Any]
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
 class LayerMeasurement:
     """Every measure of one layer: geometric complexity, neural and geometric collapse, bounds.
 
     Attributes:
-        layer: where the features were taken.
-        features: (n, p), kept.
-        labels: (n,).
+        kept: what they were computed from; ``save_features`` writes it.
         class_names: names of the classes, in ascending order of their labels.
         geometric_complexity: of the map from the input to this layer.
         gc_pixel: the same for each unit of the raw [0, 1] pixel; None where the input scale is not known.
@@ -137,9 +114,7 @@ class LayerMeasurement:
         samples_for_rtol: examples that ``rtol=0.05`` would have probed, where all of them were.
     """
 
-    layer: str
-    features: Tensor = field(repr=False)
-    labels: Tensor = field(repr=False)
+    kept: KeptLayer
     class_names: tuple[str, ...]
     geometric_complexity: Estimate
     gc_pixel: float | None
@@ -149,14 +124,40 @@ class LayerMeasurement:
     poincare_ratio: PoincareDict
     neural_collapse: NeuralCollapse
     bounds: dict[str, NearestMeanBound]
-    context: Context = field(repr=False)
     samples_for_rtol: int | None = None
     warnings: tuple[str, ...] = ()
 
     @property
+    def layer(self) -> str:
+        """Where the features were taken."""
+        return self.kept.layer
+
+    @property
+    def features(self) -> Tensor:
+        """(n, p)."""
+        return self.kept.features
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,)."""
+        return self.kept.labels
+
+    @property
     def accuracy(self) -> float | None:
         """Share of the examples that the model's own classifier gets right; None without one for these classes."""
-        return self.context.accuracy
+        return self.kept.context.accuracy
+
+    def save_features(self, path: str | Path, *, origin: Mapping[str, Any] | None = None) -> None:
+        """Write a features file, from which ``geocollapse.measure_features`` makes the same numbers.
+
+        Args:
+            path: a file ending in ``.safetensors`` or ``.npz``; written whole or not at all.
+            origin: what to record beside the provenance, such as the model's name.
+
+        Raises:
+            ValueError: another ending.
+        """
+        write_features(path, self.kept, origin=origin)
 
     def pairs(self, k: int = 10) -> list[ClassPair]:
         """The k class pairs of largest CDNV: the classes that the features separate least."""
@@ -167,58 +168,54 @@ class LayerMeasurement:
     def to_dict(self) -> MeasurementDict:
         """The strict JSON form."""
         collapse = {key: value for key, value in self.neural_collapse.to_dict().items() if key != "warnings"}
+        context = self.kept.context
         result: MeasurementDict = strict_json(
             {
                 "schema_version": 1,
-                "accuracy": self.context.accuracy,
+                "accuracy": context.accuracy,
                 "n_samples": len(self.features),
                 "n_features": self.features.shape[1],
                 "n_classes": len(self.class_names),
                 "classes": self.class_names,
                 "layer": self.layer,
-                "split": self.context.split,
+                "split": context.split,
                 "geometric_complexity": self.geometric_complexity,
                 "gc_pixel": self.gc_pixel,
                 "gc_per_variance": self.gc_per_variance,
                 "geometric_complexity_per_class": {k: _interval(e) for k, e in self.class_complexity.items()},
                 "geometric_collapse": _interval(self.geometric_collapse),
                 "poincare_ratio": self.poincare_ratio,
-                "input_covariance_lambda_max": self.context.lambda_max,
+                "input_covariance_lambda_max": context.lambda_max,
                 **collapse,
                 "nearest_mean_bound": {shots: bound.to_dict() for shots, bound in self.bounds.items()},
                 "predicted_error": {"1": None, "5": None},
-                "preprocessing": self.context.preprocessing,
+                "preprocessing": context.preprocessing,
                 "warnings": self.warnings,
-                "provenance": self.context.provenance,
+                "provenance": context.provenance,
             }
         )
         return result
 
 
-def measure_layer(
-    layer: str, reading: LayerReading, context: Context, head: tuple[Tensor, Tensor | None] | str
-) -> LayerMeasurement:
-    """All measures of one layer from its kept features and squared Jacobian norms.
-
-    ``head`` is the weight and bias of the classifier that the layer feeds, or the reason why there is none.
-    """
-    data = LabelledFeatures.of(reading.features, context.labels)
+def measure_layer(kept: KeptLayer) -> LayerMeasurement:
+    """All measures of one layer from its kept features and squared Jacobian norms."""
+    context, data = kept.context, LabelledFeatures.of(kept.features, kept.labels)
     labels = [int(label) for label in data.statistics.classes]
     names = tuple(str(label) if context.class_names is None else context.class_names[label] for label in labels)
-    by_class, gc = _complexity(reading.norms, context, labels, data.statistics.counts.tolist())
-    classifier, notes = _fitting_head(head, data)
+    by_class, gc = _complexity(kept, labels, data.statistics.counts.tolist())
+    classifier, notes = _fitting_head(kept.head, data)
     collapse = measure_collapse(data, **classifier)
     means, variances = data.statistics.means, data.statistics.variances()
     gcol = geometric_collapse(by_class, means)
     ratios = poincare_ratios(variances, by_class, means)
-    bounds = nearest_mean_bounds(reading.features, context.labels, _BOUND_SHOTS, class_gc=by_class)
+    has_norms = len(context.probed) > 0
+    bounds = nearest_mean_bounds(kept.features, kept.labels, _BOUND_SHOTS, class_gc=by_class if has_norms else None)
+    about_norms = (*gc.warnings, *gcol.warnings) if has_norms else (_NO_NORMS,)
     return LayerMeasurement(
-        layer=layer,
-        features=reading.features,
-        labels=context.labels,
+        kept=kept,
         class_names=names,
         geometric_complexity=gc,
-        gc_pixel=None if reading.norms.scaled is None else _in_pixels(gc, reading.norms),
+        gc_pixel=None if kept.norms.scaled is None else _in_pixels(gc, kept.norms),
         gc_per_variance=gc.value / _total_variance(data),
         class_complexity=dict(zip(names, by_class, strict=True)),
         geometric_collapse=gcol,
@@ -229,15 +226,14 @@ def measure_layer(
         },
         neural_collapse=collapse,
         bounds={"inf" if bound.k_shot == math.inf else str(bound.k_shot): bound for bound in bounds},
-        context=context,
-        samples_for_rtol=_samples_for_rtol(reading.norms, context),
-        warnings=_distinct(*context.warnings, *gc.warnings, *gcol.warnings, *collapse.warnings, *notes),
+        samples_for_rtol=_samples_for_rtol(kept),
+        warnings=_distinct(*context.warnings, *about_norms, *collapse.warnings, *notes),
     )
 
 
-def _complexity(
-    norms: SquaredNorms, context: Context, labels: list[int], counts: list[float]
-) -> tuple[list[Estimate], Estimate]:
+def _complexity(kept: KeptLayer, labels: list[int], counts: list[float]) -> tuple[list[Estimate], Estimate]:
+    """Geometric complexity of each class and of the data set."""
+    context, norms = kept.context, kept.norms
     class_counts = {label: int(count) for label, count in zip(labels, counts, strict=True)}
     classes = norms_by_class(norms, context.labels[context.probed], class_counts, **context.settings)
     strata = classes if context.is_stratified else None
@@ -245,11 +241,11 @@ def _complexity(
     return list(classes.values()), with_precision(total, context.rtol)
 
 
-def _samples_for_rtol(norms: SquaredNorms, context: Context) -> int | None:
+def _samples_for_rtol(kept: KeptLayer) -> int | None:
     """What the default precision could have saved; None where not every example was probed anyway."""
-    if len(norms.values) < len(context.labels):
+    if len(kept.norms.values) < len(kept.labels):
         return None
-    return samples_needed(norms, SUGGESTED_RTOL, context.provenance["seed"])
+    return samples_needed(kept.norms, SUGGESTED_RTOL, kept.context.provenance["seed"])
 
 
 def _in_pixels(gc: Estimate, norms: SquaredNorms) -> float | None:
@@ -268,9 +264,7 @@ def _total_variance(data: LabelledFeatures) -> float:
     return float(statistics.sum_squares.sum() / statistics.counts.sum() + (share * centred.square().sum(dim=1)).sum())
 
 
-def _fitting_head(
-    head: tuple[Tensor, Tensor | None] | str, data: LabelledFeatures
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _fitting_head(head: Head, data: LabelledFeatures) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The classifier as arguments of the collapse measures, if it fits the classes and the features."""
     if isinstance(head, str):
         return {}, (f"nc3, nc4 and nc2_weight: not defined here, {head}",)

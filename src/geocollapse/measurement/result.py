@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
@@ -71,6 +73,10 @@ class Measurement:
     def plot(self) -> Figure:
         """A matplotlib figure: geometric complexity of each class, and CDNV of each pair of classes."""
         return as_figure(self._only("plot"))
+
+    def save_features(self, path: str | Path, *, origin: Mapping[str, Any] | None = None) -> None:
+        """Write what the measures of the layer were computed from; see ``LayerMeasurement.save_features``."""
+        self._only("save_features").save_features(path, origin=origin)
 
     def pairs(self, k: int = 10) -> list[ClassPair]:
         """The k class pairs of largest CDNV, by name."""
