@@ -137,6 +137,32 @@ def test_mean_and_std_override_the_data_sets_own(tiny, answer):
     assert (found["preprocessing"]["mean"], found["preprocessing"]["std"]) == ([0.5], [0.25])
 
 
+def test_several_layers_are_one_table_and_one_object(tiny, answer, run):
+    layers = ("--layer", 1, "--layer", 2, "--layer", "3:in")
+    found = answer("measure", tiny, *MEASURE, *layers)
+    assert [layer["layer"] for layer in found["layers"]] == ["1", "2", "3:in"]
+    alone = answer("measure", tiny, *MEASURE, "--layer", 2)
+    assert found["layers"][1]["cdnv"] == alone["cdnv"]
+    assert found["layers"][1]["provenance"] == alone["provenance"]
+    _, out, _ = run("measure", tiny, *MEASURE, *layers)
+    assert out.startswith(f"{tiny} (as its factory made it) on digits, split train\n\n3 layers: 300 examples, train")
+    assert len([line for line in out.splitlines() if line.split()[:1] in (["1"], ["2"], ["3:in"])]) == 3
+    _, out, _ = run("measure", tiny, *MEASURE, *layers, "--csv")
+    assert [row["layer"] for row in csv.DictReader(io.StringIO(out))] == ["1", "2", "3:in"]
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+def test_plot_writes_the_figure_the_same_each_time(tiny, run, tmp_path, ending):
+    starts = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
+    for layers in (("--layer", 1), ("--layer", 1, "--layer", "3:in")):
+        first, again = (tmp_path / name / f"figure.{ending}" for name in "ab")
+        for path in (first, again):
+            code, _, _ = run("measure", tiny, *MEASURE, *layers, "--plot", path)
+            assert code == 0
+        assert first.read_bytes().startswith(starts[ending])
+        assert first.read_bytes() == again.read_bytes()
+
+
 def test_saved_features_are_measured_without_the_model(tiny, answer, run, tmp_path):
     path = tmp_path / "new" / "kept.safetensors"
     first = answer("measure", tiny, *MEASURE, "--seed", 3, "--save-features", path)
@@ -328,6 +354,10 @@ def error_of(run, *arguments):
         (
             ["measure", "m.py:f", "digits", "--save-features", "a.npz", "--layer", "1", "--layer", "2"],
             "--save-features: expected one layer, got 1, 2; do one call a layer",
+        ),
+        (
+            ["measure", "m.py:f", "digits", "--plot", "a.jpeg"],
+            "--plot: expected a file ending in .png, .pdf, .svg, got 'a.jpeg'; do figure.png",
         ),
         (["transfer", "m.py:f", "digits", "--layer", "1", "--layer", "2"], "--layer: expected one layer, got 1, 2"),
         (["measure", "m.py:f", "digits", "--lair", "x"], "No such option: --lair"),

@@ -52,7 +52,10 @@ class FileOptions:
     def check(self, layers: list[str] | None) -> None:
         """Refuse what cannot be written, before any work."""
         from geocollapse.measurement.arrays import check_ending
+        from geocollapse.measurement.display import check_figure
 
+        if self.plot is not None:
+            check_figure(self.plot, argument="--plot")
         if self.save_features is not None:
             check_ending(self.save_features, argument="--save-features")
             if len(layers or []) > 1:
@@ -77,6 +80,8 @@ def measure(
     default split is train: neural collapse is a statement about training data. With features:FILE in place of MODEL
     and DATA: the same from the features that --save-features kept.
     """
+    from geocollapse.measurement.display import save_figure
+
     files.check(model_options.layer)
     request = Request(model, data, default_split="train")
     path = request.features_file(model_options, data_options, estimates, machine, used=("--device", "--threads"))
@@ -86,6 +91,8 @@ def measure(
         measurement, heading, origin = _of_file(path, machine)
     if files.save_features is not None:
         measurement.save_features(files.save_features, origin=origin)
+    if files.plot is not None:
+        save_figure(measurement.plot(), files.plot)
     layers = [layer.to_dict() for layer in measurement.layers]
     for layer in layers:
         layer["provenance"] |= origin

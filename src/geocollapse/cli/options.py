@@ -58,7 +58,7 @@ class ModelOptions:
     ] = None
     layer: Annotated[
         list[str] | None,
-        Option(metavar="NAME", help="NAME, or NAME:in for its input; default the classifier's input. May be repeated."),
+        Option(metavar="NAME", help="NAME, or NAME:in for its input; default the classifier's. measure takes several."),
     ] = None
     classifier: Annotated[str | None, Option(metavar="NAME", help="The linear classifier behind the embedding.")] = None
 

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from geocollapse.collapse import LabelledFeatures, pairwise_cdnv
 from geocollapse.estimate import Estimate
+from geocollapse.files import written_whole
 from geocollapse.measurement.layer import SUGGESTED_RTOL, LayerMeasurement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from rich.table import Table
 
 _WIDTH = 100
+_WIDEST = 240  # a table is as wide as its columns need
+# The forms of a figure, with what keeps the date out of them: the same figure is the same file.
+_FIGURES: Mapping[str, Any] = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 
 
 def as_text(layer: LayerMeasurement) -> str:
     """The table that ``print(measurement)`` shows."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=_title(layer), title_justify="left", box=box.SIMPLE_HEAD, min_width=70)
@@ -27,17 +33,30 @@ def as_text(layer: LayerMeasurement) -> str:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in _rows(layer):
         table.add_row(*row)
-    console = Console(width=_WIDTH, color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-        if layer.samples_for_rtol is not None and layer.samples_for_rtol < len(layer.features):
-            saved = (
-                f"rtol={SUGGESTED_RTOL} would have probed {layer.samples_for_rtol} of {len(layer.features)} examples"
-            )
-            console.print(f"note: {saved}", highlight=False)
-        for warning in layer.warnings:
-            console.print(f"note: {warning}", highlight=False)
-    return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
+    return rendered(table, [*rtol_note([layer]), *layer.warnings])
+
+
+def rendered(table: Table, notes: Sequence[str]) -> str:
+    """A table and the notes under it as plain text."""
+    from rich.console import Console
+
+    lines = []
+    for width, parts in ((_WIDEST, [table]), (_WIDTH, [f"note: {note}" for note in notes])):
+        console = Console(width=width, color_system=None)
+        with console.capture() as capture:
+            for part in parts:
+                console.print(part, highlight=False, markup=False)
+        lines += capture.get().splitlines()
+    return "\n".join(line.rstrip() for line in lines).rstrip()
+
+
+def rtol_note(layers: Sequence[LayerMeasurement]) -> list[str]:
+    """How many examples the usual precision would have probed, where it is fewer than were."""
+    needed, n_examples = [layer.samples_for_rtol for layer in layers], len(layers[0].features)
+    n_needed = max(n_examples if n is None else n for n in needed)
+    if n_needed == n_examples:
+        return []
+    return [f"rtol={SUGGESTED_RTOL} would have probed {n_needed} of {n_examples} examples"]
 
 
 def _title(layer: LayerMeasurement) -> str:
@@ -81,6 +100,7 @@ def _is_imbalanced(layer: LayerMeasurement) -> bool:
 
 
 def _cells(value: float | Estimate | None) -> tuple[str, str]:
+    """A number and its 95 % interval, as far as there are any."""
     if value is None or math.isnan(value):
         return "-", ""
     if not isinstance(value, Estimate):
@@ -117,3 +137,20 @@ def _draw_complexity(axis: Axes, layer: LayerMeasurement) -> None:
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
     axis.set_xlabel("geometric complexity of the class (feature unit / input unit)$^2$")
+
+
+def check_figure(path: Path, *, argument: str = "path") -> None:
+    """Raise a ValueError for a file that ``save_figure`` cannot write."""
+    if path.suffix not in _FIGURES:
+        raise ValueError(
+            f"{argument}: expected a file ending in {', '.join(_FIGURES)}, got {str(path)!r}; do figure.png"
+        )
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, PDF or SVG, by the ending of ``path``."""
+    from matplotlib import rc_context
+
+    check_figure(path)
+    with rc_context({"svg.hashsalt": "geocollapse", "pdf.fonttype": 42}), written_whole(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:], dpi=150, metadata=_FIGURES[path.suffix])

@@ -147,6 +147,8 @@ def _feature_map(
         names = [layer] if isinstance(layer, str) or layer is None else list(layer)
         if not names:
             raise ValueError("layer: expected at least one name, got none; do layer=None for the default")
+        if len(set(names)) < len(names):
+            raise ValueError(f"layer: expected different layers, got {names}; do name each once")
         embedding = find_embedding(model, first, layer=names[0], classifier=classifier)
         others = [Layer.find(model, name) for name in names[1:] if name is not None]
         return FeatureMap(model, [embedding.layer, *others], pool), embedding
