@@ -157,6 +157,8 @@ def test_the_figure_of_several_layers_shows_depth(model, data):
     assert drawn(scaled)["per feature variance"][1] == [m[name].gc_per_variance for name in names]
     assert drawn(scaled)["geometric collapse, 95 % interval"][1] == [m[name].geometric_collapse.value for name in names]
     assert drawn(collapse)["CDNV"][1] == [m[name].neural_collapse.cdnv for name in names]
+    corrected = [m[name].neural_collapse.cdnv_bias_corrected for name in names]
+    assert drawn(collapse)["CDNV, bias corrected"][1] == corrected
     assert drawn(collapse)["NC1"][1] == [m[name].neural_collapse.nc1 for name in names]
 
 

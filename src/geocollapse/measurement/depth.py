@@ -43,11 +43,15 @@ _PANELS: tuple[tuple[str, dict[str, Measure]], ...] = (
     ),
     (
         "neural collapse\n[no unit]",
-        {"CDNV": lambda layer: layer.neural_collapse.cdnv, "NC1": lambda layer: layer.neural_collapse.nc1},
+        {
+            "CDNV": lambda layer: layer.neural_collapse.cdnv,
+            "NC1": lambda layer: layer.neural_collapse.nc1,
+            "CDNV, bias corrected": lambda layer: layer.neural_collapse.cdnv_bias_corrected,
+        },
     ),
 )
 # Okabe and Ito (2008), safe for the colour-blind, each with a shape of its own.
-_MARKS = (("#0072B2", "o"), ("#D55E00", "s"))
+_MARKS = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"))
 
 
 def depth_table(layers: Sequence[LayerMeasurement]) -> str:
