@@ -100,6 +100,8 @@ class MeasurementDict(TypedDict):
 class LayerMeasurement:
     """Every measure of one layer: geometric complexity, neural and geometric collapse, bounds.
 
+    Of a features file without squared Jacobian norms, complexity and what follows from it are NaN, with a warning.
+
     Attributes:
         kept: what they were computed from; ``save_features`` writes it.
         class_names: names of the classes, in ascending order of their labels.
