@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 Measure = Callable[[Tensor, Tensor], object]
 
@@ -55,3 +57,16 @@ def assert_homogeneous(measure: Measure, features: Tensor, labels: Tensor, degre
     for factor in (0.01, 3.0):
         expected = torch.as_tensor(measure(features, labels), dtype=torch.float64) * factor**degree
         assert_close(measure(factor * features, labels), expected, **tol)
+
+
+class Shapes(TorchDispatchMode):
+    """Remembers the shape of every tensor that is made while it is active."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = set()
+
+    def __torch_dispatch__(self, function, _types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.made |= {tuple(leaf.shape) for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)}
+        return result

@@ -79,6 +79,17 @@ def test_stable_rank_of_many_features_and_many_examples_is_never_overestimated(m
     assert 1.0 <= safe < exact
 
 
+def test_many_features_and_more_examples_form_no_square_matrix(monkeypatch):
+    x, y = classes((30, 40, 20), 37)
+    data = LabelledFeatures.of(x, y)
+    expected = DecisionMoments.of(data).products
+    monkeypatch.setattr(moments, "_MAX_EIGENVALUES", 7)
+    with laws.Shapes() as shapes:
+        laws.assert_close(DecisionMoments.of(data).products, expected)
+    assert (37, 7) in shapes.made
+    assert not any(shape.count(37) > 1 for shape in shapes.made)
+
+
 def test_a_class_without_variance_puts_no_constraint_on_the_stable_rank():
     x, y = classes((30, 40), 6)
     constant = torch.full((3, 6), 9.0, dtype=x.dtype)

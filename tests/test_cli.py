@@ -137,6 +137,52 @@ def test_mean_and_std_override_the_data_sets_own(tiny, answer):
     assert (found["preprocessing"]["mean"], found["preprocessing"]["std"]) == ([0.5], [0.25])
 
 
+def test_several_layers_are_one_table_and_one_object(tiny, answer, run):
+    layers = ("--layer", 1, "--layer", 2, "--layer", "3:in")
+    found = answer("measure", tiny, *MEASURE, *layers)
+    assert [layer["layer"] for layer in found["layers"]] == ["1", "2", "3:in"]
+    alone = answer("measure", tiny, *MEASURE, "--layer", 2)
+    assert found["layers"][1]["cdnv"] == alone["cdnv"]
+    assert found["layers"][1]["provenance"] == alone["provenance"]
+    _, out, _ = run("measure", tiny, *MEASURE, *layers)
+    assert out.startswith(f"{tiny} (as its factory made it) on digits, split train\n\n3 layers: 300 examples, train")
+    assert len([line for line in out.splitlines() if line.split()[:1] in (["1"], ["2"], ["3:in"])]) == 3
+    _, out, _ = run("measure", tiny, *MEASURE, *layers, "--csv")
+    assert [row["layer"] for row in csv.DictReader(io.StringIO(out))] == ["1", "2", "3:in"]
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+def test_plot_writes_the_figure_the_same_each_time(tiny, run, tmp_path, ending):
+    starts = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
+    for layers in (("--layer", 1), ("--layer", 1, "--layer", "3:in")):
+        first, again = (tmp_path / name / f"figure.{ending}" for name in "ab")
+        for path in (first, again):
+            code, _, _ = run("measure", tiny, *MEASURE, *layers, "--plot", path)
+            assert code == 0
+        assert first.read_bytes().startswith(starts[ending])
+        assert first.read_bytes() == again.read_bytes()
+
+
+def test_saved_features_are_measured_without_the_model(tiny, answer, run, tmp_path):
+    path = tmp_path / "new" / "kept.safetensors"
+    first = answer("measure", tiny, *MEASURE, "--seed", 3, "--save-features", path)
+    again = answer("measure", f"features:{path}")
+    origin = again.pop("provenance")
+    assert {key: value for key, value in first.items() if key != "provenance"} == again
+    assert {key: origin[key] for key in ("model", "data", "split", "seed")} == {
+        "model": tiny,
+        "data": "digits",
+        "split": "train",
+        "seed": 3,
+    }
+    assert origin["features"] == str(path)
+    _, out, _ = run("measure", f"features:{path}", "--save-features", path.with_suffix(".npz"))
+    assert out.startswith(f"{path}: features of {tiny} on digits, split train")
+    assert (
+        answer("measure", f"features:{path.with_suffix('.npz')}")["geometric_collapse"] == first["geometric_collapse"]
+    )
+
+
 # transfer
 
 
@@ -155,6 +201,14 @@ def test_transfer_shows_a_table(tiny, run):
     assert "split test" in out
     assert "nearest mean" in out
     assert "5-shot" in out
+
+
+def test_transfer_of_saved_features(tiny, answer, tmp_path):
+    path, episodes = tmp_path / "kept.npz", ("--n-episodes", 20, "--k-shot", 1, "--seed", 1)
+    answer("measure", tiny, "digits:test", "--seed", 1, "--save-features", path)  # the seed also makes the weights
+    first, again = answer("transfer", tiny, "digits", *episodes), answer("transfer", f"features:{path}", *episodes)
+    assert {**first, "provenance": None} == {**again, "provenance": None}
+    assert again["provenance"]["model"] == tiny
 
 
 # report
@@ -282,6 +336,30 @@ def error_of(run, *arguments):
     [
         (["mesure"], "No such command 'mesure'."),
         (["measure"], "Missing argument 'MODEL'."),
+        (["measure", "m.py:f"], "DATA: expected a data set behind MODEL, got none; do name one of `geocollapse data`"),
+        (
+            ["measure", "features:a.npz", "digits"],
+            "DATA: expected none with features:a.npz, whose features are measured",
+        ),
+        (["measure", "features:a.npz", "--layer", "fc"], "--layer: expected none with features:a.npz, whose features"),
+        (["measure", "features:a.npz", "--max-samples", "9"], "--max-samples: expected none with features:a.npz"),
+        (["measure", "features:a.npz", "--seed", "9"], "--seed: expected none with features:a.npz"),
+        (["transfer", "features:a.npz", "--batch-size", "9"], "--batch-size: expected none with features:a.npz"),
+        (["measure", "features:a.npz"], "features: expected a file, got 'a.npz', which does not exist"),
+        (["transfer", "features:a.csv"], "features: expected a file, got 'a.csv', which does not exist"),
+        (
+            ["measure", "m.py:f", "digits", "--save-features", "a.csv"],
+            "--save-features: expected a file ending in .safetensors or .npz, got 'a.csv'",
+        ),
+        (
+            ["measure", "m.py:f", "digits", "--save-features", "a.npz", "--layer", "1", "--layer", "2"],
+            "--save-features: expected one layer, got 1, 2; do one call a layer",
+        ),
+        (
+            ["measure", "m.py:f", "digits", "--plot", "a.jpeg"],
+            "--plot: expected a file ending in .png, .pdf, .svg, got 'a.jpeg'; do figure.png",
+        ),
+        (["transfer", "m.py:f", "digits", "--layer", "1", "--layer", "2"], "--layer: expected one layer, got 1, 2"),
         (["measure", "m.py:f", "digits", "--lair", "x"], "No such option: --lair"),
         (["measure", "m.py:f", "digits", "--seed", "one"], "Invalid value for '--seed'"),
         (["measure", "m.py:f", "digits", "--device", "tpu"], "Invalid value for '--device'"),

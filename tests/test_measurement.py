@@ -1,6 +1,7 @@
 import json
 import math
 
+import laws
 import pytest
 import torch
 from reference import collapse as collapse_reference
@@ -113,6 +114,94 @@ def test_table_frame_pairs_and_figure(model, data):
     assert len(m.pairs(10)) == 3
     assert {m.pairs(1)[0].first, m.pairs(1)[0].second} <= {"ant", "bee", "cow"}
     assert len(m.plot().axes) == 3
+
+
+def test_the_table_of_several_layers_has_one_row_a_layer(model, data):
+    m = geo.measure(model, data, layer=["1", "4:in", ""])
+    lines = str(m).splitlines()
+    assert lines[0].startswith("3 layers: 240 examples, 3 classes, accuracy 0.")
+    assert lines[2].split()[:3] == ["layer", "features", "GC"]
+    rows = {line.split()[0]: line.split()[1:] for line in lines[4:7]}
+    assert list(rows) == ["1", "4:in", "output"]
+    assert [rows[name][0] for name in rows] == ["9", "9", "3"]
+    assert rows["4:in"][1] == f"{m['4:in'].geometric_complexity.value:.3g}"
+    low, high = m["1"].geometric_complexity.interval()
+    assert float(rows["1"][2]) == pytest.approx(100 * (math.sqrt(high / low) - 1), rel=0.01)
+    assert rows["4:in"][-2] == f"{m['4:in'].neural_collapse.nc3:.3g}"
+    assert rows["1"][-2:] == ["-", "-"]
+    notes = " ".join(lines[7:])
+    assert "note: rtol=" not in notes  # all 240 examples are fewer than the first look
+    assert notes.count("gc_pixel") == 1
+    assert "note: 1, output: nc3, nc4 and nc2_weight: not defined here" in notes
+
+
+def drawn(axis):
+    """What the lines of a panel show, by label."""
+    return {c.get_label(): (list(c[0].get_xdata()), list(c[0].get_ydata()), c) for c in axis.containers}
+
+
+def test_the_figure_of_several_layers_shows_depth(model, data):
+    names = ["1", "3", "4:in"]
+    m = geo.measure(model, data, layer=names)
+    figure = m.plot()
+    complexity, scaled, collapse = figure.axes
+    for axis in figure.axes:
+        assert axis.get_yscale() == "log"
+        assert [tick.get_text() for tick in axis.get_xticklabels()] == names
+        assert "unit" in axis.get_ylabel()
+    x, y, container = drawn(complexity)["geometric complexity, 95 % interval"]
+    assert (x, y) == ([0, 1, 2], [m[name].geometric_complexity.value for name in names])
+    bars = container[2][0].get_segments()
+    ends = [end for name in names for end in m[name].geometric_complexity.interval()]
+    assert [end for bar in bars for end in bar[:, 1]] == pytest.approx(ends)
+    assert drawn(scaled)["per feature variance"][1] == [m[name].gc_per_variance for name in names]
+    assert drawn(scaled)["geometric collapse, 95 % interval"][1] == [m[name].geometric_collapse.value for name in names]
+    assert drawn(collapse)["CDNV"][1] == [m[name].neural_collapse.cdnv for name in names]
+    corrected = [m[name].neural_collapse.cdnv_bias_corrected for name in names]
+    assert drawn(collapse)["CDNV, bias corrected"][1] == corrected
+    assert drawn(collapse)["NC1"][1] == [m[name].neural_collapse.nc1 for name in names]
+
+
+class Constant(nn.Module):
+    """A layer that its input does not reach."""
+
+    def __init__(self):
+        super().__init__()
+        self.offsets = nn.Linear(12, 5)
+
+    def forward(self, x):
+        return self.offsets(x.detach())
+
+
+def test_what_a_log_axis_cannot_show_is_said(data):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 12), Constant(), nn.ReLU(), nn.Linear(5, 3))
+    m = geo.measure(model, data, layer=["1", "2", "4:in"])
+    complexity, scaled, collapse = m.plot().axes
+    assert complexity.get_xlabel().splitlines() == [
+        "layer",
+        "geometric complexity, 95 % interval: 0 or undefined at 2 of 3",
+    ]
+    assert len(scaled.get_xlabel().splitlines()) == 3
+    assert collapse.get_xlabel() == "layer"
+    assert "geometric complexity is 0" in str(m)
+
+
+def test_long_features_form_no_square_matrix(monkeypatch):
+    """Above p = 4,096: no p x p matrix, in no measure; NC1 from the features projected on the span of the means."""
+    n, p = 60, 4200
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(n) % 3
+    x = torch.randn(n, 8, generator=generator) + 2 * labels[:, None]
+    model = nn.Sequential(nn.Linear(8, p), nn.Linear(p, 3))
+    with laws.Shapes() as shapes:
+        m = geo.measure(model, (x, labels))
+    assert (n, p) in shapes.made
+    assert not any(shape.count(p) > 1 for shape in shapes.made)
+    z = m.features.double()
+    assert m.cdnv == pytest.approx(float(collapse_reference.cdnv(z, labels)), rel=1e-8)
+    basis = torch.linalg.svd(z - z.mean(dim=0), full_matrices=False).Vh  # the same geometry in n coordinates
+    assert m.nc1 == pytest.approx(float(collapse_reference.nc1(z @ basis.T, labels)), rel=1e-8)
 
 
 def test_a_callable_measures_its_own_output(model, data):
@@ -251,3 +340,5 @@ def test_several_layers_from_one_pass_are_those_of_single_ones(model, data):
         _ = together.cdnv
     with pytest.raises(ValueError, match="layer: expected at least one name, got none"):
         geo.measure(model, data, layer=[])
+    with pytest.raises(ValueError, match=r"layer: expected different layers, got \['1', '1'\]; do name each once"):
+        geo.measure(model, data, layer=["1", "1"])

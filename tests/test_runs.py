@@ -7,7 +7,7 @@ import torch
 
 from geocollapse.experiments.recipe import RunConfig, load_recipe
 from geocollapse.experiments.results import read_sweep
-from geocollapse.experiments.runs import RunFolder, SweepFolder, load_model, write_whole
+from geocollapse.experiments.runs import RunFolder, SweepFolder, load_model
 from geocollapse.models import build
 
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(3)}
@@ -96,13 +96,6 @@ def test_a_crash_between_two_renames_is_noticed(run, monkeypatch):
             run.save_checkpoint(BUFFERS, BUFFERS, INFO)
     assert run.load_checkpoint() is None
     assert "checkpoint.safetensors set aside" in run.problems[0]
-
-
-def test_writing_several_files_writes_all_before_the_first_rename(tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr("pathlib.Path.replace", lambda path, _: seen.append(sorted(p.name for p in tmp_path.iterdir())))
-    write_whole({tmp_path / "a": b"1", tmp_path / "b": b"2"})
-    assert seen == [["a.part", "b.part"]] * 2
 
 
 def test_lines_of_the_history_are_strict_json(run):

@@ -128,7 +128,7 @@ def test_ctrl_c_in_a_measurement(net, data):
     assert m.geometric_complexity.interrupted
     assert f"interrupted: all measures are of {n} of 4000 examples" in m.warnings
     assert sorted(m.labels.bincount().tolist()) == [n // 4] * 4  # classes take turns
-    rows = m.context.indices
+    rows = m.kept.context.ids
     torch.testing.assert_close(m.features, net[:2](data[0][rows]).detach())
     assert torch.equal(m.labels, data[1][rows])
     low, high = m.geometric_complexity.interval(0.999)

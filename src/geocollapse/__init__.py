@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from geocollapse.jacobian import squared_jacobian_norms as squared_jacobian_norms
     from geocollapse.measurement import Measurement as Measurement
     from geocollapse.measurement import measure as measure
+    from geocollapse.measurement import measure_features as measure_features
     from geocollapse.metrics import CollapseMetric as CollapseMetric
     from geocollapse.regularizers import GeometricComplexityPenalty as GeometricComplexityPenalty
     from geocollapse.scores import alpha_req as alpha_req
@@ -51,6 +52,7 @@ _HOME = {
     "geometric_collapse": "collapse",
     "geometric_complexity": "complexity",
     "measure": "measurement",
+    "measure_features": "measurement",
     "nearest_mean_bound": "bounds",
     "neural_collapse": "collapse",
     "rankme": "scores",

@@ -22,9 +22,9 @@ from geocollapse.experiments.results import (
     read_sweep,
     write_table,
 )
-from geocollapse.experiments.runs import write_whole
 from geocollapse.figures import Chart, charts, plotly_panels, save
 from geocollapse.figures.labels import setting_label, short_name
+from geocollapse.files import write_whole
 
 if TYPE_CHECKING:
     import jinja2

@@ -145,7 +145,7 @@ def _products_by_rows(data: LabelledFeatures) -> Tensor:
 def _products_by_columns(data: LabelledFeatures, p: int) -> Tensor:
     """tr S_a S_b = sum_J <S_a[:, J], S_b[:, J]> over blocks J of columns, for many features: O((n + C^2) p^2)."""
     n_classes = len(data.statistics.classes)
-    width = max(1, _COVARIANCE_BYTES // (8 * n_classes * p))
+    width = max(1, min(_MAX_EIGENVALUES, _COVARIANCE_BYTES // (8 * n_classes * p)))
     total = data.statistics.offsets.new_zeros(n_classes, n_classes)
     for start in range(0, p, width):
         columns = slice(start, start + width)

@@ -1,14 +1,19 @@
-"""`geocollapse measure`: every measure of one model on one data set."""
+"""`geocollapse measure`: every measure of one model on one data set, or of a features file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Option
 
 from geocollapse.cli.answer import Answer, Display
 from geocollapse.cli.options import DataArgument, DataOptions, MachineOptions, ModelArgument, ModelOptions, OutFile
+from geocollapse.cli.resolve import Request, features_heading, find_device, set_threads
+
+if TYPE_CHECKING:
+    from geocollapse.measurement import Measurement
 
 
 @dataclass(frozen=True)
@@ -35,32 +40,95 @@ class EstimateOptions:
     memory_limit: Annotated[
         str | None, Option(metavar="2GB", help="Of the graph of a batch; batches are made small enough.")
     ] = None
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """Files that are written beside what is printed."""
+
     out: OutFile = None
+    save_features: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Keep features and Jacobian norms for features:FILE; .safetensors or .npz."),
+    ] = None
+    plot: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Draw the figure; several layers against depth. .png, .pdf or .svg."),
+    ] = None
+
+    def check(self, layers: list[str] | None) -> None:
+        """Refuse what cannot be written, before any work."""
+        from geocollapse.measurement.arrays import check_ending
+        from geocollapse.measurement.display import check_figure
+
+        if self.plot is not None:
+            check_figure(self.plot, argument="--plot")
+        if self.save_features is not None:
+            check_ending(self.save_features, argument="--save-features")
+            if len(layers or []) > 1:
+                raise ValueError(
+                    f"--save-features: expected one layer, got {', '.join(layers or [])}; do one call a layer"
+                )
 
 
 def measure(
     model: ModelArgument,
-    data: DataArgument,
+    model_options: ModelOptions,
+    data_options: DataOptions,
+    estimates: EstimateOptions,
+    files: FileOptions,
+    machine: MachineOptions,
+    display: Display,
+    data: DataArgument = None,
+) -> Answer:
+    """Measure a model on a data set.
+
+    Geometric complexity, neural and geometric collapse and nearest-mean bounds, all in one pass over the data. The
+    default split is train: neural collapse is a statement about training data. With features:FILE in place of MODEL
+    and DATA: the same from the features that --save-features kept.
+    """
+    from geocollapse.measurement.display import save_figure
+
+    files.check(model_options.layer)
+    request = Request(model, data, default_split="train")
+    path = request.features_file(model_options, data_options, estimates, machine, used=("--device", "--threads"))
+    if path is None:
+        measurement, heading, origin = _of_model(request, model_options, data_options, estimates, machine, display)
+    else:
+        measurement, heading, origin = _of_file(path, machine)
+    if files.save_features is not None:
+        measurement.save_features(files.save_features, origin=origin)
+    if files.plot is not None:
+        save_figure(measurement.plot(), files.plot)
+    layers = [layer.to_dict() for layer in measurement.layers]
+    for layer in layers:
+        layer["provenance"] |= origin
+    return Answer(
+        json=layers[0] if len(layers) == 1 else {"layers": layers},
+        text=f"{heading}\n\n{measurement}",
+        rows=layers,
+        out=files.out,
+    )
+
+
+def _of_model(
+    request: Request,
     model_options: ModelOptions,
     data_options: DataOptions,
     estimates: EstimateOptions,
     machine: MachineOptions,
     display: Display,
-) -> Answer:
-    """Measure a model on a data set.
-
-    Geometric complexity, neural and geometric collapse and nearest-mean bounds, all in one pass over the data. The
-    default split is train: neural collapse is a statement about training data.
-    """
-    from geocollapse.cli.resolve import Request
+) -> tuple[Measurement, str, dict[str, Any]]:
+    """The measurement, one line on what was measured, and what to record of it."""
     from geocollapse.measurement import measure as measure_model
 
     n_probes, memory_limit = _parse_probes(estimates.n_probes), _parse_bytes(estimates.memory_limit)
-    inputs = Request(model, data, default_split="train").resolve(model_options, data_options, machine)
+    names = model_options.layer
+    inputs = request.resolve(model_options, data_options, machine)
     measurement = measure_model(
         inputs.model,
         inputs.source,
-        layer=model_options.layer,
+        layer=names[0] if names and len(names) == 1 else names,
         classifier=model_options.classifier,
         estimator=estimates.estimator,
         n_probes=n_probes,
@@ -73,9 +141,16 @@ def measure(
         seed=machine.seed,
         progress=not display.quiet,
     )
-    result = measurement.layers[0].to_dict()
-    result["provenance"] |= inputs.origin
-    return Answer(json=result, text=f"{inputs.heading()}\n\n{measurement}", out=estimates.out)
+    return measurement, inputs.heading(), inputs.origin
+
+
+def _of_file(path: Path, machine: MachineOptions) -> tuple[Measurement, str, dict[str, Any]]:
+    """The same for a features file, which tells of its origin itself."""
+    from geocollapse.measurement import measure_features
+
+    set_threads(machine.threads)
+    measurement = measure_features(path, device=find_device(machine.device))
+    return measurement, features_heading(path, measurement.layers[0].kept), {}
 
 
 def _parse_probes(text: str) -> int | Literal["auto"]:

@@ -11,10 +11,19 @@ from typer import Argument, Option
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 ModelArgument = Annotated[
-    str, Argument(metavar="MODEL", help="A run folder of train or sweep, FILE.py:FACTORY or PACKAGE.MODULE:FACTORY.")
+    str,
+    Argument(
+        metavar="MODEL",
+        help="A run folder of train or sweep, FILE.py:FACTORY, PACKAGE.MODULE:FACTORY, or features:FILE.",
+    ),
 ]
 DataArgument = Annotated[
-    str, Argument(metavar="DATA", help="A data set of `geocollapse data`, or folder:PATH; each with :SPLIT.")
+    str | None,
+    Argument(
+        metavar="DATA",
+        help="A data set of `geocollapse data`, or folder:PATH; each with :SPLIT. None with features:FILE.",
+        show_default=False,
+    ),
 ]
 RecipeArgument = Annotated[
     str, Argument(metavar="RECIPE", help="A name of `geocollapse recipes`, or a .yaml file of your own.")
@@ -48,7 +57,8 @@ class ModelOptions:
         list[str] | None, Option(metavar="KEY=VALUE", help="Argument of the factory; may be repeated.")
     ] = None
     layer: Annotated[
-        str | None, Option(metavar="NAME", help="NAME, or NAME:in for its input; default the classifier's input.")
+        list[str] | None,
+        Option(metavar="NAME", help="NAME, or NAME:in for its input; default the classifier's. measure takes several."),
     ] = None
     classifier: Annotated[str | None, Option(metavar="NAME", help="The linear classifier behind the embedding.")] = None
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import DataLoader, Dataset
 
+    from geocollapse.measurement.kept import KeptLayer
     from geocollapse.models import LoadedModel
+
+
+FEATURES = "features:"  # before the name of a features file in place of a model
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,29 @@ class Request:
     """MODEL and DATA as the user named them."""
 
     model: str
-    data: str
+    data: str | None
     default_split: str
+
+    def features_file(self, *options: Any, used: Collection[str] = ()) -> Path | None:
+        """The FILE of a MODEL ``features:FILE``, else None; it takes no DATA, and of ``options`` only ``used``."""
+        if not self.model.startswith(FEATURES):
+            return None
+        given = {"DATA": self.data} if self.data is not None else {}
+        for group in options:
+            given |= {name: value for name, value in _changed(group).items() if name not in used}
+        for name, value in given.items():
+            raise ValueError(
+                f"{name}: expected none with {self.model}, whose features are measured as they are, got {value}; "
+                f"do leave it out"
+            )
+        return Path(self.model.removeprefix(FEATURES))
 
     def resolve(self, models: ModelOptions, data: DataOptions, machine: MachineOptions) -> Inputs:
         """Load both, and put the model on its device."""
         import torch
 
+        if self.data is None:
+            raise ValueError("DATA: expected a data set behind MODEL, got none; do name one of `geocollapse data`")
         set_threads(machine.threads)
         torch.manual_seed(machine.seed)  # of a factory that initialises its weights
         loaded = load_model(self.model, models)
@@ -65,6 +85,13 @@ class Request:
             "split": dataset.split,
         }
         return Inputs(model, dataset, _with_workers(dataset, machine), origin)
+
+
+def features_heading(path: Path, kept: KeptLayer) -> str:
+    """One line that names a features file and what it was made from, where that is known."""
+    origin = kept.context.provenance
+    made = f" of {origin['model']} on {origin['data']}, split {origin['split']}" if "model" in origin else ""
+    return f"{path}: features{made}"
 
 
 def load_model(spec: str, options: ModelOptions) -> LoadedModel:
@@ -155,6 +182,12 @@ def parse_settings(settings: Sequence[str], *, option: str) -> dict[str, Any]:
             raise ValueError(f"{option}: expected KEY=VALUE, got {setting!r}; do {option} KEY=VALUE")
         parsed[key] = parse_yaml(value, where=f"{option} {key}")
     return parsed
+
+
+def _changed(options: Any) -> dict[str, Any]:
+    """The options of a group that are not at their default, as they are written on the command line."""
+    values = {f"--{field.name.replace('_', '-')}": (getattr(options, field.name), field) for field in fields(options)}
+    return {name: value for name, (value, field) in values.items() if value != field.default}
 
 
 def _dtype(name: str | None) -> torch.dtype | None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
-from geocollapse.measurement import MeasurementDict
+from geocollapse.measurement import LayersDict, MeasurementDict
 from geocollapse.provenance import Provenance
 from geocollapse.transfer import TransferDict
 
@@ -134,7 +134,7 @@ class FewShotDict(TransferDict):
     layer: str
     n_features: int
     n_samples: int
-    split: str
+    split: str | None
     provenance: dict[str, Any]
 
 
@@ -198,7 +198,7 @@ class ModelsDict(TypedDict):
 
 
 RESULTS: dict[str, Any] = {
-    "measure": MeasurementDict,
+    "measure": MeasurementDict | LayersDict,
     "train": TrainDict,
     "sweep": SweepOrPlanDict,
     "transfer": FewShotDict,

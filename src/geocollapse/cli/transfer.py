@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
 from geocollapse.cli.answer import Answer, table
 from geocollapse.cli.options import DataArgument, DataOptions, MachineOptions, ModelArgument, ModelOptions, OutFile
+from geocollapse.cli.resolve import Request, features_heading, find_device, set_threads
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -25,32 +30,39 @@ class EpisodeOptions:
     out: OutFile = None
 
 
+@dataclass(frozen=True)
+class _Embedded:
+    """Features and labels of a data set, and where they come from."""
+
+    features: Tensor
+    labels: Tensor
+    layer: str
+    classes: list[str]
+    split: str | None
+    origin: Mapping[str, Any]
+    heading: str
+
+
 def transfer(
     model: ModelArgument,
-    data: DataArgument,
     model_options: ModelOptions,
     data_options: DataOptions,
     episodes: EpisodeOptions,
     machine: MachineOptions,
+    data: DataArgument = None,
 ) -> Answer:
     """Few-shot accuracy of a model's embedding.
 
     By the nearest class mean and by a linear probe, with intervals over episodes. The default split is test.
+    features:FILE in place of MODEL and DATA: the features that `measure --save-features` kept.
     """
-    from geocollapse.cli.resolve import Request
-    from geocollapse.measurement.collect import collect_features
     from geocollapse.provenance import provenance
     from geocollapse.transfer import transfer as few_shot
 
     k_shots = _parse_shots(episodes.k_shot or ["1,5"])
-    inputs = Request(model, data, default_split="test").resolve(model_options, data_options, machine)
-    found = collect_features(
-        inputs.model,
-        inputs.source,
-        layer=model_options.layer,
-        classifier=model_options.classifier,
-        batch_size=machine.batch_size,
-    )
+    request = Request(model, data, default_split="test")
+    path = request.features_file(model_options, data_options, machine, used=("--device", "--threads", "--seed"))
+    found = _of_model(request, model_options, data_options, machine) if path is None else _of_file(path, machine)
     accuracy = few_shot(
         found.features,
         found.labels,
@@ -62,14 +74,47 @@ def transfer(
     )
     result = {
         **accuracy,
-        "classes": inputs.dataset.classes,
+        "classes": found.classes,
         "layer": found.layer,
         "n_features": found.features.shape[1],
         "n_samples": len(found.features),
-        "split": inputs.dataset.split,
-        "provenance": {**provenance(seed=machine.seed, device=found.features.device), **inputs.origin},
+        "split": found.split,
+        "provenance": {**found.origin, **provenance(seed=machine.seed, device=found.features.device)},
     }
-    return Answer(result, f"{inputs.heading()}\n\n{_shown(result)}", out=episodes.out)
+    return Answer(result, f"{found.heading}\n\n{_shown(result)}", out=episodes.out)
+
+
+def _of_model(
+    request: Request, model_options: ModelOptions, data_options: DataOptions, machine: MachineOptions
+) -> _Embedded:
+    from geocollapse.measurement.collect import collect_features
+
+    names = model_options.layer or []
+    if len(names) > 1:
+        raise ValueError(f"--layer: expected one layer, got {', '.join(names)}; do one call a layer")
+    inputs = request.resolve(model_options, data_options, machine)
+    found = collect_features(
+        inputs.model,
+        inputs.source,
+        layer=names[0] if names else None,
+        classifier=model_options.classifier,
+        batch_size=machine.batch_size,
+    )
+    dataset = inputs.dataset
+    return _Embedded(
+        found.features, found.labels, found.layer, dataset.classes, dataset.split, inputs.origin, inputs.heading()
+    )
+
+
+def _of_file(path: Path, machine: MachineOptions) -> _Embedded:
+    from geocollapse.measurement.saved import read_features
+
+    set_threads(machine.threads)
+    kept = read_features(path, device=find_device(machine.device))
+    context = kept.context
+    names = context.class_names or [str(int(label)) for label in kept.labels.unique()]
+    heading = features_heading(path, kept)
+    return _Embedded(kept.features, kept.labels, kept.layer, list(names), context.split, context.provenance, heading)
 
 
 def _shown(result: Mapping[str, Any]) -> str:

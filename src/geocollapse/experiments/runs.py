@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocollapse.estimate import strict_json
+from geocollapse.files import write_whole
 from geocollapse.models import LoadedModel, build
 
 if TYPE_CHECKING:
@@ -246,19 +247,6 @@ def load_model(folder: str | Path) -> LoadedRun:
     model = build(config.model.name, **shape, **config.model.args)
     model.load_state_dict(weights)
     return LoadedRun(model.eval(), str(folder), str(path), None, config)
-
-
-def write_whole(files: Mapping[Path, bytes]) -> None:
-    """Write files so that a reader sees the old content or the new: all are on disk before the first is renamed."""
-    partial = {path: path.with_name(path.name + ".part") for path in files}
-    for path, content in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial[path].open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    for path in files:
-        partial[path].replace(path)
 
 
 def _json(value: Any, *, indent: int | None = None) -> bytes:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from geocollapse.collapse import LabelledFeatures, pairwise_cdnv
 from geocollapse.estimate import Estimate
+from geocollapse.files import written_whole
 from geocollapse.measurement.layer import SUGGESTED_RTOL, LayerMeasurement
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from rich.table import Table
 
 _WIDTH = 100
+_WIDEST = 240  # a table is as wide as its columns need
+# The forms of a figure, with what keeps the date out of them: the same figure is the same file.
+_FIGURES: Mapping[str, Any] = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 
 
 def as_text(layer: LayerMeasurement) -> str:
     """The table that ``print(measurement)`` shows."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=_title(layer), title_justify="left", box=box.SIMPLE_HEAD, min_width=70)
@@ -26,21 +33,34 @@ def as_text(layer: LayerMeasurement) -> str:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in _rows(layer):
         table.add_row(*row)
-    console = Console(width=_WIDTH, color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-        if layer.samples_for_rtol is not None and layer.samples_for_rtol < len(layer.features):
-            saved = (
-                f"rtol={SUGGESTED_RTOL} would have probed {layer.samples_for_rtol} of {len(layer.features)} examples"
-            )
-            console.print(f"note: {saved}", highlight=False)
-        for warning in layer.warnings:
-            console.print(f"note: {warning}", highlight=False)
-    return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
+    return rendered(table, [*rtol_note([layer]), *layer.warnings])
+
+
+def rendered(table: Table, notes: Sequence[str]) -> str:
+    """A table and the notes under it as plain text."""
+    from rich.console import Console
+
+    lines = []
+    for width, parts in ((_WIDEST, [table]), (_WIDTH, [f"note: {note}" for note in notes])):
+        console = Console(width=width, color_system=None)
+        with console.capture() as capture:
+            for part in parts:
+                console.print(part, highlight=False, markup=False)
+        lines += capture.get().splitlines()
+    return "\n".join(line.rstrip() for line in lines).rstrip()
+
+
+def rtol_note(layers: Sequence[LayerMeasurement]) -> list[str]:
+    """How many examples the usual precision would have probed, where it is fewer than were."""
+    needed, n_examples = [layer.samples_for_rtol for layer in layers], len(layers[0].features)
+    n_needed = max(n_examples if n is None else n for n in needed)
+    if n_needed == n_examples:
+        return []
+    return [f"rtol={SUGGESTED_RTOL} would have probed {n_needed} of {n_examples} examples"]
 
 
 def _title(layer: LayerMeasurement) -> str:
-    split = f", {layer.context.split}" if layer.context.split else ""
+    split = f", {layer.kept.context.split}" if layer.kept.context.split else ""
     name = layer.layer or "the model's output"
     n_examples, n_features = layer.features.shape
     return f"{name}: {n_examples} examples{split}, {len(layer.class_names)} classes, {n_features} features"
@@ -50,7 +70,7 @@ def _rows(layer: LayerMeasurement) -> list[tuple[str, str, str, str]]:
     nc, gc = layer.neural_collapse, layer.geometric_complexity
     bound, free = layer.bounds["5"], layer.label_free
     rows: list[tuple[str, float | Estimate | None, str]] = [
-        ("accuracy", layer.context.accuracy, "of the model's own classifier"),
+        ("accuracy", layer.accuracy, "of the model's own classifier"),
         ("geometric complexity", gc, f"mean ||J||_F^2 of {gc.n_samples} examples"),
         ("  per raw pixel", layer.gc_pixel, "free of the input normalisation"),
         ("  per feature variance", layer.gc_per_variance, "free of the feature scale"),
@@ -84,30 +104,57 @@ def _is_imbalanced(layer: LayerMeasurement) -> bool:
 
 
 def _cells(value: float | Estimate | None) -> tuple[str, str]:
-    if isinstance(value, Estimate):
-        low, high = value.interval()
-        return f"{value.value:.4g}", f"{low:.4g} to {high:.4g}"
-    return ("-" if value is None or math.isnan(value) else f"{value:.4g}"), ""
+    """A number and its 95 % interval, as far as there are any."""
+    if value is None or math.isnan(value):
+        return "-", ""
+    if not isinstance(value, Estimate):
+        return f"{value:.4g}", ""
+    low, high = value.interval()
+    return f"{value.value:.4g}", "" if math.isnan(low) else f"{low:.4g} to {high:.4g}"
 
 
 def as_figure(layer: LayerMeasurement) -> Figure:
-    """Geometric complexity of each class with its 95 % interval, and CDNV of each pair of classes."""
+    """Geometric complexity of each class with its 95 % interval, where known, and CDNV of each pair of classes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    has_complexity = not math.isnan(layer.geometric_complexity.value)
+    figure = Figure(figsize=(10 if has_complexity else 5.5, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2 if has_complexity else 1, squeeze=False)[0]
+    if has_complexity:
+        _draw_complexity(axes[0], layer)
     names = list(layer.class_names)
-    values = [estimate.value for estimate in layer.class_complexity.values()]
-    bounds = [estimate.interval() for estimate in layer.class_complexity.values()]
-    errors = [[v - lo for v, (lo, _) in zip(values, bounds)], [hi - v for v, (_, hi) in zip(values, bounds)]]
-    left.errorbar(values, range(len(names)), xerr=errors, fmt="o", color="#0072B2", capsize=3)
-    left.set_yticks(range(len(names)), names)
-    left.invert_yaxis()
-    left.set_xlabel("geometric complexity of the class (feature unit / input unit)$^2$")
     statistics = LabelledFeatures.of(layer.features, layer.labels).statistics
-    image = right.imshow(pairwise_cdnv(statistics).cpu().numpy(), cmap="cividis")
-    right.set_xticks(range(len(names)), names, rotation=90)
-    right.set_yticks(range(len(names)), names)
-    figure.colorbar(image, ax=right, label="CDNV of the pair (no unit)")
+    image = axes[-1].imshow(pairwise_cdnv(statistics).cpu().numpy(), cmap="cividis")
+    axes[-1].set_xticks(range(len(names)), names, rotation=90)
+    axes[-1].set_yticks(range(len(names)), names)
+    figure.colorbar(image, ax=axes[-1], label="CDNV of the pair (no unit)")
     figure.suptitle(_title(layer))
     return figure
+
+
+def _draw_complexity(axis: Axes, layer: LayerMeasurement) -> None:
+    """One point and its interval a class."""
+    names, estimates = list(layer.class_names), list(layer.class_complexity.values())
+    values, bounds = [estimate.value for estimate in estimates], [estimate.interval() for estimate in estimates]
+    errors = [[v - low for v, (low, _) in zip(values, bounds)], [high - v for v, (_, high) in zip(values, bounds)]]
+    axis.errorbar(values, range(len(names)), xerr=errors, fmt="o", color="#0072B2", capsize=3)
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel("geometric complexity of the class (feature unit / input unit)$^2$")
+
+
+def check_figure(path: Path, *, argument: str = "path") -> None:
+    """Raise a ValueError for a file that ``save_figure`` cannot write."""
+    if path.suffix not in _FIGURES:
+        raise ValueError(
+            f"{argument}: expected a file ending in {', '.join(_FIGURES)}, got {str(path)!r}; do figure.png"
+        )
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, PDF or SVG, by the ending of ``path``."""
+    from matplotlib import rc_context
+
+    check_figure(path)
+    with rc_context({"svg.hashsalt": "geocollapse", "pdf.fonttype": 42}), written_whole(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:], dpi=150, metadata=_FIGURES[path.suffix])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,13 +26,16 @@ from geocollapse.collapse import (
 from geocollapse.complexity import dataset_complexity, norms_by_class, samples_needed
 from geocollapse.estimate import Estimate, EstimateDict, TopExample, strict_json
 from geocollapse.jacobian import SquaredNorms
-from geocollapse.measurement.reading import LayerReading
-from geocollapse.sampling import Ending
+from geocollapse.measurement.kept import Head, KeptLayer
+from geocollapse.measurement.saved import write_features
 from geocollapse.scores import LabelFree, LabelFreeDict, label_free
-from geocollapse.stopping import StoppingRule
 
 SUGGESTED_RTOL = 0.05
 _BOUND_SHOTS = (math.inf, 1, 5)
+_NO_NORMS = (
+    "geometric_complexity, geometric_collapse and what follows from them: undefined without squared Jacobian norms; "
+    "do geocollapse measure MODEL DATA --save-features FILE, which keeps them"
+)
 
 
 class IntervalDict(TypedDict):
@@ -96,48 +100,13 @@ class MeasurementDict(TypedDict):
 
 
 @dataclass(frozen=True, eq=False)
-class Context:
-    """What all layers of one measurement share.
-
-    Attributes:
-        labels: (n,) of all examples that were read.
-        indices: (n,) their positions in the data set.
-        probed: rows whose Jacobians were probed.
-        n_population: examples in the data set.
-        class_counts: examples of each class in the data set, by label.
-        is_stratified: the probed sample was drawn by class.
-        settings: estimator, probes and population, as an Estimate records them.
-        rule: when the probes were to stop.
-        ending: how they did.
-        class_names: a name for each class, or None to name it by its label.
-    """
-
-    labels: Tensor
-    indices: Tensor
-    probed: Tensor
-    n_population: int
-    class_counts: Mapping[int, float]
-    is_stratified: bool
-    settings: Mapping[str, Any]
-    rule: StoppingRule
-    ending: Ending
-    class_names: Sequence[str] | None
-    accuracy: float | None
-    split: str | None
-    lambda_max: float | None
-    preprocessing: Mapping[str, Any]
-    provenance: Mapping[str, Any]
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
 class LayerMeasurement:
     """Every measure of one layer: geometric complexity, neural and geometric collapse, bounds, label-free baselines.
 
+    Of a features file without squared Jacobian norms, complexity and what follows from it are NaN, with a warning.
+
     Attributes:
-        layer: where the features were taken.
-        features: (n, p), kept.
-        labels: (n,).
+        kept: what they were computed from; ``save_features`` writes it.
         class_names: names of the classes, in ascending order of their labels.
         geometric_complexity: of the map from the input to this layer.
         gc_pixel: the same for each unit of the raw [0, 1] pixel; None where the input scale is not known.
@@ -151,9 +120,7 @@ class LayerMeasurement:
         samples_for_rtol: examples that ``rtol=0.05`` would have probed, where all of them were.
     """
 
-    layer: str
-    features: Tensor = field(repr=False)
-    labels: Tensor = field(repr=False)
+    kept: KeptLayer
     class_names: tuple[str, ...]
     geometric_complexity: Estimate
     gc_pixel: float | None
@@ -164,14 +131,40 @@ class LayerMeasurement:
     neural_collapse: NeuralCollapse
     bounds: dict[str, NearestMeanBound]
     label_free: LabelFree
-    context: Context = field(repr=False)
     samples_for_rtol: int | None = None
     warnings: tuple[str, ...] = ()
 
     @property
+    def layer(self) -> str:
+        """Where the features were taken."""
+        return self.kept.layer
+
+    @property
+    def features(self) -> Tensor:
+        """(n, p)."""
+        return self.kept.features
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,)."""
+        return self.kept.labels
+
+    @property
     def accuracy(self) -> float | None:
         """Share of the examples that the model's own classifier gets right; None without one for these classes."""
-        return self.context.accuracy
+        return self.kept.context.accuracy
+
+    def save_features(self, path: str | Path, *, origin: Mapping[str, Any] | None = None) -> None:
+        """Write a features file, from which ``geocollapse.measure_features`` makes the same numbers.
+
+        Args:
+            path: a file ending in ``.safetensors`` or ``.npz``; written whole or not at all.
+            origin: what to record beside the provenance, such as the model's name.
+
+        Raises:
+            ValueError: another ending.
+        """
+        write_features(path, self.kept, origin=origin)
 
     def pairs(self, k: int = 10) -> list[ClassPair]:
         """The k class pairs of largest CDNV: the classes that the features separate least."""
@@ -182,66 +175,62 @@ class LayerMeasurement:
     def top_examples(self, k: int = 10) -> list[TopExample]:
         """The k inputs that carry most of geometric complexity, by position in the data set and class."""
         names = dict(zip(self.labels.unique().tolist(), self.class_names, strict=True))
-        rows = dict(zip(self.context.indices.tolist(), self.labels.tolist(), strict=True))
+        rows = dict(zip(self.kept.context.ids.tolist(), self.labels.tolist(), strict=True))
         found = self.geometric_complexity.top_examples(k)
         return [replace(example, class_name=names[rows[example.index]]) for example in found]
 
     def to_dict(self) -> MeasurementDict:
         """The strict JSON form."""
         collapse = {key: value for key, value in self.neural_collapse.to_dict().items() if key != "warnings"}
+        context = self.kept.context
         result: MeasurementDict = strict_json(
             {
                 "schema_version": 1,
-                "accuracy": self.context.accuracy,
+                "accuracy": context.accuracy,
                 "n_samples": len(self.features),
                 "n_features": self.features.shape[1],
                 "n_classes": len(self.class_names),
                 "classes": self.class_names,
                 "layer": self.layer,
-                "split": self.context.split,
+                "split": context.split,
                 "geometric_complexity": self.geometric_complexity,
                 "gc_pixel": self.gc_pixel,
                 "gc_per_variance": self.gc_per_variance,
                 "geometric_complexity_per_class": {k: _interval(e) for k, e in self.class_complexity.items()},
                 "geometric_collapse": _interval(self.geometric_collapse),
                 "poincare_ratio": self.poincare_ratio,
-                "input_covariance_lambda_max": self.context.lambda_max,
+                "input_covariance_lambda_max": context.lambda_max,
                 **collapse,
                 "nearest_mean_bound": {shots: bound.to_dict() for shots, bound in self.bounds.items()},
                 "predicted_error": {"1": None, "5": None},
                 "label_free": self.label_free.to_dict(),
-                "preprocessing": self.context.preprocessing,
+                "preprocessing": context.preprocessing,
                 "warnings": self.warnings,
-                "provenance": self.context.provenance,
+                "provenance": context.provenance,
             }
         )
         return result
 
 
-def measure_layer(
-    layer: str, reading: LayerReading, context: Context, head: tuple[Tensor, Tensor | None] | str
-) -> LayerMeasurement:
-    """All measures of one layer from its kept features and squared Jacobian norms.
-
-    ``head`` is the weight and bias of the classifier that the layer feeds, or the reason why there is none.
-    """
-    data = LabelledFeatures.of(reading.features, context.labels)
+def measure_layer(kept: KeptLayer) -> LayerMeasurement:
+    """All measures of one layer from its kept features and squared Jacobian norms."""
+    context, data = kept.context, LabelledFeatures.of(kept.features, kept.labels)
     labels = [int(label) for label in data.statistics.classes]
     names = tuple(str(label) if context.class_names is None else context.class_names[label] for label in labels)
-    by_class, gc = _complexity(reading.norms, context)
-    classifier, notes = _fitting_head(head, data)
+    by_class, gc = _complexity(kept)
+    classifier, notes = _fitting_head(kept.head, data)
     collapse = measure_collapse(data, **classifier)
     means, variances = data.statistics.means, data.statistics.variances()
     gcol = geometric_collapse(by_class, means)
-    bounds = nearest_mean_bounds(reading.features, context.labels, _BOUND_SHOTS, class_gc=by_class)
-    baselines = label_free(reading.features)
+    has_norms = len(context.probed) > 0
+    bounds = nearest_mean_bounds(kept.features, kept.labels, _BOUND_SHOTS, class_gc=by_class if has_norms else None)
+    about_norms = (*gc.warnings, *gcol.warnings) if has_norms else (_NO_NORMS,)
+    baselines = label_free(kept.features)
     return LayerMeasurement(
-        layer=layer,
-        features=reading.features,
-        labels=context.labels,
+        kept=kept,
         class_names=names,
         geometric_complexity=gc,
-        gc_pixel=None if reading.norms.scaled is None else _in_pixels(gc, reading.norms),
+        gc_pixel=None if kept.norms.scaled is None else _in_pixels(gc, kept.norms),
         gc_per_variance=gc.value / _total_variance(data),
         class_complexity=dict(zip(names, by_class, strict=True)),
         geometric_collapse=gcol,
@@ -249,28 +238,27 @@ def measure_layer(
         neural_collapse=collapse,
         bounds={"inf" if bound.k_shot == math.inf else str(bound.k_shot): bound for bound in bounds},
         label_free=baselines,
-        context=context,
-        samples_for_rtol=_samples_for_rtol(reading.norms, context),
-        warnings=_distinct(
-            *context.warnings, *gc.warnings, *gcol.warnings, *collapse.warnings, *notes, *baselines.warnings
-        ),
+        samples_for_rtol=_samples_for_rtol(kept),
+        warnings=_distinct(*context.warnings, *about_norms, *collapse.warnings, *notes, *baselines.warnings),
     )
 
 
-def _complexity(norms: SquaredNorms, context: Context) -> tuple[list[Estimate], Estimate]:
+def _complexity(kept: KeptLayer) -> tuple[list[Estimate], Estimate]:
+    """Geometric complexity of each class and of the data set."""
+    context, norms = kept.context, kept.norms
     labels = context.labels[context.probed]
     classes = norms_by_class(norms, labels, context.class_counts, **context.settings)
     strata = labels if context.is_stratified else None
     total = dataset_complexity(norms, context.n_population, strata, context.class_counts, **context.settings)
-    total = replace(total, indices=context.indices[context.probed])
+    total = replace(total, indices=context.ids[context.probed])
     return list(classes.values()), context.rule.marked(total, context.n_population, context.ending)
 
 
-def _samples_for_rtol(norms: SquaredNorms, context: Context) -> int | None:
+def _samples_for_rtol(kept: KeptLayer) -> int | None:
     """What the default precision could have saved; None where not every example was probed anyway."""
-    if len(norms) < context.n_population:
+    if len(kept.norms) < kept.context.n_population:
         return None
-    return samples_needed(norms, SUGGESTED_RTOL, context.provenance["seed"])
+    return samples_needed(kept.norms, SUGGESTED_RTOL, kept.context.provenance["seed"])
 
 
 def _poincare(ratios: PoincareRatios, names: tuple[str, ...]) -> PoincareDict:
@@ -294,9 +282,7 @@ def _total_variance(data: LabelledFeatures) -> float:
     return float(statistics.sum_squares.sum() / statistics.counts.sum() + (share * centred.square().sum(dim=1)).sum())
 
 
-def _fitting_head(
-    head: tuple[Tensor, Tensor | None] | str, data: LabelledFeatures
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _fitting_head(head: Head, data: LabelledFeatures) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The classifier as arguments of the collapse measures, if it fits the classes and the features."""
     if isinstance(head, str):
         return {}, (f"nc3, nc4 and nc2_weight: not defined here, {head}",)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
 from geocollapse.collapse import ClassPair
 from geocollapse.estimate import TopExample
+from geocollapse.measurement.depth import depth_figure, depth_table
 from geocollapse.measurement.display import as_figure, as_text
 from geocollapse.measurement.layer import LayerMeasurement, MeasurementDict
 
@@ -51,7 +54,7 @@ class Measurement:
         raise KeyError(f"layer: expected one of {[entry.layer for entry in self.layers]}, got {layer!r}")
 
     def __str__(self) -> str:
-        return "\n\n".join(as_text(layer) for layer in self.layers)
+        return as_text(self.layers[0]) if len(self.layers) == 1 else depth_table(self.layers)
 
     def to_dict(self) -> MeasurementDict | LayersDict:
         """Strict JSON values: of the layer, or of all of them under ``layers``."""
@@ -70,8 +73,16 @@ class Measurement:
         return pandas.json_normalize([dict(layer.to_dict()) for layer in self.layers])
 
     def plot(self) -> Figure:
-        """A matplotlib figure: geometric complexity of each class, and CDNV of each pair of classes."""
-        return as_figure(self._only("plot"))
+        """A matplotlib figure.
+
+        Of one layer: geometric complexity of each class, and CDNV of each pair of classes. Of several: geometric
+        complexity, geometric collapse, CDNV and NC1 against the layers.
+        """
+        return as_figure(self.layers[0]) if len(self.layers) == 1 else depth_figure(self.layers)
+
+    def save_features(self, path: str | Path, *, origin: Mapping[str, Any] | None = None) -> None:
+        """Write what the measures of the layer were computed from; see ``LayerMeasurement.save_features``."""
+        self._only("save_features").save_features(path, origin=origin)
 
     def pairs(self, k: int = 10) -> list[ClassPair]:
         """The k class pairs of largest CDNV, by name."""

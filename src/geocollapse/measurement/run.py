@@ -1,9 +1,10 @@
-"""``measure``: one pass over a model for all its geometry."""
+"""``measure``: one pass over a model for all its geometry; ``measure_features``: the same from a features file."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,9 +16,11 @@ from geocollapse.borrow import borrowed, check_independent, device_of, move
 from geocollapse.complexity import estimate_settings
 from geocollapse.features import CallableMap, Embedding, FeatureMap, Layer, Pool, find_embedding
 from geocollapse.jacobian import Estimator, Map, ProbePlan, check_estimator, check_floating
-from geocollapse.measurement.layer import Context, measure_layer
+from geocollapse.measurement.kept import Context, KeptLayer, accuracy_of
+from geocollapse.measurement.layer import measure_layer
 from geocollapse.measurement.reading import Reading, read_once
 from geocollapse.measurement.result import Measurement
+from geocollapse.measurement.saved import read_features
 from geocollapse.provenance import provenance
 from geocollapse.sampling import ProbeSchedule, bounded_by_memory, fitted_plan, known_classes, schedule_probes
 from geocollapse.stopping import StoppingRule
@@ -109,11 +112,38 @@ def measure(
         reading = read_once(model, feature_map, examples, schedule, plan, rule, progress=progress)
     names = class_names if class_names is not None else _of_dataset(examples, "classes")
     context = _context(model, reading, examples, names, embedding, plan, schedule, rule)
-    entries = zip(feature_map.layers, reading.layers, strict=True)
     heads = [_head_at(layer, model, embedding, is_named=classifier is not None) for layer in feature_map.layers]
-    return Measurement(
-        tuple(measure_layer(str(layer), taken, context, head) for (layer, taken), head in zip(entries, heads))
-    )
+    kept = [
+        KeptLayer(str(layer), taken.features, taken.norms, head, context)
+        for layer, taken, head in zip(feature_map.layers, reading.layers, heads, strict=True)
+    ]
+    return Measurement(tuple(measure_layer(layer) for layer in kept))
+
+
+def measure_features(path: str | Path, *, device: torch.device | str = "cpu") -> Measurement:
+    """Measure the features of a file, without the model that they came from.
+
+    A file of ``Measurement.save_features`` gives the numbers of that measurement again. One with ``features`` and
+    ``labels`` alone gives all but geometric complexity and geometric collapse, which are NaN with a warning. Cost: one
+    reading of the file (safetensors is mapped, not read into memory), O(n p (C + p)).
+
+    Args:
+        path: ``.safetensors``, ``.npz``, or ``.pt`` (read with ``weights_only=True``).
+        device: where to compute; features above 4 GiB stay where they are.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError, TypeError: a damaged file, missing keys, shapes that do not fit each other, one class only.
+
+    Examples:
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/features.npz"
+        >>> m = measure(nn.Linear(4, 3), (torch.randn(300, 4), torch.arange(300) % 3))
+        >>> m.save_features(path)
+        >>> measure_features(path).geometric_collapse.value == m.geometric_collapse.value
+        True
+    """
+    return Measurement((measure_layer(read_features(path, device=device)),))
 
 
 def _feature_map(
@@ -127,6 +157,8 @@ def _feature_map(
         names = [layer] if isinstance(layer, str) or layer is None else list(layer)
         if not names:
             raise ValueError("layer: expected at least one name, got none; do layer=None for the default")
+        if len(set(names)) < len(names):
+            raise ValueError(f"layer: expected different layers, got {names}; do name each once")
         embedding = find_embedding(model, first, layer=names[0], classifier=classifier)
         others = [Layer.find(model, name) for name in names[1:] if name is not None]
         return FeatureMap(model, [embedding.layer, *others], pool), embedding
@@ -161,7 +193,10 @@ def _context(
     rule: StoppingRule,
 ) -> Context:
     has_head = embedding is not None and embedding.classifier is not None
-    accuracy, notes = _accuracy(reading, class_names) if has_head else (None, ())
+    logits = reading.output if has_head else None
+    accuracy, notes = (None, ()) if logits is None else accuracy_of(logits, reading.labels, class_names)
+    if has_head and logits is None:
+        notes = ("accuracy: the model's output is not one matrix (n, C)",)
     if plan.input_std is None:
         notes += ("gc_pixel: the scale of the inputs is not known; do input_std= with the channels' deviations",)
     lambda_max, why = _input_covariance_lambda_max(examples, reading)
@@ -170,7 +205,8 @@ def _context(
         notes += (f"interrupted: all measures are of {len(reading.labels)} of {n_population} examples",)
     return Context(
         labels=reading.labels,
-        indices=reading.indices,
+        ids=reading.indices,
+        logits=logits,
         probed=torch.searchsorted(reading.indices, reading.probed),
         n_population=n_population,
         class_counts=_class_counts(examples, reading, n_population),
@@ -196,19 +232,6 @@ def _class_counts(examples: MapExamples | StreamExamples, reading: Reading, n_po
         return known
     whole = known_classes(examples, reading.indices)[1]
     return {label: whole.get(label, math.inf) for label in known}
-
-
-def _accuracy(reading: Reading, class_names: Sequence[str] | None) -> tuple[float | None, tuple[str, ...]]:
-    """Share of the examples whose largest output is their label, if outputs and labels speak of the same classes."""
-    if reading.output is None:
-        return None, ("accuracy: the model's output is not one matrix (n, C)",)
-    n_outputs = reading.output.shape[1]
-    n_classes = len(class_names) if class_names is not None else n_outputs
-    if n_classes != n_outputs or int(reading.labels.max()) >= n_outputs or int(reading.labels.min()) < 0:
-        n_seen = max(n_classes, int(reading.labels.max()) + 1) if class_names is None else n_classes
-        return None, (f"accuracy: the model has {n_outputs} outputs, the data {n_seen} classes",)
-    hits = reading.output.argmax(dim=1).cpu() == reading.labels
-    return float(hits.double().mean()), ()
 
 
 def _input_std(
