@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from geocollapse.collapse.inputs import Array, labelled_arrays, row_slices
@@ -53,7 +54,7 @@ class LabelledFeatures:
         means = self.statistics.offsets + self.statistics.origin
         for rows in row_slices(len(self.features), self.features.shape[1] + extra_width, self.features.device):
             index = self.index[rows]
-            yield self.features[rows].double() - means.index_select(0, index), index
+            yield self.features[rows].to(torch.float64, copy=True).sub_(means.index_select(0, index)), index
 
 
 def check_two_classes(statistics: ClassStatistics) -> None:

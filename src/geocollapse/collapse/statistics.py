@@ -14,7 +14,7 @@ from geocollapse.collapse.inputs import Array, check_num_classes, labelled_array
 MAX_SCATTER_FEATURES = 4096  # definitions 2: above it no p x p matrix is formed
 PART_NUMBERS = 1 << 24  # features merged at a time: enough to make the merge cheap, 128 MiB for each array of it
 _GRAM_WIDTH = 512
-_BLOCK = 128
+_BLOCK = 96  # not a power of two: strides of 4 KiB fall on the same cache lines
 _ORIGIN_ROWS = 1024
 
 
@@ -40,7 +40,7 @@ class ClassStatistics:
         offsets: mu_c - origin (C, p); 0 where the count is 0.
         sum_squares: M_c (C,).
         origin: (p,); empty until the first example.
-        scatter: the pooled within-class S (p, p) on and above its diagonal blocks, 0 below them, or None; the whole of
+        scatter: the pooled within-class S (p, p) on and below its diagonal blocks, 0 above them, or None; the whole of
             it is ``within_scatter()``.
         num_classes: the declared number of classes, or None to discover them.
 
@@ -120,7 +120,7 @@ class ClassStatistics:
         """
         if self.scatter is None:
             raise ValueError("statistics: expected scatter, got None; do ClassStatistics.empty(scatter=True)")
-        return self.scatter.triu() + self.scatter.triu(1).T
+        return self.scatter.tril() + self.scatter.tril(-1).T
 
     def update(self, features: Array, labels: Array) -> ClassStatistics:
         """Add features (n, p) with labels (n,), in place; returns itself.
@@ -207,7 +207,7 @@ class ClassStatistics:
         """Chunks of x - origin in float64; with ``scatter`` of enough rows to be worth a pass over p x p numbers."""
         width = x.shape[1] if self.scatter is None else min(x.shape[1], _GRAM_WIDTH)
         for rows in row_slices(len(x), width, x.device):
-            yield rows, x[rows].double() - self.origin
+            yield rows, x[rows].to(torch.float64, copy=True).sub_(self.origin)
 
     def _absorb(self, part: ClassStatistics) -> ClassStatistics:
         """Chan's merge of ``part`` into this object, on the rows of its classes only."""
@@ -255,6 +255,7 @@ class ClassStatistics:
 
 
 def _add_gram(total: Tensor, z: Tensor) -> None:
-    """total += z^T z, a row of blocks at a time from its diagonal on: little more than half of the products."""
+    """total += z^T z, a row of blocks at a time up to its diagonal: little more than half of the products."""
     for start in range(0, len(total), _BLOCK):
-        total[start : start + _BLOCK, start:].addmm_(z[:, start : start + _BLOCK].T, z[:, start:])
+        stop = start + _BLOCK
+        total[start:stop, :stop].addmm_(z[:, start:stop].T, z[:, :stop])
