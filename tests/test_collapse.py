@@ -281,10 +281,20 @@ class TestStatistics:
             i = int(torch.randint(len(parts) - 1, (), generator=generator))
             parts[i : i + 2] = [parts[i + 1].merge(parts[i])]
         whole = ClassStatistics.of(features, labels, num_classes, scatter=True)
-        for name in ("classes", "counts", "means", "sum_squares", "scatter"):
+        laws.assert_close(parts[0].within_scatter(), whole.within_scatter())
+        for name in ("classes", "counts", "means", "sum_squares"):
             laws.assert_close(getattr(parts[0], name), getattr(whole, name))
         laws.assert_close(mean_cdnv(parts[0])[0], cdnv(features, labels))
         laws.assert_close(nc1_pooled(parts[0])[0], neural_collapse(features, labels).nc1_pooled, rtol=1e-9)
+
+    @pytest.mark.parametrize("p", [5, 96, 230])
+    def test_the_scatter_is_the_whole_matrix_for_any_width(self, p):
+        features, labels = classes([7, 9, 4], p)
+        stream = ClassStatistics.empty(scatter=True)
+        for rows in torch.randperm(20, generator=torch.Generator().manual_seed(0)).split(6):
+            stream.update(features[rows], labels[rows])
+        z = features - stream.means[labels]
+        laws.assert_close(stream.within_scatter(), z.T @ z)
 
     def test_merge_leaves_both_parts_alone(self):
         features, labels = classes([5, 5], 3)
@@ -323,6 +333,24 @@ class TestStatistics:
         got = neural_collapse(stored, labels)
         assert got.cdnv == pytest.approx(reference.cdnv(stored.double().numpy(), labels.numpy()), rel=1e-5)
         assert got.nc1 == pytest.approx(reference.nc1(stored.double().numpy(), labels.numpy()), rel=1e-5)
+
+    def test_float32_features_keep_eight_digits(self):
+        """float32 features of 40 classes, offset from 0: CDNV and both NC1 to 1e-8 of the float64 reference."""
+        features, labels = classes([60, 9, 30, 21] * 10, 48, spread=1.0)
+        stored = (features + 50.0).float()
+        got, stream = neural_collapse(stored, labels), ClassStatistics.empty(scatter=True)
+        for rows in torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).split(100):
+            stream.update(stored[rows], labels[rows])
+        x, y = stored.double().numpy(), labels.numpy()
+        assert got.cdnv == pytest.approx(reference.cdnv(x, y), rel=1e-8)
+        assert got.nc1 == pytest.approx(reference.nc1(x, y), rel=1e-8)
+        assert nc1_pooled(stream)[0] == pytest.approx(reference.nc1(x, y, pooled=True), rel=1e-8)
+
+    def test_parts_of_a_large_array_equal_one_part(self, monkeypatch):
+        features, labels = classes([30, 7, 12], 5)
+        whole = measures_of(features, labels)
+        monkeypatch.setattr("geocollapse.collapse.statistics.PART_NUMBERS", 40)
+        laws.assert_close(measures_of(features, labels), whole)
 
     def test_collapsed_classes_far_apart_keep_their_variance(self):
         generator = torch.Generator().manual_seed(0)

@@ -13,7 +13,7 @@ from geocollapse.estimate import check_finite
 
 Array = Tensor | np.ndarray
 
-CHUNK_NUMBERS = 1 << 20  # float64 numbers held at a time on the CPU: 8 MiB, about one core's cache
+CHUNK_NUMBERS = 1 << 18  # float64 numbers held at a time on the CPU: 2 MiB, so that every pass over them is in cache
 DEVICE_CHUNK_NUMBERS = 1 << 26  # on an accelerator large chunks keep the kernels busy: 512 MiB
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from geocollapse.collapse.inputs import Array, labelled_arrays, row_slices
@@ -50,10 +51,10 @@ class LabelledFeatures:
 
     def residuals(self, extra_width: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Chunks of z = f(x) - mu_c in float64 with their class rows; ``extra_width`` is what the caller adds a row."""
-        statistics = self.statistics
+        means = self.statistics.offsets + self.statistics.origin
         for rows in row_slices(len(self.features), self.features.shape[1] + extra_width, self.features.device):
             index = self.index[rows]
-            yield (self.features[rows].double() - statistics.origin) - statistics.offsets[index], index
+            yield self.features[rows].to(torch.float64, copy=True).sub_(means.index_select(0, index)), index
 
 
 def check_two_classes(statistics: ClassStatistics) -> None:

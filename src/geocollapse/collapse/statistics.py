@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 from geocollapse.collapse.inputs import Array, check_num_classes, labelled_arrays, row_slices
 
 MAX_SCATTER_FEATURES = 4096  # definitions 2: above it no p x p matrix is formed
+PART_NUMBERS = 1 << 24  # features merged at a time: enough to make the merge cheap, 128 MiB for each array of it
+_GRAM_WIDTH = 512
+_BLOCK = 96  # not a power of two: strides of 4 KiB fall on the same cache lines
 _ORIGIN_ROWS = 1024
 
 
@@ -36,7 +40,8 @@ class ClassStatistics:
         offsets: mu_c - origin (C, p); 0 where the count is 0.
         sum_squares: M_c (C,).
         origin: (p,); empty until the first example.
-        scatter: the pooled within-class S (p, p), or None.
+        scatter: the pooled within-class S (p, p) on and below its diagonal blocks, 0 above them, or None; the whole of
+            it is ``within_scatter()``.
         num_classes: the declared number of classes, or None to discover them.
 
     Examples:
@@ -107,6 +112,16 @@ class ClassStatistics:
         """Var_c = M_c / n_c (C,), the total variance tr Sigma_c; NaN for a class without examples."""
         return self.sum_squares / self.counts
 
+    def within_scatter(self) -> Tensor:
+        """S (p, p), the sum of (f(x) - mu_c)(f(x) - mu_c)^T over all examples.
+
+        Raises:
+            ValueError: the statistics hold no scatter matrix.
+        """
+        if self.scatter is None:
+            raise ValueError("statistics: expected scatter, got None; do ClassStatistics.empty(scatter=True)")
+        return self.scatter.tril() + self.scatter.tril(-1).T
+
     def update(self, features: Array, labels: Array) -> ClassStatistics:
         """Add features (n, p) with labels (n,), in place; returns itself.
 
@@ -121,8 +136,8 @@ class ClassStatistics:
         """``update`` without its checks, for features and labels that have passed them."""
         if len(x):
             self._open(x)
-        for rows in row_slices(len(x), x.shape[1], x.device):
-            self._absorb(self._part(x[rows], y[rows]))
+        for start in range(0, len(x), step := max(1, PART_NUMBERS // max(1, x.shape[1]))):
+            self._add(x[start : start + step], y[start : start + step])
         return self
 
     def merge(self, other: ClassStatistics) -> ClassStatistics:
@@ -155,27 +170,44 @@ class ClassStatistics:
         self.offsets = self.offsets.new_zeros(len(self.classes), p)
         self.scatter = None if self.scatter is None else self.scatter.new_zeros(p, p)
 
-    def _part(self, x: Tensor, y: Tensor) -> ClassStatistics:
-        """Two-pass statistics of one chunk, the mean refined by the mean of its residuals."""
+    def _add(self, x: Tensor, y: Tensor) -> None:
+        """Chan's merge with one part: its class means first, then its deviations, chunk by chunk in cache.
+
+        Deviations from c = mu_a + (1 - sqrt(n_a/n)) delta hold the merge's correction, with no product of its own:
+        sum_b (x - c)(x - c)^T = S_b + n_b (1 - (1 - sqrt(n_a/n)))^2 delta delta^T = S_b + delta delta^T n_a n_b/n.
+        """
+        classes, index = self._present(y)
+        rows = self._make_room(classes)
+        counts = torch.bincount(index, minlength=len(classes)).double()
+        seen, before = self.counts[rows], self.offsets[rows]
+        total = (seen + counts).clamp(min=1.0)
+        delta = before.new_zeros(before.shape)
+        for chunk, z in self._shifted(x):
+            delta.index_add_(0, index[chunk], z)
+        delta.div_(counts.clamp(min=1.0)[:, None]).sub_(before)
+        centres = before.addcmul_(delta, (1.0 - (seen / total).sqrt())[:, None])
+        squares = torch.zeros_like(counts)
+        for chunk, z in self._shifted(x):
+            z -= centres.index_select(0, index[chunk])
+            squares.index_add_(0, index[chunk], torch.linalg.vector_norm(z, dim=1).square_())
+            if self.scatter is not None:
+                _add_gram(self.scatter, z)
+        self.offsets.index_add_(0, rows, delta.mul_((counts / total)[:, None]))
+        self.sum_squares.index_add_(0, rows, squares)
+        self.counts.index_add_(0, rows, counts)
+
+    def _present(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The classes to work on, which hold those of ``y``, and the place of each label among them."""
         if self.num_classes is not None and self.num_classes <= len(y):
-            classes, index = self.classes, y  # dense: no look-up, no synchronisation
-        else:
-            classes, index = y.unique(return_inverse=True)
-        z = x.double() - self.origin
-        counts = z.new_zeros(len(classes)).index_add_(0, index, z.new_ones(len(z)))
-        divisor = counts.clamp(min=1.0)[:, None]
-        means = z.new_zeros(len(classes), z.shape[1]).index_add_(0, index, z) / divisor
-        z -= means[index]
-        rest = z.new_zeros(means.shape).index_add_(0, index, z) / divisor
-        z -= rest[index]
-        return ClassStatistics(
-            classes=classes,
-            counts=counts,
-            offsets=means + rest,
-            sum_squares=torch.zeros_like(counts).index_add_(0, index, z.square().sum(dim=1)),
-            origin=self.origin,
-            scatter=None if self.scatter is None else z.T @ z,
-        )
+            return self.classes, y  # dense: no look-up, no synchronisation
+        classes, index = y.unique(return_inverse=True)
+        return classes, index
+
+    def _shifted(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Chunks of x - origin in float64; with ``scatter`` of enough rows to be worth a pass over p x p numbers."""
+        width = x.shape[1] if self.scatter is None else min(x.shape[1], _GRAM_WIDTH)
+        for rows in row_slices(len(x), width, x.device):
+            yield rows, x[rows].to(torch.float64, copy=True).sub_(self.origin)
 
     def _absorb(self, part: ClassStatistics) -> ClassStatistics:
         """Chan's merge of ``part`` into this object, on the rows of its classes only."""
@@ -192,7 +224,7 @@ class ClassStatistics:
         self.counts.index_copy_(0, rows, total)
         if self.scatter is not None and part.scatter is not None:
             self.scatter += part.scatter
-            self.scatter.addmm_((delta * weight[:, None]).T, delta)
+            _add_gram(self.scatter, delta * weight.sqrt()[:, None])
         return self
 
     def _make_room(self, classes: Tensor) -> Tensor:
@@ -220,3 +252,10 @@ class ClassStatistics:
             raise ValueError(
                 f"features: expected {self.n_features} columns, got {other.n_features}; do merge parts of one layer"
             )
+
+
+def _add_gram(total: Tensor, z: Tensor) -> None:
+    """total += z^T z, a row of blocks at a time up to its diagonal: little more than half of the products."""
+    for start in range(0, len(total), _BLOCK):
+        stop = start + _BLOCK
+        total[start:stop, :stop].addmm_(z[:, start:stop].T, z[:, :stop])

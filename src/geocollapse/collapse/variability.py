@@ -64,10 +64,10 @@ def nc1(data: LabelledFeatures) -> NC1:
     spectrum = between_spectrum(means)
     if spectrum.rank == 0:
         return NC1(math.nan, math.nan, 0)
-    whitened = spectrum.directions / spectrum.values
+    whitened = (spectrum.directions / spectrum.values).T.contiguous()
     sums = torch.zeros_like(statistics.counts)
     for z, index in data.residuals(extra_width=spectrum.rank):
-        sums.index_add_(0, index, (z @ whitened).square_().sum(dim=1))
+        sums.index_add_(0, index, (whitened @ z.T).square_().sum(dim=0))
     class_weighted = (sums / statistics.counts).mean()
     return NC1(float(class_weighted), float(sums.sum() / statistics.counts.sum()), spectrum.rank)
 
@@ -78,16 +78,14 @@ def nc1_pooled(statistics: ClassStatistics) -> tuple[float, int]:
     Raises:
         ValueError: the statistics hold no scatter matrix.
     """
-    if statistics.scatter is None:
-        raise ValueError("statistics: expected scatter, got None; do ClassStatistics.empty(scatter=True)")
-    means = statistics.centred_means()
+    scatter, means = statistics.within_scatter(), statistics.centred_means()
     if bool(means.isnan().any()):
         return math.nan, 0
     spectrum = between_spectrum(means)
     if spectrum.rank == 0:
         return math.nan, 0
     whitened = spectrum.directions / spectrum.values
-    trace = ((statistics.scatter @ whitened) * whitened).sum()
+    trace = ((scatter @ whitened) * whitened).sum()
     return float(trace / statistics.counts.sum()), spectrum.rank
 
 
