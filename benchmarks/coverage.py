@@ -28,6 +28,7 @@ from geocollapse.complexity import mean_norm, norms_by_class
 from geocollapse.estimate import Estimate
 from geocollapse.features import FeatureMap, find_embedding
 from geocollapse.jacobian import ProbePlan, SquaredNorms
+from geocollapse.sampling import probes_worth
 from geocollapse.stopping import StoppingRule, looks
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "coverage.png"
@@ -49,13 +50,18 @@ class Population:
         """||J||_F^2 of each image (n,): the mean of its probes, by definition of this population."""
         return self.probes.mean(dim=1)
 
-    def draw(self, rows: Tensor, r: int, generator: torch.Generator) -> SquaredNorms:
-        """r independent probes of each of ``rows``; of a single one, 200 images get a second for the error."""
+    def draw(self, rows: Tensor, r: int, generator: torch.Generator, n_pilot: int = 200) -> SquaredNorms:
+        """r independent probes of each of ``rows``; of a single one, some get a second for the error, as in the library.
+
+        These are the first ``n_pilot``, and those above 5 times the mean.
+        """
         taken = torch.randint(0, N_KEPT, (len(rows), max(r, 2)), generator=generator)
         terms = self.probes[rows[:, None], taken]
         variances = terms.var(dim=1) / r
         if r == 1:
-            variances[200:] = math.nan
+            is_told = terms[:, 0] > 5.0 * self.truth.mean()
+            is_told[:n_pilot] = True
+            variances[~is_told] = math.nan
         return SquaredNorms(terms[:, :r].mean(dim=1), variances, torch.full((len(rows),), r))
 
 
@@ -112,13 +118,17 @@ def fixed(p: Population, n_samples: int, r: int, generator: torch.Generator) -> 
 
 
 def sequential(p: Population, rtol: float, generator: torch.Generator) -> Estimate:
-    """The library's rule: looks at its sizes, one probe, a second one on the first 200."""
+    """The library's rule: looks at its sizes, one probe at first, then as many as it thinks worth their cost."""
     n, rule = len(p.labels), StoppingRule(rtol)
-    norms = p.draw(torch.randperm(n, generator=generator), 1, generator)
-    for size in looks(n):
-        estimate = mean_norm(norms[:size], n, sequential=True)
+    order, start, r = torch.randperm(n, generator=generator), 0, 1
+    parts: list[SquaredNorms] = []
+    for end in looks(n):
+        parts.append(p.draw(order[start:end], r, generator, n_pilot=0 if start else 200))
+        norms, start = SquaredNorms.cat(parts), end
+        estimate = mean_norm(norms, n, sequential=True)
         if rule.is_met(estimate):
             break
+        r = max(r, probes_worth(norms, rule.largest_error(estimate.value), n - end, 1.0))
     return estimate
 
 

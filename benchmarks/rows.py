@@ -8,14 +8,17 @@ from typing import Any
 import baselines
 import torch
 from harness import Row, Work
+from models import N_IMAGES, images, trained
 from torch import Tensor, nn
 
 import geocollapse as geo
 from geocollapse.collapse import LabelledFeatures, directional_cdnv, mean_cdnv, nc1
+from geocollapse.features import FeatureMap, find_embedding
 from geocollapse.metrics import CollapseMetric
 from geocollapse.models import build
 
 _IMAGES = 256
+_EXACT_IMAGES = 8
 
 
 def _network(name: str, shape: tuple[int, ...], n: int, batch_size: int, **settings: Any) -> tuple[Work, Work]:
@@ -28,6 +31,38 @@ def _network(name: str, shape: tuple[int, ...], n: int, batch_size: int, **setti
         return geo.measure(model, data, batch_size=batch_size, n_probes=1)
 
     return ours, lambda: baselines.forward_backward(model, model.classifier, x, batch_size)
+
+
+def _to_five_percent(name: str) -> tuple[Work, Work]:
+    model, (x, _) = trained(name), images()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    f = FeatureMap(model, [find_embedding(model, x[:1]).layer])
+    return lambda: geo.geometric_complexity(f, x, rtol=0.05), lambda: geo.squared_jacobian_norms(f, x[:_EXACT_IMAGES])
+
+
+def _as_many_exact_images(estimate: geo.Estimate) -> float:
+    """Images with exact norms that give the same standard error, in units of those that are timed.
+
+    Both variances of SE^2 = s^2/n (1 - n/N) + w/n n/N, s^2 = S^2 + w, follow from the estimate; exact norms have w = 0.
+    """
+    values, share = estimate.values, estimate.n_samples / N_IMAGES
+    total = float(values.var())
+    within = (estimate.stderr**2 * estimate.n_samples - total * (1.0 - share)) / share
+    between = total - within
+    return between / (estimate.stderr**2 + between / N_IMAGES) / _EXACT_IMAGES
+
+
+def _layers() -> tuple[Work, Work]:
+    torch.manual_seed(0)
+    model = build("resnet18", num_classes=10, input_shape=(3, 32, 32)).eval()
+    layers = ["stem", "layer1", "layer2", "layer3", "layer4", "classifier:in"]
+    data = torch.randn(64, 3, 32, 32), torch.arange(64) % 10
+
+    def ours(estimator: str) -> Work:
+        return lambda: geo.measure(model, data, layer=layers, estimator=estimator, n_probes=1, pool="mean")  # type: ignore[arg-type]
+
+    return ours("input"), ours("rademacher")
 
 
 def _exact() -> tuple[Work, Work]:
@@ -99,6 +134,9 @@ ROWS = (
     Row("measure-mlp", "measure, 1 probe, digits MLP", _BARE, 1.4, lambda: _network("mlp", (64,), 1437, 128), 15),
     Row("measure-vgg13", "measure, 1 probe, VGG-13", _BARE, 1.05, lambda: _network("vgg13", (3, 32, 32), _IMAGES, 128)),
     Row("measure-resnet18", "measure, 1 probe, ResNet-18", _BARE, 1.05, lambda: _network("resnet18", (3, 32, 32), _IMAGES, 128)),
+    Row("gc-5-percent-vgg13", "GC to 5 %, trained VGG-13", "exact norms to the same interval", 0.01, lambda: _to_five_percent("vgg13"), times=_as_many_exact_images),
+    Row("gc-5-percent-resnet18", "GC to 5 %, trained ResNet-18", "exact norms to the same interval", 0.01, lambda: _to_five_percent("resnet18"), times=_as_many_exact_images),
+    Row("layers", "GC of 6 layers of ResNet-18, one input probe for all", "one output probe a layer", 1.0, _layers),
     Row("exact", "exact GC, 3-conv net, 100 outputs, batch 128", "loop over outputs", 0.8, _exact),
     Row("collapse-kept", "CDNV + NC1, 50,000 x 512, C = 100, kept", _TWO_PASS, 0.5, lambda: _kept(torch.float32), check=_same_cdnv_and_nc1),
     Row("collapse-streaming", "the same, streaming", _TWO_PASS, 0.75, _streaming),

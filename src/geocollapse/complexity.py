@@ -187,7 +187,8 @@ def mean_norm(
     """Mean of squared Jacobian norms of n_s examples drawn at random from n, with its standard error.
 
     SE^2 = s^2/n_s (1 - n_s/n) + w/(r n_s) n_s/n, s^2 the variance of the y_i, w/r the mean variance of one y_i given
-    its example. Where w cannot be estimated, or for the distribution behind the data: SE^2 = s^2/n_s.
+    its example, from the examples with a second probe (``SquaredNorms.filled_variances``). Where it cannot be
+    estimated, or for the distribution behind the data: SE^2 = s^2/n_s.
 
     Source: definitions 1 (derived there): only the between part carries the finite population factor.
     """

@@ -21,6 +21,7 @@ from geocollapse.stopping import StoppingRule, looks
 
 SECOND_PROBES_PER_CLASS = 20
 SECOND_PROBES = 200  # examples with a second probe, where one probe is the default
+_LARGE = 5.0  # times the mean of the pilot: norms above it get a second probe of their own
 _MAX_PROBES = 64  # where the number of probes is chosen by the variances
 
 Ending = Literal["complete", "precise", "seconds", "interrupted"]
@@ -60,9 +61,10 @@ def schedule_probes(
 ) -> ProbeSchedule:
     """Plan the probes of one pass over the data: each example goes forward once, the probed ones first.
 
-    ``auto`` is one probe, and a second one on max(200, 20 C) examples that estimates the probes' own variance. A
-    sample is drawn in the order of the hash of (seed, position), the same number of each class where labels are known.
-    With a precision to stop at, the sample is read in segments that end at the looks.
+    ``auto`` is one probe, and a second one that estimates the probes' own variance: on max(200, 20 C) examples, and on
+    those whose first is above 5 times the mean of these. A sample is drawn in the order of the hash of (seed,
+    position), the same number of each class where labels are known. With a precision to stop at, the sample is read in
+    segments that end at the looks.
 
     Raises:
         ValueError: a rule that needs examples in any order, of a stream; fewer than 2 examples a class.
@@ -146,6 +148,8 @@ class Probing:
         self._counts_forward = counts_forward
         self._n_probes = schedule.n_counted
         self._most_probes = _MAX_PROBES
+        self._has_pilot = len(schedule.segments) > 0 and len(schedule.segments[0]) > 0
+        self._large: list[float] | None = None
         self._segment = 0
         self._start = time.perf_counter()
         self._forward_seconds = 0.0
@@ -178,12 +182,30 @@ class Probing:
         n_counted = self._schedule.n_counted if is_pilot else self._n_probes
         n_probes = self._schedule.n_probes[0] if is_pilot else n_counted
         probed = self._plan.probe(take, x, batch.indices, n_probes, n_counted=n_counted)
-        for readings, norms in zip(self.readings, probed.norms, strict=True):
+        found = probed.norms
+        if self._has_pilot and not is_pilot and n_probes == 1:
+            found = self._with_second_probes(take, x, batch, found)
+        for readings, norms in zip(self.readings, found, strict=True):
             readings.add(norms, batch)
         if self._plan.estimator in WITHOUT_REPLACEMENT:
             self._most_probes = min(self._most_probes, *(z.shape[1] for z in probed.features))
         self._forward_seconds += probed.forward_seconds
         return probed
+
+    def _with_second_probes(self, take: Take, x: Tensor, batch: Batch, first: list[SquaredNorms]) -> list[SquaredNorms]:
+        """``first`` with the variances of the few norms that carry a heavy tail, from a second probe of their own.
+
+        Which ones they are is a function of first probes alone, so that no value moves and no variance is biased.
+        """
+        if self._large is None:
+            self._large = [_LARGE * float(readings.gathered()[0].values.mean()) for readings in self.readings]
+        is_large = [norms.values > large for norms, large in zip(first, self._large, strict=True)]
+        rows = torch.stack(is_large).any(dim=0).nonzero().flatten()
+        if len(rows) == 0:
+            return first
+        indices = batch.indices.to(rows.device)[rows]
+        second = self._plan.probe(take, x[rows.to(x.device)], indices, 2, n_counted=1).norms
+        return [norms.with_variances(rows, others) for norms, others in zip(first, second, strict=True)]
 
     def _is_late(self) -> bool:
         limit = self._rule.max_seconds
@@ -225,14 +247,15 @@ def probes_worth(norms: SquaredNorms, largest_error: float, n_left: int, cost_ra
     known = ~norms.variances.isnan()
     if not bool(known.any()) or n_left == 0:
         return 1
-    single = float((norms.variances[known] * norms.n_probes[known]).mean())
-    between = float(norms.values.var()) - float(norms.variances[known].mean())
+    variances = norms.filled_variances()
+    single = float((variances * norms.n_probes).mean())
+    between = float(norms.values.var()) - float(variances.mean())
     by_cost = 1.0
     if cost_ratio > 0.0 and single > 0.0:
         exponent = math.log2(single * cost_ratio / between) / 2.0 if between > 0.0 else math.log2(_MAX_PROBES)
         by_cost = 2.0 ** round(min(max(exponent, 0.0), math.log2(_MAX_PROBES)))
     n = len(norms.values) + n_left
-    room = (n * largest_error) ** 2 - float(norms.filled_variances().sum())
+    room = (n * largest_error) ** 2 - float(variances.sum())
     by_need = n_left * single / room if room > 0.0 else math.inf
     return math.ceil(min(max(by_cost, by_need, 1.0), _MAX_PROBES))
 

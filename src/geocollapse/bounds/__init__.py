@@ -3,5 +3,6 @@
 from geocollapse.bounds.moments import DecisionMoments as DecisionMoments
 from geocollapse.bounds.nearest_mean import BoundDict as BoundDict
 from geocollapse.bounds.nearest_mean import NearestMeanBound as NearestMeanBound
+from geocollapse.bounds.nearest_mean import bounds_of as bounds_of
 from geocollapse.bounds.nearest_mean import nearest_mean_bound as nearest_mean_bound
 from geocollapse.bounds.nearest_mean import nearest_mean_bounds as nearest_mean_bounds

@@ -111,11 +111,12 @@ class _ClassMoments:
 
 
 def _class_residuals(data: LabelledFeatures) -> Iterator[Tensor]:
-    """z = f(x) - mu_c in float64, one class at a time."""
-    statistics = data.statistics
-    counts = torch.bincount(data.index, minlength=len(statistics.classes)).tolist()
-    for rows, offset in zip(data.index.argsort(stable=True).split(counts), statistics.offsets, strict=True):
-        yield (data.features[rows].double() - statistics.origin) - offset
+    """z = f(x) - mu_c in float64, one class at a time; exactly 0 where all examples of a class are the same."""
+    counts = torch.bincount(data.index, minlength=len(data.statistics.classes)).tolist()
+    for rows in data.index.argsort(stable=True).split(counts):
+        x = data.features[rows].double()
+        x = x - x[:1]
+        yield x - x.mean(dim=0)
 
 
 def _keeps_covariances(n: int, n_classes: int, p: int) -> bool:

@@ -109,17 +109,27 @@ def nearest_mean_bounds(
     class_gc: Sequence[Estimate] | Array | None = None,
 ) -> list[NearestMeanBound]:
     """``nearest_mean_bound`` for several numbers of shots, from moments that are computed once."""
+    _check_shots(k_shots)
+    return bounds_of(LabelledFeatures.of(features, labels), k_shots, class_gc)
+
+
+def bounds_of(
+    data: LabelledFeatures, k_shots: Sequence[float], class_gc: Sequence[Estimate] | Array | None
+) -> list[NearestMeanBound]:
+    """``nearest_mean_bounds`` of features whose class statistics are known."""
+    moments = DecisionMoments.of(data)
+    nc = float(mean_cdnv(data.statistics)[0])
+    surrogate = None if class_gc is None else _gc_surrogate(data, class_gc)
+    return [_bound(moments, nc, surrogate, k_shot) for k_shot in k_shots]
+
+
+def _check_shots(k_shots: Sequence[float]) -> None:
     for k_shot in k_shots:
         if not (k_shot == math.inf or (k_shot >= 1 and k_shot == int(k_shot))):
             raise ValueError(
                 f"k_shot: expected a whole number of at least 1 or math.inf, got {k_shot}; do k_shot=5, or "
                 "k_shot=math.inf for the class means themselves"
             )
-    data = LabelledFeatures.of(features, labels)
-    moments = DecisionMoments.of(data)
-    nc = float(mean_cdnv(data.statistics)[0])
-    surrogate = None if class_gc is None else _gc_surrogate(data, class_gc)
-    return [_bound(moments, nc, surrogate, k_shot) for k_shot in k_shots]
 
 
 def _bound(moments: DecisionMoments, nc: float, surrogate: float | None, k_shot: float) -> NearestMeanBound:

@@ -70,10 +70,10 @@ def directional_variances(data: LabelledFeatures, means: Tensor) -> Tensor:
     """
     n_classes = len(means)
     sums = means.new_zeros(n_classes, n_classes)
-    for z, index in data.residuals(extra_width=2 * n_classes):
-        projections = z @ means.T
+    for z, index in data.residuals(extra_width=2 * n_classes, exact=False):
+        projections = z @ means.to(z.dtype).T
         projections -= projections.gather(1, index[:, None])
-        sums.index_add_(0, index, projections.square_())
+        sums.index_add_(0, index, projections.square_().double())
     return sums / data.statistics.counts[:, None]
 
 

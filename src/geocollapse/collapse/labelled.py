@@ -12,12 +12,18 @@ from torch import Tensor
 from geocollapse.collapse.inputs import Array, labelled_arrays, row_slices
 from geocollapse.collapse.statistics import ClassStatistics
 
+_MANY_NUMBERS = 1 << 22
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledFeatures:
     """Checked features (n, p) with labels (n,), their class statistics, and their residuals f(x) - mu_c.
 
     Features keep their dtype and device; float64 copies exist for one chunk at a time.
+
+    Where only sums over projected residuals count (NC1, directional CDNV), those of many single-precision features (4
+    million numbers or more) are rounded once to float32, whatever the size of the means: the sums, which are float64,
+    keep 8 digits. All else is float64.
     """
 
     features: Tensor
@@ -49,12 +55,26 @@ class LabelledFeatures:
         """Row of each example's class (n,), 0..C - 1."""
         return self.statistics.rows_of(self.labels)
 
-    def residuals(self, extra_width: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Chunks of z = f(x) - mu_c in float64 with their class rows; ``extra_width`` is what the caller adds a row."""
-        means = self.statistics.offsets + self.statistics.origin
+    def residuals(self, extra_width: int = 0, *, exact: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
+        """Chunks of z = f(x) - mu_c with their class rows; ``extra_width`` is what the caller adds a row.
+
+        In float64, or, if not ``exact``, in float32 where the features are many and no more precise than that.
+        """
+        is_exact = exact or self.features.dtype == torch.float64 or self.features.numel() < _MANY_NUMBERS
+        dtype = torch.float64 if is_exact else torch.float32
+        parts = self._rounded_means(dtype)
         for rows in row_slices(len(self.features), self.features.shape[1] + extra_width, self.features.device):
             index = self.index[rows]
-            yield self.features[rows].to(torch.float64, copy=True).sub_(means.index_select(0, index)), index
+            z = self.features[rows].to(dtype, copy=True)
+            for means in parts:
+                z -= means.index_select(0, index)
+            yield z, index
+
+    def _rounded_means(self, dtype: torch.dtype) -> list[Tensor]:
+        """The class means as tensors (C, p) that add up to them: one in float64, two in float32."""
+        means = self.statistics.offsets + self.statistics.origin
+        first = means.to(dtype)
+        return [means] if dtype is torch.float64 else [first, (means - first.double()).to(dtype)]
 
 
 def check_two_classes(statistics: ClassStatistics) -> None:

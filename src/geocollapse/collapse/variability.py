@@ -66,8 +66,9 @@ def nc1(data: LabelledFeatures) -> NC1:
         return NC1(math.nan, math.nan, 0)
     whitened = (spectrum.directions / spectrum.values).T.contiguous()
     sums = torch.zeros_like(statistics.counts)
-    for z, index in data.residuals(extra_width=spectrum.rank):
-        sums.index_add_(0, index, (whitened @ z.T).square_().sum(dim=0))
+    for z, index in data.residuals(extra_width=spectrum.rank, exact=False):
+        projected = z @ whitened.to(z.dtype).T
+        sums.index_add_(0, index, torch.linalg.vecdot(projected, projected).double())
     class_weighted = (sums / statistics.counts).mean()
     return NC1(float(class_weighted), float(sums.sum() / statistics.counts.sum()), spectrum.rank)
 

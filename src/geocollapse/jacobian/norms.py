@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,9 +40,24 @@ class SquaredNorms:
         return SquaredNorms(self.values.cpu(), self.variances.cpu(), self.n_probes.cpu(), scaled)
 
     def filled_variances(self) -> Tensor:
-        """``variances`` (n,) with the mean over other examples of one probe where a single probe tells none."""
+        """``variances`` (n,), and where a single probe tells none: q y_i^2, from the examples with a second probe.
+
+            q = sum_k Var(y_k | k) / sum_k y_k^2
+
+        A ratio estimate: the variance of a probe goes with the square of the norm. Only examples k with y_k no larger
+        than the largest without a second probe count: the larger ones were given theirs because they are large.
+        """
         unknown = self.variances.isnan()
-        return torch.where(unknown, self.variances[~unknown & (self.n_probes == 1)].mean(), self.variances)
+        if not bool(unknown.any()):
+            return self.variances
+        told = ~unknown & (self.n_probes == 1) & (self.values <= self.values[unknown].max())
+        squares = self.values.square()
+        ratio = self.variances[told].sum() / squares[told].sum().clamp(min=torch.finfo(squares.dtype).tiny)
+        return torch.where(unknown, ratio * squares, self.variances)
+
+    def with_variances(self, rows: Tensor, others: SquaredNorms) -> SquaredNorms:
+        """The same with the variances of ``others`` in ``rows``."""
+        return replace(self, variances=self.variances.index_put((rows,), others.variances))
 
     @staticmethod
     def cat(parts: list[SquaredNorms]) -> SquaredNorms:

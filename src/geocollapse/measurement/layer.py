@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from geocollapse.bounds import BoundDict, NearestMeanBound, nearest_mean_bounds
+from geocollapse.bounds import BoundDict, NearestMeanBound, bounds_of
 from geocollapse.collapse import (
     ClassPair,
     LabelledFeatures,
@@ -223,7 +223,7 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
     means, variances = data.statistics.means, data.statistics.variances()
     gcol = geometric_collapse(by_class, means)
     has_norms = len(context.probed) > 0
-    bounds = nearest_mean_bounds(kept.features, kept.labels, _BOUND_SHOTS, class_gc=by_class if has_norms else None)
+    bounds = bounds_of(data, _BOUND_SHOTS, by_class if has_norms else None)
     about_norms = (*gc.warnings, *gcol.warnings) if has_norms else (_NO_NORMS,)
     baselines = label_free(kept.features)
     return LayerMeasurement(

@@ -282,5 +282,7 @@ def _input_covariance_lambda_max(
     largest = []
     for label in reading.labels.unique():
         x = rows[reading.labels == label]
-        largest.append(float(torch.linalg.matrix_norm(x - x.mean(dim=0), ord=2)) ** 2 / len(x))
+        x = x - x.mean(dim=0)
+        gram = x.T @ x if len(x) > x.shape[1] else x @ x.T  # both have the largest eigenvalue
+        largest.append(float(torch.linalg.eigvalsh(gram)[-1]) / len(x))
     return max(largest), ()
