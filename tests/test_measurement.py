@@ -325,10 +325,11 @@ def test_several_layers_from_one_pass_are_those_of_single_ones(model, data):
     seen = []
     model[0].register_forward_hook(lambda _m, args, _o: seen.append(len(args[0])))
     names = ["1", "3", "4:in", ""]
-    together = geo.measure(model, data, layer=names)
+    together = geo.measure(model, data, layer=names, estimator="rademacher")
     assert sum(seen) == 240 + 1
     for name in names:
         alone = geo.measure(model, data, layer=name)
+        assert alone.geometric_complexity.estimator == "rademacher"
         assert together[name].geometric_complexity.value == pytest.approx(alone.geometric_complexity.value, rel=1e-6)
         assert together[name].geometric_collapse.stderr == pytest.approx(alone.geometric_collapse.stderr, rel=1e-6)
         assert together[name].neural_collapse.cdnv == pytest.approx(alone.cdnv, rel=1e-9)
@@ -342,3 +343,31 @@ def test_several_layers_from_one_pass_are_those_of_single_ones(model, data):
         geo.measure(model, data, layer=[])
     with pytest.raises(ValueError, match=r"layer: expected different layers, got \['1', '1'\]; do name each once"):
         geo.measure(model, data, layer=["1", "1"])
+
+
+def test_several_layers_are_probed_by_one_sweep_where_there_is_a_forward_mode(model, data):
+    names = ["1", "4:in"]
+    swept = geo.measure(model, data, layer=names)
+    for name in names:
+        gc = swept[name].geometric_complexity
+        assert gc.estimator == "input"
+        low, high = gc.interval(0.999)
+        assert low < geo.measure(model, data, layer=name, estimator="exact").geometric_complexity.value < high
+    without = nn.Sequential(model[:4], WithoutForwardMode(), model[4])
+    assert geo.measure(without, data, layer=["0", "1"])["1"].geometric_complexity.estimator == "rademacher"
+
+
+class WithoutForwardMode(nn.Module):
+    """A layer with a backward pass of its own, and no forward mode."""
+
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return 2 * gradient
+
+    def forward(self, x):
+        return self.Double.apply(x)

@@ -21,9 +21,9 @@ class EstimateOptions:
     """How geometric complexity is estimated."""
 
     estimator: Annotated[
-        Literal["exact", "rademacher", "aligned", "gaussian", "orthogonal", "input", "outputs", "masked"],
-        Option(help="Of the squared Jacobian norms."),
-    ] = "rademacher"
+        Literal["exact", "rademacher", "aligned", "gaussian", "orthogonal", "input", "outputs", "masked"] | None,
+        Option(help="Of the squared Jacobian norms; default rademacher, and input for several layers."),
+    ] = None
     n_probes: Annotated[
         str, Option(metavar="N|auto", help="Probes an example; auto: one, and a second on a subset for the error.")
     ] = "auto"

@@ -11,6 +11,7 @@ from geocollapse.jacobian.ends import check_floating as check_floating
 from geocollapse.jacobian.ends import flatten_features as flatten_features
 from geocollapse.jacobian.ends import track as track
 from geocollapse.jacobian.ends import unshared as unshared
+from geocollapse.jacobian.forward import push_forward as push_forward
 from geocollapse.jacobian.memory import examples_that_fit as examples_that_fit
 from geocollapse.jacobian.norms import SquaredNorms as SquaredNorms
 from geocollapse.jacobian.norms import mean_of_probes as mean_of_probes

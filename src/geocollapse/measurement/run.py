@@ -15,7 +15,7 @@ from geocollapse.batches import MapExamples, StreamExamples, as_examples
 from geocollapse.borrow import borrowed, check_independent, device_of, move
 from geocollapse.complexity import estimate_settings
 from geocollapse.features import CallableMap, Embedding, FeatureMap, Layer, Pool, find_embedding
-from geocollapse.jacobian import Estimator, Map, ProbePlan, check_estimator, check_floating
+from geocollapse.jacobian import Estimator, Map, ProbePlan, check_estimator, check_floating, push_forward
 from geocollapse.measurement.kept import Context, KeptLayer, accuracy_of
 from geocollapse.measurement.layer import measure_layer
 from geocollapse.measurement.reading import Reading, read_once
@@ -35,7 +35,7 @@ def measure(
     layer: str | Sequence[str] | None = None,
     classifier: str | None = None,
     labels: Tensor | Sequence[int] | None = None,
-    estimator: Estimator = "rademacher",
+    estimator: Estimator | None = None,
     n_probes: int | Literal["auto"] = "auto",
     rtol: float | None = None,
     atol: float | None = None,
@@ -62,10 +62,11 @@ def measure(
         model: a module, or a callable from inputs to features (n, p).
         data: a DataLoader, a map-style data set, a pair (inputs, labels), or a stream of batches.
         layer: ``NAME``, ``NAME:in``, ``""`` for the model's output, or None for the input of its classifier; several
-            of them are measured from the same forward pass, with one backward pass each on the shared graph.
+            of them are measured from the same pass: one forward-mode sweep for all, or a backward pass each.
         classifier: name of the linear classifier, for accuracy, NC3 and NC4; None to look for it.
         labels: (n,) labels of a map-style data set, where reading its examples to learn them would be slow.
-        estimator: of geometric complexity, see ``geocollapse.geometric_complexity``.
+        estimator: of ||J||_F^2, see ``geocollapse.squared_jacobian_norms``. None: ``rademacher`` for one layer;
+            ``input`` for several, if all operations of the model have a forward mode, and ``rademacher`` otherwise.
         n_probes: probes for each example.
         rtol: probe, in a random order, until the relative half-width of the interval of geometric complexity is at most
             this; collapse uses all examples.
@@ -96,7 +97,7 @@ def measure(
         >>> m.layers[0].layer, m.features.shape, m.nc1_rank
         ('2:in', torch.Size([300, 8]), 2)
     """
-    check_estimator(estimator, n_probes)
+    check_estimator(estimator or "rademacher", n_probes)
     rule = StoppingRule(rtol, atol, max_samples, max_seconds)
     check_independent(model if isinstance(model, nn.Module) else None, evaluation=True)
     with borrowed(model if isinstance(model, nn.Module) else None):
@@ -106,8 +107,9 @@ def measure(
         feature_map, embedding = _feature_map(model, first, layer, classifier, pool)
         if memory_limit is not None:
             examples = bounded_by_memory(examples, feature_map.with_output, first, memory_limit)
-        schedule = schedule_probes(examples, rule, estimator=estimator, n_probes=n_probes, seed=seed)
-        plan = ProbePlan(estimator, seed, _input_std(input_std, examples, first))
+        chosen = estimator or _default_estimator(feature_map, first)
+        schedule = schedule_probes(examples, rule, estimator=chosen, n_probes=n_probes, seed=seed)
+        plan = ProbePlan(chosen, seed, _input_std(input_std, examples, first))
         plan = fitted_plan(plan, feature_map.with_output, examples, model)
         reading = read_once(model, feature_map, examples, schedule, plan, rule, progress=progress)
     names = class_names if class_names is not None else _of_dataset(examples, "classes")
@@ -165,6 +167,17 @@ def _feature_map(
     if layer is not None or classifier is not None or pool is not None:
         raise ValueError("layer: expected None for a callable, which returns the features itself; do pass the module")
     return CallableMap(model), None
+
+
+def _default_estimator(feature_map: FeatureMap | CallableMap, first: Tensor) -> Estimator:
+    """Output probes for one layer; for several an input probe, whose one sweep reaches all, where there is one."""
+    if len(feature_map.layers) == 1:
+        return "rademacher"
+    try:
+        push_forward(feature_map.with_output, first, torch.zeros_like(first))
+    except NotImplementedError:
+        return "rademacher"
+    return "input"
 
 
 def _head_at(
