@@ -21,7 +21,8 @@ def sampled_cdnv(statistics: ClassStatistics, n_pairs: int, *, seed: int = 0, bi
     m pairs i < j are drawn uniformly without replacement, whatever their values, so the V_ij of the sample are a
     simple random sample of the M fixed numbers: that pairs share classes does not matter. The interval is about the
     mean over all pairs of THESE classes, with their statistics taken as exact (what ``mean_cdnv`` computes); it says
-    nothing about other classes or other examples. Pairs of near means make a heavy tail: see ``largest_share``. Invariances as ``cdnv``. O(m p), no more memory than the statistics.
+    nothing about other classes or other examples. Pairs of near means make a heavy tail: see ``largest_share``.
+    Invariances as ``cdnv``. O(m p), no more memory than the statistics.
 
     Source: Cochran (1977), Sampling Techniques, eq. 2.20 (finite population); the CDNV: ``cdnv``.
 
