@@ -12,7 +12,7 @@ from models import N_IMAGES, images, trained
 from torch import Tensor, nn
 
 import geocollapse as geo
-from geocollapse.collapse import LabelledFeatures, directional_cdnv, mean_cdnv, nc1
+from geocollapse.collapse import ClassStatistics, LabelledFeatures, directional_cdnv, mean_cdnv, nc1
 from geocollapse.features import FeatureMap, find_embedding
 from geocollapse.metrics import CollapseMetric
 from geocollapse.models import build
@@ -111,6 +111,22 @@ def _cdnv() -> tuple[Work, Work]:
     return lambda: geo.cdnv(x, y), lambda: baselines.two_pass(x, y, 100)
 
 
+def _many_classes(n_classes: int = 20_000, p: int = 1024) -> tuple[Work, Work]:
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(n_classes, p, generator=generator, dtype=torch.float64)
+    counts = torch.full((n_classes,), 50.0, dtype=torch.float64)
+    statistics = ClassStatistics(torch.arange(n_classes), counts, means, p * counts, torch.zeros(p).double())
+    return lambda: mean_cdnv(statistics), lambda: means @ means.T
+
+
+def _published_cdnv() -> tuple[Work, Work]:
+    from kowalski import to_per_class_list
+    from kowalski.neural_collapse import class_distance_normalized_variance
+
+    x, y = _features()
+    return lambda: geo.cdnv(x, y), lambda: class_distance_normalized_variance(to_per_class_list(x, y))
+
+
 def _directional() -> tuple[Work, Work]:
     x, y = _features()
     return lambda: directional_cdnv(x, y), lambda: baselines.class_covariances(x, y, 100)
@@ -119,6 +135,20 @@ def _directional() -> tuple[Work, Work]:
 def _episodes() -> tuple[Work, Work]:
     x, y = _features(10_000, 512, 20)
     return lambda: geo.few_shot_accuracy(x, y, n_episodes=1000), lambda: baselines.episode_loop(x, y, 1000)
+
+
+def _right_where_it_is_wrong(ours: Tensor, theirs: Tensor) -> None:
+    """The same number near 0; with the features moved by 10,000 theirs, from float32 means and Gram matrix, is lost."""
+    from kowalski import to_per_class_list
+    from kowalski.neural_collapse import class_distance_normalized_variance
+
+    x, y = _features()
+    moved = x + 1e4
+    expected = float(geo.cdnv(moved.double(), y))
+    errors = [abs(float(value) / expected - 1.0) for value in (ours, theirs)]
+    lost = abs(float(class_distance_normalized_variance(to_per_class_list(moved, y))) / expected - 1.0)
+    if max(errors) > 1e-3 or abs(float(geo.cdnv(moved, y)) / expected - 1.0) > 1e-8 or not lost > 0.01:
+        raise ValueError(f"expected equal values near 0 and ours right far from it, got {errors} and {lost}")
 
 
 def _same_cdnv_and_nc1(ours: Any, theirs: Any) -> None:
@@ -142,6 +172,8 @@ ROWS = (
     Row("collapse-streaming", "the same, streaming", _TWO_PASS, 0.75, _streaming),
     Row("collapse-float64", "the same, float64 features", "float64 two-pass baseline", 0.8, lambda: _kept(torch.float64), check=_same_cdnv_and_nc1),
     Row("cdnv", "CDNV alone", _TWO_PASS, 0.25, _cdnv),
+    Row("cdnv-kowalski", "CDNV alone", "kowalski 0.0.2 (right near 0 only)", 1.0, _published_cdnv, check=_right_where_it_is_wrong),
+    Row("cdnv-20000", "CDNV, 20,000 class means x 1,024", "one full GEMM of the means", 0.6, _many_classes, repeats=3),
     Row("directional", "directional CDNV, all pairs", "forming the class covariances", 0.3, _directional),
     Row("episodes", "1,000 5-way 5-shot episodes, 10,000 x 512", "loop over episodes", 0.25, _episodes),
 )  # fmt: skip

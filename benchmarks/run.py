@@ -23,7 +23,10 @@ def main() -> None:
     results: list[Result] = []
     for row in rows:
         print(f"{row.name} ...", file=sys.stderr, flush=True)
-        results.append(run(row))
+        try:
+            results.append(run(row))
+        except ImportError as error:  # a row against a published package that is not installed
+            print(f"{row.name}: skipped, {error}; do pip install {error.name}", file=sys.stderr, flush=True)
     show(results)
     name = re.sub(r"[^a-z0-9]+", "-", (machine()["accelerator"] or machine()["processor"]).lower()).strip("-")
     store(results, arguments.out or RESULTS / f"{name}.json")

@@ -28,7 +28,9 @@ from geocollapse.collapse import (
     neural_collapse,
     pair_weights,
     poincare_ratios,
+    sampled_cdnv,
 )
+from geocollapse.collapse.sampled import draw_pairs
 from geocollapse.estimate import Estimate, GeocollapseWarning
 
 FEATURE_MEASURES = (
@@ -201,6 +203,103 @@ class TestReferences:
         whole = measures_of(features, labels)
         monkeypatch.setattr("geocollapse.collapse.inputs.CHUNK_NUMBERS", 16)
         laws.assert_close(measures_of(features, labels), whole)
+
+
+class TestSampledPairs:
+    def test_all_pairs_are_the_exact_mean(self):
+        statistics = ClassStatistics.of(*classes([5, 9, 3, 30, 4], 6))
+        for bias_corrected in (False, True):
+            got = sampled_cdnv(statistics, 10, bias_corrected=bias_corrected)
+            laws.assert_close(got.value, mean_cdnv(statistics, bias_corrected=bias_corrected)[0])
+            assert got.stderr == 0.0
+
+    def test_value_and_error_are_those_of_the_drawn_pairs(self):
+        features, labels = classes([4] * 12, 5)
+        got = sampled_cdnv(ClassStatistics.of(features, labels), 20, seed=3)
+        drawn = [tuple(pair) for pair in draw_pairs(12, 20, seed=3).tolist()]
+        assert len(set(drawn)) == 20
+        matrix = reference.cdnv_matrix(features.numpy(), labels.numpy())
+        values = np.array([matrix[i, j] for i, j in drawn])
+        assert got.value == pytest.approx(values.mean(), rel=1e-10)
+        assert got.stderr == pytest.approx(math.sqrt(values.var(ddof=1) / 20 * (1 - 20 / 66)), rel=1e-10)
+        assert (got.n_samples, got.dof, got.population, got.estimator) == (20, 19, "dataset", "pairs")
+
+    @pytest.mark.parametrize("n_pairs", [3, 8])  # below and above half of the 10 pairs: two ways to draw
+    def test_every_pair_is_drawn_equally_often(self, n_pairs):
+        counts = torch.zeros(5, 5)
+        for seed in range(2000):
+            i, j = draw_pairs(5, n_pairs, seed).unbind(dim=1)
+            counts[i, j] += 1
+        expected, share = 200 * n_pairs, n_pairs / 10
+        assert (counts.tril() == 0).all()
+        upper = counts[torch.triu_indices(5, 5, 1).unbind()]
+        assert ((upper - expected).abs() < 4.5 * math.sqrt(2000 * share * (1 - share))).all()
+
+    def test_pair_numbers_of_many_classes_stay_exact(self):
+        i, j = draw_pairs(3_000_000, 1000, seed=0).unbind(dim=1)
+        assert bool(((i >= 0) & (i < j) & (j < 3_000_000)).all())
+        assert float(j.double().mean()) == pytest.approx(2_000_000, rel=0.05)  # E max of two uniform numbers
+
+    def test_the_interval_covers_the_mean_over_all_pairs_of_these_classes(self):
+        """60 classes that every pair shares with 58 others; 400 samples of 100 pairs: about 0.95."""
+        generator = torch.Generator().manual_seed(0)
+        features, labels = classes([6] * 60, 16, spread=2.0)
+        features = features * (0.5 + torch.rand(60, 1, generator=generator, dtype=torch.float64))[labels]
+        statistics = ClassStatistics.of(features, labels)
+        truth = float(mean_cdnv(statistics)[0])
+        intervals = [sampled_cdnv(statistics, 100, seed=seed).interval() for seed in range(400)]
+        assert 0.92 <= np.mean([low <= truth <= high for low, high in intervals]) <= 0.98
+
+    def test_undefined_and_refused(self):
+        statistics = ClassStatistics.of(*classes([5, 6, 1, 4], 4))
+        got = sampled_cdnv(statistics, 6, bias_corrected=True)
+        assert math.isnan(got.value)
+        assert "undefined for 3 of 6 drawn class pairs" in got.warnings[0]
+        for n_pairs in (1, 7):
+            with pytest.raises(ValueError, match=f"n_pairs: expected 2 to 6, the pairs of 4 classes, got {n_pairs}"):
+                sampled_cdnv(statistics, n_pairs)
+
+
+class TestManyClasses:
+    def test_nc1_of_more_classes_than_dimensions(self):
+        """2,000 classes in 64 dimensions, 3 examples each: Sigma_B has rank 64, and no simplex exists."""
+        features, labels = classes([3] * 2000, 64)
+        got = neural_collapse(features, labels)
+        x, y = features.numpy(), labels.numpy()
+        assert got.nc1_rank == 64
+        assert got.nc1 == pytest.approx(reference.nc1(x, y), rel=1e-9)
+        m = reference.centred_means(x, y)
+        units = torch.from_numpy(m / np.linalg.norm(m, axis=1, keepdims=True))
+        expected = -torch.nn.functional.pdist(units).log().mean()
+        assert got.hyperspherical_uniformity == pytest.approx(float(expected), rel=1e-9)
+        assert any("read hyperspherical_uniformity" in text for text in got.warnings)
+
+    def test_nc1_of_a_long_tail(self):
+        """Counts 400, 200, 133, ..., down to single examples, in fewer dimensions than classes, and streamed."""
+        counts = [max(1, 400 // k) for k in range(1, 41)] + [1] * 10
+        features, labels = classes(counts, 24)
+        got = neural_collapse(features, labels)
+        x, y = features.numpy(), labels.numpy()
+        assert got.nc1_rank == 24
+        assert got.nc1 == pytest.approx(reference.nc1(x, y), rel=1e-9)
+        assert got.nc1_pooled == pytest.approx(reference.nc1(x, y, pooled=True), rel=1e-9)
+        assert abs(got.nc1_pooled / got.nc1 - 1.0) > 0.01
+        stream = ClassStatistics.empty(scatter=True)
+        for rows in torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).split(64):
+            stream.update(features[rows], labels[rows])
+        assert nc1_pooled(stream) == (pytest.approx(got.nc1_pooled, rel=1e-9), 24)
+
+    def test_remainder_tiles_of_the_real_size(self):
+        """1,537 classes: two whole tiles a side and one class left over."""
+        features, labels = classes([2] * 1537, 6)
+        matrix = cdnv(features, labels, reduction="none")
+        means = ClassStatistics.of(features, labels).means
+        variances = ClassStatistics.of(features, labels).variances()
+        squared = (means[:, None] - means).square().sum(dim=2)
+        laws.assert_close(matrix, ((variances[:, None] + variances) / (2 * squared)).fill_diagonal_(torch.nan))
+        laws.assert_close(cdnv(features, labels), matrix.nanmean())
+        inverse = squared.reciprocal().fill_diagonal_(0.0)
+        laws.assert_close(pair_weights(means), inverse.sum(dim=1) / (1537 * 1536))
 
 
 class TestSimplex:

@@ -1,8 +1,8 @@
 """Neural and geometric collapse: streaming class statistics, CDNV, NC1 to NC4, geometric collapse.
 
 The files, in the order they build on each other: inputs (what comes in is checked), statistics (streaming,
-mergeable), labelled (kept features), distances, cdnv, directional, variability (NC1), simplex (NC2), duality (NC3),
-decisions (NC4), neural_collapse (all of them), geometric (of the data set), distribution.
+mergeable), labelled (kept features), distances, cdnv, sampled (CDNV of some pairs), directional, variability (NC1),
+simplex (NC2), duality (NC3), decisions (NC4), neural_collapse (all of them), geometric (of the data set), distribution.
 """
 
 from geocollapse.collapse.cdnv import ClassPair as ClassPair
@@ -24,6 +24,7 @@ from geocollapse.collapse.neural_collapse import NeuralCollapse as NeuralCollaps
 from geocollapse.collapse.neural_collapse import measure_collapse as measure_collapse
 from geocollapse.collapse.neural_collapse import neural_collapse as neural_collapse
 from geocollapse.collapse.neural_collapse import streamed_measures as streamed_measures
+from geocollapse.collapse.sampled import sampled_cdnv as sampled_cdnv
 from geocollapse.collapse.statistics import ClassStatistics as ClassStatistics
 from geocollapse.collapse.variability import nc1 as nc1
 from geocollapse.collapse.variability import nc1_pooled as nc1_pooled

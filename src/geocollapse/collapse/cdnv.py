@@ -95,10 +95,14 @@ def mean_cdnv(
     """NC = Avg_{i != j} V_ij as a 0-d tensor, and why it is NaN or a selected average, if it is."""
     n_classes = len(statistics.classes)
     total, undefined = statistics.counts.new_zeros(()), statistics.counts.new_zeros(())
-    for a, b, block in cdnv_blocks(statistics, bias_corrected=bias_corrected):
-        pairs = block.triu(1) if a == b else block
-        total += pairs.nansum()
-        undefined += pairs.isnan().sum()
+    variances = class_variances(statistics, bias_corrected=bias_corrected).nan_to_num(nan=0.0)
+    for a, b, inverse in _inverse_blocks(statistics, bias_corrected=bias_corrected):
+        pairs = inverse.triu_(1) if a == b else inverse
+        by_row = pairs.sum(dim=1)
+        if bool(by_row.isnan().any()):
+            undefined += pairs.isnan().sum()
+            by_row = pairs.nan_to_num_(nan=0.0, posinf=torch.inf).sum(dim=1)
+        total += (variances[a] @ by_row + pairs.sum(dim=0) @ variances[b]) / 2.0
     n_pairs, n_undefined = n_classes * (n_classes - 1) // 2, int(undefined)
     if n_undefined == 0:
         return total / n_pairs, ()
@@ -110,16 +114,22 @@ def mean_cdnv(
 
 def cdnv_blocks(statistics: ClassStatistics, *, bias_corrected: bool = False) -> Iterator[tuple[slice, slice, Tensor]]:
     """Tiles of V on and above the diagonal: rows, columns, block; undefined pairs are NaN."""
-    counts, variances = statistics.counts, statistics.variances()
-    noise = torch.zeros_like(variances)
-    if bias_corrected:
-        variances = torch.where(counts > 1, statistics.sum_squares / (counts - 1), torch.nan)
-        noise = variances / counts
-    for a, b, squared in distance_blocks(statistics.centred_means()):
-        squared = squared - (noise[a][:, None] + noise[b])
-        squared = torch.where(squared > 0.0, squared, torch.nan)
-        block = (variances[a][:, None] + variances[b]) / (2.0 * squared)
+    variances = class_variances(statistics, bias_corrected=bias_corrected)
+    for a, b, inverse in _inverse_blocks(statistics, bias_corrected=bias_corrected):
+        block = (variances[a][:, None] + variances[b]) * inverse / 2.0
         yield a, b, (symmetric(block) if a == b else block)
+
+
+def class_variances(statistics: ClassStatistics, *, bias_corrected: bool) -> Tensor:
+    """Var_i = M_i/n_i, or Var~_i = M_i/(n_i - 1) (C,); NaN for a class with too few examples."""
+    if not bias_corrected:
+        return statistics.variances()
+    return torch.where(statistics.counts > 1, statistics.sum_squares / (statistics.counts - 1), torch.nan)
+
+
+def mean_noise(statistics: ClassStatistics, *, bias_corrected: bool) -> Tensor | None:
+    """What the sampling of the mean of class i adds to a squared distance, Var~_i/n_i (C,); None if not corrected."""
+    return class_variances(statistics, bias_corrected=True) / statistics.counts if bias_corrected else None
 
 
 def largest_pairs(
@@ -149,6 +159,15 @@ def largest_pairs(
     distances = (means[pairs[:, 0]] - means[pairs[:, 1]]).norm(dim=1)
     rows = zip(pairs.tolist(), values.tolist(), distances.tolist())
     return [ClassPair(names[i], names[j], value, distance) for (i, j), value, distance in rows]
+
+
+def _inverse_blocks(statistics: ClassStatistics, *, bias_corrected: bool) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Tiles of 1/d^2_ij or 1/d~^2_ij; NaN where a class has too few examples or the distance is not positive."""
+    noise = mean_noise(statistics, bias_corrected=bias_corrected)
+    for a, b, squared in distance_blocks(statistics.centred_means()):
+        if noise is not None:
+            squared -= noise[a][:, None] + noise[b]
+        yield a, b, squared.masked_fill_(squared <= 0.0, torch.nan).reciprocal_()
 
 
 def check_reduction(reduction: str) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-TILE = 2048  # classes a side: 32 MiB of float64 a tile
+TILE = 768  # classes a side: 5 MB of float64, so that every pass over a tile is in cache
+DEVICE_TILE = 4096  # on an accelerator large tiles keep the kernels busy
 GRAM_LIMIT = 1e-6  # tau of definitions 4: below it the Gram form loses digits in float64
 _PAIR_NUMBERS = 1 << 22
 
@@ -36,17 +37,18 @@ def distances_squared(means: Tensor) -> Tensor:
 def distance_blocks(means: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
     """Tiles of ``distances_squared`` on and above the diagonal: rows, columns, block."""
     centred = means.double() - means.double().nanmean(dim=0)
-    for a, b in upper_tiles(len(means)):
-        block = _block(centred[a], centred[b])
+    squares = torch.linalg.vector_norm(centred, dim=1).square()
+    for a, b in upper_tiles(len(means), means.device):
+        block = _block(centred[a], centred[b], squares[a][:, None] + squares[b])
         yield a, b, (symmetric(block) if a == b else block)
 
 
-def upper_tiles(n_classes: int) -> Iterator[tuple[slice, slice]]:
+def upper_tiles(n_classes: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
     """Row and column slices of the tiles on and above the diagonal."""
-    starts = range(0, n_classes, TILE)
-    for i in starts:
-        for j in range(i, n_classes, TILE):
-            yield slice(i, min(i + TILE, n_classes)), slice(j, min(j + TILE, n_classes))
+    tile = TILE if device.type == "cpu" else DEVICE_TILE
+    for i in range(0, n_classes, tile):
+        for j in range(i, n_classes, tile):
+            yield slice(i, min(i + tile, n_classes)), slice(j, min(j + tile, n_classes))
 
 
 def symmetric(block: Tensor) -> Tensor:
@@ -76,9 +78,11 @@ def pair_weights(means: Tensor) -> Tensor:
     return sums / (n_classes * (n_classes - 1))
 
 
-def _block(a: Tensor, b: Tensor) -> Tensor:
-    scale = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1)
+def _block(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
+    """||a_i - b_j||^2 by the Gram form, ``scale`` the sum of the squares, and by differences where it loses digits."""
     squared = torch.addmm(scale, a, b.T, alpha=-2.0)
+    if bool(squared.min() >= GRAM_LIMIT * scale.max()):  # one pass over the tile instead of four, for most tiles
+        return squared
     i, j = (squared < GRAM_LIMIT * scale).nonzero(as_tuple=True)
     for k in range(0, len(i), step := max(1, _PAIR_NUMBERS // a.shape[1])):
         near = slice(k, k + step)

@@ -68,7 +68,7 @@ def hyperspherical_uniformity(vectors: Tensor) -> float:
 def _pair_mean(units: Tensor, term: Callable[[Tensor], Tensor]) -> Tensor:
     """Mean of ``term`` over the cosines of all pairs i < j, tile by tile."""
     total = units.new_zeros(())
-    for a, b in upper_tiles(len(units)):
+    for a, b in upper_tiles(len(units), units.device):
         total += term(_pairs(units[a] @ units[b].T, a == b)).sum()
     return total / (len(units) * (len(units) - 1) / 2)
 

@@ -14,7 +14,7 @@ from geocollapse.collapse.inputs import Array, check_num_classes, labelled_array
 MAX_SCATTER_FEATURES = 4096  # definitions 2: above it no p x p matrix is formed
 PART_NUMBERS = 1 << 24  # features merged at a time: enough to make the merge cheap, 128 MiB for each array of it
 _GRAM_WIDTH = 512
-_BLOCK = 96  # not a power of two: strides of 4 KiB fall on the same cache lines
+_BLOCK = 192  # not a power of two: strides of 4 KiB would fall on the same cache lines
 _ORIGIN_ROWS = 1024
 
 
