@@ -474,3 +474,20 @@ def test_numbers_and_settings_are_parsed():
         "e": "x=y",
         "f": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("500", 500), ("500B", 500), ("2KB", 2000), ("1.5MB", 1_500_000), ("2GB", 2 * 10**9)]
+)
+def test_sizes_of_memory(text, size):
+    from geocollapse.cli.measure import _parse_bytes
+
+    assert _parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "2TB", "-1", "1.2.3MB"])
+def test_bad_sizes_of_memory(text):
+    from geocollapse.cli.measure import _parse_bytes
+
+    with pytest.raises(ValueError, match="--memory-limit: expected a size such as 500MB or 2GB, got"):
+        _parse_bytes(text)

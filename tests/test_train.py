@@ -272,10 +272,10 @@ def test_points_are_geometric_from_the_first_step_to_the_limit() -> None:
 
 
 def test_sampling_study_compares_with_the_exact_value(tmp_path: Path) -> None:
-    study = {"repeats": 40, "n_samples": [30], "n_outputs": [4], "n_probes": [2]}
+    study = {"repeats": 40, "n_samples": [30], "n_outputs": [4], "n_probes": [2], "kept_shares": [0.1]}
     run = config(training__max_steps=2, measuring__sampling=study)
     sampling = train_run(run, RunFolder(tmp_path / "run"))["sampling"]
-    assert set(sampling) == {"examples 30", "outputs 4", "probes 2"}
+    assert set(sampling) == {"examples 30", "outputs 4", "probes 2", "entries 0.1"}
     for way in sampling.values():
         inside = [low <= way["full"] <= high for low, high in (e["ci95"] for e in way["estimates"])]
         assert len(inside) == 40

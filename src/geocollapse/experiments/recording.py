@@ -131,7 +131,8 @@ def study_sampling(model: nn.Module, data: LabelledData, config: RunConfig) -> d
     """Evidence for claim 5: repeated estimates of source GC from less, beside the full exact value.
 
     ``examples``: few examples, one random probe each; ``outputs``: few output coordinates of every example; ``probes``:
-    few random probes of every example. The full value is exact, over the training examples or, where the recipe has
+    few random probes of every example; ``entries``: a masked Jacobian of every example, with the share of its entries
+    that is kept. The full value is exact, over the training examples or, where the recipe has
     ``max_samples``, over a class-balanced subset of so many. Cost: p vector-Jacobian products for each example, then
     those of the repeats.
     """
@@ -149,6 +150,11 @@ def study_sampling(model: nn.Module, data: LabelledData, config: RunConfig) -> d
     seeds = [first + repeat for repeat in range(study.repeats)]
     with borrowed(model):
         f = FeatureMap(model, [find_embedding(model, population.inputs[:1]).layer])
+        n_entries = f(population.inputs[:1]).shape[1] * population.inputs[0].numel()
+        ways += [
+            (f"entries {share:g}", {"estimator": "masked", "n_probes": max(2, round(share * n_entries))})
+            for share in study.kept_shares
+        ]
         full = geometric_complexity(f, population, estimator="exact", batch_size=batch_size).value
         return {name: _repeated(f, population, full, seeds, batch_size=batch_size, **way) for name, way in ways}
 

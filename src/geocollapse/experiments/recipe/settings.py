@@ -101,12 +101,16 @@ class TrainingConfig(Part):
 
 
 class SamplingConfig(Part):
-    """The study of claim 5: ``repeats`` estimates from ``n_samples`` examples, ``n_outputs`` outputs, ``n_probes``."""
+    """The study of claim 5: ``repeats`` estimates from ``n_samples`` examples, ``n_outputs`` outputs, ``n_probes``.
+
+    ``kept_shares`` are shares of the Jacobian's entries that a mask keeps.
+    """
 
     repeats: Positive
     n_samples: list[Positive] = []
     n_outputs: list[Positive] = []
     n_probes: list[Positive] = []
+    kept_shares: list[Share] = []
 
 
 class MeasuringConfig(Part):
@@ -114,7 +118,7 @@ class MeasuringConfig(Part):
 
     points: Positive | None = None
     every: Positive | None = None
-    estimator: Literal["rademacher", "orthogonal", "exact"] = "rademacher"
+    estimator: Literal["rademacher", "aligned", "gaussian", "orthogonal", "input", "exact"] = "rademacher"
     n_probes: Positive | Literal["auto"] = "auto"
     max_samples: Positive | None = None
     evaluation_batch_size: Positive = 500
