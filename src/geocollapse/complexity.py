@@ -157,8 +157,11 @@ def norms_by_class(
     norms: SquaredNorms, labels: Tensor, class_counts: Mapping[int, int], **settings: Any
 ) -> dict[int, Estimate]:
     """Geometric complexity of each class, GC(f, Q_c): the mean over the inputs of class c."""
+    present, sizes = labels.unique(return_counts=True)
+    order = labels.argsort(stable=True)
+    members = dict(zip(present.tolist(), order.split(sizes.tolist()), strict=True))
     return {
-        label: mean_norm(norms[labels == label], count, min_known=SECOND_PROBES_PER_CLASS, **settings)
+        label: mean_norm(norms[members.get(label, order[:0])], count, min_known=SECOND_PROBES_PER_CLASS, **settings)
         for label, count in class_counts.items()
     }
 
