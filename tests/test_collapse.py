@@ -193,7 +193,10 @@ class TestReferences:
         whole = measures_of(features, labels)
         weights = pair_weights(ClassStatistics.of(features, labels).means)
         top = largest_pairs(ClassStatistics.of(features, labels), 7)
+        directional = directional_cdnv(features, labels, reduction="none")
         monkeypatch.setattr("geocollapse.collapse.distances.TILE", 4)
+        monkeypatch.setattr("geocollapse.collapse.directional.BLOCK_NUMBERS", 44)  # 4 of 11 columns
+        laws.assert_close(directional_cdnv(features, labels, reduction="none"), directional)
         laws.assert_close(measures_of(features, labels), whole)
         laws.assert_close(pair_weights(ClassStatistics.of(features, labels).means), weights)
         assert largest_pairs(ClassStatistics.of(features, labels), 7) == top
@@ -494,6 +497,9 @@ class TestUndefined:
         with pytest.warns(GeocollapseWarning, match="over the others only"):
             selected = cdnv(features, labels, bias_corrected=True, reduction="nanmean")
         keep = labels < 2
+        with pytest.warns(GeocollapseWarning, match="directional_cdnv: undefined for 6 of 12 .* over the others only"):
+            present = directional_cdnv(features, labels, reduction="nanmean", num_classes=4)
+        laws.assert_close(present, directional_cdnv(features, labels))
         laws.assert_close(selected, cdnv(features[keep], labels[keep], bias_corrected=True))
 
     def test_a_corrected_distance_that_is_not_positive(self):

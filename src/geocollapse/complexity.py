@@ -164,12 +164,11 @@ def norms_by_class(
     norms: SquaredNorms, labels: Tensor, class_counts: Mapping[int, float], **settings: Any
 ) -> dict[int, Estimate]:
     """Geometric complexity of each class, GC(f, Q_c): the mean over the inputs of class c."""
-    order = labels.argsort(stable=True)
     present, sizes = labels.unique(return_counts=True)
-    rows = dict(zip(present.tolist(), order.split(sizes.tolist()), strict=True))
-    nothing = order[:0]
+    order = labels.argsort(stable=True)
+    members = dict(zip(present.tolist(), order.split(sizes.tolist()), strict=True))
     return {
-        label: mean_norm(norms[rows.get(label, nothing)], count, min_known=SECOND_PROBES_PER_CLASS, **settings)
+        label: mean_norm(norms[members.get(label, order[:0])], count, min_known=SECOND_PROBES_PER_CLASS, **settings)
         for label, count in class_counts.items()
     }
 

@@ -34,6 +34,14 @@ def distances_squared(means: Tensor) -> Tensor:
     return full
 
 
+def distances_squared_to(means: Tensor, columns: slice) -> Tensor:
+    """Columns of ``distances_squared`` of float64 ``means`` that are centred already (C, columns)."""
+    squares = torch.linalg.vector_norm(means, dim=1).square()
+    block = _block(means, means[columns], squares[:, None] + squares[columns])
+    block[columns].fill_diagonal_(0.0)
+    return block
+
+
 def distance_blocks(means: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
     """Tiles of ``distances_squared`` on and above the diagonal: rows, columns, block."""
     centred = means.double() - means.double().nanmean(dim=0)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from geocollapse.collapse.cdnv import mean_cdnv
 from geocollapse.collapse.decisions import nc4, nearest_mean_error
-from geocollapse.collapse.directional import mean_directional_cdnv, pairwise_directional_cdnv
+from geocollapse.collapse.directional import mean_directional_cdnv
 from geocollapse.collapse.duality import nc3, self_duality_gram
 from geocollapse.collapse.inputs import Array, as_tensor
 from geocollapse.collapse.labelled import LabelledFeatures
@@ -124,7 +124,7 @@ def measure_collapse(
     """``neural_collapse`` of features that are already checked, sharing their class statistics."""
     head = _classifier(data, weight, bias)
     streamed, reasons = streamed_measures(data.statistics)
-    directional, why = mean_directional_cdnv(pairwise_directional_cdnv(data))
+    directional, why = mean_directional_cdnv(data)
     variability = nc1(data)
     values: dict[str, Any] = {
         **streamed,
