@@ -12,6 +12,8 @@ from torch import Tensor
 from geocollapse.collapse.inputs import Array, labelled_arrays, row_slices
 from geocollapse.collapse.statistics import ClassStatistics
 
+_MAX_EXTRA_WIDTH = 2048  # with thousands of classes a chunk keeps enough rows for a matrix product
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledFeatures:
@@ -51,10 +53,12 @@ class LabelledFeatures:
 
     def residuals(self, extra_width: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Chunks of z = f(x) - mu_c in float64 with their class rows; ``extra_width`` is what the caller adds a row."""
-        means = self.statistics.offsets + self.statistics.origin
-        for rows in row_slices(len(self.features), self.features.shape[1] + extra_width, self.features.device):
+        offsets, origin = self.statistics.offsets, self.statistics.origin
+        width = self.features.shape[1] + min(extra_width, _MAX_EXTRA_WIDTH)
+        for rows in row_slices(len(self.features), width, self.features.device):
             index = self.index[rows]
-            yield self.features[rows].to(torch.float64, copy=True).sub_(means.index_select(0, index)), index
+            z = self.features[rows].to(torch.float64, copy=True).sub_(origin)
+            yield z.sub_(offsets.index_select(0, index)), index
 
 
 def check_two_classes(statistics: ClassStatistics) -> None:
