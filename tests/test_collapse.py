@@ -448,6 +448,15 @@ class TestStatistics:
         assert got.nc1 == pytest.approx(reference.nc1(x, y), rel=1e-8)
         assert nc1_pooled(stream)[0] == pytest.approx(reference.nc1(x, y, pooled=True), rel=1e-8)
 
+    @pytest.mark.parametrize("batch", [1, 2, 14])
+    def test_equal_examples_have_variance_exactly_zero(self, batch):
+        features = torch.tensor([[0.1, 0.7, 1e3], [0.3, -0.2, 7.0]], dtype=torch.float64).repeat(7, 1)
+        stream = ClassStatistics.empty()
+        for x, y in zip(features.split(batch), torch.arange(14).remainder(2).split(batch)):
+            stream.update(x, y)
+        assert stream.variances().tolist() == [0.0, 0.0]
+        assert all(bool((z == 0.0).all()) for z, _ in LabelledFeatures.of(features, torch.arange(14) % 2).residuals())
+
     def test_parts_of_a_large_array_equal_one_part(self, monkeypatch):
         features, labels = classes([30, 7, 12], 5)
         whole = measures_of(features, labels)

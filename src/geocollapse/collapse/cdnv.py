@@ -150,8 +150,8 @@ def largest_pairs(
         raise ValueError(f"k: expected a positive number of pairs, got {k}; do largest_pairs(statistics, 10)")
     values, pairs = statistics.counts.new_zeros(0), statistics.classes.new_zeros(0, 2)
     for a, b, block in cdnv_blocks(statistics):
-        defined = ~block.isnan()
-        i, j = (defined.triu(1) if a == b else defined).nonzero(as_tuple=True)
+        larger = block > (values[-1] if len(values) == k else -torch.inf)  # never for NaN
+        i, j = (larger.triu(1) if a == b else larger).nonzero(as_tuple=True)
         values, best = torch.cat([values, block[i, j]]).sort(descending=True, stable=True)
         pairs = torch.cat([pairs, torch.stack([i + a.start, j + b.start], dim=1)])[best[:k]]
         values = values[:k]

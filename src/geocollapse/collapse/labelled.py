@@ -13,6 +13,7 @@ from geocollapse.collapse.inputs import Array, labelled_arrays, row_slices
 from geocollapse.collapse.statistics import ClassStatistics
 
 _MANY_NUMBERS = 1 << 22
+_MAX_EXTRA_WIDTH = 2048  # with thousands of classes a chunk keeps enough rows for a matrix product
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,19 +63,24 @@ class LabelledFeatures:
         """
         is_exact = exact or self.features.dtype == torch.float64 or self.features.numel() < _MANY_NUMBERS
         dtype = torch.float64 if is_exact else torch.float32
-        parts = self._rounded_means(dtype)
-        for rows in row_slices(len(self.features), self.features.shape[1] + extra_width, self.features.device):
+        origin, offsets = self._rounded_means(dtype)
+        width = self.features.shape[1] + min(extra_width, _MAX_EXTRA_WIDTH)
+        for rows in row_slices(len(self.features), width, self.features.device):
             index = self.index[rows]
-            z = self.features[rows].to(dtype, copy=True)
-            for means in parts:
-                z -= means.index_select(0, index)
+            z = self.features[rows].to(dtype, copy=True).sub_(origin)
+            for part in offsets:
+                z -= part.index_select(0, index)
             yield z, index
 
-    def _rounded_means(self, dtype: torch.dtype) -> list[Tensor]:
-        """The class means as tensors (C, p) that add up to them: one in float64, two in float32."""
-        means = self.statistics.offsets + self.statistics.origin
-        first = means.to(dtype)
-        return [means] if dtype is torch.float64 else [first, (means - first.double()).to(dtype)]
+    def _rounded_means(self, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
+        """The class means as an origin (p,) and offsets (C, p) that add up to them: one in float64, two in float32."""
+        statistics = self.statistics
+        if dtype is torch.float64:
+            return statistics.origin, [statistics.offsets]
+        origin = statistics.origin.to(dtype)
+        rest = statistics.offsets + (statistics.origin - origin.double())
+        first = rest.to(dtype)
+        return origin, [first, (rest - first.double()).to(dtype)]
 
 
 def check_two_classes(statistics: ClassStatistics) -> None:

@@ -181,10 +181,9 @@ class ClassStatistics:
         counts = torch.bincount(index, minlength=len(classes)).double()
         seen, before = self.counts[rows], self.offsets[rows]
         total = (seen + counts).clamp(min=1.0)
-        delta = before.new_zeros(before.shape)
-        for chunk, z in self._shifted(x):
-            delta.index_add_(0, index[chunk], z)
-        delta.div_(counts.clamp(min=1.0)[:, None]).sub_(before)
+        start = self._start(x, index, seen, before)
+        delta = self._sums_from(start, x, index).div_(counts.clamp(min=1.0)[:, None])
+        delta += start.sub_(before)
         centres = before.addcmul_(delta, (1.0 - (seen / total).sqrt())[:, None])
         squares = torch.zeros_like(counts)
         for chunk, z in self._shifted(x):
@@ -195,6 +194,21 @@ class ClassStatistics:
         self.offsets.index_add_(0, rows, delta.mul_((counts / total)[:, None]))
         self.sum_squares.index_add_(0, rows, squares)
         self.counts.index_add_(0, rows, counts)
+
+    def _start(self, x: Tensor, index: Tensor, seen: Tensor, before: Tensor) -> Tensor:
+        """A point of each class to take its mean from: the mean so far, or an example of a class that is new.
+
+        Sums of deviations from it have no digits to lose, and equal examples have their own value as mean, exactly.
+        """
+        example = torch.zeros_like(seen, dtype=torch.int64).scatter_(0, index, torch.arange(len(x), device=x.device))
+        return torch.where((seen > 0)[:, None], before, x[example].double() - self.origin)
+
+    def _sums_from(self, start: Tensor, x: Tensor, index: Tensor) -> Tensor:
+        """sum of (x - origin - start) of each class (C, p)."""
+        sums = torch.zeros_like(start)
+        for chunk, z in self._shifted(x):
+            sums.index_add_(0, index[chunk], z.sub_(start.index_select(0, index[chunk])))
+        return sums
 
     def _present(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """The classes to work on, which hold those of ``y``, and the place of each label among them."""
