@@ -293,3 +293,13 @@ def test_one_output_has_no_second_probe(data, estimator):
     gc = geometric_complexity(f, data[0], estimator=estimator)
     assert gc.value == pytest.approx(float(f.weight.detach().square().sum()))
     assert gc.stderr == 0.0
+
+
+def test_norms_by_class_follow_the_declared_classes():
+    """A class without a probed example is NaN with its reason; the order of the labels in the sample is free."""
+    norms = SquaredNorms(torch.tensor([1.0, 10.0, 3.0, 20.0]).double(), torch.zeros(4).double())
+    got = norms_by_class(norms, torch.tensor([7, 2, 7, 2]), {2: 2, 5: 9, 7: 2})
+    assert list(got) == [2, 5, 7]
+    assert (got[2].value, got[7].value) == (15.0, 2.0)
+    assert math.isnan(got[5].value)
+    assert got[5].warnings == ("no example was sampled",)
