@@ -32,7 +32,7 @@ lint: $(VENV)/.test  ## ruff (style and format) and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.test $(UNPACKED)  ## speed and memory as ratios against plain code; ONLY=row runs one
+bench: $(VENV)/.bench $(UNPACKED)  ## speed and memory as ratios against plain code; ONLY=row runs one
 	$(BIN)/python benchmarks/run.py --only '$(ONLY)'
 
 bench-models: $(VENV)/.test $(UNPACKED)  ## train the networks that some rows measure, once, about half an hour
@@ -48,7 +48,8 @@ help:  ## this list
 $(VENV)/.run: INSTALL := .
 $(VENV)/.test: INSTALL := .[test]
 $(VENV)/.docs: INSTALL := .[docs]
-$(VENV)/.run $(VENV)/.test $(VENV)/.docs: pyproject.toml
+$(VENV)/.bench: INSTALL := .[bench]
+$(VENV)/.run $(VENV)/.test $(VENV)/.docs $(VENV)/.bench: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '$(INSTALL)'
 	touch $@

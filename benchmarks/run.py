@@ -20,16 +20,17 @@ def main() -> None:
     rows = [row for row in ROWS if row.name.startswith(arguments.only)]
     if not rows:
         sys.exit(f"--only: expected the beginning of one of {', '.join(r.name for r in ROWS)}, got {arguments.only!r}")
+    name = re.sub(r"[^a-z0-9]+", "-", (machine()["accelerator"] or machine()["processor"]).lower()).strip("-")
     results: list[Result] = []
     for row in rows:
         print(f"{row.name} ...", file=sys.stderr, flush=True)
         try:
             results.append(run(row))
-        except ImportError as error:  # a row against a published package that is not installed
-            print(f"{row.name}: skipped, {error}; do pip install {error.name}", file=sys.stderr, flush=True)
+        except (ImportError, FileNotFoundError) as error:  # a published package, trained networks or data are missing
+            print(f"{row.name}: skipped, {error}", file=sys.stderr, flush=True)
+            continue
+        store(results, arguments.out or RESULTS / f"{name}.json")
     show(results)
-    name = re.sub(r"[^a-z0-9]+", "-", (machine()["accelerator"] or machine()["processor"]).lower()).strip("-")
-    store(results, arguments.out or RESULTS / f"{name}.json")
 
 
 if __name__ == "__main__":

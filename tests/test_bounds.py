@@ -300,3 +300,15 @@ def test_numpy_and_single_precision_are_read_as_float64():
     x, y = classes((30, 25), 4, spread=3.0)
     single = nearest_mean_bound(x.float().numpy(), y.numpy())
     assert single == nearest_mean_bound(x.float().double(), y)
+
+
+def test_many_classes_keep_the_bounds_that_need_no_moments(monkeypatch):
+    x, y = classes((20, 30, 40), 6)
+    whole = nearest_mean_bound(x, y)
+    monkeypatch.setattr("geocollapse.bounds.nearest_mean.MAX_MOMENT_CLASSES", 2)
+    few = nearest_mean_bound(x, y)
+    assert few.general == whole.general
+    assert math.isnan(few.directional)
+    assert few.stable_rank == 1.0
+    assert few.published >= whole.published
+    assert few.best == min(few.general, few.published)

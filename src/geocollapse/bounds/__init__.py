@@ -1,6 +1,7 @@
 """Bounds on the error of the nearest-mean classifier: moments of its decision statistic, then the bounds."""
 
 from geocollapse.bounds.moments import DecisionMoments as DecisionMoments
+from geocollapse.bounds.nearest_mean import MAX_MOMENT_CLASSES as MAX_MOMENT_CLASSES
 from geocollapse.bounds.nearest_mean import BoundDict as BoundDict
 from geocollapse.bounds.nearest_mean import NearestMeanBound as NearestMeanBound
 from geocollapse.bounds.nearest_mean import bounds_of as bounds_of

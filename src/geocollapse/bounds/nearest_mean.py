@@ -27,6 +27,9 @@ class BoundDict(TypedDict):
     vacuous: bool
 
 
+MAX_MOMENT_CLASSES = 2000
+
+
 @dataclass(frozen=True)
 class NearestMeanBound:
     """Bounds on the error of the nearest-mean classifier over k classes, averaged over the classes; not clipped.
@@ -36,7 +39,8 @@ class NearestMeanBound:
         n_classes: k.
         general: 4 (k-1) (1 + 1/m) NC, for all laws of finite variance.
         published: the least of 16 (k-1) (1/m + 1/s) NC and 4 (k-1) (s^(-1/3) + m^(-1/3))^3 NC, s the stable rank.
-        directional: Cantelli's inequality on the decision statistic.
+        directional: Cantelli's inequality on the decision statistic; NaN above 2,000 classes, where the moments of all
+            pairs would take hours and many (C, C) matrices (the stable rank is then 1).
         gc_empirical: the general form with NC replaced by max rho GCol: uses an empirical c, no guarantee; None
             without class-wise geometric complexity.
         stable_rank: s = min_c tr S_c / lambda_max(S_c).
@@ -117,10 +121,11 @@ def bounds_of(
     data: LabelledFeatures, k_shots: Sequence[float], class_gc: Sequence[Estimate] | Array | None
 ) -> list[NearestMeanBound]:
     """``nearest_mean_bounds`` of features whose class statistics are known."""
-    moments = DecisionMoments.of(data)
+    n_classes = len(data.statistics.classes)
+    moments = DecisionMoments.of(data) if n_classes <= MAX_MOMENT_CLASSES else None
     nc = float(mean_cdnv(data.statistics)[0])
     surrogate = None if class_gc is None else _gc_surrogate(data, class_gc)
-    return [_bound(moments, nc, surrogate, k_shot) for k_shot in k_shots]
+    return [_bound(n_classes, moments, nc, surrogate, k_shot) for k_shot in k_shots]
 
 
 def _check_shots(k_shots: Sequence[float]) -> None:
@@ -132,8 +137,10 @@ def _check_shots(k_shots: Sequence[float]) -> None:
             )
 
 
-def _bound(moments: DecisionMoments, nc: float, surrogate: float | None, k_shot: float) -> NearestMeanBound:
-    n_classes, s = len(moments.traces), moments.stable_rank
+def _bound(
+    n_classes: int, moments: DecisionMoments | None, nc: float, surrogate: float | None, k_shot: float
+) -> NearestMeanBound:
+    s = 1.0 if moments is None else moments.stable_rank  # the published form holds with s = 1 for all laws
     general = 4.0 * (n_classes - 1) * (1.0 + 1.0 / k_shot)
     halved = 16.0 * (n_classes - 1) * (1.0 / k_shot + 1.0 / s)
     split = 4.0 * (n_classes - 1) * (s ** (-1 / 3) + k_shot ** (-1 / 3)) ** 3
@@ -142,7 +149,7 @@ def _bound(moments: DecisionMoments, nc: float, surrogate: float | None, k_shot:
         n_classes=n_classes,
         general=general * nc,
         published=min(halved, split) * nc,
-        directional=_directional(moments, k_shot),
+        directional=math.nan if moments is None else _directional(moments, k_shot),
         gc_empirical=None if surrogate is None else general * surrogate,
         stable_rank=s,
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from geocollapse.bounds import BoundDict, NearestMeanBound, bounds_of
+from geocollapse.bounds import MAX_MOMENT_CLASSES, BoundDict, NearestMeanBound, bounds_of
 from geocollapse.collapse import (
     ClassPair,
     LabelledFeatures,
@@ -225,6 +225,8 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
     has_norms = len(context.probed) > 0
     bounds = bounds_of(data, _BOUND_SHOTS, by_class if has_norms else None)
     about_norms = (*gc.warnings, *gcol.warnings) if has_norms else (_NO_NORMS,)
+    if len(names) > MAX_MOMENT_CLASSES:
+        notes += (f"nearest_mean_bound: directional form and stable rank up to {MAX_MOMENT_CLASSES} classes only",)
     baselines = label_free(kept.features)
     return LayerMeasurement(
         kept=kept,
