@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,10 +41,15 @@ def push_forward(take: Take, x: Tensor, u: Tensor) -> tuple[list[Tensor], Any, l
 
 @contextmanager
 def _without_fast_path() -> Iterator[None]:
-    """Transformer layers take their plain path: the fast one of evaluation mode has no forward mode."""
+    """Transformer layers take their plain path: the fast one of evaluation mode has no forward mode.
+
+    A deprecation in torch's own table of forward-mode rules, which it reads at the first sweep, is not the caller's.
+    """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
