@@ -297,7 +297,7 @@ def test_one_output_has_no_second_probe(data, estimator):
 
 def test_norms_by_class_follow_the_declared_classes():
     """A class without a probed example is NaN with its reason; the order of the labels in the sample is free."""
-    norms = SquaredNorms(torch.tensor([1.0, 10.0, 3.0, 20.0]).double(), torch.zeros(4).double())
+    norms = SquaredNorms.exact(torch.tensor([1.0, 10.0, 3.0, 20.0]).double())
     got = norms_by_class(norms, torch.tensor([7, 2, 7, 2]), {2: 2, 5: 9, 7: 2})
     assert list(got) == [2, 5, 7]
     assert (got[2].value, got[7].value) == (15.0, 2.0)

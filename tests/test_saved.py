@@ -31,8 +31,16 @@ def data():
 
 
 def numbers(measurement):
-    """All of the JSON form but where it comes from."""
-    return {key: value for key, value in measurement.to_dict().items() if key != "provenance"}
+    """All of the JSON form but where it comes from, to 11 digits: sums over a mapped file may be added up otherwise."""
+    return {key: rounded(value) for key, value in measurement.to_dict().items() if key != "provenance"}
+
+
+def rounded(value):
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return float(f"{value:.11g}") if isinstance(value, float) else value
 
 
 def saved_and_read(measurement, path):
