@@ -88,12 +88,12 @@ def test_rules_for_any_order_are_refused_for_a_stream(net, data, name):
 
 
 def test_max_seconds_ends_with_a_random_sample(net, data):
-    slow = Counting(net, 4, lambda: time.sleep(1.1))
-    gc = geo.geometric_complexity(slow, data, max_seconds=1.0, batch_size=100)
+    slow = Counting(net, 4, lambda: time.sleep(2.1))
+    gc = geo.geometric_complexity(slow, data, max_seconds=2.0, batch_size=100)
     whole = geo.geometric_complexity(net, data)
     assert gc.n_samples == 400
     assert not gc.interrupted
-    assert gc.warnings[-1] == "max_seconds=1 ended the probes after 400 of 4000 examples"
+    assert gc.warnings[-1] == "max_seconds=2 ended the probes after 400 of 4000 examples"
     low, high = gc.interval(0.999)
     assert low < whole.value < high
 

@@ -64,6 +64,7 @@ def geometric_complexity(
         estimator: of ||J||_F^2, see ``squared_jacobian_norms``.
         n_probes: probes for each example; ``auto``: one, and a second one on a random 200 examples to learn the error;
             with ``rtol`` or ``atol`` more of them where that is cheaper than more examples, or all examples are used.
+            Costs are measured: a number gives the same probes on every machine.
         rtol: stop when the relative half-width of the 95 % interval is at most this; examples are read in a random
             order, looked at after max(512, 2 C) and each time 1.25 times more.
         atol: stop, at the same looks, when the standard error is at most this.
