@@ -28,7 +28,7 @@ from geocollapse.complexity import mean_norm, norms_by_class
 from geocollapse.estimate import Estimate
 from geocollapse.features import FeatureMap, find_embedding
 from geocollapse.jacobian import ProbePlan, SquaredNorms
-from geocollapse.sampling import probes_worth
+from geocollapse.sampling import LARGE, SECOND_PROBES, probes_worth
 from geocollapse.stopping import StoppingRule, looks
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "coverage.png"
@@ -50,7 +50,7 @@ class Population:
         """||J||_F^2 of each image (n,): the mean of its probes, by definition of this population."""
         return self.probes.mean(dim=1)
 
-    def draw(self, rows: Tensor, r: int, generator: torch.Generator, n_pilot: int = 200) -> SquaredNorms:
+    def draw(self, rows: Tensor, r: int, generator: torch.Generator, n_pilot: int = SECOND_PROBES) -> SquaredNorms:
         """r independent probes of each of ``rows``; of a single one, some get a second for the error, as in the library.
 
         These are the first ``n_pilot``, and those above 5 times the mean.
@@ -59,7 +59,7 @@ class Population:
         terms = self.probes[rows[:, None], taken]
         variances = terms.var(dim=1) / r
         if r == 1:
-            is_told = terms[:, 0] > 5.0 * self.truth.mean()
+            is_told = terms[:, 0] > LARGE * self.truth.mean()
             is_told[:n_pilot] = True
             variances[~is_told] = math.nan
         return SquaredNorms(terms[:, :r].mean(dim=1), variances, torch.full((len(rows),), r))
@@ -123,7 +123,7 @@ def sequential(p: Population, rtol: float, generator: torch.Generator) -> Estima
     order, start, r = torch.randperm(n, generator=generator), 0, 1
     parts: list[SquaredNorms] = []
     for end in looks(n):
-        parts.append(p.draw(order[start:end], r, generator, n_pilot=0 if start else 200))
+        parts.append(p.draw(order[start:end], r, generator, n_pilot=0 if start else SECOND_PROBES))
         norms, start = SquaredNorms.cat(parts), end
         estimate = mean_norm(norms, n, sequential=True)
         if rule.is_met(estimate):

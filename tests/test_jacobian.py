@@ -10,6 +10,7 @@ from torch import nn
 from geocollapse import squared_jacobian_norms
 from geocollapse.features import CallableMap, FeatureMap, Layer
 from geocollapse.jacobian import ProbePlan, examples_that_fit
+from maps import Twice
 
 ESTIMATORS = ["rademacher", "gaussian", "orthogonal", "input", "outputs"]
 
@@ -215,18 +216,6 @@ def test_bad_input(call, error, message):
 
 def test_a_map_that_ignores_its_input_has_norm_zero():
     assert squared_jacobian_norms(lambda x: torch.ones(len(x), 2), torch.randn(3, 4)).tolist() == [0, 0, 0]
-
-
-class Twice(torch.autograd.Function):
-    """An operation without forward mode."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return 2 * gradient
 
 
 def test_exact_falls_back_to_rows_without_forward_mode():

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import geocollapse as geo
 from geocollapse.measurement.store import RowStore
+from maps import Twice
 
 
 @pytest.fixture
@@ -360,14 +361,5 @@ def test_several_layers_are_probed_by_one_sweep_where_there_is_a_forward_mode(mo
 class WithoutForwardMode(nn.Module):
     """A layer with a backward pass of its own, and no forward mode."""
 
-    class Double(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return 2 * x
-
-        @staticmethod
-        def backward(ctx, gradient):
-            return 2 * gradient
-
     def forward(self, x):
-        return self.Double.apply(x)
+        return Twice.apply(x)

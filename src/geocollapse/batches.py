@@ -132,6 +132,25 @@ def as_examples(data: Any, *, labels: Any = None, batch_size: int | None = None)
     raise TypeError(f"data: expected {_FORMS}, got {type(data).__name__}; do DataLoader(dataset, batch_size=128)")
 
 
+def as_map(
+    examples: MapExamples | StreamExamples,
+    argument: str,
+    *,
+    wanted: str = "in any order",
+    remedy: str = "pass a map-style data set or a loader over one",
+) -> MapExamples:
+    """``examples``, where ``argument`` needs a data set that can be read as ``wanted``.
+
+    Raises:
+        ValueError: a stream, which comes once and in its own batches.
+    """
+    if isinstance(examples, StreamExamples):
+        raise ValueError(
+            f"{argument}: expected a data set that can be read {wanted}, got a stream of batches; do {remedy}"
+        )
+    return examples
+
+
 def as_labels(labels: Any) -> Tensor:
     """Class labels as an int64 vector.
 

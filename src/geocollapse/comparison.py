@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from geocollapse.batches import Batch, MapExamples, as_examples
+from geocollapse.batches import Batch, MapExamples, as_examples, as_map
 from geocollapse.borrow import borrowed, check_independent, move
 from geocollapse.complexity import mean_norm
 from geocollapse.estimate import Estimate, Population
@@ -105,12 +105,7 @@ def compare_complexity(
     for module in modules:
         check_independent(module)
     with borrowed(modules[0], evaluation=False), borrowed(modules[1], evaluation=False):
-        examples = as_examples(inputs, batch_size=batch_size)
-        if not isinstance(examples, MapExamples):
-            raise ValueError(
-                "inputs: expected a data set that can be read in any order, got a stream of batches; "
-                "do pass a map-style data set or a loader over one"
-            )
+        examples = as_map(as_examples(inputs, batch_size=batch_size), "inputs")
         pairs = _Pairs(ProbePlan(estimator, seed), (f, g), examples, n_probes, population)
         ends = comparison_looks(min(rule.max_samples or len(examples), len(examples)))
         level = 1.0 - alpha / len(ends)

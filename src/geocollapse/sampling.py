@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from geocollapse.batches import Batch, MapExamples, StreamExamples
+from geocollapse.batches import Batch, MapExamples, StreamExamples, as_map
 from geocollapse.borrow import move
 from geocollapse.estimate import Estimate
 from geocollapse.jacobian import Estimator, Probed, ProbePlan, SquaredNorms, Take, examples_that_fit
@@ -21,7 +21,7 @@ from geocollapse.stopping import StoppingRule, looks
 
 SECOND_PROBES_PER_CLASS = 20
 SECOND_PROBES = 200  # examples with a second probe, where one probe is the default
-_LARGE = 5.0  # times the mean of the pilot: norms above it get a second probe of their own
+LARGE = 5.0  # times the mean of the pilot: norms above it get a second probe of their own
 _MAX_PROBES = 64  # where the number of probes is chosen by the variances
 
 Ending = Literal["complete", "precise", "seconds", "interrupted"]
@@ -70,8 +70,9 @@ def schedule_probes(
         ValueError: a rule that needs examples in any order, of a stream; fewer than 2 examples a class.
     """
     n_counted = 1 if n_probes == "auto" else n_probes
+    for name in rule.given:
+        as_map(examples, name)
     if isinstance(examples, StreamExamples):
-        rule.check_stream()
         return ProbeSchedule((), (n_counted,), n_counted)
     order, n_classes = _sampling_order(examples, seed)
     n_sampled = min(rule.max_samples or len(order), len(order))
@@ -198,7 +199,7 @@ class Probing:
         Which ones they are is a function of first probes alone, so that no value moves and no variance is biased.
         """
         if self._large is None:
-            self._large = [_LARGE * float(readings.gathered()[0].values.mean()) for readings in self.readings]
+            self._large = [LARGE * float(readings.gathered()[0].values.mean()) for readings in self.readings]
         is_large = [norms.values > large for norms, large in zip(first, self._large, strict=True)]
         rows = torch.stack(is_large).any(dim=0).nonzero().flatten()
         if len(rows) == 0:
@@ -268,13 +269,9 @@ def bounded_by_memory(
     Raises:
         ValueError: not one example fits, or a stream, which comes in batches of its own.
     """
-    if isinstance(examples, StreamExamples):
-        raise ValueError(
-            "memory_limit: expected a data set that can be read in any batches, got a stream of batches; "
-            "do make its batches smaller"
-        )
+    batched = as_map(examples, "memory_limit", wanted="in any batches", remedy="make its batches smaller")
     n_fitting = examples_that_fit(take, first, memory_limit)
-    return replace(examples, batch_size=min(examples.batch_size, n_fitting))
+    return replace(batched, batch_size=min(batched.batch_size, n_fitting))
 
 
 def fitted_plan(plan: ProbePlan, take: Take, examples: MapExamples | StreamExamples, model: object) -> ProbePlan:
@@ -285,13 +282,9 @@ def fitted_plan(plan: ProbePlan, take: Take, examples: MapExamples | StreamExamp
     """
     if plan.estimator != "aligned":
         return plan
-    if isinstance(examples, StreamExamples):
-        raise ValueError(
-            "estimator: expected a data set that can be read in any order for 'aligned', got a stream of batches; "
-            "do estimator='rademacher'"
-        )
-    first = random_order(plan.seed, examples.indices)[:ALIGNED_EXAMPLES]
-    batch = next(replace(examples, batch_size=ALIGNED_EXAMPLES).batches(first))
+    ordered = as_map(examples, "estimator", wanted="in any order for 'aligned'", remedy="estimator='rademacher'")
+    first = random_order(plan.seed, ordered.indices)[:ALIGNED_EXAMPLES]
+    batch = next(replace(ordered, batch_size=ALIGNED_EXAMPLES).batches(first))
     return plan.fitted(take, move(batch.inputs, model))
 
 

@@ -54,14 +54,10 @@ class StoppingRule:
         """Whether the sample size is chosen by looking at the estimate."""
         return self.rtol is not None or self.atol is not None
 
-    def check_stream(self) -> None:
-        """Raise a ValueError where the rule needs examples in a random order: a stream has its own."""
-        for name in ("rtol", "atol", "max_samples", "max_seconds"):
-            if getattr(self, name) is not None:
-                raise ValueError(
-                    f"{name}: expected a data set that can be read in any order, got a stream of batches; "
-                    f"do pass a map-style data set or a loader over one"
-                )
+    @property
+    def given(self) -> list[str]:
+        """The arguments that ask for something; each needs examples in a random order."""
+        return [name for name, value in vars(self).items() if value is not None]
 
     def check_first_look(self, n_examples: int, n_classes: int) -> None:
         """Raise a ValueError where the cap on the examples forbids even the first look."""
