@@ -22,6 +22,7 @@ ORDER = (
     "probes",
     "models data",
     "jacobian",
+    "entry",
     "features",
     "stopping",
     "sampling",

@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from geocollapse.borrow import device_of, dtype_of
+
+Inputs = Tensor | Mapping[str, Tensor]  # one tensor, or tensors by name; one row an example
+
 _DEFAULT_BATCH_SIZE = 128
 _EMPTY = "data: expected at least one example, got none; do check the data set and its sampler"
 _FORMS = "a DataLoader, a map-style Dataset, a pair (inputs, labels) or a tensor of inputs"
@@ -24,13 +28,13 @@ class Batch:
     """Examples that go through the model together.
 
     Attributes:
-        inputs: (n, ...).
+        inputs: (n, ...), or tensors by the names of the model's arguments, each (n, ...).
         labels: (n,) int64, or None where the data has none.
         indices: (n,) int64, positions in the data set; probes are a function of them.
         segment: number of the segment the batch was read from.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     labels: Tensor | None
     indices: Tensor
     segment: int = 0
@@ -56,7 +60,7 @@ class MapExamples:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def peek(self) -> Tensor:
+    def peek(self) -> Inputs:
         """The inputs of one example."""
         return next(self.batches(self.indices[:1])).inputs
 
@@ -87,19 +91,19 @@ class StreamExamples:
         self._iterator = iter(iterable)
         self._seen: list[Any] = []
 
-    def peek(self) -> Tensor:
+    def peek(self) -> Inputs:
         """The inputs of one example; its batch is read again by ``batches``."""
         if not self._seen:
             self._seen = list(itertools.islice(self._iterator, 1))
         if not self._seen:
             raise ValueError(_EMPTY)
-        return _as_batch(self._seen[0], torch.arange(len(_unpack(self._seen[0])[0]))).inputs[:1]
+        return rows_of(_as_batch(self._seen[0], torch.arange(_n_rows(self._seen[0]))).inputs, slice(1))
 
     def batches(self) -> Iterator[Batch]:
         """The batches of the iterable; positions count the examples read."""
         start = 0
         for raw in itertools.chain(self._seen, self._iterator):
-            n_examples = len(_unpack(raw)[0])
+            n_examples = _n_rows(raw)
             yield _as_batch(raw, torch.arange(start, start + n_examples))
             start += n_examples
 
@@ -126,7 +130,9 @@ def as_examples(data: Any, *, labels: Any = None, batch_size: int | None = None)
     dataset = _as_dataset(data)
     if dataset is not None:
         indices = torch.arange(len(dataset))  # type: ignore[arg-type]
-        return _of_dataset(dataset, indices, labels, batch_size or _DEFAULT_BATCH_SIZE, {})
+        collate = getattr(dataset, "collate_fn", None)  # a data set that knows how its examples make a batch
+        loading = {} if collate is None else {"collate_fn": collate}
+        return _of_dataset(dataset, indices, labels, batch_size or _DEFAULT_BATCH_SIZE, loading)
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
         return _stream(data, labels)
     raise TypeError(f"data: expected {_FORMS}, got {type(data).__name__}; do DataLoader(dataset, batch_size=128)")
@@ -245,25 +251,65 @@ def _stream(iterable: Iterable[Any], labels: Any) -> StreamExamples:
 
 def _as_batch(raw: Any, indices: Tensor, segment: int = 0) -> Batch:
     inputs, labels = _unpack(raw)
-    if not isinstance(inputs, Tensor):
-        raise TypeError(
-            f"batch: expected inputs that are one tensor, got {type(inputs).__name__}; "
-            f"do yield (inputs, labels) or a mapping with 'labels' and one tensor of inputs"
-        )
-    if len(inputs) != len(indices):
+    n_examples = n_rows(inputs)
+    if n_examples != len(indices):
         raise ValueError(
-            f"batch: expected {len(indices)} examples, got {len(inputs)}; do make collate_fn keep every example"
+            f"batch: expected {len(indices)} examples, got {n_examples}; do make collate_fn keep every example"
         )
     if labels is not None:
         labels = as_labels(labels)
-        if len(labels) != len(inputs):
+        if len(labels) != n_examples:
             raise ValueError(
-                f"labels: expected one for each of {len(inputs)} inputs, got {len(labels)}; do check the collate_fn"
+                f"labels: expected one for each of {n_examples} inputs, got {len(labels)}; do check the collate_fn"
             )
     return Batch(inputs, labels, indices, segment)
 
 
+def n_rows(inputs: Inputs) -> int:
+    """The number of examples.
+
+    Raises:
+        TypeError: neither a tensor nor tensors by name.
+        ValueError: tensors of different lengths.
+    """
+    tensors = inputs if isinstance(inputs, Mapping) else {"inputs": inputs}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"batch: expected tensors as inputs, got {type(tensor).__name__} at {name!r}; "
+                f"do yield (inputs, labels) or a mapping of tensors with 'labels'"
+            )
+    lengths = {name: len(tensor) for name, tensor in tensors.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"batch: expected inputs of one length, got {lengths}; do check the collate_fn")
+    return next(iter(lengths.values()))
+
+
+def rows_of(inputs: Inputs, rows: slice | Tensor) -> Inputs:
+    """The inputs of some examples."""
+    if isinstance(inputs, Tensor):
+        return inputs[rows]
+    return {name: tensor[rows] for name, tensor in inputs.items()}
+
+
+def move(inputs: Inputs, model: object) -> Inputs:
+    """``inputs`` on the model's device and, where they and it are floating, in its dtype."""
+    if isinstance(inputs, Mapping):
+        return {name: _moved(tensor, model) for name, tensor in inputs.items()}
+    return _moved(inputs, model)
+
+
+def _moved(tensor: Tensor, model: object) -> Tensor:
+    dtype = dtype_of(model) if tensor.is_floating_point() else None
+    return tensor.to(device=device_of(model) or tensor.device, dtype=dtype or tensor.dtype)
+
+
+def _n_rows(raw: Any) -> int:
+    return n_rows(_unpack(raw)[0])
+
+
 def _unpack(raw: Any) -> tuple[Any, Any]:
+    """Inputs and labels; of a mapping, all but ``labels`` are inputs, and a single one needs no name."""
     if isinstance(raw, Mapping):
         rest = {key: value for key, value in raw.items() if key != "labels"}
         return (next(iter(rest.values())) if len(rest) == 1 else rest), raw.get("labels")

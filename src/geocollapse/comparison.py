@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from geocollapse.batches import Batch, MapExamples, as_examples, as_map
-from geocollapse.borrow import borrowed, check_independent, move
+from geocollapse.batches import Batch, MapExamples, as_examples, as_map, move
+from geocollapse.borrow import borrowed, check_independent
 from geocollapse.complexity import mean_norm
 from geocollapse.estimate import Estimate, Population
 from geocollapse.features import CallableMap
@@ -142,8 +142,8 @@ class _Pairs:
         population: Population,
     ) -> None:
         self._plan, self._maps, self._examples, self._population = plan, maps, examples, population
-        self._takes = [CallableMap(h).with_output for h in maps]
-        self._plans = [fitted_plan(plan, take, examples, h) for take, h in zip(self._takes, maps, strict=True)]
+        self._enter = [CallableMap(h).enter for h in maps]
+        self._plans = [fitted_plan(plan, enter, examples, h) for enter, h in zip(self._enter, maps, strict=True)]
         self._n_counted = 1 if n_probes == "auto" else n_probes
         self._n_second = SECOND_PROBES if n_probes == "auto" and plan.estimator != "exact" else 0
         self._order = random_order(plan.seed, examples.indices)
@@ -184,8 +184,8 @@ class _Pairs:
         return means[0], means[1]
 
     def _terms(self, number: int, batch: Batch, n_probes: int) -> Tensor:
-        x = move(batch.inputs, self._maps[number])
-        return self._plans[number].probe(self._takes[number], x, batch.indices, n_probes).terms[0].cpu()
+        take, x = self._enter[number](move(batch.inputs, self._maps[number]))
+        return self._plans[number].probe(take, x, batch.indices, n_probes).terms[0].cpu()
 
     def _mean(self, terms: Tensor) -> SquaredNorms:
         if self._plan.estimator == "exact":

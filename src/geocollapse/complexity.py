@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import MapExamples, StreamExamples, as_examples
-from geocollapse.borrow import borrowed, check_independent, move
+from geocollapse.batches import MapExamples, StreamExamples, as_examples, move
+from geocollapse.borrow import borrowed, check_independent
 from geocollapse.estimate import LARGEST_SHARE_LIMIT, Estimate, Population, total_variance
 from geocollapse.features import CallableMap
 from geocollapse.jacobian import Estimator, Map, ProbePlan, SquaredNorms, check_estimator
@@ -92,19 +92,19 @@ def geometric_complexity(
     rule = StoppingRule(rtol, atol, max_samples, max_seconds)
     module = f if isinstance(f, nn.Module) else None
     check_independent(module)
-    plan, take = ProbePlan(estimator, seed), CallableMap(f).with_output
+    plan, enter = ProbePlan(estimator, seed), CallableMap(f).enter
     with borrowed(module, evaluation=False), first_interrupt_asks() as interrupted:
         examples = as_examples(inputs, batch_size=batch_size)
         if memory_limit is not None:
-            examples = bounded_by_memory(examples, take, move(examples.peek(), f), memory_limit)
+            examples = bounded_by_memory(examples, enter, move(examples.peek(), f), memory_limit)
         schedule = schedule_probes(examples, rule, estimator=estimator, n_probes=n_probes, seed=seed)
-        plan = fitted_plan(plan, take, examples, f)
+        plan = fitted_plan(plan, enter, examples, f)
         settings = estimate_settings(plan, schedule, rule, population)
         probing = Probing(schedule, rule, plan, lambda: [complexity_so_far(probing.readings[0], examples, **settings)])
         for batch in examples.batches(*schedule.probed):
             if (interrupted() and probing.interrupt()) or not probing.wants(batch):
                 break
-            probing.probe(take, move(batch.inputs, f), batch)
+            probing.probe(enter, move(batch.inputs, f), batch)
     estimate = complexity_so_far(probing.readings[0], examples, **settings)
     return rule.marked(estimate, len(examples) if isinstance(examples, MapExamples) else None, probing.ending)
 
