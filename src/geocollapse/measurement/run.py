@@ -225,7 +225,7 @@ def _context(
     accuracy, notes = (None, ()) if logits is None else accuracy_of(logits, reading.labels, class_names)
     if has_head and logits is None:
         notes = ("accuracy: the model's output is not one matrix (n, C)",)
-    notes += tuple(feature_map.notes)
+    notes += (*(_of_dataset(examples, "notes") or ()), *feature_map.notes)
     if feature_map.input_layer is not None:
         notes += (f"gc_pixel: not defined for the output of {feature_map.input_layer!r}, which has no pixels",)
     elif plan.input_std is None:
