@@ -363,3 +363,10 @@ class WithoutForwardMode(nn.Module):
 
     def forward(self, x):
         return Twice.apply(x)
+
+
+def test_equal_features_are_no_error():
+    """Without any variance what is divided by it is undefined, and says so."""
+    m = geo.measure(nn.Linear(3, 2), (torch.ones(8, 3), torch.arange(8) % 2))
+    assert m.to_dict()["gc_per_variance"] is None
+    assert "gc_per_variance: undefined, all features are equal" in m.layers[0].warnings
