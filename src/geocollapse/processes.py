@@ -19,7 +19,8 @@ from torch import Tensor, nn
 _T = TypeVar("_T")
 _ALONE = ContextVar("alone", default=False)
 _MESSAGE = 1 << 28  # bytes sent at a time
-_KINDS = (ValueError, TypeError, ImportError, OSError)  # of an error that is raised in the other processes too
+_FILE = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+_KINDS = (*_FILE, OSError, ValueError, TypeError, ImportError)  # of an error that is raised in the other processes too
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
 _KNOWN = "is_known_to_all_processes"
 
@@ -56,7 +57,7 @@ def gather_object(value: _T) -> list[_T]:
     """``value`` of every process, in the order of their ranks; each process must call it.
 
     Raises:
-        ValueError, TypeError, ImportError, OSError, RuntimeError: the error that another process ended with instead.
+        ValueError, TypeError, ImportError, OSError, RuntimeError: what another process ended with instead, of its kind.
     """
     if share()[1] == 1:
         return [value]
@@ -68,7 +69,7 @@ def gather_object(value: _T) -> list[_T]:
 
 
 def agreed(value: _T) -> _T:
-    """``value`` of the first process, in all of them: what a stopwatch or rounding would let them decide differently."""
+    """``value`` of the first process, in all: for what a stopwatch or rounding would let each decide differently."""
     return gather_object(value)[0]
 
 

@@ -230,7 +230,7 @@ class Probing:
         return limit is not None and time.perf_counter() - self._start > limit
 
     def _reach(self, segment: int) -> None:
-        """Pass the ends of all segments before ``segment``: another process may have batches where this one has none."""
+        """Pass the ends of all segments before ``segment``, also of those that this process has no batch in."""
         while self._ahead and self._ahead[0] <= segment and self.ending == "complete":
             self._segment = self._ahead.pop(0)
             seconds = time.perf_counter() - self._start
