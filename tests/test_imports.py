@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "geocollapse"
 ORDER = (
     "_version",
     "estimate",
+    "processes",
     "files",
     "provenance",
     "progress",

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from geocollapse.borrow import device_of, dtype_of
+from geocollapse.processes import check_same, digest, gather_rows, share
 
 Inputs = Tensor | Mapping[str, Tensor]  # one tensor, or tensors by name; one row an example
 
@@ -64,10 +65,11 @@ class MapExamples:
         """The inputs of one example."""
         return next(self.batches(self.indices[:1])).inputs
 
-    def batches(self, *segments: Tensor) -> Iterator[Batch]:
+    def batches(self, *segments: Tensor, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """Read the positions of ``segments`` in their order; a batch never spans two segments.
 
-        Without segments: all positions in ascending order.
+        Without segments: all positions in ascending order. A ``share`` (rank, number of processes) is some of the
+        batches, each as it is without one.
         """
         parts = [
             (number, part)
@@ -75,6 +77,7 @@ class MapExamples:
             for part in segment.split(self.batch_size)
             if len(part)
         ]
+        parts = _shared(parts, *share)
         if isinstance(self.dataset, TensorDataset) and not self.loading:
             for number, part in parts:
                 yield _as_batch(tuple(tensor[part.to(tensor.device)] for tensor in self.dataset.tensors), part, number)
@@ -99,8 +102,9 @@ class StreamExamples:
             raise ValueError(_EMPTY)
         return rows_of(_as_batch(self._seen[0], torch.arange(_n_rows(self._seen[0]))).inputs, slice(1))
 
-    def batches(self) -> Iterator[Batch]:
-        """The batches of the iterable; positions count the examples read."""
+    def batches(self, *, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """The batches of the iterable; positions count the examples read. It cannot be shared: ``check_shared``."""
+        del share
         start = 0
         for raw in itertools.chain(self._seen, self._iterator):
             n_examples = _n_rows(raw)
@@ -112,12 +116,13 @@ def as_examples(data: Any, *, labels: Any = None, batch_size: int | None = None)
     """Normalise ``data`` to examples with positions.
 
     Of a loader over a map-style data set only the data set, collate function, batch size, worker settings and the
-    sampler's set of positions are taken (a padding repeat of a distributed sampler is one position, read once); its
-    order, and ``drop_last``, are not: every example counts once.
+    sampler's set of positions are taken; its order, and ``drop_last``, are not: every example counts once. Of a
+    distributed sampler these are the positions of all processes together, without its padding repeats.
 
     Raises:
         TypeError: not one of the accepted forms.
-        ValueError: no examples, labels of another length, a batch size below 1.
+        ValueError: no examples, labels of another length, a batch size below 1, a distributed sampler of another
+            number of processes.
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}; do batch_size={_DEFAULT_BATCH_SIZE}")
@@ -157,6 +162,29 @@ def as_map(
     return examples
 
 
+def check_shared(examples: MapExamples | StreamExamples, model: nn.Module | None, settings: Any) -> None:
+    """Refuse what several processes cannot share: a stream, or other data, weights or settings in one of them.
+
+    Raises:
+        ValueError: says what differs.
+    """
+    if share()[1] == 1:
+        return
+    remedy = "pass a map-style data set, or use CollapseMetric, which takes each process's own stream"
+    shared = as_map(examples, "data", wanted="in parts by several processes", remedy=remedy)
+    n_dataset = len(shared.dataset)  # type: ignore[arg-type]
+    remedy = "give each process the whole data set, or a loader with a DistributedSampler over it"
+    check_same("data", n_dataset, expected="a data set of the same length", remedy=remedy)
+    check_same("data", len(shared), expected="the same number of positions", remedy=remedy)
+    taken = digest(shared.indices, shared.labels)
+    check_same("data", taken, expected="the same positions and labels (by their digest)", remedy=remedy)
+    settings = (shared.batch_size, settings)
+    check_same("arguments", settings, expected="the same settings", remedy="pass the same ones in each process")
+    weights = [] if model is None else [*model.parameters(), *model.buffers()]
+    remedy = "load one checkpoint in all, or broadcast parameters and buffers (batch statistics drift apart)"
+    check_same("model", digest(*weights), expected="the same weights and buffers (by their digest)", remedy=remedy)
+
+
 def as_labels(labels: Any) -> Tensor:
     """Class labels as an int64 vector.
 
@@ -193,8 +221,9 @@ def _as_dataset(data: Any) -> Dataset[Any] | None:
 
 
 def _of_loader(loader: DataLoader[Any], labels: Any, batch_size: int | None) -> MapExamples:
-    sampler: Any = loader.batch_sampler if loader.batch_size is None and loader.batch_sampler else loader.sampler
-    taken = [position for entry in sampler for position in (entry if isinstance(entry, list | tuple) else [entry])]
+    positions = _positions(
+        loader.batch_sampler if loader.batch_size is None and loader.batch_sampler else loader.sampler
+    )
     loading: dict[str, Any] = {"collate_fn": loader.collate_fn}
     if loader.num_workers:
         loading |= {
@@ -208,7 +237,37 @@ def _of_loader(loader: DataLoader[Any], labels: Any, batch_size: int | None) -> 
     if loader.collate_fn is torch.utils.data.default_collate and not loader.num_workers:
         loading = {}
     size = batch_size or loader.batch_size or _DEFAULT_BATCH_SIZE
-    return _of_dataset(loader.dataset, torch.tensor(sorted(set(taken))), labels, size, loading)
+    return _of_dataset(loader.dataset, positions, labels, size, loading)
+
+
+def _positions(sampler: Any) -> Tensor:
+    """The positions that a sampler takes, each once; of a distributed one those of all processes together."""
+    entries = [entry if isinstance(entry, list | tuple) else [entry] for entry in sampler]
+    positions = torch.tensor([position for entry in entries for position in entry], dtype=torch.int64)
+    for distributed in (sampler, getattr(sampler, "sampler", None)):
+        n_replicas, n_processes = getattr(distributed, "num_replicas", None), share()[1]
+        if n_replicas is None:
+            continue
+        if n_replicas != n_processes:
+            raise ValueError(
+                f"sampler: expected num_replicas = world size {n_processes}, got {n_replicas}, of which a part of the "
+                f"data would be left out; do init_process_group before DistributedSampler(dataset), or no sampler"
+            )
+        positions = gather_rows(positions)
+    return positions.unique()
+
+
+def _shared(parts: list[tuple[int, Tensor]], rank: int, n_processes: int) -> list[tuple[int, Tensor]]:
+    """The parts of one process: each goes to the process that has the fewest examples by then."""
+    if n_processes == 1:
+        return parts
+    loads, own = [0] * n_processes, []
+    for part in parts:
+        least = loads.index(min(loads))
+        loads[least] += len(part[1])
+        if least == rank:
+            own.append(part)
+    return own
 
 
 def _start_worker(worker_init_fn: Callable[[int], None] | None, worker: int) -> None:

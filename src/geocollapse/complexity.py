@@ -10,12 +10,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import MapExamples, StreamExamples, as_examples, move
+from geocollapse.batches import MapExamples, StreamExamples, as_examples, check_shared, move
 from geocollapse.borrow import borrowed, check_independent
 from geocollapse.estimate import LARGEST_SHARE_LIMIT, Estimate, Population, total_variance
 from geocollapse.features import CallableMap
 from geocollapse.jacobian import Estimator, Map, ProbePlan, SquaredNorms, check_estimator
 from geocollapse.probes import random_order
+from geocollapse.processes import failing_together, share, unwrapped
 from geocollapse.sampling import (
     SECOND_PROBES,
     SECOND_PROBES_PER_CLASS,
@@ -54,7 +55,8 @@ def geometric_complexity(
     Range [0, inf). Degree 2 in f, -2 in the input scale; invariant under rotations of either. Unit: (output unit /
     input unit)^2: compare models at the same preprocessing only. Cost: one forward pass and one vector-Jacobian
     product for each example and probe; memory of one batch's graph. The same seed gives the same value, to rounding,
-    for any batch size and order. A first Ctrl-C ends with the estimate so far, marked ``interrupted``.
+    for any batch size, order and number of processes: with a process group each process measures its share of the
+    batches, and all return the same. A first Ctrl-C ends with the estimate so far, marked ``interrupted``.
 
     Source: Dherin, Munn, Rosca, Barrett (2022), definition 1; standard error and interval: definitions 1.
 
@@ -79,7 +81,8 @@ def geometric_complexity(
         An Estimate on the log scale; ``values`` holds ||J||_F^2 of each example measured, in the order of the data.
 
     Raises:
-        ValueError, TypeError: see ``squared_jacobian_norms``; also an empty data set, contradictory stopping arguments.
+        ValueError, TypeError: see ``squared_jacobian_norms``; also an empty data set, contradictory stopping arguments,
+            with several processes a stream, ``max_seconds``, or other data or weights in one of them.
         RuntimeError: f mixes the examples of a batch (batch normalisation or dropout in training mode).
 
     Examples:
@@ -90,21 +93,25 @@ def geometric_complexity(
     """
     check_estimator(estimator, n_probes)
     rule = StoppingRule(rtol, atol, max_samples, max_seconds)
+    rule.check_shared()
+    f = unwrapped(f)
     module = f if isinstance(f, nn.Module) else None
     check_independent(module)
     plan, enter = ProbePlan(estimator, seed), CallableMap(f).enter
-    with borrowed(module, evaluation=False), first_interrupt_asks() as interrupted:
+    with failing_together(), borrowed(module, evaluation=False), first_interrupt_asks() as interrupted:
         examples = as_examples(inputs, batch_size=batch_size)
         if memory_limit is not None:
             examples = bounded_by_memory(examples, enter, move(examples.peek(), f), memory_limit)
         schedule = schedule_probes(examples, rule, estimator=estimator, n_probes=n_probes, seed=seed)
         plan = fitted_plan(plan, enter, examples, f)
+        check_shared(examples, module, (rule, estimator, n_probes, seed))
         settings = estimate_settings(plan, schedule, rule, population)
         probing = Probing(schedule, rule, plan, lambda: [complexity_so_far(probing.readings[0], examples, **settings)])
-        for batch in examples.batches(*schedule.probed):
+        for batch in examples.batches(*schedule.probed, share=share()):
             if (interrupted() and probing.interrupt()) or not probing.wants(batch):
                 break
             probing.probe(enter, move(batch.inputs, f), batch)
+        probing.finish()
     estimate = complexity_so_far(probing.readings[0], examples, **settings)
     return rule.marked(estimate, len(examples) if isinstance(examples, MapExamples) else None, probing.ending)
 

@@ -11,6 +11,7 @@ import torch
 from typing_extensions import TypedDict
 
 from geocollapse._version import __version__
+from geocollapse.processes import share
 
 
 class Provenance(TypedDict):
@@ -23,11 +24,12 @@ class Provenance(TypedDict):
     machine: str
     device: str
     threads: int
+    n_processes: int
     seed: int
 
 
 def provenance(*, seed: int, device: torch.device | str = "cpu") -> Provenance:
-    """The provenance of a result made now, in this process, on ``device``."""
+    """The provenance of a result made now, by this process and those of its process group, on ``device``."""
     return {
         "geocollapse": __version__,
         "revision": _revision(),
@@ -36,6 +38,7 @@ def provenance(*, seed: int, device: torch.device | str = "cpu") -> Provenance:
         "machine": f"{platform.system()} {platform.machine()}",
         "device": _device_name(torch.device(device)),
         "threads": torch.get_num_threads(),
+        "n_processes": share()[1],
         "seed": seed,
     }
 

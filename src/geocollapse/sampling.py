@@ -16,6 +16,7 @@ from geocollapse.estimate import Estimate
 from geocollapse.jacobian import Enter, Estimator, Probed, ProbePlan, SquaredNorms, examples_that_fit
 from geocollapse.jacobian.plan import ALIGNED_EXAMPLES, WITHOUT_REPLACEMENT
 from geocollapse.probes import random_order
+from geocollapse.processes import agreed, shards, share
 from geocollapse.stopping import StoppingRule, looks
 
 SECOND_PROBES_PER_CLASS = 20
@@ -98,6 +99,7 @@ class Readings:
     def __init__(self) -> None:
         self._norms: list[SquaredNorms] = []
         self._indices: list[Tensor] = []
+        self._n_exchanged = 0  # parts that all processes have
 
     def __len__(self) -> int:
         return sum(map(len, self._indices))
@@ -107,13 +109,23 @@ class Readings:
         self._norms.append(norms)
         self._indices.append(batch.indices)
 
+    def exchange(self) -> None:
+        """Take what the other processes have read since the last exchange; each process must call it."""
+        if share()[1] == 1:
+            return
+        new = slice(self._n_exchanged, None)
+        own = [norms.packed(indices) for norms, indices in zip(self._norms[new], self._indices[new], strict=True)]
+        everyone = [SquaredNorms.unpacked(rows) for rows in shards(torch.cat(own) if own else None)]
+        self._norms[new], self._indices[new] = [norms for norms, _ in everyone], [indices for _, indices in everyone]
+        self._n_exchanged = len(self._norms)
+
     def gathered(self) -> tuple[SquaredNorms, Tensor]:
         """All norms in the order of the data set and their positions (n,), on the CPU.
 
         Raises:
             ValueError: no example was read.
         """
-        if not self._norms:
+        if len(self) == 0:
             raise ValueError("data: expected at least one example, got none; do check the loader")
         indices = torch.cat(self._indices)
         order = indices.argsort()
@@ -122,6 +134,9 @@ class Readings:
 
 class Probing:
     """Decides batch by batch whether examples are probed, how often, and when there are enough of them.
+
+    With several processes, each of which reads its share of the batches, all make the same looks at the ends of the
+    segments, at what all have read by then.
 
     Args:
         schedule: which examples are probed.
@@ -149,21 +164,25 @@ class Probing:
         self._n_probes = schedule.n_counted
         self._most_probes = _MAX_PROBES
         self._has_pilot = len(schedule.segments) > 0 and len(schedule.segments[0]) > 0
-        self._large: list[float] | None = None
+        self._large: list[float] = []
         self._segment = 0
+        self._ahead = [number for number, segment in enumerate(schedule.probed) if number > 0 and len(segment) > 0]
         self._start = time.perf_counter()
         self._forward_seconds = 0.0
 
     def wants(self, batch: Batch) -> bool:
         """Whether the examples of ``batch`` are to be probed; looks at the estimates when a segment has ended."""
+        self._reach(batch.segment)
         if self._schedule.n_probes[batch.segment] == 0 or self.ending != "complete":
             return False
-        if batch.segment > self._segment:
-            self._segment = batch.segment
-            self._look()
         if self._is_late() and self.has_enough:
             self.ending = "seconds"
         return self.ending == "complete"
+
+    def finish(self) -> None:
+        """Look where other processes still do, and take what they have read; each process must call it at its end."""
+        self._reach(len(self._schedule.segments))
+        self._exchange()
 
     def interrupt(self) -> bool:
         """End here, if there are examples enough for an estimate; says whether it does."""
@@ -200,8 +219,6 @@ class Probing:
 
         Which ones they are is a function of first probes alone, so that no value moves and no variance is biased.
         """
-        if self._large is None:
-            self._large = [LARGE * float(readings.gathered()[0].values.mean()) for readings in self.readings]
         is_large = [norms.values > large for norms, large in zip(first, self._large, strict=True)]
         rows = torch.stack(is_large).any(dim=0).nonzero().flatten()
         if len(rows) == 0:
@@ -215,7 +232,21 @@ class Probing:
         limit = self._rule.max_seconds
         return limit is not None and time.perf_counter() - self._start > limit
 
-    def _look(self) -> None:
+    def _reach(self, segment: int) -> None:
+        """Pass the ends of all segments before ``segment``, also of those that this process has no batch in."""
+        while self._ahead and self._ahead[0] <= segment and self.ending == "complete":
+            self._segment = self._ahead.pop(0)
+            seconds = time.perf_counter() - self._start
+            self._exchange()
+            if self._has_pilot and not self._large:
+                self._large = [LARGE * float(readings.gathered()[0].values.mean()) for readings in self.readings]
+            self._look(seconds)
+
+    def _exchange(self) -> None:
+        for readings in self.readings:
+            readings.exchange()
+
+    def _look(self, seconds: float) -> None:
         """Stop where all estimates are precise enough; else share the effort between examples and probes."""
         if not self._rule.is_sequential or len(self.readings[0]) == 0:
             return
@@ -223,12 +254,13 @@ class Probing:
         if self._segment > 1 and all(map(self._rule.is_met, estimates)):  # the first look ends the second segment
             self.ending = "precise"
         elif self._schedule.is_auto:
-            self._share_effort(estimates)
+            self._share_effort(estimates, seconds)
+        self.ending, self._n_probes = agreed((self.ending, self._n_probes))
 
-    def _share_effort(self, estimates: list[Estimate]) -> None:
+    def _share_effort(self, estimates: list[Estimate], seconds: float) -> None:
         """Choose the probes of the examples to come."""
         n_left = sum(map(len, self._schedule.probed)) - len(self.readings[0])
-        probing = (time.perf_counter() - self._start - self._forward_seconds) / self._schedule.n_probes[0]
+        probing = (seconds - self._forward_seconds) / self._schedule.n_probes[0]
         ratio = self._forward_seconds / probing if self._counts_forward and self._segment == 1 else 0.0
         wanted = [
             probes_worth(reading.gathered()[0], self._rule.largest_error(estimate.value), n_left, ratio)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from geocollapse.estimate import SEQUENTIAL_Z, Estimate
+from geocollapse.processes import share
 
 _FIRST_LOOK = 512
 _LOOK_GROWTH = 1.25
@@ -58,6 +59,14 @@ class StoppingRule:
     def given(self) -> list[str]:
         """The arguments that ask for something; each needs examples in a random order."""
         return [name for name, value in vars(self).items() if value is not None]
+
+    def check_shared(self) -> None:
+        """Raise a ValueError where several processes are to stop by a clock, which each of them has its own of."""
+        if self.max_seconds is not None and share()[1] > 1:
+            raise ValueError(
+                f"max_seconds: expected None with {share()[1]} processes, got {self.max_seconds:g}; "
+                f"do max_samples= or rtol=, at which all stop together"
+            )
 
     def check_first_look(self, n_examples: int, n_classes: int) -> None:
         """Raise a ValueError where the cap on the examples forbids even the first look."""
@@ -124,11 +133,13 @@ def looks(n_examples: int, n_classes: int = 0) -> list[int]:
 def first_interrupt_asks() -> Iterator[Callable[[], bool]]:
     """While open, a first Ctrl-C only asks to end after the batch at hand; a second one interrupts as usual.
 
-    Yields whether it was pressed. Outside the main thread, or where the program handles Ctrl-C itself, it never is.
+    Yields whether it was pressed. Outside the main thread, with several processes, or where the program handles Ctrl-C
+    itself, it never is.
     """
     asked = threading.Event()
     is_ours = (
-        threading.current_thread() is threading.main_thread()
+        share()[1] == 1
+        and threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from geocollapse.cli.answer import Answer, Display, show
+from geocollapse.cli.launch import joined, speaks
 
 
 def add_command(app: typer.Typer, function: Callable[..., Answer]) -> None:
@@ -31,9 +32,11 @@ def add_command(app: typer.Typer, function: Callable[..., Answer]) -> None:
         arguments = {name: values[name] for name in hints if name not in groups}
         options = {name: _group(kind, values) for name, kind in groups.items()}
         display = options["display"] if "display" in hints else options.pop("display")
-        with redirect_stdout(sys.stderr):
-            answer = function(**arguments, **options)
-        show(answer, display)
+        with joined(function.__name__, getattr(options.get("machine"), "device", "cpu")):
+            with redirect_stdout(sys.stderr):
+                answer = function(**arguments, **options)
+            if speaks():
+                show(answer, display)
         return 1 if answer.failed else 0
 
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Option
 
 from geocollapse.cli.answer import Answer, Display
+from geocollapse.cli.launch import first_here_first, speaks
 from geocollapse.cli.options import DataArgument, DataOptions, MachineOptions, ModelArgument, ModelOptions, OutFile
 from geocollapse.cli.resolve import Request, features_heading, find_device, set_threads
 
@@ -85,7 +86,7 @@ def measure(
 
     Geometric complexity, neural and geometric collapse and nearest-mean bounds, all in one pass over the data. The
     default split is train: neural collapse is a statement about training data. With features:FILE in place of MODEL
-    and DATA: the same from the features that --save-features kept.
+    and DATA: the same from the features that --save-features kept. Under torchrun the processes share the work.
     """
     from geocollapse.measurement.display import save_figure
 
@@ -96,9 +97,9 @@ def measure(
         measurement, heading, origin = _of_model(request, model_options, data_options, estimates, machine, display)
     else:
         measurement, heading, origin = _of_file(path, machine)
-    if files.save_features is not None:
+    if files.save_features is not None and speaks():
         measurement.save_features(files.save_features, origin=origin)
-    if files.plot is not None:
+    if files.plot is not None and speaks():
         save_figure(measurement.plot(), files.plot)
     layers = [layer.to_dict() for layer in measurement.layers]
     for layer in layers:
@@ -124,7 +125,7 @@ def _of_model(
 
     n_probes, memory_limit = _parse_probes(estimates.n_probes), _parse_bytes(estimates.memory_limit)
     names = model_options.layer
-    inputs = request.resolve(model_options, data_options, machine)
+    inputs = first_here_first(lambda: request.resolve(model_options, data_options, machine))
     measurement = measure_model(
         inputs.model,
         inputs.source,

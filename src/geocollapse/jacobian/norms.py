@@ -59,6 +59,18 @@ class SquaredNorms:
         """The same with the variances of ``others`` in ``rows``."""
         return replace(self, variances=self.variances.index_put((rows,), others.variances))
 
+    def packed(self, indices: Tensor) -> Tensor:
+        """The norms and the positions (n,) of their examples as rows (n, 4 or 5), to be sent as one tensor."""
+        columns = [indices, self.n_probes, self.values, self.variances]
+        columns += [] if self.scaled is None else [self.scaled]
+        return torch.stack([column.cpu().double() for column in columns], dim=1)
+
+    @staticmethod
+    def unpacked(rows: Tensor) -> tuple[SquaredNorms, Tensor]:
+        """The norms and positions in ``packed`` rows."""
+        indices, n_probes, values, variances, *scaled = rows.cpu().unbind(dim=1)
+        return SquaredNorms(values, variances, n_probes.long(), *scaled), indices.long()
+
     @staticmethod
     def cat(parts: list[SquaredNorms]) -> SquaredNorms:
         """Join batches."""

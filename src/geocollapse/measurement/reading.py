@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from geocollapse.batches import Batch, MapExamples, StreamExamples, move
+from geocollapse.borrow import device_of
 from geocollapse.complexity import complexity_so_far, estimate_settings
 from geocollapse.features import CallableMap, FeatureMap
 from geocollapse.jacobian import ProbePlan, SquaredNorms
 from geocollapse.measurement.store import RowStore
+from geocollapse.processes import shards, share
 from geocollapse.progress import progress_bar
 from geocollapse.sampling import Ending, ProbeSchedule, Probing
 from geocollapse.stopping import StoppingRule, first_interrupt_asks
@@ -57,7 +59,11 @@ def read_once(
     *,
     progress: bool = False,
 ) -> Reading:
-    """Send every example of a borrowed model forward once, with the probes of ``schedule``; Ctrl-C ends it early."""
+    """Send every example of a borrowed model forward once, with the probes of ``schedule``; Ctrl-C ends it early.
+
+    Several processes share the batches; each ends with the whole reading.
+    """
+    rank, n_processes = share()
     n_total = len(examples) if isinstance(examples, MapExamples) else None
     stores = [RowStore(n_total) for _ in feature_map.layers]
     outputs = RowStore(n_total)
@@ -72,8 +78,8 @@ def read_once(
         n_layers=len(stores),
         counts_forward=False,
     )
-    with progress_bar("examples", shown=progress) as advance, first_interrupt_asks() as interrupted:
-        for batch in examples.batches(*schedule.segments):
+    with progress_bar("examples", shown=progress and rank == 0) as advance, first_interrupt_asks() as interrupted:
+        for batch in examples.batches(*schedule.segments, share=(rank, n_processes)):
             if interrupted() and probing.interrupt():
                 break
             features, output = _forward(model, feature_map, probing, batch)
@@ -84,7 +90,10 @@ def read_once(
                 outputs.write(rows, output)
             labels.append((rows, _labels(examples, batch)))
             n_read += len(rows)
-            advance(n_read, n_total)
+            advance(n_read, None if n_total is None else max(n_read, n_total // n_processes))
+    probing.finish()
+    if n_processes > 1:
+        labels = _exchange([*stores, outputs], labels, device_of(model))
     return _assemble(examples, stores, probing, labels, outputs)
 
 
@@ -99,6 +108,21 @@ def _forward(
     with torch.no_grad():
         take, x = feature_map.enter(inputs)
         return take(x)
+
+
+def _exchange(
+    stores: list[RowStore], labels: list[tuple[Tensor, Tensor]], device: torch.device | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Write what the other processes have read into ``stores``; returns the rows and labels of all."""
+    none = torch.zeros(0, dtype=torch.int64)
+    own, own_labels = (torch.cat([none, *parts]) for parts in zip((none, none), *labels))
+    everyone = list(shards(own))
+    for store in stores:
+        written = shards(store.rows()[own.to(store.rows().device)] if store.is_used else None)
+        for sender, (rows, part) in enumerate(zip(everyone, written)):  # nothing comes where no process wrote
+            if sender != share()[0]:
+                store.write(rows, part.to(device or part.device))
+    return list(zip(everyone, shards(own_labels), strict=True))
 
 
 def _assemble(

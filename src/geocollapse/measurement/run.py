@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from geocollapse.batches import Inputs, MapExamples, StreamExamples, as_examples, move
+from geocollapse.batches import Inputs, MapExamples, StreamExamples, as_examples, check_shared, move
 from geocollapse.borrow import borrowed, check_independent, device_of
 from geocollapse.complexity import estimate_settings
 from geocollapse.entry import enter, find_input_layer
@@ -22,6 +22,7 @@ from geocollapse.measurement.layer import measure_layer
 from geocollapse.measurement.reading import Reading, read_once
 from geocollapse.measurement.result import Measurement
 from geocollapse.measurement.saved import read_features
+from geocollapse.processes import failing_together, unwrapped
 from geocollapse.provenance import provenance
 from geocollapse.sampling import ProbeSchedule, bounded_by_memory, fitted_plan, known_classes, schedule_probes
 from geocollapse.stopping import StoppingRule
@@ -55,8 +56,9 @@ def measure(
 
     The model is run in evaluation mode and handed back as it was. Every example goes forward once; each is probed
     once, and max(200, 20 C) of them twice to learn the error of the probes. A first Ctrl-C ends with what was read so
-    far, a random sample of the data (of a stream: its beginning), marked ``interrupted``. Cost: one forward pass, one
-    vector-Jacobian product with respect to the input, and O(n p (C + p)) for the measures of the features.
+    far, a random sample of the data (of a stream: its beginning), marked ``interrupted``. With a process group each
+    process reads its share of the batches, and all return the same, with the features of all. Cost: one forward pass,
+    one vector-Jacobian product with respect to the input, and O(n p (C + p)) for the measures of the features.
 
     Source: Munn, Dherin, Gonzalvo (2024); definitions 1 to 4.
 
@@ -94,7 +96,8 @@ def measure(
     Raises:
         TypeError, ValueError: integer inputs and no layer that embeds them, labels that are not integers, an unknown
             layer (the nearest names are listed), an ambiguous embedding (the candidates are listed), NaN features, one
-            class only, an empty loader, contradictory stopping arguments, a memory limit too small for one example.
+            class only, an empty loader, contradictory stopping arguments, a memory limit too small for one example;
+            with several processes a stream, ``max_seconds``, or other data, settings or weights in one of them.
         RuntimeError: a model that mixes the examples of a batch even in evaluation mode.
 
     Examples:
@@ -105,8 +108,11 @@ def measure(
     """
     check_estimator(estimator or "rademacher", n_probes)
     rule = StoppingRule(rtol, atol, max_samples, max_seconds)
-    check_independent(model if isinstance(model, nn.Module) else None, evaluation=True)
-    with borrowed(model if isinstance(model, nn.Module) else None):
+    rule.check_shared()
+    model = unwrapped(model)
+    module = model if isinstance(model, nn.Module) else None
+    check_independent(module, evaluation=True)
+    with failing_together(), borrowed(module):
         examples = as_examples(data, labels=labels, batch_size=batch_size)
         first = move(examples.peek(), model)
         feature_map, embedding = _feature_map(model, first, layer, classifier, pool, input_layer)
@@ -116,6 +122,7 @@ def measure(
         schedule = schedule_probes(examples, rule, estimator=chosen, n_probes=n_probes, seed=seed)
         plan = ProbePlan(chosen, seed, _input_std(input_std, examples, first, feature_map))
         plan = fitted_plan(plan, feature_map.enter, examples, model)
+        check_shared(examples, module, (rule, chosen, n_probes, seed, tuple(map(str, feature_map.layers))))
         reading = read_once(model, feature_map, examples, schedule, plan, rule, progress=progress)
     names = class_names if class_names is not None else _of_dataset(examples, "classes")
     context = _context(model, feature_map, reading, examples, names, embedding, plan, schedule, rule)

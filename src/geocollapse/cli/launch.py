@@ -1,0 +1,101 @@
+"""A command that torchrun started in several processes: they work together, and the first of them speaks for all."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+from geocollapse.cli.options import Device
+from geocollapse.cli.resolve import find_device
+
+_T = TypeVar("_T")
+_TOGETHER = ("measure",)  # the commands that several processes share
+
+
+def n_processes() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+def speaks() -> bool:
+    """Whether this process prints and writes files."""
+    return n_processes() == 1 or os.environ["RANK"] == "0"
+
+
+@contextmanager
+def joined(command: str, device: Device) -> Iterator[None]:
+    """Inside, the processes are one group: gloo on the CPU, NCCL with a GPU each; an error in one ends all of them.
+
+    Raises:
+        ValueError: a command that is made for one process, or fewer GPUs than processes on this machine.
+    """
+    if n_processes() == 1:
+        yield
+        return
+    if command not in _TOGETHER:
+        raise ValueError(
+            f"torchrun: expected the command {' or '.join(_TOGETHER)}, got {command} in {n_processes()} processes; "
+            f"do run it without torchrun"
+        )
+    from torch import distributed
+
+    from geocollapse.processes import failing_together, gather_object
+
+    distributed.init_process_group(_backend(device))
+    with failing_together():
+        yield
+        gather_object(None)  # the first process, which writes and prints, may still fail
+
+
+def is_joined() -> bool:
+    """Whether the processes that torchrun started are one group by now."""
+    if n_processes() == 1 or "torch" not in sys.modules:
+        return False
+    from torch import distributed
+
+    return distributed.is_initialized()
+
+
+def leave() -> None:
+    """End the group of ``joined`` when all have come so far.
+
+    torchrun ends the other processes as soon as one has failed, which could be before the first has said why.
+    """
+    if not is_joined():
+        return
+    from torch import distributed
+
+    with suppress(RuntimeError):  # a process is gone already
+        distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def first_here_first(work: Callable[[], _T]) -> _T:
+    """``work`` in one process of each machine, then in the others, which find what it has downloaded."""
+    from geocollapse.processes import gather_object
+
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        gather_object(None)
+        return work()
+    done = work()
+    gather_object(None)
+    return done
+
+
+def _backend(device: Device) -> str:
+    """The backend of the device, which for GPUs becomes this process's own."""
+    import torch
+
+    if find_device(device).type != "cuda":
+        return "gloo"
+    n_here = int(os.environ["LOCAL_WORLD_SIZE"])
+    if n_here > torch.cuda.device_count():
+        raise ValueError(
+            f"--device: expected a GPU for each of {n_here} processes, got {torch.cuda.device_count()}; "
+            f"do --nproc-per-node {torch.cuda.device_count()}, or --device cpu"
+        )
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return "nccl"

@@ -1,0 +1,194 @@
+"""Several processes that measure one data set together: what there is of torch.distributed.
+
+Without an initialised process group, and inside ``alone``, there is one process and nothing is sent. What is sent goes
+through CPU tensors where the group has a backend for them (gloo), else through the current accelerator (NCCL).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+_T = TypeVar("_T")
+_ALONE = ContextVar("alone", default=False)
+_MESSAGE = 1 << 28  # bytes sent at a time
+_FILE = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+_KINDS = (*_FILE, OSError, ValueError, TypeError, ImportError)  # of an error that is raised in the other processes too
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
+_KNOWN = "is_known_to_all_processes"
+
+
+def share() -> tuple[int, int]:
+    """Rank of this process and the number of processes: (0, 1) without a process group.
+
+    Examples:
+        >>> share()
+        (0, 1)
+    """
+    if _ALONE.get() or not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process works by itself, whatever process group there is: for work on one rank only.
+
+    Examples:
+        >>> with alone():
+        ...     share()
+        (0, 1)
+    """
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
+
+def gather_object(value: _T) -> list[_T]:
+    """``value`` of every process, in the order of their ranks; each process must call it.
+
+    Raises:
+        ValueError, TypeError, ImportError, OSError, RuntimeError: what another process ended with instead, of its kind.
+    """
+    if share()[1] == 1:
+        return [value]
+    gathered = _all_gather(value)
+    for rank, received in enumerate(gathered):
+        if isinstance(received, _Failure):
+            raise _marked(received.kind(f"process {rank}: {received.message}"))
+    return gathered
+
+
+def agreed(value: _T) -> _T:
+    """``value`` of the first process, in all: for what a stopwatch or rounding would let each decide differently."""
+    return gather_object(value)[0]
+
+
+def shards(rows: Tensor | None) -> Iterator[Tensor]:
+    """The rows (n_r, ...) of every process in turn, on any device; each process must iterate to the end.
+
+    Counts may differ, also 0. A process without rows that does not know their shape passes None; nothing comes if all
+    do. Memory: the rows of one process at a time.
+
+    Raises:
+        ValueError: rows of different shapes or dtypes.
+    """
+    rank, n_processes = share()
+    if n_processes == 1:
+        yield from () if rows is None else (rows,)
+        return
+    sizes = gather_object(None if rows is None else (len(rows), (tuple(rows.shape[1:]), rows.dtype)))
+    kinds = {kind for _, kind in filter(None, sizes)}
+    if len(kinds) > 1:
+        raise ValueError(f"rows: expected one shape and dtype in all processes, got {kinds}; do use the same model")
+    if not kinds:
+        return
+    ((shape, dtype),) = kinds
+    for sender, size in enumerate(sizes):
+        block = rows
+        if sender != rank or block is None:
+            block = torch.empty((0 if size is None else size[0], *shape), dtype=dtype, device=_transport())
+        sent = block.detach().to(_transport()).contiguous()
+        if sent.numel():
+            for part in sent.flatten().view(torch.uint8).split(_MESSAGE):  # bytes: backends do not know every dtype
+                dist.broadcast(part, sender)
+        yield block if sender == rank else sent
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows (n_r, ...) of every process, in the order of their ranks, on the device of one's own.
+
+    Examples:
+        >>> gather_rows(torch.tensor([3, 5])).tolist()
+        [3, 5]
+    """
+    return torch.cat([part.to(rows.device) for part in shards(rows)])
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """An error in one process ends all: the others raise it where they next wait for that process, and none hangs.
+
+    To be left, where nothing fails, behind the same exchange in each process.
+    """
+    try:
+        yield
+    except Exception as error:
+        if share()[1] > 1 and not getattr(error, _KNOWN, False):
+            kind = next((kind for kind in _KINDS if isinstance(error, kind)), RuntimeError)
+            with suppress(RuntimeError):  # the others are gone
+                _all_gather(_Failure(kind, str(error)))
+            _marked(error)
+        raise
+
+
+def check_same(argument: str, value: Any, *, expected: str, remedy: str) -> None:
+    """Refuse processes whose ``value`` differs: each would measure its own part of something else.
+
+    Raises:
+        ValueError: names the argument and the first process that differs.
+    """
+    values = gather_object(value)
+    for rank, other in enumerate(values):
+        if other != values[0]:
+            raise ValueError(
+                f"{argument}: expected {expected} in each of {len(values)} processes, got {values[0]} in process 0 and "
+                f"{other} in process {rank}; do {remedy}"
+            )
+
+
+def digest(*tensors: Tensor | None) -> int:
+    """A number that differs where tensors differ: the sum of their words, the same on every device.
+
+    Examples:
+        >>> digest(torch.zeros(2), torch.ones(2)) == digest(torch.ones(2), torch.zeros(2))
+        False
+    """
+    total = 0
+    for place, tensor in enumerate(tensors, start=1):
+        if tensor is not None and tensor.numel():
+            flat = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+            words = flat.contiguous().flatten().view(_WORDS[flat.element_size()])
+            total += place * int(words.sum(dtype=torch.int64))
+    return total
+
+
+def unwrapped(model: _T) -> _T:
+    """The module inside DistributedDataParallel, whose own forward pass waits for the other processes at each batch."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What a process sends in place of a value: its error."""
+
+    kind: type[Exception]
+    message: str
+
+
+def _all_gather(value: Any) -> list[Any]:
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def _marked(error: Exception) -> Exception:
+    """``error``, known to all processes, so that it is not sent again."""
+    setattr(error, _KNOWN, True)
+    return error
+
+
+def _transport() -> torch.device:
+    """The device whose tensors the process group takes."""
+    if "cpu:" in dist.get_backend_config():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
