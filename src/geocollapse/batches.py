@@ -20,6 +20,7 @@ from geocollapse.processes import check_same, digest, gather_rows, share
 Inputs = Tensor | Mapping[str, Tensor]  # one tensor, or tensors by name; one row an example
 
 _DEFAULT_BATCH_SIZE = 128
+_WINDOW = 32  # batches among which examples are sorted by length
 _EMPTY = "data: expected at least one example, got none; do check the data set and its sampler"
 _FORMS = "a DataLoader, a map-style Dataset, a pair (inputs, labels) or a tensor of inputs"
 
@@ -50,6 +51,7 @@ class MapExamples:
         indices: (n,) int64, the sorted positions that are read.
         labels: (n,) labels of ``indices`` where they are known before reading, else None.
         loading: batch size, collate function and worker settings, as keyword arguments of a DataLoader.
+        lengths: (n,) tokens of each example of the data set, where it tells (``dataset.lengths``), else None.
     """
 
     dataset: Dataset[Any]
@@ -57,6 +59,7 @@ class MapExamples:
     labels: Tensor | None
     batch_size: int
     loading: dict[str, Any] = field(default_factory=dict)
+    lengths: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -74,8 +77,8 @@ class MapExamples:
         parts = [
             (number, part)
             for number, segment in enumerate(segments or (self.indices,))
-            for part in segment.split(self.batch_size)
-            if len(part)
+            if len(segment)
+            for part in self._parts(segment)
         ]
         parts = _shared(parts, *share)
         if isinstance(self.dataset, TensorDataset) and not self.loading:
@@ -85,6 +88,20 @@ class MapExamples:
         loader = DataLoader(self.dataset, batch_sampler=[part.tolist() for _, part in parts], **self.loading)
         for raw, (number, part) in zip(loader, parts, strict=True):
             yield _as_batch(raw, part, number)
+
+    def _parts(self, segment: Tensor) -> Iterable[Tensor]:
+        """A segment in batches; where examples have lengths, those of similar length together, to save padding.
+
+        Batches of one window are in the order of the places where their shortest examples stood, so that in a segment
+        of random order what was read at any time is a random sample.
+        """
+        if self.lengths is None:
+            return segment.split(self.batch_size)
+        parts = []
+        for window in segment.split(_WINDOW * self.batch_size):
+            by_length = self.lengths[window].argsort(stable=True).split(self.batch_size)
+            parts += [window[places] for places in sorted(by_length, key=lambda places: int(places[0]))]
+        return parts
 
 
 class StreamExamples:
@@ -288,7 +305,8 @@ def _of_dataset(
             f"labels: expected one for each of {len(dataset)} examples, got {len(known)}; "  # type: ignore[arg-type]
             f"do labels=None to read them from the batches"
         )
-    return MapExamples(dataset, indices, None if known is None else known[indices], batch_size, loading)
+    lengths = getattr(dataset, "lengths", None)
+    return MapExamples(dataset, indices, None if known is None else known[indices], batch_size, loading, lengths)
 
 
 def _known_labels(dataset: Any) -> Tensor | None:

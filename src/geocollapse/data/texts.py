@@ -123,6 +123,11 @@ class LabelledTokens(Described, Dataset[tuple[Mapping[str, Sequence[int]], int]]
     ) -> None:
         self.encoded, self.targets, self.about, self.padding, self.notes = encoded, labels, about, padding, notes
 
+    @property
+    def lengths(self) -> Tensor:
+        """(n,) tokens of each example, by which a measurement groups its batches."""
+        return torch.tensor([len(row["input_ids"]) for row in self.encoded])
+
     def __len__(self) -> int:
         return len(self.encoded)
 
