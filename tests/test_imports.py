@@ -19,6 +19,7 @@ ORDER = (
     "progress",
     "borrow",
     "batches",
+    "independence",
     "probes",
     "models data",
     "jacobian",
