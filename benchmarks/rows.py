@@ -10,6 +10,7 @@ import baselines
 import torch
 from harness import Row, Work
 from models import N_IMAGES, images, trained
+from processes import alone, together
 from torch import Tensor, nn
 
 import geocollapse as geo
@@ -73,6 +74,15 @@ def _as_many_exact_images(estimate: geo.Estimate) -> float:
     within = (estimate.stderr**2 * estimate.n_samples - total * (1.0 - share)) / share
     between = total - within
     return between / (estimate.stderr**2 + between / N_IMAGES) / _EXACT_IMAGES
+
+
+def _two_processes(name: str) -> tuple[Work, Work]:
+    return together(2, name, 2 * _IMAGES), alone(name, 2 * _IMAGES)
+
+
+def _same(ours: float, theirs: float) -> None:
+    if not math.isclose(ours, theirs, rel_tol=1e-9):
+        raise ValueError(f"expected the same geometric complexity, got {ours} and {theirs}")
 
 
 def _layers() -> tuple[Work, Work]:
@@ -187,6 +197,7 @@ ROWS = (
     Row("measure-vgg13", "measure, 1 probe, VGG-13", _BARE, 1.05, lambda: _network("vgg13", (3, 32, 32), _IMAGES, 128)),
     Row("measure-resnet18", "measure, 1 probe, ResNet-18", _BARE, 1.05, lambda: _network("resnet18", (3, 32, 32), _IMAGES, 128)),
     Row("text", "measure, 1 probe, MiniLM, 1,000 questions", "bare forward and backward to the embedded tokens", 1.1, _text, repeats=3),
+    Row("processes", "measure in 2 processes of 1 thread, VGG-13", "1 process of 1 thread", 1 / 1.8, lambda: _two_processes("vgg13"), check=_same),
     Row("gc-5-percent-vgg13", "GC to 5 %, trained VGG-13", "exact norms to the same interval", 0.01, lambda: _to_five_percent("vgg13"), times=_as_many_exact_images),
     Row("gc-5-percent-resnet18", "GC to 5 %, trained ResNet-18", "exact norms to the same interval", 0.01, lambda: _to_five_percent("resnet18"), times=_as_many_exact_images),
     Row("layers", "GC of 6 layers of ResNet-18, one input probe for all", "one output probe a layer", 1.0, _layers),

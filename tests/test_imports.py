@@ -20,6 +20,7 @@ ORDER = (
     "progress",
     "borrow",
     "batches",
+    "independence",
     "probes",
     "models data",
     "jacobian",

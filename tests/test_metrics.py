@@ -8,7 +8,6 @@ import pickle
 import laws
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -122,22 +121,3 @@ def test_a_refused_batch_leaves_the_state_alone():
     with pytest.raises(ValueError, match="features: expected 6 columns as before, got 5"):
         metric.update(features[:, 1:], labels)
     assert_measures(metric, features, labels)
-
-
-def _in_process(rank, path):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
-    features, labels = stream()
-    order = labels.argsort()
-    for shares in (order.chunk(2), (order, order[:0])):  # each process sees other classes; one process sees nothing
-        metric = CollapseMetric()
-        for rows in shares[rank].split(17) if len(shares[rank]) else ():
-            metric.update(features[rows], labels[rows])
-        assert_measures(metric, features, labels)
-        metric.update(features[shares[rank]], labels[shares[rank]])  # the local state is back after compute
-        assert_measures(metric, torch.cat([features, features]), torch.cat([labels, labels]))
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_give_the_whole(tmp_path):
-    multiprocessing.start_processes(_in_process, args=(tmp_path / "store",), nprocs=2, start_method="spawn")

@@ -64,9 +64,9 @@ class MapExamples:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def peek(self) -> Inputs:
-        """The inputs of one example."""
-        return next(self.batches(self.indices[:1])).inputs
+    def peek(self, n_examples: int = 1) -> Inputs:
+        """The inputs of the first examples: at most ``n_examples``, and no more than share a batch."""
+        return next(self.batches(self.indices[:n_examples])).inputs
 
     def batches(self, *segments: Tensor, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """Read the positions of ``segments`` in their order; a batch never spans two segments.
@@ -111,13 +111,13 @@ class StreamExamples:
         self._iterator = iter(iterable)
         self._seen: list[Any] = []
 
-    def peek(self) -> Inputs:
-        """The inputs of one example; its batch is read again by ``batches``."""
+    def peek(self, n_examples: int = 1) -> Inputs:
+        """The inputs of the first examples of the first batch, which is read again by ``batches``."""
         if not self._seen:
             self._seen = list(itertools.islice(self._iterator, 1))
         if not self._seen:
             raise ValueError(_EMPTY)
-        return rows_of(_as_batch(self._seen[0], torch.arange(_n_rows(self._seen[0]))).inputs, slice(1))
+        return rows_of(_as_batch(self._seen[0], torch.arange(_n_rows(self._seen[0]))).inputs, slice(n_examples))
 
     def batches(self, *, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """The batches of the iterable; positions count the examples read. It cannot be shared: ``check_shared``."""

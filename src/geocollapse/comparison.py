@@ -12,6 +12,7 @@ from geocollapse.borrow import borrowed, check_independent
 from geocollapse.complexity import mean_norm
 from geocollapse.estimate import Estimate, Population
 from geocollapse.features import CallableMap
+from geocollapse.independence import check_rows_independent
 from geocollapse.jacobian import Estimator, Map, ProbePlan, SquaredNorms, check_estimator, mean_of_probes
 from geocollapse.probes import random_order
 from geocollapse.sampling import SECOND_PROBES, fitted_plan
@@ -90,7 +91,7 @@ def compare_complexity(
 
     Raises:
         ValueError: alpha outside (0, 1), a stream, an empty data set; see ``squared_jacobian_norms``.
-        RuntimeError: a map mixes the examples of a batch.
+        RuntimeError: a map mixes the examples of a batch, or draws at random; names the module.
 
     Examples:
         >>> f = torch.nn.Linear(3, 2)
@@ -106,6 +107,8 @@ def compare_complexity(
         check_independent(module)
     with borrowed(modules[0], evaluation=False), borrowed(modules[1], evaluation=False):
         examples = as_map(as_examples(inputs, batch_size=batch_size), "inputs")
+        for h, module in zip((f, g), modules, strict=True):
+            check_rows_independent(CallableMap(h).enter, move(examples.peek(2), h), module)
         pairs = _Pairs(ProbePlan(estimator, seed), (f, g), examples, n_probes, population)
         ends = comparison_looks(min(rule.max_samples or len(examples), len(examples)))
         level = 1.0 - alpha / len(ends)

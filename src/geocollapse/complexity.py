@@ -14,6 +14,7 @@ from geocollapse.batches import MapExamples, StreamExamples, as_examples, check_
 from geocollapse.borrow import borrowed, check_independent
 from geocollapse.estimate import LARGEST_SHARE_LIMIT, Estimate, Population, total_variance
 from geocollapse.features import CallableMap
+from geocollapse.independence import check_rows_independent
 from geocollapse.jacobian import Estimator, Map, ProbePlan, SquaredNorms, check_estimator
 from geocollapse.probes import random_order
 from geocollapse.processes import failing_together, share, unwrapped
@@ -83,7 +84,8 @@ def geometric_complexity(
     Raises:
         ValueError, TypeError: see ``squared_jacobian_norms``; also an empty data set, contradictory stopping arguments,
             with several processes a stream, ``max_seconds``, or other data or weights in one of them.
-        RuntimeError: f mixes the examples of a batch (batch normalisation or dropout in training mode).
+        RuntimeError: f mixes the examples of a batch (batch normalisation in training mode, a router with capacity),
+            or draws at random (dropout); names the module. Seen from two examples, three times.
 
     Examples:
         >>> f = torch.nn.Linear(3, 2, bias=False)
@@ -103,6 +105,7 @@ def geometric_complexity(
         if memory_limit is not None:
             examples = bounded_by_memory(examples, enter, move(examples.peek(), f), memory_limit)
         schedule = schedule_probes(examples, rule, estimator=estimator, n_probes=n_probes, seed=seed)
+        check_rows_independent(enter, move(examples.peek(2), f), module)
         plan = fitted_plan(plan, enter, examples, f)
         check_shared(examples, module, (rule, estimator, n_probes, seed))
         settings = estimate_settings(plan, schedule, rule, population)

@@ -22,6 +22,7 @@ _MESSAGE = 1 << 28  # bytes sent at a time
 _FILE = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 _KINDS = (*_FILE, OSError, ValueError, TypeError, ImportError)  # of an error that is raised in the other processes too
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
+_WORDS_TOGETHER = 1 << 20
 _KNOWN = "is_known_to_all_processes"
 
 
@@ -147,18 +148,21 @@ def check_same(argument: str, value: Any, *, expected: str, remedy: str) -> None
 
 
 def digest(*tensors: Tensor | None) -> int:
-    """A number that differs where tensors differ: the sum of their words, the same on every device.
+    """A number that differs where tensors or their order differ, from the bits of all: the same on every device.
 
     Examples:
-        >>> digest(torch.zeros(2), torch.ones(2)) == digest(torch.ones(2), torch.zeros(2))
+        >>> digest(torch.tensor([1, 2])) == digest(torch.tensor([2, 1]))
         False
     """
     total = 0
-    for place, tensor in enumerate(tensors, start=1):
-        if tensor is not None and tensor.numel():
-            flat = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
-            words = flat.contiguous().flatten().view(_WORDS[flat.element_size()])
-            total += place * int(words.sum(dtype=torch.int64))
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        real = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+        words = real.contiguous().flatten().view(_WORDS[real.element_size()])
+        for part in words.split(_WORDS_TOGETHER):
+            places = torch.arange(1, len(part) + 1, device=part.device)
+            total = (31 * total + int((part * places).sum())) % (1 << 64)
     return total
 
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from geocollapse.batches import Inputs, MapExamples, StreamExamples, as_examples, check_shared, move
+from geocollapse.batches import Inputs, MapExamples, StreamExamples, as_examples, check_shared, move, rows_of
 from geocollapse.borrow import borrowed, check_independent, device_of
 from geocollapse.complexity import estimate_settings
 from geocollapse.entry import enter, find_input_layer
 from geocollapse.features import CallableMap, Embedding, FeatureMap, Layer, Pool, find_embedding
+from geocollapse.independence import check_rows_independent
 from geocollapse.jacobian import Estimator, Map, ProbePlan, check_estimator, push_forward
 from geocollapse.measurement.kept import Context, KeptLayer, accuracy_of
 from geocollapse.measurement.layer import measure_layer
@@ -98,7 +99,8 @@ def measure(
             layer (the nearest names are listed), an ambiguous embedding (the candidates are listed), NaN features, one
             class only, an empty loader, contradictory stopping arguments, a memory limit too small for one example;
             with several processes a stream, ``max_seconds``, or other data, settings or weights in one of them.
-        RuntimeError: a model that mixes the examples of a batch even in evaluation mode.
+        RuntimeError: a model that mixes the examples of a batch even in evaluation mode, or draws at random; names the
+            module. Seen from two examples, which go forward three times.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -114,8 +116,10 @@ def measure(
     check_independent(module, evaluation=True)
     with failing_together(), borrowed(module):
         examples = as_examples(data, labels=labels, batch_size=batch_size)
-        first = move(examples.peek(), model)
+        pair = move(examples.peek(2), model)
+        first = rows_of(pair, slice(1))
         feature_map, embedding = _feature_map(model, first, layer, classifier, pool, input_layer)
+        check_rows_independent(feature_map.enter, pair, module)
         if memory_limit is not None:
             examples = bounded_by_memory(examples, feature_map.enter, first, memory_limit)
         chosen = estimator or _default_estimator(feature_map, first)

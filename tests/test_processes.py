@@ -1,0 +1,160 @@
+"""Several processes under torchrun: the numbers of one process, and refusals that hang nobody."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data.distributed import DistributedSampler
+
+import shared_work
+from geocollapse import cli
+from geocollapse.batches import as_examples
+from geocollapse.processes import digest
+
+WORK = Path(shared_work.__file__)
+REFUSED = {
+    "sampler": "ValueError: sampler: expected num_replicas = world size {n}, got 7",
+    "stream": "ValueError: data: expected a data set that can be read in parts by several processes, got a stream of",
+    "stream of inputs": "ValueError: data: expected a data set that can be read in parts by several processes, got a",
+    "seconds": "ValueError: max_seconds: expected None with {n} processes, got 3; do max_samples= or rtol=",
+    "length": "ValueError: data: expected a data set of the same length in each of {n} processes, got 100 in process 0",
+    "positions": "ValueError: data: expected the same positions and labels (by their digest) in each of {n} processes",
+    "seed": "ValueError: arguments: expected the same settings in each of {n} processes, got",
+    "weights": "ValueError: model: expected the same weights and buffers (by their digest) in each of {n} processes",
+}
+
+
+def launch(n_processes, folder, factory):
+    """What each of n processes found; they meet at a port that is free."""
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)]
+    command = [sys.executable, "-m", *launcher, WORK, folder, factory]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(n_processes)]
+
+
+def assert_same(found, expected, where):
+    """Equal trees: numbers to 1e-10, all else exactly."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for key in expected:
+            assert_same(found[key], expected[key], f"{where}.{key}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for row, pair in enumerate(zip(found, expected)):
+            assert_same(*pair, f"{where}[{row}]")
+    elif isinstance(expected, float):
+        assert math.isclose(found, expected, rel_tol=1e-10, abs_tol=1e-13), (where, found, expected)
+    else:
+        assert found == expected, where
+
+
+def assert_the_numbers_of_one(ranks):
+    """Each process has what this process finds alone, also after the refusals."""
+    for name in ranks[0]["cases"]:
+        expected = json.loads(json.dumps(shared_work.CASES[name]()))
+        for rank, found in enumerate(ranks):
+            assert_same(found["cases"][name], expected, f"{name}, process {rank}")
+            assert_same(found["after"].get(name, expected), expected, f"{name} after errors, process {rank}")
+
+
+def assert_rows_in_the_order_of_the_ranks(ranks):
+    rows = (torch.arange(24).reshape(6, 2, 2) % 3)[: 4 * (len(ranks) - 1)]
+    for found in (rank["sent"] for rank in ranks):
+        assert found["object"] == ["aaa"] * len(ranks)
+        assert found["agreed"] == 3.5
+        assert found["dtypes"] == {str(dtype): rows.to(dtype).double().tolist() for dtype in shared_work.DTYPES}
+        assert found["last"] == [[1.0, 1.0]] * 3
+        assert found["none"] == []
+
+
+def assert_refused_in_every_process(ranks):
+    for found in ranks:
+        for name, start in REFUSED.items():
+            assert found["refused"][name].startswith(start.format(n=len(ranks))), found["refused"][name]
+
+
+def assert_one_error_ended_all(ranks):
+    *others, last = (found["refused"] for found in ranks)
+    features = "features: expected finite numbers, got NaN or infinity in 50 of 50 examples"
+    assert last["one fails"].startswith(f"ValueError: {features}")
+    assert last["one fails at once"] == "AttributeError: 'Tensor' object has no attribute 'unknown'"
+    for found in others:
+        assert found["one fails"].startswith(f"ValueError: process {len(others)}: {features}")
+        assert found["one fails at once"].startswith(f"RuntimeError: process {len(others)}: 'Tensor' object has no")
+
+
+def test_two_processes_under_torchrun(tmp_path, capsys):
+    ranks = launch(2, tmp_path, "network")
+    assert ranks[0]["cases"].keys() == shared_work.CASES.keys()
+    assert_the_numbers_of_one(ranks)
+    assert_rows_in_the_order_of_the_ranks(ranks)
+    assert_refused_in_every_process(ranks)
+    assert_one_error_ended_all(ranks)
+    first, second = (found["command"] for found in ranks)
+    assert second == {"code": 0, "out": "", "err": "", "wrote": False}
+    assert (first["code"], first["err"], first["wrote"]) == (0, "", True)
+    assert cli.main([*shared_work.arguments(tmp_path, "network"), "--quiet"]) == 0
+    found, expected = json.loads(first["out"]), json.loads(capsys.readouterr().out)
+    origins = found.pop("provenance"), expected.pop("provenance")
+    assert [origin["n_processes"] for origin in origins] == [2, 1]
+    assert_same(found, expected, "measure --json")
+
+
+def test_three_processes_under_torchrun(tmp_path):
+    ranks = launch(3, tmp_path, "missing")
+    assert_the_numbers_of_one(ranks)
+    assert_rows_in_the_order_of_the_ranks(ranks)
+    assert_refused_in_every_process(ranks)
+    assert_one_error_ended_all(ranks)
+    error = "error: process 1: weights: expected a file, got nothing; do look here\n"
+    silent = {"code": 2, "out": "", "err": "", "wrote": False}
+    assert [found["command"] for found in ranks] == [silent | {"err": error}, silent, silent]
+
+
+def test_other_commands_are_refused_under_torchrun(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main(["models"]) == 2
+    assert "torchrun: expected the command measure, got models in 2 processes" in capsys.readouterr().err
+
+
+def test_a_part_of_the_data_is_refused_in_one_process():
+    dataset = shared_work.Rows(*shared_work.examples(20))
+    sampler = DistributedSampler(dataset, num_replicas=2, rank=0)
+    loaders = (
+        DataLoader(dataset, sampler=sampler),
+        DataLoader(dataset, batch_sampler=BatchSampler(sampler, 4, drop_last=False)),
+    )
+    for loader in loaders:
+        with pytest.raises(ValueError, match="sampler: expected num_replicas = world size 1, got 2, .*do init_process"):
+            as_examples(loader)
+
+
+@pytest.mark.parametrize("n_processes", [1, 2, 3, 7])
+def test_a_share_is_some_of_the_batches_as_they_are(n_processes):
+    examples = as_examples(shared_work.examples(500), batch_size=32)
+    segments = examples.indices.split([130, 20, 350])
+    whole = [(batch.segment, batch.indices.tolist()) for batch in examples.batches(*segments)]
+    shares = [list(examples.batches(*segments, share=(rank, n_processes))) for rank in range(n_processes)]
+    parts = [[(batch.segment, batch.indices.tolist()) for batch in share] for share in shares]
+    assert sorted(part for share in parts for part in share) == sorted(whole)
+    assert all(part == sorted(part, key=whole.index) for part in parts)
+    sizes = [sum(len(batch.indices) for batch in share) for share in shares]
+    assert max(sizes) - min(sizes) <= 32
+
+
+@pytest.mark.parametrize("dtype", [*shared_work.DTYPES, torch.complex64])
+def test_a_digest_tells_values_and_their_order(dtype):
+    x = torch.tensor([0, 1, 1, 1, 0, 0]).to(dtype)
+    assert digest(x) == digest(x.clone())
+    assert digest(x, None) == digest(x)
+    assert digest(x.reshape(3, 2).T) != digest(x)
+    assert digest(x[:3], x[3:]) != digest(x[3:], x[:3])
