@@ -369,7 +369,7 @@ def error_of(run, *arguments):
         (["measure", TORCH, "digits", "--mean", "a,b"], "--mean: expected numbers separated by commas, got 'a,b'"),
         (["measure", "m.py:f", "digits", "--model-arg", "w"], "--model-arg: expected KEY=VALUE, got 'w'"),
         (["measure", "none.py:f", "digits"], "model: expected a Python file, got 'none.py', which does not exist"),
-        (["measure", "resnet", "digits"], "model: expected file.py:factory, package.module:factory or a run directory"),
+        (["measure", "resnet", "digits"], "model: expected file.py:factory, package.module:factory, timm:NAME"),
         (["measure", "no_such_package:f", "digits"], "model: expected an importable module, got 'no_such_package'"),
         (["measure", TORCH, "didgits"], "data: expected one of digits,"),
         (["measure", TORCH, "digits:val"], "split: expected one of train, test of digits, got 'val'"),

@@ -177,7 +177,7 @@ def test_a_model_file_may_define_dataclasses(tmp_path):
         (
             "resnet",
             ValueError,
-            "model: expected file.py:factory, package.module:factory or a run directory, got 'resnet'",
+            "model: expected file.py:factory, package.module:factory, timm:NAME, .* got 'resnet'; do e.g. examples",
         ),
         ("no_such_package.x:net", ValueError, "model: expected an importable module, got 'no_such_package.x'"),
     ],

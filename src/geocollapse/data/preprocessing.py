@@ -75,9 +75,22 @@ def check_channels(name: str, values: Sequence[float] | None, n_channels: int) -
         )
 
 
+def of_channels(values: Sequence[float], n_channels: int) -> tuple[float, ...]:
+    """One value a channel; where a model takes another number of channels, the average of ``values`` for each.
+
+    Examples:
+        >>> of_channels((0.25, 0.5, 0.75), 1)
+        (0.5,)
+    """
+    if len(values) == n_channels:
+        return tuple(values)
+    return (sum(values) / len(values),) * n_channels
+
+
 def resize_and_crop(
     source: str,
     default_size: int = IMAGE_SIZE,
+    n_channels: int = 3,
     *,
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
@@ -90,10 +103,12 @@ def resize_and_crop(
         [32, 32]
     """
     transforms = import_torchvision().transforms
-    size, means, stds = image_size or default_size, tuple(mean or IMAGENET_MEAN), tuple(std or IMAGENET_STD)
+    size = image_size or default_size
+    means = tuple(mean or of_channels(IMAGENET_MEAN, n_channels))
+    stds = tuple(std or of_channels(IMAGENET_STD, n_channels))
     steps = [transforms.Resize(size), transforms.CenterCrop(size)]
     steps += [transforms.ToTensor(), transforms.Normalize(means, stds)]
-    make = functools.partial(resize_and_crop, source, default_size)
+    make = functools.partial(resize_and_crop, source, default_size, n_channels)
     transform = transforms.Compose(steps)
     return ImagePreprocessing(transform, (size, size), (size,), (size, size), "bilinear", means, stds, source, make)
 

@@ -1,13 +1,14 @@
-"""Models that are not ours: a factory named ``file.py:factory`` or ``package.module:factory``, and its weights."""
+"""Models by name or by the factory that makes them, and their weights from a file."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import pickle
+import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,26 +18,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from geocollapse.models.hugging_face import load_hugging_face
+from geocollapse.models.loaded import RANDOM, LoadedModel
+from geocollapse.models.vision import load_timm, load_torchvision
+
+LIBRARIES: Mapping[str, Callable[..., LoadedModel]] = {
+    "timm": load_timm,
+    "torchvision": load_torchvision,
+    "hf": load_hugging_face,
+}
+_FORM = re.compile(r"(timm|torchvision|hf):[^@]+|.+:[A-Za-z_]\w*")  # what an @ can stand behind
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model with where it came from.
-
-    Attributes:
-        model: the module, on the CPU.
-        name: as it was asked for.
-        weights: file of the weights, None for a model as its factory made it.
-        weights_key: entry of the file that held the state dict, None if the file is one.
-        tokenizer: of a text model, where one lies with it.
-    """
-
-    model: nn.Module
-    name: str
-    weights: str | None = None
-    weights_key: str | None = None
-    tokenizer: Any | None = None
 
 
 def load(
@@ -49,41 +41,63 @@ def load(
     """The model that ``spec`` names, with its weights.
 
     Args:
-        spec: ``file.py:factory`` or ``package.module:factory``; the factory returns a Module.
-        weights: safetensors, or a ``.pt``, ``.pth`` or ``.th`` state dict; None keeps what the factory made.
+        spec: ``timm:NAME``, ``torchvision:NAME``, ``hf:ID`` or ``hf:DIR``, which are pretrained unless ``weights`` are
+            given, or ``NAME@random`` is; ``file.py:factory`` or ``package.module:factory``, which returns a Module.
+            ``MODEL@FILE`` is MODEL with the weights of FILE.
+        weights: safetensors, or a ``.pt``, ``.pth`` or ``.th`` state dict; None keeps those of the name or the factory.
         weights_key: entry of the file that holds the state dict; by default the only one that fits.
-        model_args: keyword arguments of the factory.
+        model_args: keyword arguments of the factory or the architecture, keys of a transformers configuration.
 
     Raises:
-        ValueError: a form that is not known, a factory that is missing or returns no Module, weights that do not fit.
-        FileNotFoundError: no such file.
+        ValueError: a form or a name that is not known, a factory that is missing or returns no Module, weights that do
+            not fit.
+        FileNotFoundError: no such file, or pretrained weights that cannot be had.
+        ImportError: a library is missing (the pip command is named).
     """
-    factory = _factory(spec)
-    model = factory(**(model_args or {}))
+    name, at = parse_model(spec)
+    if at is not None and weights is not None:
+        raise ValueError(f"weights: expected none with {spec!r}, which names its own, got {weights}; do leave one out")
+    is_random, file = at == RANDOM, weights if at in (None, RANDOM) else at
+    library, _, rest = name.partition(":")
+    if library in LIBRARIES:
+        is_pretrained = file is None and not is_random
+        loaded = LIBRARIES[library](rest, is_pretrained=is_pretrained, model_args=model_args or {})
+    elif is_random:
+        raise ValueError(
+            f"model: expected {RANDOM} weights of a timm:, torchvision: or hf: model only, got {spec!r}; "
+            f"do {name}, whose factory makes its own"
+        )
+    else:
+        loaded = LoadedModel(_made(name, model_args or {}), spec)
+    if file is None:
+        return replace(loaded, name=spec)
+    key = load_weights(loaded.model, file, key=weights_key)
+    return replace(loaded, name=name, weights=str(file), weights_key=key)
+
+
+def parse_model(spec: str) -> tuple[str, str | None]:
+    """MODEL, and what stands behind its ``@``: a file of weights, or ``random``.
+
+    Examples:
+        >>> parse_model("timm:resnet18@random"), parse_model("a@b/net.py:make@w.pt"), parse_model("a@b/net.py:make")
+        (('timm:resnet18', 'random'), ('a@b/net.py:make', 'w.pt'), ('a@b/net.py:make', None))
+    """
+    folder = spec.removeprefix("hf:")
+    if Path(folder).is_dir():
+        return spec, None
+    for place, letter in enumerate(spec):
+        name = spec[:place]
+        if letter == "@" and (_FORM.fullmatch(name) or Path(name.removeprefix("hf:")).is_dir()):
+            return name, spec[place + 1 :]
+    return spec, None
+
+
+def _made(spec: str, model_args: Mapping[str, Any]) -> nn.Module:
+    """What a factory makes."""
+    model = _factory(spec)(**model_args)
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: expected a factory that returns a Module, got {type(model).__name__} from {spec!r}")
-    key = None if weights is None else load_weights(model, weights, key=weights_key)
-    return LoadedModel(model, spec, None if weights is None else str(weights), key)
-
-
-def load_tokenizer(name: str) -> Any:
-    """A transformers tokenizer by its ID, or from a folder.
-
-    Raises:
-        ImportError: transformers is missing (the pip command is named).
-        ValueError: no tokenizer there.
-    """
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise ImportError(
-            'tokenizer: expected transformers, which is not installed; do pip install "geocollapse[text]"'
-        ) from error
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"tokenizer: expected an ID or a folder, got {name!r} ({reason}); do check it") from error
+    return model
 
 
 def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) -> str | None:
@@ -119,8 +133,8 @@ def _factory(spec: str) -> Callable[..., Any]:
     source, _, name = spec.rpartition(":")
     if not source or not name.isidentifier():
         raise ValueError(
-            f"model: expected file.py:factory, package.module:factory or a run directory, got {spec!r}; "
-            f"do e.g. examples/cifar_resnet.py:resnet20"
+            f"model: expected file.py:factory, package.module:factory, timm:NAME, torchvision:NAME, hf:ID or a run "
+            f"directory, got {spec!r}; do e.g. examples/cifar_resnet.py:resnet20"
         )
     module = _module_of_file(Path(source)) if source.endswith(".py") else _module_of_package(source)
     factory = getattr(module, name, None)
@@ -196,10 +210,15 @@ def _misfits(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     """What keeps a state dict from fitting: missing and unexpected keys, other shapes.
 
     Batch normalisation's count of batches may be missing: files older than PyTorch 0.4.1 have none, and evaluation
-    does not use it.
+    does not use it. So may a tensor that is tied to one that is there: safetensors holds it once.
     """
     wanted = model.state_dict()
-    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
+    there = {wanted[name].data_ptr() for name in wanted if name in state}
+    missing = [
+        name
+        for name, tensor in wanted.items()
+        if name not in state and tensor.data_ptr() not in there and not name.endswith("num_batches_tracked")
+    ]
     unexpected = [name for name in state if name not in wanted]
     shapes = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"

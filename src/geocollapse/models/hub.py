@@ -1,0 +1,41 @@
+"""The Hugging Face hub: where its files lie, and no waiting where there is no network."""
+
+from __future__ import annotations
+
+import os
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def hub_cache() -> str:
+    """The folder in which huggingface_hub keeps what it downloaded."""
+    from huggingface_hub import constants
+
+    return str(constants.HF_HUB_CACHE)
+
+
+@contextmanager
+def without_waiting() -> Iterator[None]:
+    """Inside, the hub is offline where its address is not known, so that nothing is tried again for half a minute."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not has_network(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def has_network(url: str) -> bool:
+    """Whether the name of the server can be resolved; with a proxy, which does that itself, it is taken to be."""
+    if urllib.request.getproxies() or os.environ.get("ALL_PROXY"):
+        return True
+    try:
+        socket.getaddrinfo(urllib.parse.urlsplit(url).hostname, 443)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,181 @@
+"""Models of timm and torchvision by name, with their pretrained weights and their own preprocessing."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geocollapse.data.preprocessing import ImagePreprocessing, import_torchvision, of_channels
+from geocollapse.models.hub import has_network, hub_cache, without_waiting
+from geocollapse.models.loaded import RANDOM, LoadedModel
+
+_PIP = 'do pip install "geocollapse[vision]"'
+
+
+def load_timm(name: str, *, is_pretrained: bool, model_args: Mapping[str, Any]) -> LoadedModel:
+    """``timm:NAME``, also ``timm:NAME.TAG`` and ``timm:hf-hub:ID``.
+
+    Args:
+        name: behind ``timm:``.
+        is_pretrained: with the published weights, from the Hugging Face cache or the network.
+        model_args: keyword arguments of the architecture.
+
+    Raises:
+        ImportError: timm is missing (the pip command is named).
+        ValueError: an unknown name (the nearest are named), arguments it does not take, a pretrained classifier of
+            another number of classes.
+        FileNotFoundError: the weights can be had neither from the cache nor from the network.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"model: expected timm for timm:{name}, which is not installed; {_PIP}") from error
+    if ":" not in name:  # hf-hub:ID is not in timm's list
+        _check_timm(timm, name, is_pretrained=is_pretrained, model_args=model_args)
+    with without_waiting():
+        model = _built(f"timm:{name}", functools.partial(timm.create_model, name, is_pretrained), model_args)
+    published, n_channels = model.pretrained_cfg, model_args.get("in_chans", model.pretrained_cfg["input_size"][0])
+    size = {"img_size": model_args["img_size"]} if "img_size" in model_args else {}
+    weights = published.get("hf_hub_id") or published.get("url") or name
+    return LoadedModel(
+        model,
+        f"timm:{name}",
+        weights=weights if is_pretrained else RANDOM,
+        preprocessing=timm_preprocessing(timm.data.resolve_model_data_config(model, args=size), n_channels),
+    )
+
+
+def timm_preprocessing(
+    config: Mapping[str, Any],
+    n_channels: int,
+    *,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> ImagePreprocessing:
+    """The evaluation transform of timm's data configuration; a grey model takes the average of its channels."""
+    from timm.data import create_transform
+
+    own = {key: of_channels(config[key], n_channels) for key in ("mean", "std")}
+    values = {**config, **own, **{key: tuple(v) for key, v in {"mean": mean, "std": std}.items() if v is not None}}
+    height, width = config["input_size"][1:] if image_size is None else (image_size, image_size)
+    values["input_size"] = (n_channels, height, width)
+    transform = create_transform(**values, is_training=False)
+    sizes = [getattr(step, "size", None) for step in transform.transforms[:2]]
+    resize, crop = (tuple(size) if isinstance(size, list | tuple) else size and (size,) for size in sizes)
+    make = functools.partial(timm_preprocessing, config, n_channels)
+    interpolation = str(config["interpolation"])
+    return ImagePreprocessing(
+        transform, (height, width), resize, crop, interpolation, values["mean"], values["std"], "timm", make
+    )
+
+
+def load_torchvision(name: str, *, is_pretrained: bool, model_args: Mapping[str, Any]) -> LoadedModel:
+    """``torchvision:NAME``, a classifier of images, with its default weights; see ``load_timm``."""
+    models = import_torchvision().models
+    known = models.list_models(module=models)
+    if name not in known:
+        raise _unknown("torchvision", name, known)
+    weights = models.get_model_weights(name).DEFAULT
+    if is_pretrained:
+        _check_classes(f"torchvision:{name}", model_args, len(weights.meta["categories"]))
+        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+        if not file.exists() and not has_network(weights.url):
+            raise FileNotFoundError(_missing(f"torchvision:{name}", str(file), weights.url))
+    settings = {"weights": weights if is_pretrained else None, "progress": False}
+    model = _built(f"torchvision:{name}", functools.partial(models.get_model, name, **settings), model_args)
+    return LoadedModel(
+        model,
+        f"torchvision:{name}",
+        weights=str(weights) if is_pretrained else RANDOM,
+        preprocessing=torchvision_preprocessing(weights),
+    )
+
+
+def torchvision_preprocessing(
+    weights: Any,
+    *,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> ImagePreprocessing:
+    """The transform that torchvision's weights come with; another size keeps the share that is cropped."""
+    transform = weights.transforms()
+    (crop,), (resize,) = transform.crop_size, transform.resize_size
+    changes: dict[str, Any] = {}
+    if image_size is not None:
+        changes |= {"crop_size": image_size, "resize_size": round(image_size * resize / crop)}
+    changes |= {key: tuple(value) for key, value in {"mean": mean, "std": std}.items() if value is not None}
+    transform = weights.transforms(**changes)
+    (crop,), (resize,) = transform.crop_size, transform.resize_size
+    return ImagePreprocessing(
+        transform,
+        (crop, crop),
+        (resize,),
+        (crop, crop),
+        transform.interpolation.value,
+        tuple(transform.mean),
+        tuple(transform.std),
+        "torchvision",
+        functools.partial(torchvision_preprocessing, weights),
+    )
+
+
+def _check_timm(timm: Any, name: str, *, is_pretrained: bool, model_args: Mapping[str, Any]) -> None:
+    """Refuse a name that timm does not know, and pretrained weights that do not exist or would be partly random."""
+    architecture, _, tag = name.partition(".")
+    known = timm.list_models()
+    if architecture not in known:
+        raise _unknown("timm", architecture, known)
+    tagged = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in tagged:
+        raise _unknown("timm", name, tagged or [architecture])
+    published = timm.get_pretrained_cfg(name)
+    if is_pretrained:
+        _check_classes(f"timm:{name}", model_args, published.num_classes)
+        if not published.has_weights:
+            raise ValueError(
+                f"model: expected pretrained weights of timm:{name}, got none, for none are published; "
+                f"do timm:{name}@random, or --weights FILE"
+            )
+
+
+def _built(name: str, factory: Any, model_args: Mapping[str, Any]) -> Any:
+    """The model that ``factory`` makes, its errors in one form."""
+    try:
+        return factory(**model_args)
+    except OSError as error:  # no network, or no such file on the server
+        raise FileNotFoundError(_missing(name, hub_cache(), "its server")) from error
+    except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(
+            f"model: expected arguments that {name} takes, got {dict(model_args)} ({reason}); do check --model-arg"
+        ) from error
+
+
+def _missing(name: str, place: str, source: str) -> str:
+    return (
+        f"model: expected the pretrained weights of {name} at {place} or from {source}, got neither; "
+        f"do fetch them where there is a network, or take {name}@random for untrained ones, or --weights FILE"
+    )
+
+
+def _check_classes(name: str, model_args: Mapping[str, Any], n_classes: int | None) -> None:
+    """A pretrained classifier of another size would be a random one."""
+    asked = model_args.get("num_classes")
+    if asked not in (None, 0, n_classes):
+        raise ValueError(
+            f"model: expected num_classes={n_classes} of the pretrained {name} (another classifier would be random), "
+            f"got {asked}; do num_classes=0 for the embedding alone, {name}@random, or --weights FILE"
+        )
+
+
+def _unknown(library: str, name: str, known: Sequence[str]) -> ValueError:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(known[:1])
+    hint = " or ".join(f"{library}:{model}" for model in near)
+    return ValueError(f"model: expected the name of a {library} model, got {name!r}; do {hint}")
