@@ -8,10 +8,51 @@ from geocollapse.cli.answer import Answer, table
 from geocollapse.cli.options import DataRoot
 
 if TYPE_CHECKING:
-    from geocollapse.cli.schemas import ModelDict, RecipeDict, SourceDict
+    from geocollapse.cli.schemas import FormDict, ModelDict, RecipeDict, SourceDict
     from geocollapse.data import DataSource
     from geocollapse.experiments.recipe import Recipe
     from geocollapse.models import Architecture
+
+
+_FORMS: tuple[FormDict, ...] = (
+    {"form": "DIR", "description": "a run folder of train or sweep, with its weights", "source": "this project"},
+    {
+        "form": "FILE.py:FACTORY",
+        "description": "what a function of a file returns; --model-arg KEY=VALUE are its arguments",
+        "source": "your own",
+    },
+    {
+        "form": "PACKAGE.MODULE:FACTORY",
+        "description": "the same of an installed package, such as the MODEL column above",
+        "source": "your own",
+    },
+    {
+        "form": "timm:NAME",
+        "description": "pretrained, with its own preprocessing; also NAME.TAG and hf-hub:ID",
+        "source": "huggingface.co/timm",
+    },
+    {
+        "form": "torchvision:NAME",
+        "description": "a classifier of images with its default weights and their preprocessing",
+        "source": "download.pytorch.org",
+    },
+    {
+        "form": "hf:ID, hf:DIR",
+        "description": "a transformers model as its configuration says, with image processor or tokenizer",
+        "source": "huggingface.co",
+    },
+    {
+        "form": "NAME@random",
+        "description": "the architecture of a timm:, torchvision: or hf: name, untrained; hf: takes a model type too",
+        "source": "no file",
+    },
+    {"form": "MODEL@FILE", "description": "any of them with weights of your own, as --weights FILE", "source": "FILE"},
+    {
+        "form": "features:FILE",
+        "description": "features and labels of measure --save-features, or of another program; no DATA",
+        "source": "FILE",
+    },
+)
 
 
 def data(data_root: DataRoot = None) -> Answer:
@@ -31,14 +72,14 @@ def data(data_root: DataRoot = None) -> Answer:
 
 
 def models() -> Answer:
-    """List the models that come with the package."""
+    """List the models that come with the package, and the forms of MODEL."""
     from geocollapse.models import MODELS
 
     models = [_model(entry) for entry in MODELS.values()]
     columns = ("name", "what", "parameters", "MODEL")
     rows = [(m["name"], f"{m['description']}\n{m['source']}", m["n_parameters"], m["model"]) for m in models]
-    ending = "Also: a run folder of train or sweep, FILE.py:FACTORY and PACKAGE.MODULE:FACTORY, with --weights FILE."
-    return Answer({"models": models}, f"{table(columns, rows)}\n{ending}", rows=models)
+    forms = table(("form", "what", "from"), [(form["form"], form["description"], form["source"]) for form in _FORMS])
+    return Answer({"models": models, "forms": list(_FORMS)}, f"{table(columns, rows)}\n\n{forms}", rows=models)
 
 
 def recipes() -> Answer:

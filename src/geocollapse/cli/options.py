@@ -14,7 +14,8 @@ ModelArgument = Annotated[
     str,
     Argument(
         metavar="MODEL",
-        help="A run folder of train or sweep, FILE.py:FACTORY, PACKAGE.MODULE:FACTORY, or features:FILE.",
+        help="A run folder of train or sweep, FILE.py:FACTORY, PACKAGE.MODULE:FACTORY, or pretrained timm:NAME, "
+        "torchvision:NAME, hf:ID; NAME@random is untrained, MODEL@FILE has the weights of FILE. Or features:FILE.",
     ),
 ]
 DataArgument = Annotated[
@@ -54,7 +55,8 @@ class ModelOptions:
         str | None, Option(metavar="KEY", help="Entry of FILE that holds the weights; default the only one that fits.")
     ] = None
     model_arg: Annotated[
-        list[str] | None, Option(metavar="KEY=VALUE", help="Argument of the factory; may be repeated.")
+        list[str] | None,
+        Option(metavar="KEY=VALUE", help="Argument of the factory, key of an hf: configuration; may be repeated."),
     ] = None
     layer: Annotated[
         list[str] | None,
@@ -89,8 +91,16 @@ class DataOptions:
         int | None, Option(metavar="N", help="Of texts: classes are the next tokens, examples the up to N before.")
     ] = None
     subset: Annotated[int | None, Option(metavar="N", help="N examples, seeded and balanced over the classes.")] = None
-    mean: Annotated[str | None, Option(metavar="R,G,B", help="Channel means; default the data set's own.")] = None
-    std: Annotated[str | None, Option(metavar="R,G,B", help="Channel deviations; default the data set's own.")] = None
+    image_size: Annotated[
+        int | None,
+        Option(metavar="N", help="Images of N x N pixels; default the model's own size, or the images' own."),
+    ] = None
+    mean: Annotated[
+        str | None, Option(metavar="R,G,B", help="Channel means; default the model's own, else the data set's.")
+    ] = None
+    std: Annotated[
+        str | None, Option(metavar="R,G,B", help="Channel deviations; default the model's own, else the data set's.")
+    ] = None
 
 
 @dataclass(frozen=True)

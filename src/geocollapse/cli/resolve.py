@@ -40,7 +40,9 @@ class Inputs:
     def heading(self) -> str:
         """One line that names model, weights, data and split."""
         key = f", entry {self.origin['weights_key']}" if self.origin["weights_key"] else ""
-        weights = f"weights {self.origin['weights']}{key}" if self.origin["weights"] else "as its factory made it"
+        weights = {None: "as its factory made it", "random": "random weights"}.get(
+            self.origin["weights"], f"weights {self.origin['weights']}{key}"
+        )
         return f"{self.origin['model']} ({weights}) on {self.origin['data']}, split {self.origin['split']}"
 
 
@@ -96,30 +98,34 @@ def features_heading(path: Path, kept: KeptLayer) -> str:
 
 
 def load_model(spec: str, options: ModelOptions) -> LoadedModel:
-    """A run folder, or a factory by file or module."""
+    """A run folder, a model by name, or a factory by file or module."""
+    from geocollapse import models
+
     model_args = parse_settings(options.model_arg or [], option="--model-arg")
-    if Path(spec).is_dir():
+    folder, at = models.parse_model(spec)
+    if Path(folder).is_dir():
         from geocollapse.experiments.runs import load_model as load_run
 
-        if model_args or options.weights:
+        if model_args or options.weights or at:
             raise ValueError(
                 f"--weights: expected none for a run folder, which has its own, got {spec}; do leave it out"
             )
-        return load_run(Path(spec))
-    from geocollapse import models
-
+        return load_run(Path(folder))
     return models.load(spec, weights=options.weights, weights_key=options.weights_key, model_args=model_args)
 
 
 def load_data(
     spec: str, options: DataOptions, *, seed: int, default_split: str, trained: LoadedModel | None = None
 ) -> Any:
-    """The data set that DATA and its options name, prepared as a run folder's model was trained on it."""
+    """The data set that DATA and its options name, prepared as the model asks or as its run was trained."""
     from geocollapse import data
 
     config = getattr(trained, "config", None)
     own = {key: getattr(config.data, key) for key in ("mean", "std", "pad_to")} if config is not None else {}
+    if trained is not None:
+        own["preprocessing"] = trained.preprocessing
     given = {
+        "image_size": options.image_size,
         "mean": parse_numbers(options.mean, option="--mean"),
         "std": parse_numbers(options.std, option="--std"),
     }

@@ -191,10 +191,19 @@ class ModelDict(TypedDict):
     source: str
 
 
+class FormDict(TypedDict):
+    """One form of MODEL; where its weights come from."""
+
+    form: str
+    description: str
+    source: str
+
+
 class ModelsDict(TypedDict):
     """``models --json``."""
 
     models: list[ModelDict]
+    forms: list[FormDict]
 
 
 RESULTS: dict[str, Any] = {

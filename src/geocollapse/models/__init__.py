@@ -8,3 +8,4 @@ from geocollapse.models.loaded import RANDOM as RANDOM
 from geocollapse.models.loaded import LoadedModel as LoadedModel
 from geocollapse.models.loading import load as load
 from geocollapse.models.loading import load_weights as load_weights
+from geocollapse.models.loading import parse_model as parse_model
