@@ -92,7 +92,10 @@ def test_unknown_layer_suggests_the_nearest():
 
 def test_a_layer_that_returns_a_tuple():
     model = nn.Sequential(nn.Flatten(), Pair())
-    with pytest.raises(TypeError, match="layer: expected '1' to give one tensor, got tuple; do name a layer inside"):
+    with pytest.raises(
+        TypeError,
+        match="layer: expected '1' to give one tensor, got tuple; do name a part of it \\('1\\[0\\]', '1\\[1\\]'\\), or",
+    ):
         FeatureMap(model, [Layer.find(model, "1")])(IMAGES)
 
 

@@ -25,6 +25,7 @@ ORDER = (
     "models data",
     "jacobian",
     "entry",
+    "outputs",
     "features",
     "stopping",
     "sampling",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
+_COMPILED = "_orig_mod"  # the module inside torch.compile's wrapper
 _DROPOUT = nn.modules.dropout._DropoutNd
 
 
@@ -17,7 +18,8 @@ def borrowed(model: nn.Module | None, *, evaluation: bool = True) -> Iterator[No
     """Inside, no parameter of ``model`` takes a gradient and, if ``evaluation``, every module is in evaluation mode.
 
     Afterwards training modes, gradient flags, buffers and torch's random state are as before. ``model=None`` guards
-    the random state alone (a callable whose modules cannot be seen).
+    the random state alone (a callable whose modules cannot be seen). A compiled model runs without its graphs, which
+    hooks do not reach.
     """
     modules = [] if model is None else list(model.modules())
     modes = [module.training for module in modules]
@@ -28,7 +30,7 @@ def borrowed(model: nn.Module | None, *, evaluation: bool = True) -> Iterator[No
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    with torch.random.fork_rng(devices=_cuda_devices(model)):
+    with torch.random.fork_rng(devices=_cuda_devices(model)), _without_graphs(model):
         try:
             for parameter, _ in flags:
                 parameter.requires_grad_(False)
@@ -92,6 +94,21 @@ def is_batch_norm(module: nn.Module) -> bool:
     return isinstance(module, _BATCH_NORM)
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """Whether torch.compile has wrapped the model or a part of it, or ``model.compile()`` was called."""
+    return any(_COMPILED in module._modules or module._compiled_call_impl is not None for module in model.modules())
+
+
+def uncompiled_name(name: str) -> str:
+    """The name of a module as it was before torch.compile put a wrapper around some of those above it.
+
+    Examples:
+        >>> uncompiled_name("_orig_mod.layer1.0"), uncompiled_name("body._orig_mod")
+        ('layer1.0', 'body')
+    """
+    return ".".join(part for part in name.split(".") if part != _COMPILED)
+
+
 def device_of(model: object) -> torch.device | None:
     """The device of the model's first parameter or buffer, None if it has none or is a plain callable."""
     first = _first_tensor(model)
@@ -102,6 +119,13 @@ def dtype_of(model: object) -> torch.dtype | None:
     """The floating dtype of the model's parameters, None if it has none or is a plain callable."""
     first = _first_tensor(model)
     return first.dtype if first is not None and first.is_floating_point() else None
+
+
+def _without_graphs(model: nn.Module | None) -> AbstractContextManager[None]:
+    if model is None or not is_compiled(model):
+        return nullcontext()
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def _first_tensor(model: object) -> Tensor | None:

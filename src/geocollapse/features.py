@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,27 +13,43 @@ import torch
 from torch import Tensor, nn
 
 from geocollapse.batches import Inputs
-from geocollapse.borrow import borrowed
+from geocollapse.borrow import borrowed, is_compiled, uncompiled_name
 from geocollapse.entry import enter, padding_without_mask, run_model
 from geocollapse.jacobian import Take, check_floating, flatten_features, unshared
+from geocollapse.outputs import main_output, part_names, part_of
 
 Pool = Literal["mean", "cls", "last"]
 
+_EAGER = "model: torch.compile was left aside, the same weights ran without its graphs"
 _NO_MASK = (
     "attention_mask: padding was found among the tokens and no mask that says so, so that it counts as text; "
     "do give attention_mask with input_ids"
 )
 
 
+_PART = re.compile(r"(?P<name>[^\[\]]*)\[(?P<part>\w+)\]")
+
+
 @dataclass(frozen=True)
 class Layer:
-    """A place in a model: the output of the module ``name``, or its input. Written ``NAME`` or ``NAME:in``."""
+    """A place in a model: the output of the module ``name``, or its input. Written ``NAME`` or ``NAME:in``.
+
+    Of an output that is a tuple or a mapping one ``part`` is taken: ``NAME[0]``, ``NAME[last_hidden_state]``, and of
+    the model's own output ``[pooler_output]``. The names are those of a model before ``torch.compile``.
+    """
 
     name: str
     side: Literal["out", "in"] = "out"
+    part: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.name}:in" if self.side == "in" else self.name
+        part = "" if self.part is None else f"[{self.part}]"
+        return f"{uncompiled_name(self.name)}{part}{':in' if self.side == 'in' else ''}"
+
+    @property
+    def is_output(self) -> bool:
+        """Whether this is the model's own output, or a part of it."""
+        return not self.name and self.side == "out"
 
     @classmethod
     def find(cls, model: nn.Module, text: str) -> Layer:
@@ -41,13 +58,17 @@ class Layer:
         Raises:
             ValueError: no module of that name; the nearest names are listed.
         """
-        name = text.removesuffix(":in")
-        names = [known for known, _ in model.named_modules()]
+        side: Literal["out", "in"] = "in" if text.endswith(":in") else "out"
+        found = _PART.fullmatch(text) if side == "out" else None
+        name, part = (found["name"], found["part"]) if found else (text.removesuffix(":in"), None)
+        names: dict[str, str] = {}
+        for known, _ in model.named_modules(remove_duplicate=False):
+            names.setdefault(uncompiled_name(known), known)
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[1:4]
+            near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or list(names)[1:4]
             hint = " or ".join(repr(known) for known in near)
             raise ValueError(f"layer: expected the name of a module, got {name!r}; do layer={hint}")
-        return cls(name, "in" if text.endswith(":in") else "out")
+        return cls(names[name], side, part)
 
 
 class FeatureMap:
@@ -73,7 +94,8 @@ class FeatureMap:
         self.layers = tuple(layers)
         self.pool = pool
         self.input_layer = input_layer
-        self.notes: dict[str, None] = {}  # what a reader of the features must know, in the order it was met
+        # what a reader of the features must know, in the order it was met
+        self.notes: dict[str, None] = {_EAGER: None} if is_compiled(model) else {}
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """Features (n, p) of the first layer."""
@@ -110,9 +132,10 @@ class FeatureMap:
         taken: dict[Layer, list[Any]] = {layer: [] for layer in self.layers}
         with _taps(self.model, taken):
             output = run(x)
-        if Layer("") in taken:
-            taken[Layer("")] = [output]
-        return [_the_tensor(layer, taken[layer]) for layer in self.layers], output
+        for layer in taken:
+            if layer.is_output:
+                taken[layer] = [output if layer.part is None else part_of(output, layer.part, "")]
+        return [_the_tensor(layer, taken[layer]) for layer in self.layers], main_output(output)
 
 
 def pooled(features: Tensor, pool: Pool | None, mask: Tensor | None = None) -> Tensor:
@@ -211,8 +234,9 @@ def find_embedding(
 ) -> Embedding:
     """The embedding of a model: what feeds the classifier whose output is the model's output.
 
-    By default the input of the Linear or 1x1 convolution whose output IS the model's output; where there is none and
-    the output is one (n, p) tensor, that output, with no classifier. Found by one forward pass of ``inputs``.
+    By default the input of the Linear or 1x1 convolution whose output IS the model's output (its ``logits``, or the
+    first of a tuple); where there is none and the output is one (n, p) tensor, that output, with no classifier. Found
+    by one forward pass of ``inputs``.
 
     Args:
         model: the module, run in evaluation mode and handed back as it was.
@@ -225,7 +249,7 @@ def find_embedding(
             are listed).
     """
     if classifier is not None:
-        _check_classifier(model, classifier)
+        classifier = _find_classifier(model, classifier)
     found, candidates, output = (classifier, [], None) if classifier and layer else _trace(model, inputs)
     name = classifier or found
     if layer is not None:
@@ -235,7 +259,8 @@ def find_embedding(
     if isinstance(output, Tensor) and output.ndim == 2:
         return Embedding(Layer(""), None)
     got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    listed = ", ".join(repr(f"{candidate}:in") for candidate in candidates[-5:]) or "none"
+    named = [f"[{name}]" for name in part_names(output)] + [str(Layer(name, "in")) for name in candidates[-5:]]
+    listed = ", ".join(map(repr, named)) or "none"
     raise ValueError(
         f"layer: expected a linear classifier whose output is the model's, or an output of shape (n, p), got {got}; "
         f"do name the embedding with layer=, candidates: {listed}"
@@ -287,7 +312,7 @@ class SplitFeatureMap:
         """The modules behind the layer, and the shape in which they take one example's features."""
         if self.layer is None or self._shape is None:
             raise RuntimeError("head: expected a known embedding, the model has seen no input; do feature_map(x) first")
-        if self.layer == Layer(""):
+        if self.layer.is_output:
             return [], self._shape
         if self.layer.side == "in":
             return self._from(self.layer.name), self._shape
@@ -336,13 +361,14 @@ def _taps(model: nn.Module, taken: dict[Layer, list[Any]]) -> Iterator[None]:
     """Append to ``taken`` what passes through its layers; later in-place operations do not reach what was taken."""
     handles = []
     for layer, seen in taken.items():
-        if layer == Layer(""):
+        if layer.is_output:
             continue
         module = model.get_submodule(layer.name)
         if layer.side == "in":
             handles.append(module.register_forward_pre_hook(_take_input(seen), with_kwargs=True))
         else:
-            handles.append(module.register_forward_hook(_take_output(seen)))
+            hook = _take_output(seen) if layer.part is None else _take_part(seen, layer)
+            handles.append(module.register_forward_hook(hook))
     try:
         yield
     finally:
@@ -359,7 +385,7 @@ def _the_tensor(layer: Layer, seen: list[Any]) -> Tensor:
     if not isinstance(seen[0], Tensor):
         raise TypeError(
             f"layer: expected {str(layer)!r} to give one tensor, got {type(seen[0]).__name__}; "
-            f"do name a layer inside or after it, or pass a callable that picks the tensor"
+            f"do name a part of it{_listed(str(layer), seen[0])}, or a layer inside or after it"
         )
     return seen[0]
 
@@ -382,13 +408,48 @@ def _take_output(seen: list[Any]) -> Any:
     return hook
 
 
+def _take_part(seen: list[Any], layer: Layer) -> Any:
+    def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        part = part_of(output, str(layer.part), uncompiled_name(layer.name))
+        seen.append(part.clone() if isinstance(part, Tensor) else part)  # the layers behind go on with the original
+
+    return hook
+
+
+def _listed(layer: str, output: Any) -> str:
+    """The parts of an output that are tensors, as they are asked for."""
+    names = [repr(f"{layer}[{name}]") for name in part_names(output)]
+    return f" ({', '.join(names)})" if names else ""
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """The output of a linear layer that ran, and how often it had been written to then."""
+
+    name: str
+    output: Tensor
+    version: int
+
+    def gave(self, output: Tensor) -> bool:
+        """Whether this is the model's output, up to its shape, with nothing done to it in place."""
+        is_there = self.output.numel() == output.numel() and self.output.data_ptr() == output.data_ptr()
+        return is_there and self.output._version == self.version
+
+    def equals(self, output: Tensor) -> bool:
+        """Whether the model's output is a copy of this one, as logits in another precision are."""
+        is_alike = self.output.numel() == output.numel() and self.output._version == self.version
+        return is_alike and torch.equal(self.output.reshape(output.shape).to(output.dtype), output)
+
+
 def _trace(model: nn.Module, inputs: Inputs) -> tuple[str | None, list[str], Any]:
     """Run the model once: the linear layer whose output is the model's, all linear layers that ran, the output."""
-    ran: list[tuple[str, Tensor]] = []
+    ran: list[_Ran] = []
+
+    def remember(name: str) -> Any:
+        return lambda _module, _args, output: ran.append(_Ran(name, output, output._version))
+
     handles = [
-        module.register_forward_hook(lambda _m, _a, out, name=name: ran.append((name, out)))
-        for name, module in model.named_modules()
-        if is_linear(module)
+        module.register_forward_hook(remember(name)) for name, module in model.named_modules() if is_linear(module)
     ]
     try:
         with borrowed(model), torch.no_grad():
@@ -396,8 +457,10 @@ def _trace(model: nn.Module, inputs: Inputs) -> tuple[str | None, list[str], Any
     finally:
         for handle in handles:
             handle.remove()
-    found = [name for name, out in ran if isinstance(output, Tensor) and _is_same(out, output)]
-    return (found[-1] if found else None), [name for name, _ in ran], output
+    main = main_output(output)
+    found = [layer.name for layer in ran if isinstance(main, Tensor) and layer.gave(main)]
+    found = found or [layer.name for layer in ran if isinstance(main, Tensor) and layer.equals(main)]
+    return (found[-1] if found else None), [layer.name for layer in ran], output
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -405,16 +468,13 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
 
 
-def _is_same(out: object, output: Tensor) -> bool:
-    """Whether a layer's output is the model's output, up to its shape."""
-    return isinstance(out, Tensor) and out.numel() == output.numel() and out.data_ptr() == output.data_ptr()
-
-
-def _check_classifier(model: nn.Module, classifier: str) -> None:
-    layer = Layer.find(model, classifier)
-    module = model.get_submodule(layer.name)
+def _find_classifier(model: nn.Module, classifier: str) -> str:
+    """The name of the module, which must be linear."""
+    name = Layer.find(model, classifier).name
+    module = model.get_submodule(name)
     if not is_linear(module):
         got = type(module).__name__
         raise ValueError(
             f"classifier: expected a Linear or a 1x1 convolution, got {got} at {classifier!r}; do name such a module"
         )
+    return name
