@@ -246,7 +246,7 @@ def load_model(folder: str | Path) -> LoadedRun:
         raise ValueError(f"MODEL: expected weights at {path}, got a file where {error}; do train it again") from None
     model = build(config.model.name, **shape, **config.model.args)
     model.load_state_dict(weights)
-    return LoadedRun(model.eval(), str(folder), str(path), None, config)
+    return LoadedRun(model.eval(), str(folder), str(path), config=config)
 
 
 def _json(value: Any, *, indent: int | None = None) -> bytes:
