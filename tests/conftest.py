@@ -1,8 +1,10 @@
 """Fixtures: the real data sets and checkpoints, where they are; a hypothesis profile for busy machines."""
 
+import http.server
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -35,3 +37,15 @@ def checkpoints():
     if not folder.exists():
         pytest.skip("checkpoints: set GEOCOLLAPSE_SHARED to the folder that holds data/checkpoints")
     return folder
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A local server: the folder that it serves, and its address."""
+    served = tmp_path / "served"
+    served.mkdir()
+    handler = type("Handler", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: handler(*a, directory=str(served)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield served, f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()

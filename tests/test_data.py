@@ -1,6 +1,4 @@
-import http.server
 import shutil
-import threading
 
 import numpy as np
 import pytest
@@ -107,27 +105,20 @@ def test_where_files_are_looked_for(tmp_path, monkeypatch):
 
 
 @pytest.mark.data
-def test_download_from_the_source(tmp_path, data_root, monkeypatch):
+def test_download_from_the_source(tmp_path, data_root, monkeypatch, server):
     """The real download path, against a local server that offers the official files."""
     from torchvision.datasets import FashionMNIST
 
-    served = tmp_path / "served"
-    served.mkdir()
+    served, address = server
     raw = data_root / "FashionMNIST" / "raw"
     for name, _ in FashionMNIST.resources:
         import gzip
 
         with gzip.GzipFile(served / name, "wb", compresslevel=1, mtime=0) as file:
             file.write((raw / name.removesuffix(".gz")).read_bytes())
-    handler = type("Handler", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: handler(*a, directory=str(served)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+    monkeypatch.setattr(FashionMNIST, "mirrors", [address])
     monkeypatch.setattr(FashionMNIST, "resources", [(name, None) for name, _ in FashionMNIST.resources])
-    try:
-        loaded = data.load("fashion-mnist:test", data_root=tmp_path / "cache")
-    finally:
-        server.shutdown()
+    loaded = data.load("fashion-mnist:test", data_root=tmp_path / "cache")
     assert torch.equal(loaded.inputs, data.load("fashion-mnist:test", data_root=data_root).inputs)
 
 

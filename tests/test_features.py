@@ -108,7 +108,7 @@ def test_pool_averages_positions():
     model = nn.Sequential(nn.Conv2d(3, 4, 3))
     pooled = FeatureMap(model, [Layer("0")], pool="mean")(IMAGES)
     torch.testing.assert_close(pooled, model(IMAGES).mean(dim=(2, 3)))
-    with pytest.raises(ValueError, match="pool: expected None or 'mean', got 'max'"):
+    with pytest.raises(ValueError, match="pool: expected None, 'mean', 'cls' or 'last', got 'max'"):
         FeatureMap(model, [Layer("0")], pool="max")
 
 

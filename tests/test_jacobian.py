@@ -186,7 +186,7 @@ def test_memory_limit_sends_examples_in_parts_that_fit():
     sizes.clear()
     parts = squared_jacobian_norms(f, x, memory_limit=20 * one)
     torch.testing.assert_close(parts, whole)
-    assert sizes == [1, 2, 20, 20, 20, 4]  # one and two to count, then parts of 20
+    assert sizes == [2, 2, 2, 1, 2, 20, 20, 20, 4]  # rows are independent; one and two to count; parts of 20
     assert examples_that_fit(CallableMap(f).with_output, x, 1000 * one) == 1000
 
 

@@ -79,7 +79,7 @@ def test_each_example_goes_forward_once(model, data):
     seen = []
     model[0].register_forward_hook(lambda _m, args, _o: seen.append(len(args[0])))
     geo.measure(model, data, batch_size=64)
-    assert sum(seen) == 240 + 1  # one more to find the embedding
+    assert sum(seen) == 240 + 1 + 6  # to find the embedding, and to check that rows are independent
 
 
 def test_the_model_is_handed_back_also_after_an_error(model, data):
@@ -327,7 +327,7 @@ def test_several_layers_from_one_pass_are_those_of_single_ones(model, data):
     model[0].register_forward_hook(lambda _m, args, _o: seen.append(len(args[0])))
     names = ["1", "3", "4:in", ""]
     together = geo.measure(model, data, layer=names, estimator="rademacher")
-    assert sum(seen) == 240 + 1
+    assert sum(seen) == 240 + 1 + 6
     for name in names:
         alone = geo.measure(model, data, layer=name)
         assert alone.geometric_complexity.estimator == "rademacher"
@@ -363,3 +363,10 @@ class WithoutForwardMode(nn.Module):
 
     def forward(self, x):
         return Twice.apply(x)
+
+
+def test_equal_features_are_no_error():
+    """Without any variance what is divided by it is undefined, and says so."""
+    m = geo.measure(nn.Linear(3, 2), (torch.ones(8, 3), torch.arange(8) % 2))
+    assert m.to_dict()["gc_per_variance"] is None
+    assert "gc_per_variance: undefined, all features are equal" in m.layers[0].warnings

@@ -88,7 +88,7 @@ def test_rules_for_any_order_are_refused_for_a_stream(net, data, name):
 
 
 def test_max_seconds_ends_with_a_random_sample(net, data):
-    slow = Counting(net, 4, lambda: time.sleep(2.1))
+    slow = Counting(net, 7, lambda: time.sleep(2.1))  # three calls check that rows are independent
     gc = geo.geometric_complexity(slow, data, max_seconds=2.0, batch_size=100)
     whole = geo.geometric_complexity(net, data)
     assert gc.n_samples == 400
@@ -100,7 +100,7 @@ def test_max_seconds_ends_with_a_random_sample(net, data):
 
 @pytest.mark.parametrize("labelled", [False, True])
 def test_ctrl_c_ends_with_the_estimate_so_far(net, data, labelled):
-    f = Counting(net, 5, interrupt)
+    f = Counting(net, 8, interrupt)
     gc = geo.geometric_complexity(f, data if labelled else data[0], batch_size=100)
     whole = geo.geometric_complexity(net, data)
     assert gc.interrupted
@@ -117,7 +117,7 @@ def test_ctrl_c_in_a_measurement(net, data):
         calls = itertools.count(1)
 
         def forward(self, x):
-            if next(self.calls) == 8:  # one call peeks at the layers
+            if next(self.calls) == 11:  # one call peeks at the layers, three check that rows are independent
                 interrupt()
             return super().forward(x)
 

@@ -14,9 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from geocollapse.borrow import device_of, dtype_of
 from geocollapse.processes import check_same, digest, gather_rows, share
 
+Inputs = Tensor | Mapping[str, Tensor]  # one tensor, or tensors by name; one row an example
+
 _DEFAULT_BATCH_SIZE = 128
+_WINDOW = 32  # batches among which examples are sorted by length
 _EMPTY = "data: expected at least one example, got none; do check the data set and its sampler"
 _FORMS = "a DataLoader, a map-style Dataset, a pair (inputs, labels) or a tensor of inputs"
 
@@ -26,13 +30,13 @@ class Batch:
     """Examples that go through the model together.
 
     Attributes:
-        inputs: (n, ...).
+        inputs: (n, ...), or tensors by the names of the model's arguments, each (n, ...).
         labels: (n,) int64, or None where the data has none.
         indices: (n,) int64, positions in the data set; probes are a function of them.
         segment: number of the segment the batch was read from.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     labels: Tensor | None
     indices: Tensor
     segment: int = 0
@@ -47,6 +51,7 @@ class MapExamples:
         indices: (n,) int64, the sorted positions that are read.
         labels: (n,) labels of ``indices`` where they are known before reading, else None.
         loading: batch size, collate function and worker settings, as keyword arguments of a DataLoader.
+        lengths: (n,) tokens of each example of the data set, where it tells (``dataset.lengths``), else None.
     """
 
     dataset: Dataset[Any]
@@ -54,13 +59,14 @@ class MapExamples:
     labels: Tensor | None
     batch_size: int
     loading: dict[str, Any] = field(default_factory=dict)
+    lengths: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def peek(self) -> Tensor:
-        """The inputs of one example."""
-        return next(self.batches(self.indices[:1])).inputs
+    def peek(self, n_examples: int = 1) -> Inputs:
+        """The inputs of the first examples: at most ``n_examples``, and no more than share a batch."""
+        return next(self.batches(self.indices[:n_examples])).inputs
 
     def batches(self, *segments: Tensor, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """Read the positions of ``segments`` in their order; a batch never spans two segments.
@@ -71,8 +77,8 @@ class MapExamples:
         parts = [
             (number, part)
             for number, segment in enumerate(segments or (self.indices,))
-            for part in segment.split(self.batch_size)
-            if len(part)
+            if len(segment)
+            for part in self._parts(segment)
         ]
         parts = _shared(parts, *share)
         if isinstance(self.dataset, TensorDataset) and not self.loading:
@@ -83,6 +89,20 @@ class MapExamples:
         for raw, (number, part) in zip(loader, parts, strict=True):
             yield _as_batch(raw, part, number)
 
+    def _parts(self, segment: Tensor) -> Iterable[Tensor]:
+        """A segment in batches; where examples have lengths, those of similar length together, to save padding.
+
+        Batches of one window are in the order of the places where their shortest examples stood, so that in a segment
+        of random order what was read at any time is a random sample.
+        """
+        if self.lengths is None:
+            return segment.split(self.batch_size)
+        parts = []
+        for window in segment.split(_WINDOW * self.batch_size):
+            by_length = self.lengths[window].argsort(stable=True).split(self.batch_size)
+            parts += [window[places] for places in sorted(by_length, key=lambda places: int(places[0]))]
+        return parts
+
 
 class StreamExamples:
     """Examples that are read once, in their own order: an iterable of batches."""
@@ -91,20 +111,20 @@ class StreamExamples:
         self._iterator = iter(iterable)
         self._seen: list[Any] = []
 
-    def peek(self) -> Tensor:
-        """The inputs of one example; its batch is read again by ``batches``."""
+    def peek(self, n_examples: int = 1) -> Inputs:
+        """The inputs of the first examples of the first batch, which is read again by ``batches``."""
         if not self._seen:
             self._seen = list(itertools.islice(self._iterator, 1))
         if not self._seen:
             raise ValueError(_EMPTY)
-        return _as_batch(self._seen[0], torch.arange(len(_unpack(self._seen[0])[0]))).inputs[:1]
+        return rows_of(_as_batch(self._seen[0], torch.arange(_n_rows(self._seen[0]))).inputs, slice(n_examples))
 
     def batches(self, *, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """The batches of the iterable; positions count the examples read. It cannot be shared: ``check_shared``."""
         del share
         start = 0
         for raw in itertools.chain(self._seen, self._iterator):
-            n_examples = len(_unpack(raw)[0])
+            n_examples = _n_rows(raw)
             yield _as_batch(raw, torch.arange(start, start + n_examples))
             start += n_examples
 
@@ -132,7 +152,9 @@ def as_examples(data: Any, *, labels: Any = None, batch_size: int | None = None)
     dataset = _as_dataset(data)
     if dataset is not None:
         indices = torch.arange(len(dataset))  # type: ignore[arg-type]
-        return _of_dataset(dataset, indices, labels, batch_size or _DEFAULT_BATCH_SIZE, {})
+        collate = getattr(dataset, "collate_fn", None)  # a data set that knows how its examples make a batch
+        loading = {} if collate is None else {"collate_fn": collate}
+        return _of_dataset(dataset, indices, labels, batch_size or _DEFAULT_BATCH_SIZE, loading)
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
         return _stream(data, labels)
     raise TypeError(f"data: expected {_FORMS}, got {type(data).__name__}; do DataLoader(dataset, batch_size=128)")
@@ -283,7 +305,8 @@ def _of_dataset(
             f"labels: expected one for each of {len(dataset)} examples, got {len(known)}; "  # type: ignore[arg-type]
             f"do labels=None to read them from the batches"
         )
-    return MapExamples(dataset, indices, None if known is None else known[indices], batch_size, loading)
+    lengths = getattr(dataset, "lengths", None)
+    return MapExamples(dataset, indices, None if known is None else known[indices], batch_size, loading, lengths)
 
 
 def _known_labels(dataset: Any) -> Tensor | None:
@@ -305,25 +328,65 @@ def _stream(iterable: Iterable[Any], labels: Any) -> StreamExamples:
 
 def _as_batch(raw: Any, indices: Tensor, segment: int = 0) -> Batch:
     inputs, labels = _unpack(raw)
-    if not isinstance(inputs, Tensor):
-        raise TypeError(
-            f"batch: expected inputs that are one tensor, got {type(inputs).__name__}; "
-            f"do yield (inputs, labels) or a mapping with 'labels' and one tensor of inputs"
-        )
-    if len(inputs) != len(indices):
+    n_examples = n_rows(inputs)
+    if n_examples != len(indices):
         raise ValueError(
-            f"batch: expected {len(indices)} examples, got {len(inputs)}; do make collate_fn keep every example"
+            f"batch: expected {len(indices)} examples, got {n_examples}; do make collate_fn keep every example"
         )
     if labels is not None:
         labels = as_labels(labels)
-        if len(labels) != len(inputs):
+        if len(labels) != n_examples:
             raise ValueError(
-                f"labels: expected one for each of {len(inputs)} inputs, got {len(labels)}; do check the collate_fn"
+                f"labels: expected one for each of {n_examples} inputs, got {len(labels)}; do check the collate_fn"
             )
     return Batch(inputs, labels, indices, segment)
 
 
+def n_rows(inputs: Inputs) -> int:
+    """The number of examples.
+
+    Raises:
+        TypeError: neither a tensor nor tensors by name.
+        ValueError: tensors of different lengths.
+    """
+    tensors = inputs if isinstance(inputs, Mapping) else {"inputs": inputs}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"batch: expected tensors as inputs, got {type(tensor).__name__} at {name!r}; "
+                f"do yield (inputs, labels) or a mapping of tensors with 'labels'"
+            )
+    lengths = {name: len(tensor) for name, tensor in tensors.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"batch: expected inputs of one length, got {lengths}; do check the collate_fn")
+    return next(iter(lengths.values()))
+
+
+def rows_of(inputs: Inputs, rows: slice | Tensor) -> Inputs:
+    """The inputs of some examples."""
+    if isinstance(inputs, Tensor):
+        return inputs[rows]
+    return {name: tensor[rows] for name, tensor in inputs.items()}
+
+
+def move(inputs: Inputs, model: object) -> Inputs:
+    """``inputs`` on the model's device and, where they and it are floating, in its dtype."""
+    if isinstance(inputs, Mapping):
+        return {name: _moved(tensor, model) for name, tensor in inputs.items()}
+    return _moved(inputs, model)
+
+
+def _moved(tensor: Tensor, model: object) -> Tensor:
+    dtype = dtype_of(model) if tensor.is_floating_point() else None
+    return tensor.to(device=device_of(model) or tensor.device, dtype=dtype or tensor.dtype)
+
+
+def _n_rows(raw: Any) -> int:
+    return n_rows(_unpack(raw)[0])
+
+
 def _unpack(raw: Any) -> tuple[Any, Any]:
+    """Inputs and labels; of a mapping, all but ``labels`` are inputs, and a single one needs no name."""
     if isinstance(raw, Mapping):
         rest = {key: value for key, value in raw.items() if key != "labels"}
         return (next(iter(rest.values())) if len(rest) == 1 else rest), raw.get("labels")

@@ -132,9 +132,3 @@ def _restore(buffers: list[tuple[nn.Module, str, Tensor, Tensor]]) -> None:
             module._buffers[name] = buffer
             if not torch.equal(buffer, saved):
                 buffer.copy_(saved)
-
-
-def move(inputs: Tensor, model: object) -> Tensor:
-    """``inputs`` on the model's device and, where both are floating, in its dtype."""
-    dtype = dtype_of(model) if inputs.is_floating_point() else None
-    return inputs.to(device=device_of(model) or inputs.device, dtype=dtype or inputs.dtype)

@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from geocollapse.batches import Batch, MapExamples, as_examples, as_map
-from geocollapse.borrow import borrowed, check_independent, move
+from geocollapse.batches import Batch, MapExamples, as_examples, as_map, move
+from geocollapse.borrow import borrowed, check_independent
 from geocollapse.complexity import mean_norm
 from geocollapse.estimate import Estimate, Population
 from geocollapse.features import CallableMap
+from geocollapse.independence import check_rows_independent
 from geocollapse.jacobian import Estimator, Map, ProbePlan, SquaredNorms, check_estimator, mean_of_probes
 from geocollapse.probes import random_order
 from geocollapse.sampling import SECOND_PROBES, fitted_plan
@@ -90,7 +91,7 @@ def compare_complexity(
 
     Raises:
         ValueError: alpha outside (0, 1), a stream, an empty data set; see ``squared_jacobian_norms``.
-        RuntimeError: a map mixes the examples of a batch.
+        RuntimeError: a map mixes the examples of a batch, or draws at random; names the module.
 
     Examples:
         >>> f = torch.nn.Linear(3, 2)
@@ -106,6 +107,8 @@ def compare_complexity(
         check_independent(module)
     with borrowed(modules[0], evaluation=False), borrowed(modules[1], evaluation=False):
         examples = as_map(as_examples(inputs, batch_size=batch_size), "inputs")
+        for h, module in zip((f, g), modules, strict=True):
+            check_rows_independent(CallableMap(h).enter, move(examples.peek(2), h), module)
         pairs = _Pairs(ProbePlan(estimator, seed), (f, g), examples, n_probes, population)
         ends = comparison_looks(min(rule.max_samples or len(examples), len(examples)))
         level = 1.0 - alpha / len(ends)
@@ -142,8 +145,8 @@ class _Pairs:
         population: Population,
     ) -> None:
         self._plan, self._maps, self._examples, self._population = plan, maps, examples, population
-        self._takes = [CallableMap(h).with_output for h in maps]
-        self._plans = [fitted_plan(plan, take, examples, h) for take, h in zip(self._takes, maps, strict=True)]
+        self._enter = [CallableMap(h).enter for h in maps]
+        self._plans = [fitted_plan(plan, enter, examples, h) for enter, h in zip(self._enter, maps, strict=True)]
         self._n_counted = 1 if n_probes == "auto" else n_probes
         self._n_second = SECOND_PROBES if n_probes == "auto" and plan.estimator != "exact" else 0
         self._order = random_order(plan.seed, examples.indices)
@@ -184,8 +187,8 @@ class _Pairs:
         return means[0], means[1]
 
     def _terms(self, number: int, batch: Batch, n_probes: int) -> Tensor:
-        x = move(batch.inputs, self._maps[number])
-        return self._plans[number].probe(self._takes[number], x, batch.indices, n_probes).terms[0].cpu()
+        take, x = self._enter[number](move(batch.inputs, self._maps[number]))
+        return self._plans[number].probe(take, x, batch.indices, n_probes).terms[0].cpu()
 
     def _mean(self, terms: Tensor) -> SquaredNorms:
         if self._plan.estimator == "exact":

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import MapExamples, StreamExamples, as_examples, check_shared
-from geocollapse.borrow import borrowed, check_independent, move
+from geocollapse.batches import MapExamples, StreamExamples, as_examples, check_shared, move
+from geocollapse.borrow import borrowed, check_independent
 from geocollapse.estimate import LARGEST_SHARE_LIMIT, Estimate, Population, total_variance
 from geocollapse.features import CallableMap
+from geocollapse.independence import check_rows_independent
 from geocollapse.jacobian import Estimator, Map, ProbePlan, SquaredNorms, check_estimator
 from geocollapse.probes import random_order
 from geocollapse.processes import failing_together, share, unwrapped
@@ -83,7 +84,8 @@ def geometric_complexity(
     Raises:
         ValueError, TypeError: see ``squared_jacobian_norms``; also an empty data set, contradictory stopping arguments,
             with several processes a stream, ``max_seconds``, or other data or weights in one of them.
-        RuntimeError: f mixes the examples of a batch (batch normalisation or dropout in training mode).
+        RuntimeError: f mixes the examples of a batch (batch normalisation in training mode, a router with capacity),
+            or draws at random (dropout); names the module. Seen from two examples, three times.
 
     Examples:
         >>> f = torch.nn.Linear(3, 2, bias=False)
@@ -97,20 +99,21 @@ def geometric_complexity(
     f = unwrapped(f)
     module = f if isinstance(f, nn.Module) else None
     check_independent(module)
-    plan, take = ProbePlan(estimator, seed), CallableMap(f).with_output
+    plan, enter = ProbePlan(estimator, seed), CallableMap(f).enter
     with failing_together(), borrowed(module, evaluation=False), first_interrupt_asks() as interrupted:
         examples = as_examples(inputs, batch_size=batch_size)
         if memory_limit is not None:
-            examples = bounded_by_memory(examples, take, move(examples.peek(), f), memory_limit)
+            examples = bounded_by_memory(examples, enter, move(examples.peek(), f), memory_limit)
         schedule = schedule_probes(examples, rule, estimator=estimator, n_probes=n_probes, seed=seed)
-        plan = fitted_plan(plan, take, examples, f)
+        check_rows_independent(enter, move(examples.peek(2), f), module)
+        plan = fitted_plan(plan, enter, examples, f)
         check_shared(examples, module, (rule, estimator, n_probes, seed))
         settings = estimate_settings(plan, schedule, rule, population)
         probing = Probing(schedule, rule, plan, lambda: [complexity_so_far(probing.readings[0], examples, **settings)])
         for batch in examples.batches(*schedule.probed, share=share()):
             if (interrupted() and probing.interrupt()) or not probing.wants(batch):
                 break
-            probing.probe(take, move(batch.inputs, f), batch)
+            probing.probe(enter, move(batch.inputs, f), batch)
         probing.finish()
     estimate = complexity_so_far(probing.readings[0], examples, **settings)
     return rule.marked(estimate, len(examples) if isinstance(examples, MapExamples) else None, probing.ending)

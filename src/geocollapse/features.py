@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from geocollapse.batches import Inputs
 from geocollapse.borrow import borrowed
-from geocollapse.jacobian import flatten_features, unshared
+from geocollapse.entry import enter, padding_without_mask, run_model
+from geocollapse.jacobian import Take, check_floating, flatten_features, unshared
 
-Pool = Literal["mean"]
+Pool = Literal["mean", "cls", "last"]
+
+_NO_MASK = (
+    "attention_mask: padding was found among the tokens and no mask that says so, so that it counts as text; "
+    "do give attention_mask with input_ids"
+)
 
 
 @dataclass(frozen=True)
@@ -46,33 +53,55 @@ class Layer:
 class FeatureMap:
     """The maps from a model's input to some of its layers, all from one forward pass.
 
-    Features are flattened to (n, p), or averaged over positions with ``pool="mean"``: over the dimensions after the
-    channels of a map (n, channels, ...), over the tokens of a sequence (n, tokens, channels).
+    Features are flattened to (n, p). With ``pool="mean"`` they are averaged over positions: over the dimensions after
+    the channels of a map (n, channels, ...), over the tokens of a sequence (n, tokens, channels). ``cls`` takes the
+    first token of a sequence and ``last`` the last one. What is padded, by ``attention_mask``, is no token.
 
     Args:
         model: the module; it is not changed.
         layers: where to take features.
-        pool: ``mean`` to average over positions, None to flatten.
+        pool: ``mean``, ``cls`` or ``last``, None to flatten.
+        input_layer: the layer whose output Jacobians are taken with respect to; None for the inputs themselves.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[Layer], pool: Pool | None = None) -> None:
-        if pool not in (None, "mean"):
-            raise ValueError(f"pool: expected None or 'mean', got {pool!r}; do pool='mean'")
+    def __init__(
+        self, model: nn.Module, layers: Sequence[Layer], pool: Pool | None = None, input_layer: str | None = None
+    ) -> None:
+        if pool not in (None, *get_args(Pool)):
+            raise ValueError(f"pool: expected None, 'mean', 'cls' or 'last', got {pool!r}; do pool='mean'")
         self.model = model
         self.layers = tuple(layers)
         self.pool = pool
+        self.input_layer = input_layer
+        self.notes: dict[str, None] = {}  # what a reader of the features must know, in the order it was met
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, inputs: Inputs) -> Tensor:
         """Features (n, p) of the first layer."""
-        return self.with_output(x)[0][0]
+        take, x = self.enter(inputs)
+        return take(x)[0][0]
+
+    def enter(self, inputs: Inputs) -> tuple[Take, Tensor]:
+        """The map of these examples, from the floating tensor that it starts from, and that tensor."""
+        entry = enter(self.model, inputs, self.input_layer)
+        if padding_without_mask(self.model, inputs, self.input_layer):
+            self.notes[_NO_MASK] = None
+
+        def take(x: Tensor) -> tuple[list[Tensor], Any]:
+            taken, output = self._run(entry.run, x)
+            return [flatten_features(pooled(z, self.pool, entry.mask), len(x)) for z in taken], output
+
+        return take, entry.x
 
     def with_output(self, x: Tensor) -> tuple[list[Tensor], Any]:
-        """Features (n, p) of every layer, and the model's own output."""
-        taken, output = self.take(x)
-        return [flatten_features(self._pooled(features), len(x)) for features in taken], output
+        """Features (n, p) of every layer from one floating tensor, and the model's own output."""
+        return self.enter(x)[0](x)
 
     def take(self, x: Tensor) -> tuple[list[Tensor], Any]:
-        """What passes through every layer, in its own shape, and the model's own output.
+        """What passes through every layer, in its own shape, and the model's own output."""
+        return self._run(enter(self.model, x, self.input_layer).run, x)
+
+    def _run(self, run: Callable[[Tensor], Any], x: Tensor) -> tuple[list[Tensor], Any]:
+        """The same, with the way to run the model.
 
         Raises:
             RuntimeError: a layer ran more than once, or never.
@@ -80,15 +109,56 @@ class FeatureMap:
         """
         taken: dict[Layer, list[Any]] = {layer: [] for layer in self.layers}
         with _taps(self.model, taken):
-            output = self.model(unshared(x))
+            output = run(x)
         if Layer("") in taken:
             taken[Layer("")] = [output]
         return [_the_tensor(layer, taken[layer]) for layer in self.layers], output
 
-    def _pooled(self, features: Tensor) -> Tensor:
-        if self.pool is None or features.ndim <= 2:
-            return features
-        return features.mean(dim=1) if features.ndim == 3 else features.flatten(2).mean(dim=2)
+
+def pooled(features: Tensor, pool: Pool | None, mask: Tensor | None = None) -> Tensor:
+    """What is kept of a layer's positions: all of them, their mean, the first or the last token.
+
+    Args:
+        features: (n, channels, ...) of a map, (n, tokens, channels) of a sequence; (n, p) has no positions.
+        pool: ``mean``, ``cls`` or ``last``, or None for all.
+        mask: (n, tokens), 0 where a sequence is padded.
+
+    Raises:
+        ValueError: all positions of sequences that have a mask, so each its own length; the first or last token of a
+            map; a sequence without tokens.
+    """
+    if features.ndim <= 2:
+        return features
+    is_masked = features.ndim == 3 and mask is not None and mask.shape == features.shape[:2]
+    if pool is None:
+        if is_masked:
+            raise ValueError(
+                f"pool: expected one of {', '.join(get_args(Pool))} for sequences with a mask, whose lengths differ, "
+                f"got None; do pool='mean'"
+            )
+        return features
+    if features.ndim > 3:
+        if pool != "mean":
+            raise ValueError(f"pool: expected 'mean' for a map {tuple(features.shape)}, got {pool!r}; do pool='mean'")
+        return features.flatten(2).mean(dim=2)
+    if not is_masked:
+        return features.mean(dim=1) if pool == "mean" else features[:, 0 if pool == "cls" else -1]
+    return _pooled_tokens(features, pool, mask)  # type: ignore[arg-type]
+
+
+def _pooled_tokens(features: Tensor, pool: Pool, mask: Tensor) -> Tensor:
+    """(n, p) of sequences (n, tokens, p) that are padded where the mask is 0."""
+    is_token = mask != 0
+    if not bool(is_token.any(dim=1).all()):
+        raise ValueError("attention_mask: expected at least one token in each sequence, got none; do drop empty texts")
+    if pool == "mean":
+        weights = is_token.to(features.dtype)[:, :, None]
+        return (features * weights).sum(dim=1) / weights.sum(dim=1)
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    found = (
+        torch.where(is_token, positions, -1).amax(dim=1) if pool == "last" else is_token.to(torch.int8).argmax(dim=1)
+    )
+    return features[torch.arange(len(features), device=features.device), found]
 
 
 class CallableMap:
@@ -97,10 +167,21 @@ class CallableMap:
     def __init__(self, f: Any) -> None:
         self.f = f
         self.layers = (Layer(""),)
+        self.pool = self.input_layer = None
+        self.notes: dict[str, None] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
         """Features (n, p)."""
         return flatten_features(self.f(unshared(x)), len(x))
+
+    def enter(self, inputs: Inputs) -> tuple[Take, Tensor]:
+        """The map, and its input.
+
+        Raises:
+            TypeError: not one floating tensor.
+        """
+        check_floating(inputs)
+        return self.with_output, inputs  # type: ignore[return-value]
 
     def with_output(self, x: Tensor) -> tuple[list[Tensor], Any]:
         """The features, and None in place of a model's output."""
@@ -126,7 +207,7 @@ class Embedding:
 
 
 def find_embedding(
-    model: nn.Module, inputs: Tensor, *, layer: str | None = None, classifier: str | None = None
+    model: nn.Module, inputs: Inputs, *, layer: str | None = None, classifier: str | None = None
 ) -> Embedding:
     """The embedding of a model: what feeds the classifier whose output is the model's output.
 
@@ -301,7 +382,7 @@ def _take_output(seen: list[Any]) -> Any:
     return hook
 
 
-def _trace(model: nn.Module, inputs: Tensor) -> tuple[str | None, list[str], Any]:
+def _trace(model: nn.Module, inputs: Inputs) -> tuple[str | None, list[str], Any]:
     """Run the model once: the linear layer whose output is the model's, all linear layers that ran, the output."""
     ran: list[tuple[str, Tensor]] = []
     handles = [
@@ -311,7 +392,7 @@ def _trace(model: nn.Module, inputs: Tensor) -> tuple[str | None, list[str], Any
     ]
     try:
         with borrowed(model), torch.no_grad():
-            output = model(inputs)
+            output = run_model(model, inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -11,10 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from geocollapse.batches import Batch, MapExamples, StreamExamples, as_map
-from geocollapse.borrow import move
+from geocollapse.batches import Batch, Inputs, MapExamples, StreamExamples, as_map, move, rows_of
 from geocollapse.estimate import Estimate
-from geocollapse.jacobian import Estimator, Probed, ProbePlan, SquaredNorms, Take, examples_that_fit
+from geocollapse.jacobian import Enter, Estimator, Probed, ProbePlan, SquaredNorms, examples_that_fit
 from geocollapse.jacobian.plan import ALIGNED_EXAMPLES, WITHOUT_REPLACEMENT
 from geocollapse.probes import random_order
 from geocollapse.processes import agreed, shards, share
@@ -196,15 +195,16 @@ class Probing:
         """Whether there are examples enough for an estimate."""
         return len(self.readings[0]) >= self._schedule.n_least
 
-    def probe(self, take: Take, x: Tensor, batch: Batch) -> Probed:
+    def probe(self, enter: Enter, inputs: Inputs, batch: Batch) -> Probed:
         """Send a batch that is wanted forward, and probe the Jacobians of its layers."""
+        take, x = enter(inputs)
         is_pilot = batch.segment == 0 and self._schedule.n_probes[0] > self._schedule.n_counted
         n_counted = self._schedule.n_counted if is_pilot else self._n_probes
         n_probes = self._schedule.n_probes[0] if is_pilot else n_counted
         probed = self._plan.probe(take, x, batch.indices, n_probes, n_counted=n_counted)
         found = probed.norms
         if self._has_pilot and not is_pilot and n_probes == 1:
-            found = self._with_second_probes(take, x, batch, found)
+            found = self._with_second_probes(enter, inputs, batch, found)
         for readings, norms in zip(self.readings, found, strict=True):
             readings.add(norms, batch)
         if self._plan.estimator in WITHOUT_REPLACEMENT:
@@ -212,7 +212,9 @@ class Probing:
         self._forward_seconds += probed.forward_seconds
         return probed
 
-    def _with_second_probes(self, take: Take, x: Tensor, batch: Batch, first: list[SquaredNorms]) -> list[SquaredNorms]:
+    def _with_second_probes(
+        self, enter: Enter, inputs: Inputs, batch: Batch, first: list[SquaredNorms]
+    ) -> list[SquaredNorms]:
         """``first`` with the variances of the few norms that carry a heavy tail, from a second probe of their own.
 
         Which ones they are is a function of first probes alone, so that no value moves and no variance is biased.
@@ -222,7 +224,8 @@ class Probing:
         if len(rows) == 0:
             return first
         indices = batch.indices.to(rows.device)[rows]
-        second = self._plan.probe(take, x[rows.to(x.device)], indices, 2, n_counted=1).norms
+        take, x = enter(rows_of(inputs, rows))
+        second = self._plan.probe(take, x, indices, 2, n_counted=1).norms
         return [norms.with_variances(rows, others) for norms, others in zip(first, second, strict=True)]
 
     def _is_late(self) -> bool:
@@ -294,19 +297,22 @@ def probes_worth(norms: SquaredNorms, largest_error: float, n_left: int, cost_ra
 
 
 def bounded_by_memory(
-    examples: MapExamples | StreamExamples, take: Take, first: Tensor, memory_limit: int
+    examples: MapExamples | StreamExamples, enter: Enter, first: Inputs, memory_limit: int
 ) -> MapExamples:
     """The same examples in batches whose graph fits into ``memory_limit`` bytes.
 
     Raises:
-        ValueError: not one example fits, or a stream, which comes in batches of its own.
+        ValueError: not one example fits, a stream, which comes in batches of its own, or sequences, of which each may
+            be as long as it likes.
     """
     batched = as_map(examples, "memory_limit", wanted="in any batches", remedy="make its batches smaller")
-    n_fitting = examples_that_fit(take, first, memory_limit)
+    if not isinstance(first, Tensor) or not first.is_floating_point():
+        raise ValueError("memory_limit: expected inputs of one shape, got inputs by name or tokens; do batch_size=16")
+    n_fitting = examples_that_fit(*enter(first), memory_limit)
     return replace(batched, batch_size=min(batched.batch_size, n_fitting))
 
 
-def fitted_plan(plan: ProbePlan, take: Take, examples: MapExamples | StreamExamples, model: object) -> ProbePlan:
+def fitted_plan(plan: ProbePlan, enter: Enter, examples: MapExamples | StreamExamples, model: object) -> ProbePlan:
     """``plan`` with what it has to learn from the data: from the first examples of the sampling order.
 
     Raises:
@@ -317,7 +323,7 @@ def fitted_plan(plan: ProbePlan, take: Take, examples: MapExamples | StreamExamp
     ordered = as_map(examples, "estimator", wanted="in any order for 'aligned'", remedy="estimator='rademacher'")
     first = random_order(plan.seed, ordered.indices)[:ALIGNED_EXAMPLES]
     batch = next(replace(ordered, batch_size=ALIGNED_EXAMPLES).batches(first))
-    return plan.fitted(take, move(batch.inputs, model))
+    return plan.fitted(*enter(move(batch.inputs, model)))
 
 
 def known_classes(examples: MapExamples | StreamExamples, indices: Tensor) -> tuple[Tensor | None, dict[int, int]]:

@@ -26,7 +26,7 @@ def data(data_root: DataRoot = None) -> Answer:
         sources.append(_source(source, is_here))
     columns = ("name", "what", "splits", "classes", "MB", "here")
     rows = [_source_row(source) for source in sources]
-    ending = f"folder:PATH reads an ImageFolder. Data folder: {root}"
+    ending = f"folder:PATH reads an ImageFolder, csv:FILE columns text and label. Data folder: {root}"
     return Answer({"data": sources, "data_root": str(root)}, f"{table(columns, rows)}\n{ending}", rows=sources)
 
 

@@ -131,6 +131,8 @@ def _of_model(
         inputs.source,
         layer=names[0] if names and len(names) == 1 else names,
         classifier=model_options.classifier,
+        pool=model_options.pool,
+        input_layer=model_options.input_layer,
         estimator=estimates.estimator,
         n_probes=n_probes,
         rtol=estimates.rtol,

@@ -21,7 +21,7 @@ DataArgument = Annotated[
     str | None,
     Argument(
         metavar="DATA",
-        help="A data set of `geocollapse data`, or folder:PATH; each with :SPLIT. None with features:FILE.",
+        help="A data set of `geocollapse data`, folder:PATH or csv:FILE; with :SPLIT. None with features:FILE.",
         show_default=False,
     ),
 ]
@@ -61,6 +61,17 @@ class ModelOptions:
         Option(metavar="NAME", help="NAME, or NAME:in for its input; default the classifier's. measure takes several."),
     ] = None
     classifier: Annotated[str | None, Option(metavar="NAME", help="The linear classifier behind the embedding.")] = None
+    pool: Annotated[
+        Literal["mean", "cls", "last"] | None,
+        Option(help="Of maps and sequences: the mean over positions, the first or the last token; default all."),
+    ] = None
+    input_layer: Annotated[
+        str | None,
+        Option(metavar="NAME", help="Layer that embeds tokens; default a transformers model's own."),
+    ] = None
+    tokenizer: Annotated[
+        str | None, Option(metavar="ID|DIR", help="Of texts; default the one that lies with the model.")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,12 @@ class DataOptions:
     data_root: DataRoot = None
     classes: Annotated[
         list[str] | None, Option(metavar="0-4,7", help="Classes by number or name; ranges, commas, repeated.")
+    ] = None
+    max_length: Annotated[
+        int | None, Option(metavar="N", help="Cut texts after N tokens; default the tokenizer's limit.")
+    ] = None
+    next_tokens: Annotated[
+        int | None, Option(metavar="N", help="Of texts: classes are the next tokens, examples the up to N before.")
     ] = None
     subset: Annotated[int | None, Option(metavar="N", help="N examples, seeded and balanced over the classes.")] = None
     mean: Annotated[str | None, Option(metavar="R,G,B", help="Channel means; default the data set's own.")] = None

@@ -76,6 +76,7 @@ class Request:
         torch.manual_seed(machine.seed)  # of a factory that initialises its weights
         loaded = load_model(self.model, models)
         dataset = load_data(self.data, data, seed=machine.seed, default_split=self.default_split, trained=loaded)
+        dataset = _tokens(dataset, data, loaded, models.tokenizer)
         model = loaded.model.to(device=find_device(machine.device), dtype=_dtype(machine.dtype)).eval()
         origin = {
             "model": loaded.name,
@@ -131,6 +132,28 @@ def load_data(
         seed=seed,
         **(own | {key: value for key, value in given.items() if value is not None}),
     )
+
+
+def _tokens(dataset: Any, options: DataOptions, loaded: LoadedModel, name: str | None) -> Any:
+    """Texts as tokens of the model's own tokenizer, or of the one called ``name``; other data as it is."""
+    from geocollapse.data import LabelledTexts
+    from geocollapse.models import load_tokenizer
+
+    given = {"--tokenizer": name, "--max-length": options.max_length, "--next-tokens": options.next_tokens}
+    if not isinstance(dataset, LabelledTexts):
+        for option, value in given.items():
+            if value is not None:
+                raise ValueError(f"{option}: expected none with {dataset.name}, which holds no texts, got {value}")
+        return dataset
+    tokenizer = loaded.tokenizer if name is None else load_tokenizer(name)
+    if tokenizer is None:
+        raise ValueError(
+            f"--tokenizer: expected one for the texts of {dataset.name}, got none with {loaded.name}; "
+            f"do --tokenizer DIR"
+        )
+    if options.next_tokens is None:
+        return dataset.tokens(tokenizer, max_length=options.max_length)
+    return dataset.next_tokens(tokenizer, context=options.next_tokens, max_length=options.max_length)
 
 
 def find_device(name: Device) -> torch.device:
@@ -201,4 +224,5 @@ def _with_workers(dataset: Dataset[Any], machine: MachineOptions) -> Dataset[Any
 
     if machine.num_workers == 0:
         return dataset
-    return DataLoader(dataset, batch_size=machine.batch_size or 256, num_workers=machine.num_workers)
+    collate = getattr(dataset, "collate_fn", None)
+    return DataLoader(dataset, machine.batch_size or 256, num_workers=machine.num_workers, collate_fn=collate)

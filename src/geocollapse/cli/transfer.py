@@ -98,6 +98,8 @@ def _of_model(
         inputs.source,
         layer=names[0] if names else None,
         classifier=model_options.classifier,
+        pool=model_options.pool,
+        input_layer=model_options.input_layer,
         batch_size=machine.batch_size,
     )
     dataset = inputs.dataset

@@ -1,4 +1,4 @@
-"""Named data sets as tensors: selection (classes, subsets), labelled (tensors), sources (what there is), loading."""
+"""Named data sets: selection (classes, subsets), labelled (tensors), sources (what there is), texts, loading."""
 
 from geocollapse.data.augmentation import crop_and_flip as crop_and_flip
 from geocollapse.data.labelled import About as About
@@ -9,3 +9,5 @@ from geocollapse.data.loading import parse_spec as parse_spec
 from geocollapse.data.selection import parse_classes as parse_classes
 from geocollapse.data.sources import SOURCES as SOURCES
 from geocollapse.data.sources import DataSource as DataSource
+from geocollapse.data.texts import LabelledTexts as LabelledTexts
+from geocollapse.data.texts import LabelledTokens as LabelledTokens

@@ -23,18 +23,18 @@ class About:
         name: the data set.
         split: which part of it.
         classes: name of class 0, 1, ...
-        mean: subtracted from each channel.
+        mean: subtracted from each channel; None where there are no channels.
         std: each channel was divided by it.
     """
 
     name: str
     split: str
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
-class _Described:
+class Described:
     """The attributes that measurements look for, and the choice of classes and examples."""
 
     about: About
@@ -56,12 +56,12 @@ class _Described:
         return list(self.about.classes)
 
     @property
-    def mean(self) -> tuple[float, ...]:
+    def mean(self) -> tuple[float, ...] | None:
         """Subtracted from each channel."""
         return self.about.mean
 
     @property
-    def std(self) -> tuple[float, ...]:
+    def std(self) -> tuple[float, ...] | None:
         """Each channel was divided by it."""
         return self.about.std
 
@@ -70,7 +70,7 @@ class _Described:
         """Number of classes, also of those without examples here."""
         return len(self.about.classes)
 
-    def _chosen(self, classes: Classes, subset: int | None, seed: int) -> tuple[Tensor, Tensor, About]:
+    def chosen(self, classes: Classes, subset: int | None, seed: int) -> tuple[Tensor, Tensor, About]:
         """Rows of some classes and a balanced subset of them, their labels renumbered 0..k-1, and their description."""
         chosen = None if classes is None else parse_classes(classes, self.classes)
         rows = select_rows(self.targets.cpu(), chosen, subset, seed).to(self.targets.device)
@@ -82,7 +82,7 @@ class _Described:
         return rows, new[self.targets[rows]], replace(self.about, classes=names)
 
 
-class LabelledData(_Described, TensorDataset):
+class LabelledData(Described, TensorDataset):
     """Examples as normalised tensors in memory.
 
     Args:
@@ -107,7 +107,7 @@ class LabelledData(_Described, TensorDataset):
 
     def select(self, *, classes: Classes = None, subset: int | None = None, seed: int = 0) -> LabelledData:
         """Some classes, renumbered 0..k-1 in the order given, and a seeded, class-balanced subset of them."""
-        rows, labels, about = self._chosen(classes, subset, seed)
+        rows, labels, about = self.chosen(classes, subset, seed)
         return LabelledData(self.inputs[rows], labels, about)
 
     def to(self, device: torch.device | str) -> LabelledData:
@@ -115,7 +115,7 @@ class LabelledData(_Described, TensorDataset):
         return LabelledData(self.inputs.to(device), self.targets.to(device), self.about)
 
 
-class LabelledImages(_Described, Dataset[tuple[Tensor, int]]):
+class LabelledImages(Described, Dataset[tuple[Tensor, int]]):
     """Image files, each read, resized and normalised when it is asked for.
 
     Args:
@@ -136,7 +136,7 @@ class LabelledImages(_Described, Dataset[tuple[Tensor, int]]):
 
     def select(self, *, classes: Classes = None, subset: int | None = None, seed: int = 0) -> LabelledImages:
         """Some classes, renumbered 0..k-1 in the order given, and a seeded, class-balanced subset of them."""
-        rows, labels, about = self._chosen(classes, subset, seed)
+        rows, labels, about = self.chosen(classes, subset, seed)
         return LabelledImages(self.folder, self.rows[rows], labels, about)
 
     def in_memory(self) -> LabelledData:

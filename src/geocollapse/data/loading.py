@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from geocollapse.data.labelled import About, LabelledData, LabelledImages
 from geocollapse.data.sources import CIFAR_FS_CLASSES, SOURCES, DataSource
+from geocollapse.data.texts import LabelledTexts, load_named_texts, read_texts
 
 IMAGE_SIZE = 224  # files of a folder are resized and cropped to this many pixels unless another size is asked for
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -36,14 +37,14 @@ def load(
     pad_to: int | None = None,
     image_size: int = IMAGE_SIZE,
     download: bool = True,
-) -> LabelledData | LabelledImages:
-    """The examples that ``spec`` names, normalised for each channel.
+) -> LabelledData | LabelledImages | LabelledTexts:
+    """The examples that ``spec`` names: images normalised for each channel, or texts.
 
     Files are looked for under ``data_root``, else ``$GEOCOLLAPSE_DATA``, else the user's cache, in torchvision's
     folder layout; what is missing is downloaded from its official source where there is a network.
 
     Args:
-        spec: ``NAME``, ``NAME:split``, ``folder:PATH`` or ``folder:PATH:split``.
+        spec: ``NAME``, ``NAME:split``, ``folder:PATH``, ``folder:PATH:split`` or ``csv:FILE``.
         split: instead of one in ``spec``.
         default_split: where neither names one; a source without splits has one, ``all``.
         data_root: folder of the data.
@@ -57,7 +58,8 @@ def load(
         download: fetch what is missing.
 
     Returns:
-        Tensors in memory; for a folder a data set that reads each file when it is asked for.
+        Tensors in memory; for a folder a data set that reads each file when it is asked for; texts, whose ``tokens``
+        a model's tokenizer makes.
 
     Raises:
         ValueError: an unknown name, split or class (the nearest is named).
@@ -71,21 +73,24 @@ def load(
     """
     name, in_spec = parse_spec(spec)
     wanted = split or in_spec
-    if name.startswith("folder:"):
+    if name.startswith("csv:") or _is_text(name):
+        _refuse_pixels({"mean": mean, "std": std, "pad_to": pad_to})
+        data: Any = _texts(name, wanted, default_split, find_root(data_root), download)
+    elif name.startswith("folder:"):
         if pad_to is not None:
             raise ValueError(
                 f"pad_to: expected None for a folder, whose images are resized, got {pad_to}; do image_size={pad_to}"
             )
-        data: Any = _folder(name, wanted, default_split, mean, std, image_size)
+        data = _folder(name, wanted, default_split, mean, std, image_size)
     else:
         source = _source(name)
         part = _split(source.name, source.splits, wanted, default_split)
         images, labels, names = _read(source, part, find_root(data_root), download)
         data = _labelled(source, part, images, labels, names, mean, std, pad_to)
     if classes is None and subset is None:
-        result: LabelledData | LabelledImages = data
+        result: LabelledData | LabelledImages | LabelledTexts = data
         return result
-    selected: LabelledData | LabelledImages = data.select(classes=classes, subset=subset, seed=seed)
+    selected: LabelledData | LabelledImages | LabelledTexts = data.select(classes=classes, subset=subset, seed=seed)
     return selected
 
 
@@ -96,10 +101,11 @@ def parse_spec(spec: str) -> tuple[str, str | None]:
         >>> parse_spec("cifar10:test"), parse_spec("digits"), parse_spec("folder:photos:val")
         (('cifar10', 'test'), ('digits', None), ('folder:photos', 'val'))
     """
-    if spec.startswith("folder:"):
-        path, colon, split = spec.removeprefix("folder:").rpartition(":")
+    kind, _, rest = spec.partition(":")
+    if kind in ("folder", "csv"):
+        path, colon, split = rest.rpartition(":")
         is_split = bool(colon) and not Path(f"{path}:{split}").exists()
-        return (f"folder:{path}", split) if is_split else (spec, None)
+        return (f"{kind}:{path}", split) if is_split else (spec, None)
     name, _, split = spec.partition(":")
     return name, split or None
 
@@ -123,7 +129,7 @@ def find_root(data_root: str | Path | None = None) -> Path:
 def _source(name: str) -> DataSource:
     if name not in SOURCES:
         near = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0.3) or ["digits"]
-        known = ", ".join([*SOURCES, "folder:PATH"])
+        known = ", ".join([*SOURCES, "folder:PATH", "csv:FILE"])
         raise ValueError(f"data: expected one of {known}, got {name!r}; do {near[0]}")
     return SOURCES[name]
 
@@ -196,6 +202,23 @@ def _torchvision(source: DataSource, split: str, root: Path, download: bool) -> 
     if source.name == "mnist":
         names = [str(digit) for digit in range(10)]
     return images.contiguous().float().div_(255.0), torch.as_tensor(raw.targets, dtype=torch.int64), names
+
+
+def _is_text(name: str) -> bool:
+    return name in SOURCES and SOURCES[name].is_text
+
+
+def _refuse_pixels(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name}: expected None for texts, which have no pixels, got {value}; do leave it out")
+
+
+def _texts(name: str, wanted: str | None, default: str, root: Path, download: bool) -> LabelledTexts:
+    if name.startswith("csv:"):
+        return read_texts(Path(name.removeprefix("csv:")), name, _split(name, ["all"], wanted, default))
+    source = SOURCES[name]
+    return load_named_texts(source, _split(name, source.splits, wanted, default), root, download)
 
 
 def _labelled(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -15,14 +15,15 @@ class DataSource:
         description: what it holds.
         splits: its parts; ``all`` where it has none.
         n_classes: number of classes.
-        shape: of one example.
+        shape: of one example; empty for texts.
         size_mb: of the download; 0 if it comes with the installation.
         files: what is looked for under the data folder.
-        mean: of each channel over the training images, pixels in [0, 1] (computed from them; tested).
+        mean: of each channel over the training images, pixels in [0, 1] (computed from them; tested); none for texts.
         std: the same, standard deviation.
         source: where it comes from.
         licence: as its source states it.
         citation: who made it.
+        downloads: address and SHA-256 of each file, where no library fetches them.
     """
 
     name: str
@@ -37,8 +38,15 @@ class DataSource:
     source: str
     licence: str
     citation: str
+    downloads: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its examples are texts."""
+        return not self.shape
 
 
+_BANKING77 = "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/master/banking_data/"
 _CIFAR_SOURCE = "www.cs.toronto.edu/~kriz/cifar.html"
 _CIFAR100 = {
     "shape": (3, 32, 32),
@@ -136,6 +144,30 @@ SOURCES: Mapping[str, DataSource] = {
             n_classes=64,
             citation="Bertinetto et al. 2019",
             **_CIFAR100,  # type: ignore[arg-type]
+        ),
+        DataSource(
+            name="banking77",
+            description="questions to a bank, 10,003 + 3,080 texts of 77 intents",
+            splits=("train", "test"),
+            n_classes=77,
+            shape=(),
+            size_mb=1,
+            files=("banking77/train.csv", "banking77/test.csv"),
+            mean=(),
+            std=(),
+            source="github.com/PolyAI-LDN/task-specific-datasets",
+            licence="CC BY 4.0",
+            citation="Casanueva et al. 2020",
+            downloads={
+                "banking77/train.csv": (
+                    _BANKING77 + "train.csv",
+                    "b06e26ac675513959a63135f11b94ea7786ed02da65db93a5650d8838cbc664b",
+                ),
+                "banking77/test.csv": (
+                    _BANKING77 + "test.csv",
+                    "d12d6e3bc4c3103966ae786dc435913c0c563dfa328f5a3646d0e62cfeeb474d",
+                ),
+            },
         ),
     )
 }

@@ -163,4 +163,6 @@ def _penalty(config: RunConfig) -> GeometricComplexityPenalty | None:
 
 
 def _in_memory(data: Any) -> LabelledData:
+    if isinstance(data, datasets.LabelledTexts):
+        raise ValueError(f"data.name: expected images to train on, got the texts of {data.name}; do data.name=cifar10")
     return data if isinstance(data, LabelledData) else data.in_memory()

@@ -5,6 +5,7 @@ reverse (vector-Jacobian products), forward (Jacobian-vector products), masked (
 plan (the estimators).
 """
 
+from geocollapse.jacobian.ends import Enter as Enter
 from geocollapse.jacobian.ends import Map as Map
 from geocollapse.jacobian.ends import Take as Take
 from geocollapse.jacobian.ends import check_floating as check_floating

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 Map = Callable[[Tensor], Tensor]
-Take = Callable[[Tensor], tuple[list[Tensor], Any]]  # inputs to the features (n, p) of each layer, and the output
+Take = Callable[[Tensor], tuple[list[Tensor], Any]]  # x to the features (n, p) of each layer, and the output
+Enter = Callable[[Any], tuple[Take, Tensor]]  # inputs to the map of these examples, and the x that it starts from
 
 
 def track(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from geocollapse import probes
 from geocollapse.borrow import borrowed, check_independent
 from geocollapse.estimate import check_finite
+from geocollapse.independence import check_rows_independent
 from geocollapse.jacobian.ends import Map, Take, channel_scale, check_floating, flatten_features, track, unshared
 from geocollapse.jacobian.forward import push_forward
 from geocollapse.jacobian.masked import masked_entries
@@ -81,7 +82,7 @@ def squared_jacobian_norms(
         ValueError: unknown estimator, too many probes, non-finite outputs, outputs of another batch size, a memory
             limit too small for one example.
         TypeError: ``x`` is not floating.
-        RuntimeError: ``f`` mixes the examples of a batch.
+        RuntimeError: ``f`` mixes the examples of a batch, or draws at random; names the module.
         NotImplementedError: ``input`` of a map with an operation that has no forward mode.
 
     Examples:
@@ -101,6 +102,7 @@ def squared_jacobian_norms(
         return [flatten_features(f(unshared(z)), len(z))], None
 
     with borrowed(module, evaluation=False):
+        check_rows_independent(lambda z: (take, z), x, module)
         plan = plan.fitted(take, x[:ALIGNED_EXAMPLES])
         n_together = len(x) if memory_limit is None else examples_that_fit(take, x, memory_limit)
         parts = zip(x.split(n_together), positions.split(n_together), strict=True)

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import as_examples
-from geocollapse.borrow import borrowed, move
-from geocollapse.features import FeatureMap, find_embedding
+from geocollapse.batches import as_examples, move
+from geocollapse.borrow import borrowed
+from geocollapse.entry import find_input_layer
+from geocollapse.features import FeatureMap, Pool, find_embedding
 from geocollapse.measurement.store import RowStore
 
 
@@ -29,6 +30,8 @@ def collect_features(
     *,
     layer: str | None = None,
     classifier: str | None = None,
+    pool: Pool | None = None,
+    input_layer: str | None = None,
     batch_size: int | None = None,
 ) -> Features:
     """Send every example through a borrowed model once, in evaluation mode, and keep its embedding.
@@ -40,6 +43,8 @@ def collect_features(
         data: as ``geocollapse.measure`` takes it.
         layer: ``NAME``, ``NAME:in``, ``""``, or None for the input of the classifier.
         classifier: name of the linear classifier; None to look for it.
+        pool: ``mean``, ``cls`` or ``last`` of a sequence's tokens, None to flatten.
+        input_layer: the layer that embeds integer inputs, as for ``geocollapse.measure``.
         batch_size: examples that go through the model together.
 
     Raises:
@@ -53,8 +58,9 @@ def collect_features(
     examples = as_examples(data, batch_size=batch_size)
     store, labels = RowStore(None), []
     with borrowed(model), torch.no_grad():
-        embedding = find_embedding(model, move(examples.peek(), model), layer=layer, classifier=classifier)
-        feature_map = FeatureMap(model, [embedding.layer])
+        first = move(examples.peek(), model)
+        embedding = find_embedding(model, first, layer=layer, classifier=classifier)
+        feature_map = FeatureMap(model, [embedding.layer], pool, find_input_layer(model, first, input_layer))
         for batch in examples.batches():
             if batch.labels is None:
                 raise ValueError("data: expected batches with labels, got inputs alone; do pass (inputs, labels)")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _WIDTH = 100
+_POOLS = {"mean": "mean over positions", "cls": "first token", "last": "last token"}
 _WIDEST = 240  # a table is as wide as its columns need
 # The forms of a figure, with what keeps the date out of them: the same figure is the same file.
 _FIGURES: Mapping[str, Any] = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
@@ -62,6 +63,8 @@ def rtol_note(layers: Sequence[LayerMeasurement]) -> list[str]:
 def _title(layer: LayerMeasurement) -> str:
     split = f", {layer.kept.context.split}" if layer.kept.context.split else ""
     name = layer.layer or "the model's output"
+    pool = layer.kept.context.preprocessing.get("pool")
+    name += f" ({_POOLS[pool]})" if pool else ""
     n_examples, n_features = layer.features.shape
     return f"{name}: {n_examples} examples{split}, {len(layer.class_names)} classes, {n_features} features"
 

@@ -227,13 +227,16 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
     about_norms = (*gc.warnings, *gcol.warnings) if has_norms else (_NO_NORMS,)
     if len(names) > MAX_MOMENT_CLASSES:
         notes += (f"nearest_mean_bound: directional form and stable rank up to {MAX_MOMENT_CLASSES} classes only",)
+    variance = _total_variance(data)
+    if variance == 0.0:
+        notes += ("gc_per_variance: undefined, all features are equal",)
     baselines = label_free(kept.features)
     return LayerMeasurement(
         kept=kept,
         class_names=names,
         geometric_complexity=gc,
         gc_pixel=None if kept.norms.scaled is None else _in_pixels(gc, kept.norms),
-        gc_per_variance=gc.value / _total_variance(data),
+        gc_per_variance=gc.value / variance if variance > 0.0 else math.nan,
         class_complexity=dict(zip(names, by_class, strict=True)),
         geometric_collapse=gcol,
         poincare_ratio=_poincare(poincare_ratios(variances, by_class, means), names),

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geocollapse.batches import Batch, MapExamples, StreamExamples
-from geocollapse.borrow import device_of, move
+from geocollapse.batches import Batch, MapExamples, StreamExamples, move
+from geocollapse.borrow import device_of
 from geocollapse.complexity import complexity_so_far, estimate_settings
 from geocollapse.features import CallableMap, FeatureMap
 from geocollapse.jacobian import ProbePlan, SquaredNorms
@@ -101,12 +101,13 @@ def _forward(
     model: Any, feature_map: FeatureMap | CallableMap, probing: Probing, batch: Batch
 ) -> tuple[list[Tensor], Any]:
     """Features of each layer and the output of one batch, which is probed if it is wanted."""
-    x = move(batch.inputs, model)
+    inputs = move(batch.inputs, model)
     if probing.wants(batch):
-        probed = probing.probe(feature_map.with_output, x, batch)
+        probed = probing.probe(feature_map.enter, inputs, batch)
         return probed.features, probed.output
     with torch.no_grad():
-        return feature_map.with_output(x)
+        take, x = feature_map.enter(inputs)
+        return take(x)
 
 
 def _exchange(

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from geocollapse.batches import MapExamples, StreamExamples, as_examples, check_shared
-from geocollapse.borrow import borrowed, check_independent, device_of, move
+from geocollapse.batches import Inputs, MapExamples, StreamExamples, as_examples, check_shared, move, rows_of
+from geocollapse.borrow import borrowed, check_independent, device_of
 from geocollapse.complexity import estimate_settings
+from geocollapse.entry import enter, find_input_layer
 from geocollapse.features import CallableMap, Embedding, FeatureMap, Layer, Pool, find_embedding
-from geocollapse.jacobian import Estimator, Map, ProbePlan, check_estimator, check_floating, push_forward
+from geocollapse.independence import check_rows_independent
+from geocollapse.jacobian import Estimator, Map, ProbePlan, check_estimator, push_forward
 from geocollapse.measurement.kept import Context, KeptLayer, accuracy_of
 from geocollapse.measurement.layer import measure_layer
 from geocollapse.measurement.reading import Reading, read_once
@@ -43,6 +45,7 @@ def measure(
     max_samples: int | None = None,
     max_seconds: float | None = None,
     pool: Pool | None = None,
+    input_layer: str | None = None,
     batch_size: int | None = None,
     memory_limit: int | None = None,
     input_std: Sequence[float] | float | None = None,
@@ -62,7 +65,8 @@ def measure(
 
     Args:
         model: a module, or a callable from inputs to features (n, p).
-        data: a DataLoader, a map-style data set, a pair (inputs, labels), or a stream of batches.
+        data: a DataLoader, a map-style data set, a pair (inputs, labels), or a stream of batches. A batch may be a
+            mapping: ``labels`` and the model's inputs by name (``input_ids``, ``attention_mask``).
         layer: ``NAME``, ``NAME:in``, ``""`` for the model's output, or None for the input of its classifier; several
             of them are measured from the same pass: one forward-mode sweep for all, or a backward pass each.
         classifier: name of the linear classifier, for accuracy, NC3 and NC4; None to look for it.
@@ -75,7 +79,10 @@ def measure(
         atol: the same, until the standard error is at most this.
         max_samples: probe at most this many examples; collapse uses all.
         max_seconds: probe no further batch after this time; collapse uses all.
-        pool: ``mean`` averages maps and token sequences over positions, None flattens them.
+        pool: ``mean`` averages maps and token sequences over positions, ``cls`` takes the first token, ``last`` the
+            last one (padding, by ``attention_mask``, is no token), None flattens them.
+        input_layer: the layer that embeds integer inputs: Jacobians are with respect to its output. None for the
+            inputs themselves, and for a transformers model its own embedding of tokens.
         batch_size: examples that go through the model together; a loader's own by default.
         memory_limit: bytes that the graph of a batch may take; the batches are made small enough.
         input_std: standard deviation of each input channel, by which the inputs were divided: gives ``gc_pixel``.
@@ -88,11 +95,12 @@ def measure(
         A Measurement.
 
     Raises:
-        TypeError, ValueError: inputs that are not floating, labels that are not integers, an unknown layer (the
-            nearest names are listed), an ambiguous embedding (the candidates are listed), NaN features, one class
-            only, an empty loader, contradictory stopping arguments, a memory limit too small for one example; with
-            several processes a stream, ``max_seconds``, or other data, settings or weights in one of them.
-        RuntimeError: a model that mixes the examples of a batch even in evaluation mode.
+        TypeError, ValueError: integer inputs and no layer that embeds them, labels that are not integers, an unknown
+            layer (the nearest names are listed), an ambiguous embedding (the candidates are listed), NaN features, one
+            class only, an empty loader, contradictory stopping arguments, a memory limit too small for one example;
+            with several processes a stream, ``max_seconds``, or other data, settings or weights in one of them.
+        RuntimeError: a model that mixes the examples of a batch even in evaluation mode, or draws at random; names the
+            module. Seen from two examples, which go forward three times.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -108,19 +116,20 @@ def measure(
     check_independent(module, evaluation=True)
     with failing_together(), borrowed(module):
         examples = as_examples(data, labels=labels, batch_size=batch_size)
-        first = move(examples.peek(), model)
-        check_floating(first)
-        feature_map, embedding = _feature_map(model, first, layer, classifier, pool)
+        pair = move(examples.peek(2), model)
+        first = rows_of(pair, slice(1))
+        feature_map, embedding = _feature_map(model, first, layer, classifier, pool, input_layer)
+        check_rows_independent(feature_map.enter, pair, module)
         if memory_limit is not None:
-            examples = bounded_by_memory(examples, feature_map.with_output, first, memory_limit)
+            examples = bounded_by_memory(examples, feature_map.enter, first, memory_limit)
         chosen = estimator or _default_estimator(feature_map, first)
         schedule = schedule_probes(examples, rule, estimator=chosen, n_probes=n_probes, seed=seed)
-        plan = ProbePlan(chosen, seed, _input_std(input_std, examples, first))
-        plan = fitted_plan(plan, feature_map.with_output, examples, model)
+        plan = ProbePlan(chosen, seed, _input_std(input_std, examples, first, feature_map))
+        plan = fitted_plan(plan, feature_map.enter, examples, model)
         check_shared(examples, module, (rule, chosen, n_probes, seed, tuple(map(str, feature_map.layers))))
         reading = read_once(model, feature_map, examples, schedule, plan, rule, progress=progress)
     names = class_names if class_names is not None else _of_dataset(examples, "classes")
-    context = _context(model, reading, examples, names, embedding, plan, schedule, rule)
+    context = _context(model, feature_map, reading, examples, names, embedding, plan, schedule, rule)
     heads = [_head_at(layer, model, embedding, is_named=classifier is not None) for layer in feature_map.layers]
     kept = [
         KeptLayer(str(layer), taken.features, taken.norms, head, context)
@@ -157,10 +166,11 @@ def measure_features(path: str | Path, *, device: torch.device | str = "cpu") ->
 
 def _feature_map(
     model: nn.Module | Map,
-    first: Tensor,
+    first: Inputs,
     layer: str | Sequence[str] | None,
     classifier: str | None,
     pool: Pool | None,
+    input_layer: str | None,
 ) -> tuple[FeatureMap | CallableMap, Embedding | None]:
     if isinstance(model, nn.Module):
         names = [layer] if isinstance(layer, str) or layer is None else list(layer)
@@ -168,20 +178,28 @@ def _feature_map(
             raise ValueError("layer: expected at least one name, got none; do layer=None for the default")
         if len(set(names)) < len(names):
             raise ValueError(f"layer: expected different layers, got {names}; do name each once")
+        found = find_input_layer(model, first, input_layer)
+        enter(model, first, found)  # refuses inputs without a Jacobian before anything is looked for
         embedding = find_embedding(model, first, layer=names[0], classifier=classifier)
         others = [Layer.find(model, name) for name in names[1:] if name is not None]
-        return FeatureMap(model, [embedding.layer, *others], pool), embedding
-    if layer is not None or classifier is not None or pool is not None:
-        raise ValueError("layer: expected None for a callable, which returns the features itself; do pass the module")
+        return FeatureMap(model, [embedding.layer, *others], pool, found), embedding
+    given = {"layer": layer, "classifier": classifier, "pool": pool, "input_layer": input_layer}
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"{name}: expected None for a callable, which returns the features itself, got {value!r}; "
+                f"do pass the module"
+            )
     return CallableMap(model), None
 
 
-def _default_estimator(feature_map: FeatureMap | CallableMap, first: Tensor) -> Estimator:
+def _default_estimator(feature_map: FeatureMap | CallableMap, first: Inputs) -> Estimator:
     """Output probes for one layer; for several an input probe, whose one sweep reaches all, where there is one."""
     if len(feature_map.layers) == 1:
         return "rademacher"
     try:
-        push_forward(feature_map.with_output, first, torch.zeros_like(first))
+        take, x = feature_map.enter(first)
+        push_forward(take, x, torch.zeros_like(x))
     except NotImplementedError:
         return "rademacher"
     return "input"
@@ -204,6 +222,7 @@ def _head_at(
 
 def _context(
     model: Any,
+    feature_map: FeatureMap | CallableMap,
     reading: Reading,
     examples: MapExamples | StreamExamples,
     class_names: Sequence[str] | None,
@@ -217,7 +236,10 @@ def _context(
     accuracy, notes = (None, ()) if logits is None else accuracy_of(logits, reading.labels, class_names)
     if has_head and logits is None:
         notes = ("accuracy: the model's output is not one matrix (n, C)",)
-    if plan.input_std is None:
+    notes += (*(_of_dataset(examples, "notes") or ()), *feature_map.notes)
+    if feature_map.input_layer is not None:
+        notes += (f"gc_pixel: not defined for the output of {feature_map.input_layer!r}, which has no pixels",)
+    elif plan.input_std is None:
         notes += ("gc_pixel: the scale of the inputs is not known; do input_std= with the channels' deviations",)
     lambda_max, why = _input_covariance_lambda_max(examples, reading)
     n_population = len(examples) if isinstance(examples, MapExamples) else len(reading.labels)
@@ -238,7 +260,7 @@ def _context(
         accuracy=accuracy,
         split=_of_dataset(examples, "split"),
         lambda_max=lambda_max,
-        preprocessing=_preprocessing(examples, plan.input_std),
+        preprocessing=_preprocessing(examples, plan.input_std, feature_map),
         provenance=provenance(seed=plan.seed, device=device_of(model) or "cpu"),
         warnings=(*notes, *why),
     )
@@ -255,14 +277,23 @@ def _class_counts(examples: MapExamples | StreamExamples, reading: Reading, n_po
 
 
 def _input_std(
-    given: Sequence[float] | float | None, examples: MapExamples | StreamExamples, first: Tensor
+    given: Sequence[float] | float | None,
+    examples: MapExamples | StreamExamples,
+    first: Inputs,
+    feature_map: FeatureMap | CallableMap,
 ) -> Tensor | None:
     """Channel standard deviations that the inputs were divided by: as given, else the data set's own."""
+    if given is not None and feature_map.input_layer is not None:
+        raise ValueError(
+            f"input_std: expected None for Jacobians with respect to {feature_map.input_layer!r}, got {given}; "
+            f"do leave it out"
+        )
     values = given if given is not None else _of_dataset(examples, "std")
-    if values is None:
+    if values is None or feature_map.input_layer is not None:
         return None
+    x = feature_map.enter(first)[1]
     std = torch.as_tensor(values, dtype=torch.float64).flatten()
-    n_channels = first.shape[1] if first.ndim > 1 else 1
+    n_channels = x.shape[1] if x.ndim > 1 else 1
     if len(std) not in (1, n_channels) or not bool((std > 0).all()):
         raise ValueError(
             f"input_std: expected 1 or {n_channels} positive numbers (one for each channel), got {std.tolist()}; "
@@ -279,12 +310,16 @@ def _of_dataset(examples: MapExamples | StreamExamples, name: str) -> Any:
     return None if callable(value) else value
 
 
-def _preprocessing(examples: MapExamples | StreamExamples, std: Tensor | None) -> Mapping[str, Any]:
+def _preprocessing(
+    examples: MapExamples | StreamExamples, std: Tensor | None, feature_map: FeatureMap | CallableMap
+) -> Mapping[str, Any]:
     mean = _of_dataset(examples, "mean")
     return {
         "mean": None if mean is None else torch.as_tensor(mean, dtype=torch.float64).flatten().tolist(),
         "std": None if std is None else std.tolist(),
         "mode": "evaluation",
+        "input_layer": feature_map.input_layer,
+        "pool": feature_map.pool,
     }
 
 
@@ -292,9 +327,10 @@ def _input_covariance_lambda_max(
     examples: MapExamples | StreamExamples, reading: Reading
 ) -> tuple[float | None, tuple[str, ...]]:
     """max_i lambda_max(Cov_input(Q_i)), a lower bound on the Poincare constant that does not use f (definitions 3)."""
-    if isinstance(examples, StreamExamples) or not isinstance(examples.dataset, TensorDataset):
+    dataset = examples.dataset if isinstance(examples, MapExamples) else None
+    if not isinstance(dataset, TensorDataset) or not dataset.tensors[0].is_floating_point():
         return None, ("input_covariance_lambda_max: looked at only for inputs in memory",)
-    inputs = examples.dataset.tensors[0]
+    inputs = dataset.tensors[0]
     if inputs[0].numel() > _MAX_COVARIANCE_INPUTS:
         why = f"input_covariance_lambda_max: looked at only up to {_MAX_COVARIANCE_INPUTS} input coordinates"
         return None, (why,)

@@ -29,12 +29,14 @@ class LoadedModel:
         name: as it was asked for.
         weights: file of the weights, None for a model as its factory made it.
         weights_key: entry of the file that held the state dict, None if the file is one.
+        tokenizer: of a text model, where one lies with it.
     """
 
     model: nn.Module
     name: str
     weights: str | None = None
     weights_key: str | None = None
+    tokenizer: Any | None = None
 
 
 def load(
@@ -62,6 +64,26 @@ def load(
         raise ValueError(f"model: expected a factory that returns a Module, got {type(model).__name__} from {spec!r}")
     key = None if weights is None else load_weights(model, weights, key=weights_key)
     return LoadedModel(model, spec, None if weights is None else str(weights), key)
+
+
+def load_tokenizer(name: str) -> Any:
+    """A transformers tokenizer by its ID, or from a folder.
+
+    Raises:
+        ImportError: transformers is missing (the pip command is named).
+        ValueError: no tokenizer there.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise ImportError(
+            'tokenizer: expected transformers, which is not installed; do pip install "geocollapse[text]"'
+        ) from error
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"tokenizer: expected an ID or a folder, got {name!r} ({reason}); do check it") from error
 
 
 def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) -> str | None:

