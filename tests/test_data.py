@@ -6,8 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import geocollapse as geo
 from geocollapse import data
 from geocollapse.data.loading import find_root
+from geocollapse.data.preprocessing import resize_and_crop
 from geocollapse.data.selection import parse_classes, select_rows
 from geocollapse.data.sources import CIFAR_FS_CLASSES
 
@@ -171,9 +173,68 @@ def test_folder_reads_files_lazily(photos):
     assert data.load(f"folder:{photos / 'val'}", image_size=16).split == "all"
     assert loaded.in_memory().inputs.shape == (6, 3, 16, 16)
     assert data.load(f"folder:{photos}", default_split="test").split == "val"
-    with pytest.raises(ValueError, match="pad_to: expected None for a folder, .* do image_size=32"):
+    with pytest.raises(ValueError, match="pad_to: expected None for images that are resized, got 32; do image_size=32"):
         data.load(f"folder:{photos}", pad_to=32)
     shutil.rmtree(photos / "train")
+
+
+@pytest.mark.parametrize("spec", ["digits", "folder"])
+def test_images_go_through_the_preprocessing_of_a_model(spec, photos):
+    """Resized, cropped and normalised by the model's values, one at a time; an override is a changed preprocessing."""
+    own = resize_and_crop("a model")
+    spec = f"folder:{photos}" if spec == "folder" else spec
+    loaded = data.load(spec, preprocessing=own, subset=6 if spec != "digits" else 20, image_size=12)
+    assert isinstance(loaded, data.LabelledImages)
+    assert loaded[0][0].shape == (3, 12, 12)
+    assert (loaded.mean, loaded.preprocessing["source"]) == ((0.485, 0.456, 0.406), "a model")
+    changed = data.load(spec, preprocessing=resize_and_crop("a model", 12), mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0))
+    assert (changed.mean, changed.std) == ((0.1, 0.2, 0.3), (0.5, 0.25, 1.0))
+    assert changed.preprocessing["crop"] == [12, 12]
+    whole = data.load(spec, preprocessing=resize_and_crop("a model", 12))
+    torch.testing.assert_close(
+        changed[0][0] * torch.tensor(changed.std)[:, None, None] + torch.tensor(changed.mean)[:, None, None],
+        whole[0][0] * torch.tensor(whole.std)[:, None, None] + torch.tensor(whole.mean)[:, None, None],
+    )
+
+
+def test_pixels_of_images_in_memory_are_kept_to_8_bits():
+    """Without a resizing in the way the pixels that a model gets are those of the data set, grey in each channel."""
+    plain, own = data.load("digits", subset=10), data.load("digits", subset=10, preprocessing=resize_and_crop("own", 8))
+    pixels = plain.inputs * plain.std[0] + plain.mean[0]
+    taken = torch.stack([image for image, _ in own]) * torch.tensor(own.std)[:, None, None]
+    taken += torch.tensor(own.mean)[:, None, None]
+    assert own.targets.tolist() == plain.targets.tolist()
+    torch.testing.assert_close(taken, pixels.expand(-1, 3, -1, -1), atol=0.51 / 255, rtol=0)
+
+
+def test_gc_of_raw_pixels_does_not_depend_on_the_normalisation():
+    """The deviations of the preprocessing reach the measurement."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3, bias=False))
+    found = {}
+    for std in ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)):
+        images = data.load("digits", subset=20, preprocessing=resize_and_crop("own", 8), std=std)
+        found[std] = geo.measure(model, images, layer="", estimator="exact")
+        assert found[std].to_dict()["preprocessing"]["std"] == list(std)
+        assert found[std].to_dict()["preprocessing"]["resize"] == [8]
+    (first, second) = found.values()
+    assert second.gc_pixel == pytest.approx(4 * first.gc_pixel)
+    assert second.geometric_complexity.value == pytest.approx(first.geometric_complexity.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"image_size": 0}, "image_size: expected a positive number of pixels, got 0"),
+        ({"mean": (0.5,)}, r"mean: expected 3 numbers, one for each channel, got \[0.5\]"),
+        ({"pad_to": 32}, "pad_to: expected None for images that are resized, got 32; do image_size=32"),
+    ],
+)
+def test_bad_pixels(call, message):
+    with pytest.raises(ValueError, match=message):
+        data.load("digits", preprocessing=resize_and_crop("own"), **call)
+    with pytest.raises(ValueError, match="image_size: expected None for digits, whose images this model takes"):
+        data.load("digits", image_size=32)
 
 
 def test_crop_and_flip_keeps_every_image_to_itself():

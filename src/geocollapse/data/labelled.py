@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ class About:
         classes: name of class 0, 1, ...
         mean: subtracted from each channel; None where there are no channels.
         std: each channel was divided by it.
+        preprocessing: what else was done to an image, for JSON; None for images as they are.
     """
 
     name: str
@@ -32,6 +33,7 @@ class About:
     classes: tuple[str, ...]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    preprocessing: Mapping[str, Any] | None = None
 
 
 class Described:
@@ -64,6 +66,11 @@ class Described:
     def std(self) -> tuple[float, ...] | None:
         """Each channel was divided by it."""
         return self.about.std
+
+    @property
+    def preprocessing(self) -> Mapping[str, Any] | None:
+        """What was done to an image: sizes, interpolation, normalisation; None for images as they are."""
+        return self.about.preprocessing
 
     @property
     def n_classes(self) -> int:
@@ -115,11 +122,29 @@ class LabelledData(Described, TensorDataset):
         return LabelledData(self.inputs.to(device), self.targets.to(device), self.about)
 
 
-class LabelledImages(Described, Dataset[tuple[Tensor, int]]):
-    """Image files, each read, resized and normalised when it is asked for.
+class PilImages:
+    """Images in memory, each a PIL image that goes through a transform when it is read, as a file does.
 
     Args:
-        folder: a torchvision ``ImageFolder`` with its transform.
+        images: (n, channels, h, w) in [0, 1], grey or RGB; kept in the 8 bits that PIL knows.
+        transform: from a PIL image to the input of a model.
+    """
+
+    def __init__(self, images: Tensor, transform: Callable[[Any], Tensor]) -> None:
+        self._pixels = (images * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).squeeze(3).numpy()
+        self._transform = transform
+
+    def __getitem__(self, row: int) -> tuple[Tensor]:
+        from PIL import Image
+
+        return (self._transform(Image.fromarray(self._pixels[row])),)
+
+
+class LabelledImages(Described, Dataset[tuple[Tensor, int]]):
+    """Images, each read, resized and normalised when it is asked for.
+
+    Args:
+        folder: ``PilImages`` or a torchvision ``ImageFolder``, with their transform.
         rows: positions taken from it.
         labels: (n,) of these positions, 0..C-1.
         about: names and normalisation.

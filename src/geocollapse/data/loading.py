@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from geocollapse.data.labelled import About, LabelledData, LabelledImages
+from geocollapse.data.labelled import About, LabelledData, LabelledImages, PilImages
+from geocollapse.data.preprocessing import ImagePreprocessing, check_channels, import_torchvision, resize_and_crop
 from geocollapse.data.sources import CIFAR_FS_CLASSES, SOURCES, DataSource
 from geocollapse.data.texts import LabelledTexts, load_named_texts, read_texts
 
-IMAGE_SIZE = 224  # files of a folder are resized and cropped to this many pixels unless another size is asked for
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _DIGITS_SEED = 0
 _TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
@@ -35,7 +35,8 @@ def load(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     pad_to: int | None = None,
-    image_size: int = IMAGE_SIZE,
+    preprocessing: ImagePreprocessing | None = None,
+    image_size: int | None = None,
     download: bool = True,
 ) -> LabelledData | LabelledImages | LabelledTexts:
     """The examples that ``spec`` names: images normalised for each channel, or texts.
@@ -54,7 +55,8 @@ def load(
         mean: subtracted from each channel; the training images' own by default (ImageNet's for a folder).
         std: each channel is divided by it.
         pad_to: pad images with black to this many pixels a side.
-        image_size: side to which the images of a folder are resized and cropped.
+        preprocessing: of a model, for images that are to go through it one at a time, when they are read.
+        image_size: another side than the model's, or than 224 for a folder, to which images are resized and cropped.
         download: fetch what is missing.
 
     Returns:
@@ -73,20 +75,17 @@ def load(
     """
     name, in_spec = parse_spec(spec)
     wanted = split or in_spec
+    pixels = _Pixels(mean, std, pad_to, image_size, preprocessing)
     if name.startswith("csv:") or _is_text(name):
-        _refuse_pixels({"mean": mean, "std": std, "pad_to": pad_to})
+        pixels.refuse()
         data: Any = _texts(name, wanted, default_split, find_root(data_root), download)
     elif name.startswith("folder:"):
-        if pad_to is not None:
-            raise ValueError(
-                f"pad_to: expected None for a folder, whose images are resized, got {pad_to}; do image_size={pad_to}"
-            )
-        data = _folder(name, wanted, default_split, mean, std, image_size)
+        data = _folder(name, wanted, default_split, pixels.of_files())
     else:
         source = _source(name)
         part = _split(source.name, source.splits, wanted, default_split)
         images, labels, names = _read(source, part, find_root(data_root), download)
-        data = _labelled(source, part, images, labels, names, mean, std, pad_to)
+        data = _labelled(source, About(source.name, part, tuple(names)), images, labels, pixels)
     if classes is None and subset is None:
         result: LabelledData | LabelledImages | LabelledTexts = data
         return result
@@ -208,10 +207,32 @@ def _is_text(name: str) -> bool:
     return name in SOURCES and SOURCES[name].is_text
 
 
-def _refuse_pixels(given: Mapping[str, Any]) -> None:
-    for name, value in given.items():
-        if value is not None:
-            raise ValueError(f"{name}: expected None for texts, which have no pixels, got {value}; do leave it out")
+@dataclass(frozen=True)
+class _Pixels:
+    """What is asked of the pixels, None where nothing is; see ``load``."""
+
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    pad_to: int | None
+    image_size: int | None
+    preprocessing: ImagePreprocessing | None
+
+    def refuse(self) -> None:
+        """Nothing can be asked of texts."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                got = value.source if isinstance(value, ImagePreprocessing) else value
+                raise ValueError(f"{field.name}: expected None for texts, which have no pixels, got {got}")
+
+    def of_files(self) -> ImagePreprocessing:
+        """Of images that are read one at a time: the model's, else the shorter side to 224 pixels and its centre."""
+        if self.pad_to is not None:
+            raise ValueError(
+                f"pad_to: expected None for images that are resized, got {self.pad_to}; do image_size={self.pad_to}"
+            )
+        own = self.preprocessing or resize_and_crop("the default of image folders")
+        return own.changed(image_size=self.image_size, mean=self.mean, std=self.std)
 
 
 def _texts(name: str, wanted: str | None, default: str, root: Path, download: bool) -> LabelledTexts:
@@ -222,29 +243,30 @@ def _texts(name: str, wanted: str | None, default: str, root: Path, download: bo
 
 
 def _labelled(
-    source: DataSource,
-    split: str,
-    images: Tensor,
-    labels: Tensor,
-    names: list[str],
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    pad_to: int | None,
-) -> LabelledData:
-    means, stds = _channels("mean", mean or source.mean, images), _channels("std", std or source.std, images)
-    if pad_to is not None:
-        images = _padded(images, pad_to)
-    images.sub_(torch.tensor(means)[:, None, None]).div_(torch.tensor(stds)[:, None, None])
-    return LabelledData(images, labels, About(source.name, split, tuple(names), means, stds))
-
-
-def _channels(name: str, values: Sequence[float], images: Tensor) -> tuple[float, ...]:
-    if len(values) != images.shape[1] or (name == "std" and min(values) <= 0):
+    source: DataSource, about: About, images: Tensor, labels: Tensor, pixels: _Pixels
+) -> LabelledData | LabelledImages:
+    """As tensors in memory, or, where a model has a preprocessing of its own, through it one at a time."""
+    if pixels.preprocessing is not None:
+        own = pixels.of_files()
+        return _prepared(PilImages(images, own), labels, about, own)
+    if pixels.image_size is not None:
         raise ValueError(
-            f"{name}: expected {images.shape[1]} {'positive ' if name == 'std' else ''}numbers, one for each channel, "
-            f"got {list(values)}; do leave it out for the data set's own"
+            f"image_size: expected None for {source.name}, whose images this model takes as they are, "
+            f"got {pixels.image_size}; do leave it out"
         )
-    return tuple(values)
+    check_channels("mean", pixels.mean, images.shape[1])
+    check_channels("std", pixels.std, images.shape[1])
+    means, stds = tuple(pixels.mean or source.mean), tuple(pixels.std or source.std)
+    if pixels.pad_to is not None:
+        images = _padded(images, pixels.pad_to)
+    images.sub_(torch.tensor(means)[:, None, None]).div_(torch.tensor(stds)[:, None, None])
+    return LabelledData(images, labels, replace(about, mean=means, std=stds))
+
+
+def _prepared(images: Any, labels: Tensor, about: About, own: ImagePreprocessing) -> LabelledImages:
+    """Images that are read one at a time, each through ``own``."""
+    about = replace(about, mean=own.mean, std=own.std, preprocessing=own.as_dict())
+    return LabelledImages(images, torch.arange(len(labels)), labels, about)
 
 
 def _padded(images: Tensor, side: int) -> Tensor:
@@ -255,40 +277,16 @@ def _padded(images: Tensor, side: int) -> Tensor:
     return F.pad(images, (left[1], extra[1] - left[1], left[0], extra[0] - left[0]))
 
 
-def _folder(
-    name: str,
-    wanted: str | None,
-    default: str,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    image_size: int,
-) -> LabelledImages:
+def _folder(name: str, wanted: str | None, default: str, own: ImagePreprocessing) -> LabelledImages:
     """An ImageFolder; its splits are the folders train, val and test, where they exist."""
-    vision = import_torchvision()
     path = Path(name.removeprefix("folder:"))
     if not path.is_dir():
         raise FileNotFoundError(f"data: expected a folder of class folders, got {str(path)!r}; do check the path")
     splits = [part for part in ("train", "val", "test") if (path / part).is_dir()]
     split = _split(name, splits or ["all"], wanted, default)
-    means, stds = tuple(mean or IMAGENET_MEAN), tuple(std or IMAGENET_STD)
-    steps = [vision.transforms.Resize(image_size), vision.transforms.CenterCrop(image_size)]
-    steps += [vision.transforms.ToTensor(), vision.transforms.Normalize(means, stds)]
-    transform = vision.transforms.Compose(steps)
-    folder = vision.datasets.ImageFolder(str(path / split if splits else path), transform=transform)
+    folder = import_torchvision().datasets.ImageFolder(str(path / split if splits else path), transform=own)
     labels = torch.tensor(folder.targets, dtype=torch.int64)
-    about = About(name, split, tuple(folder.classes), means, stds)
-    return LabelledImages(folder, torch.arange(len(labels)), labels, about)
-
-
-def import_torchvision() -> Any:
-    """torchvision, or an ImportError with the command that installs it."""
-    try:
-        import torchvision
-    except ImportError as error:
-        raise ImportError(
-            'data: expected torchvision, which is not installed; do pip install "geocollapse[vision]"'
-        ) from error
-    return torchvision
+    return _prepared(folder, labels, About(name, split, tuple(folder.classes)), own)
 
 
 def _first_line(error: Exception) -> str:

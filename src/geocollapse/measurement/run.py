@@ -315,6 +315,7 @@ def _preprocessing(
 ) -> Mapping[str, Any]:
     mean = _of_dataset(examples, "mean")
     return {
+        **(_of_dataset(examples, "preprocessing") or {}),
         "mean": None if mean is None else torch.as_tensor(mean, dtype=torch.float64).flatten().tolist(),
         "std": None if std is None else std.tolist(),
         "mode": "evaluation",
