@@ -5,6 +5,7 @@ from torch import nn
 from torch.autograd import gradcheck
 
 from geocollapse import GeometricComplexityPenalty
+from maps import Standardised
 
 METHODS = ("forward_mode", "double_backward", "finite_difference")
 
@@ -87,6 +88,15 @@ def test_step_count_is_state():
     resumed.load_state_dict(penalty.state_dict())
     assert resumed(model, X)[1].item() == 0.0
     assert resumed(model, X)[1].item() == pytest.approx([penalty(model, X), penalty(model, X)][1][1].item())
+
+
+def test_a_batch_wise_layer_is_refused():
+    """Its Jacobian mixes the examples of a batch; dropout, which draws the same for each look, does not."""
+    model = nn.Sequential(nn.Linear(4, 5), Standardised(), nn.Linear(5, 3)).double().train()
+    with pytest.raises(RuntimeError, match=r"first at '1' \(Standardised\): a batch-wise layer"):
+        GeometricComplexityPenalty(1.0)(model, X)
+    model[1] = nn.Dropout(0.5)
+    GeometricComplexityPenalty(1.0)(model, X)[1].backward()
 
 
 def test_batch_norm_is_refused_or_running():

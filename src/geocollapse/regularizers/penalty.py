@@ -15,6 +15,7 @@ from geocollapse import probes
 from geocollapse.borrow import check_batch_norm, check_independent, check_no_dropout, is_batch_norm
 from geocollapse.estimate import Estimate
 from geocollapse.features import FeatureMap, Layer, find_embedding
+from geocollapse.independence import check_rows_independent
 from geocollapse.jacobian import check_floating
 from geocollapse.processes import share
 from geocollapse.regularizers.methods import METHODS, Method, NumberOfProbes, Pass, Probes
@@ -123,6 +124,9 @@ class GeometricComplexityPenalty(nn.Module):
         _check_layers(wrapped.plain, self.method, self.batch_norm)
         wrapped.check_differentiable(layer.name, self.method)
         feature_map = FeatureMap(wrapped.plain, [layer])
+        if self._reading is None:
+            with _running_statistics(wrapped.plain):
+                check_rows_independent(feature_map.enter, x, wrapped.plain, is_random=True)
         return wrapped.run(lambda x: self._penalised(wrapped, feature_map, x, labels, step), x)
 
     def _penalised(
