@@ -78,6 +78,32 @@ def cubes(x):
     return (x[:, :3] + x[:, 1:4] - 0.5 * x[:, 2:5]) ** 3
 
 
+class Reader(nn.Module):
+    """A text model: the mean over the tokens, without padding, of an embedding."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.tokens, self.head = nn.Embedding(30, 8), nn.Linear(8, 3)
+
+    def forward(self, input_ids, attention_mask):
+        mask = attention_mask[..., None].float()
+        return self.head((self.tokens(input_ids).tanh() * mask).sum(dim=1) / mask.sum(dim=1))
+
+
+def texts(n):
+    """A loader of token sequences that pads each batch to its own longest."""
+    sequences = [([1 + (7 * i + j) % 29 for j in range(1 + 5 * i % 11)], i % 3) for i in range(n)]
+
+    def collate(rows):
+        width = max(len(ids) for ids, _ in rows)
+        ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows])
+        labels = torch.tensor([label for _, label in rows])
+        return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels}
+
+    return DataLoader(sequences, batch_size=32, collate_fn=collate)
+
+
 def with_padding(n):
     """A loader whose sampler repeats examples so that all processes have equally many."""
     dataset = TensorDataset(*examples(n))
@@ -159,6 +185,7 @@ CASES = {
     "one batch for all": lambda: everything(geo.measure(network(), examples(60), batch_size=100, n_probes=1)),
     "bfloat16": lambda: everything(geo.measure(network(dtype=torch.bfloat16), examples(300), batch_size=64)),
     "sampler": lambda: everything(geo.measure(network(), with_padding(203))),
+    "texts": lambda: everything(geo.measure(Reader(), texts(300), input_layer="tokens")),
     "wrapped": lambda: everything(geo.measure(wrapped(), examples(300), batch_size=64)),
     "heavy tail": lambda: estimate(geo.geometric_complexity(cubes, examples(heavy=True)[0], batch_size=40)),
     "complexity rtol": lambda: estimate(

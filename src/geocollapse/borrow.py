@@ -89,6 +89,21 @@ def check_batch_norm(model: nn.Module) -> None:
         )
 
 
+def check_no_dropout(model: nn.Module) -> None:
+    """Refuse dropout and random depth in training mode: two forward passes would differ by chance.
+
+    Raises:
+        RuntimeError: names the layers and the remedy.
+    """
+    named = model.named_modules()
+    active = [name for name, module in named if module.training and _mixes(module) and not is_batch_norm(module)]
+    if active:
+        raise RuntimeError(
+            f"model: expected two forward passes to be the same map, got dropout in training mode in "
+            f"{_names(active)}; do method='forward_mode'"
+        )
+
+
 def is_batch_norm(module: nn.Module) -> bool:
     """Whether the module normalises by the statistics of its batch when it is in training mode."""
     return isinstance(module, _BATCH_NORM)

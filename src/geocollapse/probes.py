@@ -55,7 +55,8 @@ def rademacher(seed: int, indices: Tensor, n_probes: int, n_features: int) -> Te
         (n, n_probes, n_features) of -1 and +1, int8.
     """
     words = random_bits(seed, indices, n_probes, -(-n_features // 64))
-    bits = (words[..., None] >> torch.arange(64, device=words.device)) & 1
+    octets = words.view(torch.uint8)[..., None]  # little-endian: bit j of a word is bit j % 8 of its octet j // 8
+    bits = (octets >> torch.arange(8, dtype=torch.uint8, device=words.device)) & 1
     return (1 - 2 * bits.to(torch.int8)).flatten(2)[..., :n_features]
 
 

@@ -1,7 +1,7 @@
 """Several processes that measure one data set together: what there is of torch.distributed.
 
 Without an initialised process group, and inside ``alone``, there is one process and nothing is sent. What is sent goes
-through CPU tensors where the group has a backend for them (gloo), else through the current accelerator (NCCL).
+through CPU tensors where the group has a backend for them (gloo), else through the current CUDA device (NCCL).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MESSAGE = 1 << 28  # bytes sent at a time
 _FILE = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 _KINDS = (*_FILE, OSError, ValueError, TypeError, ImportError)  # of an error that is raised in the other processes too
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
-_WORDS_TOGETHER = 1 << 20
+_WORDS_TOGETHER = 1 << 16  # they stay in the cache
 _KNOWN = "is_known_to_all_processes"
 
 
@@ -160,9 +160,9 @@ def digest(*tensors: Tensor | None) -> int:
             continue
         real = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
         words = real.contiguous().flatten().view(_WORDS[real.element_size()])
+        places = torch.arange(1, min(len(words), _WORDS_TOGETHER) + 1, device=words.device)
         for part in words.split(_WORDS_TOGETHER):
-            places = torch.arange(1, len(part) + 1, device=part.device)
-            total = (31 * total + int((part * places).sum())) % (1 << 64)
+            total = (31 * total + int((part * places[: len(part)]).sum())) % (1 << 64)
     return total
 
 

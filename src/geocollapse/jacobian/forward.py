@@ -23,20 +23,34 @@ def push_forward(take: Take, x: Tensor, u: Tensor) -> tuple[list[Tensor], Any, l
     Raises:
         NotImplementedError: an operation of the map has no forward mode.
     """
-    with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), _without_fast_path():
+    with torch.no_grad(), forward_mode("estimator", "estimator='rademacher'"):
+        features, output = take(forward_ad.make_dual(x.clone(), u.to(x.dtype)))
+        pairs = [forward_ad.unpack_dual(z) for z in features]
+        primal = forward_ad.unpack_dual(output).primal if isinstance(output, Tensor) else output
+        tangents = [torch.zeros_like(z.primal) if z.tangent is None else z.tangent for z in pairs]
+    return [z.primal for z in pairs], primal, tangents
+
+
+@contextmanager
+def forward_mode(argument: str, remedy: str) -> Iterator[None]:
+    """One level of forward mode; an operation without a forward rule is an error of ``argument`` with its remedy."""
+    with forward_ad.dual_level(), plain_attention():
         try:
-            features, output = take(forward_ad.make_dual(x.clone(), u.to(x.dtype)))
+            yield
         except (NotImplementedError, RuntimeError) as error:
             if "forward" not in str(error).lower() and "jvp" not in str(error).lower():
                 raise
             reason = str(error).splitlines()[0]
             raise NotImplementedError(
-                f"estimator: expected a map with forward-mode derivatives, got {reason!r}; do estimator='rademacher'"
+                f"{argument}: expected a map with forward-mode derivatives, got {reason!r}; do {remedy}"
             ) from error
-        pairs = [forward_ad.unpack_dual(z) for z in features]
-        primal = forward_ad.unpack_dual(output).primal if isinstance(output, Tensor) else output
-        tangents = [torch.zeros_like(z.primal) if z.tangent is None else z.tangent for z in pairs]
-    return [z.primal for z in pairs], primal, tangents
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention by the math kernel: the fused ones have neither forward mode nor a second derivative."""
+    with sdpa_kernel(SDPBackend.MATH), _without_fast_path():
+        yield
 
 
 @contextmanager

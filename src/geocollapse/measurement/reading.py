@@ -115,7 +115,8 @@ def _exchange(
 ) -> list[tuple[Tensor, Tensor]]:
     """Write what the other processes have read into ``stores``; returns the rows and labels of all."""
     none = torch.zeros(0, dtype=torch.int64)
-    own, own_labels = (torch.cat([none, *parts]) for parts in zip((none, none), *labels))
+    own = torch.cat([none, *(rows for rows, _ in labels)])
+    own_labels = torch.cat([none, *(batch_labels.cpu() for _, batch_labels in labels)])
     everyone = list(shards(own))
     for store in stores:
         written = shards(store.rows()[own.to(store.rows().device)] if store.is_used else None)

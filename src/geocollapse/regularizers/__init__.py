@@ -1,0 +1,8 @@
+"""Geometric complexity as a differentiable penalty on the training loss.
+
+The files, in the order they build on each other: methods (the squared norms and their graph), wrapped (models behind
+DistributedDataParallel or torch.compile), reading (what a step tells), penalty.
+"""
+
+from geocollapse.regularizers.methods import Method as Method
+from geocollapse.regularizers.penalty import GeometricComplexityPenalty as GeometricComplexityPenalty

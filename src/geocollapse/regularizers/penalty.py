@@ -1,0 +1,273 @@
+"""The penalty: one forward pass for the model's output and the weighted geometric complexity of its embedding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from geocollapse import probes
+from geocollapse.borrow import check_batch_norm, check_independent, check_no_dropout, is_batch_norm
+from geocollapse.estimate import Estimate
+from geocollapse.features import FeatureMap, Layer, find_embedding
+from geocollapse.independence import check_rows_independent
+from geocollapse.jacobian import check_floating
+from geocollapse.processes import share
+from geocollapse.regularizers.methods import METHODS, Method, NumberOfProbes, Pass, Probes
+from geocollapse.regularizers.reading import Reading
+from geocollapse.regularizers.wrapped import Wrapped
+
+BatchNorm = Literal["refuse", "running"]
+
+_STRIDE = 1 << 24  # examples of different steps and processes have different probes
+_PIECE_BYTES = 1 << 20  # on a CPU: inputs that go through together, so that what they leave behind is reused memory
+_MIN_PIECE = 32  # examples
+
+
+class GeometricComplexityPenalty(nn.Module):
+    """The weighted geometric complexity of a model's embedding on a batch, differentiable in the parameters.
+
+    loss = cross-entropy + weight * GC(f, batch),  GC(f, batch) = 1/n sum_x ||J_f(x)||_F^2
+
+    estimated with own Rademacher probes for each example and step. The gradient is that of an unbiased estimate, so its
+    expectation over the probes is the gradient of GC on the batch. With ReLU or max-pooling it is the almost-everywhere
+    gradient. The network can lower GC by shrinking its features: give ``labels`` and watch ``last_collapse``. Unit of
+    the weight: (input unit / feature unit)^2. Cost: one forward pass, shared with the main loss, and about one more
+    step's worth of work for the penalised share of the batch.
+
+    Source: Munn, Dherin, Gonzalvo (2024), explicit regularisation; Dherin et al. (2022); definitions 6.
+
+    Args:
+        weight: the strength lambda, at least 0; at 0 nothing is added, and ``last`` is still measured.
+        layer: ``NAME``, ``NAME:in``, ``""`` or None for the input of the classifier.
+        method: ``forward_mode``: ||J u||^2 of input probes u, reverse over forward mode, the fastest that is exact;
+            ``double_backward``: ||J^T v||^2 of output probes v, for maps with an operation that has no forward mode;
+            ``finite_difference``: ||f(x + eps u) - f(x)||^2 / eps^2, biased, for maps with no second derivative.
+        n_probes: probes for each example; ``exact`` takes all axes, of the inputs (of the features with
+            ``double_backward``).
+        batch_fraction: share of the batch, drawn at random, that the penalty is estimated on.
+        every: the penalty is added every so many calls, with ``every`` times the weight.
+        seed: of the probes and of the share.
+        batch_norm: batch normalisation in training mode is refused; ``running`` evaluates the penalty in a second
+            forward pass of the penalised share with the running statistics.
+
+    Raises:
+        ValueError: an argument out of its range, a layer without a gradient path to the inputs or the parameters.
+        TypeError: inputs that are not floating; half-precision features with ``finite_difference``.
+        RuntimeError: batch normalisation in training mode, a compiled module inside, gradients switched off.
+        NotImplementedError: an operation has no forward mode.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+        >>> penalty = GeometricComplexityPenalty(weight=1e-2)
+        >>> logits, gc_loss = penalty(model, torch.randn(16, 4))
+        >>> logits.shape, bool(abs(gc_loss.detach() - 1e-2 * penalty.last.value) < 1e-6)
+        (torch.Size([16, 3]), True)
+    """
+
+    step: Tensor
+
+    def __init__(
+        self,
+        weight: float,
+        layer: str | None = None,
+        *,
+        method: Method = "forward_mode",
+        n_probes: NumberOfProbes = 1,
+        batch_fraction: float = 1.0,
+        every: int = 1,
+        seed: int = 0,
+        batch_norm: BatchNorm = "refuse",
+    ) -> None:
+        super().__init__()
+        _check_numbers(weight, n_probes, batch_fraction, every)
+        _check_choices(method, batch_norm)
+        self.weight = weight
+        self.layer = layer
+        self.method = method
+        self.n_probes = n_probes
+        self.batch_fraction = batch_fraction
+        self.every = every
+        self.seed = seed
+        self.batch_norm = batch_norm
+        self._reading: Reading | None = None
+        self._taken: Layer | None = None
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def last(self) -> Estimate | None:
+        """Unweighted geometric complexity at the last penalised step, of this process's examples."""
+        return None if self._reading is None else self._reading.complexity
+
+    @property
+    def last_collapse(self) -> Estimate | None:
+        """Geometric collapse of the examples penalised last, if ``labels`` were given; NaN where a class is missing."""
+        return None if self._reading is None else self._reading.collapse
+
+    def forward(self, model: nn.Module, x: Tensor, labels: Tensor | None = None) -> tuple[Any, Tensor]:
+        """The model's output (n, ...) for ``x`` (n, ...) and the weighted penalty, a scalar; counts one step.
+
+        ``labels`` (n,) are for ``last_collapse`` alone.
+        """
+        _check_call(x, labels)
+        step = int(self.step)
+        self.step += 1
+        if step % self.every:
+            return model(x), x.new_zeros(())
+        wrapped = Wrapped.of(model)
+        layer = self._layer(wrapped, x)
+        _check_layers(wrapped.plain, self.method, self.batch_norm)
+        wrapped.check_differentiable(layer.name, self.method)
+        feature_map = FeatureMap(wrapped.plain, [layer])
+        if self._reading is None:
+            with _running_statistics(wrapped.plain):
+                check_rows_independent(feature_map.enter, x, wrapped.plain, is_random=True)
+        return wrapped.run(lambda x: self._penalised(wrapped, feature_map, x, labels, step), x)
+
+    def _penalised(
+        self, wrapped: Wrapped, feature_map: FeatureMap, x: Tensor, labels: Tensor | None, step: int
+    ) -> tuple[Any, Tensor]:
+        """The penalised rows go through the plain module, the others, or with ``running`` all, through the main one."""
+        indices = _indices(step, len(x), x.device)
+        rows = self._share(indices)
+        if self.batch_norm == "running":
+            output = wrapped.main(x)
+            with _running_statistics(wrapped.plain):
+                passes = self._passes(feature_map, x[rows], indices[rows])
+        else:
+            passes = self._passes(feature_map, x[rows], indices[rows])
+            output = _joined([part.output for part in passes], rows, x, wrapped.main)
+        terms = torch.cat([part.terms for part in passes], dim=1)
+        gc = terms.mean()
+        if self._reading is None:
+            _check_trained(gc, wrapped.plain, feature_map)
+        self._keep(terms, passes, rows, labels)
+        return output, self.weight * self.every * gc if self.weight > 0.0 else torch.zeros_like(gc)
+
+    def _passes(self, feature_map: FeatureMap, x: Tensor, indices: Tensor) -> list[Pass]:
+        """The penalised examples in pieces, each with its part of the probes."""
+        size = _piece(x)
+        parts = zip(x.split(size), indices.split(size), strict=True)
+        return [METHODS[self.method](feature_map, z, Probes(self.seed, i, self.n_probes)) for z, i in parts]
+
+    def _keep(self, terms: Tensor, passes: list[Pass], rows: Tensor, labels: Tensor | None) -> None:
+        is_exact = self.n_probes == "exact"
+        estimator = "exact" if is_exact else "rademacher" if self.method == "double_backward" else "input"
+        self._reading = Reading(
+            terms.detach(),
+            torch.cat([part.features.detach() for part in passes]),
+            {"estimator": estimator, "n_probes": 1 if is_exact else self.n_probes},
+            None if labels is None else labels[rows.to(labels.device)],
+            None if labels is None else labels.unique(),
+        )
+
+    def _layer(self, wrapped: Wrapped, x: Tensor) -> Layer:
+        """The layer penalised, found with the first example."""
+        if self._taken is None:
+            self._taken = find_embedding(wrapped.plain, x[:1].detach(), layer=self.layer).layer
+        return self._taken
+
+    def _share(self, indices: Tensor) -> Tensor:
+        """The rows of the batch that are penalised, drawn at random for each step."""
+        n = len(indices)
+        n_rows = max(1, round(self.batch_fraction * n))
+        if n_rows == n:
+            return torch.arange(n, device=indices.device)
+        return probes.random_order(self.seed, indices)[:n_rows] - indices[0]
+
+
+def _indices(step: int, n_examples: int, device: torch.device) -> Tensor:
+    """What the probes of a batch are a hash of: step, process and row."""
+    rank, n_processes = share()
+    return (step * n_processes + rank) * _STRIDE + torch.arange(n_examples, device=device)
+
+
+def _piece(x: Tensor) -> int:
+    """Examples that go through together: all on an accelerator, on a CPU about 1 MB of inputs.
+
+    The graph of a batch takes the same memory in pieces, but its tensors are small enough for the allocator to reuse;
+    large ones are mapped and cleared by the system at each step, a tenth of the step's time.
+    """
+    if x.device.type != "cpu":
+        return len(x)
+    n_pieces = math.ceil(x.numel() * x.element_size() / _PIECE_BYTES)
+    return max(_MIN_PIECE, math.ceil(len(x) / max(1, n_pieces)))
+
+
+def _joined(outputs: list[Any], rows: Tensor, x: Tensor, main: nn.Module) -> Any:
+    """The output in the order of ``x``: what the penalised ``rows`` gave, and the others through ``main``."""
+    if len(rows) == len(x):
+        return outputs[0] if len(outputs) == 1 else tree_map(lambda *parts: torch.cat(parts), *outputs)
+    others = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    others[rows] = False
+    order = torch.cat([rows, others.nonzero().flatten()]).argsort()
+    return tree_map(lambda *parts: torch.cat(parts)[order], *outputs, main(x[others]))
+
+
+@contextmanager
+def _running_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch normalisation layers use, and do not update, their running statistics; all else stays in its mode."""
+    layers = [module for module in model.modules() if is_batch_norm(module) and module.training]
+    try:
+        for layer in layers:
+            layer.eval()
+        yield
+    finally:
+        for layer in layers:
+            layer.train()
+
+
+def _check_trained(gc: Tensor, model: nn.Module, feature_map: FeatureMap) -> None:
+    """Refuse a penalty that no trained parameter can lower; one backward pass, at the first step alone."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    usable = bool(trained) and gc.requires_grad
+    found = torch.autograd.grad(gc, trained, retain_graph=True, allow_unused=True) if usable else ()
+    if all(gradient is None for gradient in found):
+        raise ValueError(
+            f"layer: expected features that trained parameters can change, got no gradient path to any from geometric "
+            f"complexity at {str(feature_map.layers[0])!r}; do unfreeze parameters before it, or name a later layer"
+        )
+
+
+def _check_layers(model: nn.Module, method: Method, batch_norm: BatchNorm) -> None:
+    check_independent(model, evaluation=True)
+    if batch_norm == "refuse":
+        check_batch_norm(model)
+    if method == "finite_difference":
+        check_no_dropout(model)
+
+
+def _check_call(x: Tensor, labels: Tensor | None) -> None:
+    check_floating(x)
+    if not torch.is_grad_enabled():
+        raise RuntimeError(
+            "penalty: expected gradients to be on, got torch.no_grad(); do model(x) there, or geocollapse.measure"
+        )
+    if labels is not None and (labels.is_floating_point() or labels.shape != x.shape[:1]):
+        raise ValueError(
+            f"labels: expected {len(x)} integers, one for each example, got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}; do pass class numbers"
+        )
+
+
+def _check_numbers(weight: float, n_probes: NumberOfProbes, batch_fraction: float, every: int) -> None:
+    if not (math.isfinite(weight) and weight >= 0.0):
+        raise ValueError(f"weight: expected a number of at least 0, got {weight}; do weight=1e-4")
+    if n_probes != "exact" and (isinstance(n_probes, str) or n_probes < 1):
+        raise ValueError(f"n_probes: expected at least 1, or 'exact', got {n_probes!r}; do n_probes=1")
+    if not 0.0 < batch_fraction <= 1.0:
+        raise ValueError(f"batch_fraction: expected a share in (0, 1], got {batch_fraction}; do batch_fraction=0.25")
+    if every < 1:
+        raise ValueError(f"every: expected a number of steps of at least 1, got {every}; do every=1")
+
+
+def _check_choices(method: str, batch_norm: str) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}; do method='forward_mode'")
+    if batch_norm not in ("refuse", "running"):
+        raise ValueError(f"batch_norm: expected 'refuse' or 'running', got {batch_norm!r}; do batch_norm='running'")

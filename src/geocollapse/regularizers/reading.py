@@ -1,0 +1,61 @@
+"""What a penalised step tells of geometric complexity and collapse, worked out when it is asked for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geocollapse.collapse import ClassStatistics, geometric_collapse
+from geocollapse.complexity import mean_norm, norms_by_class
+from geocollapse.estimate import Estimate
+from geocollapse.jacobian import SquaredNorms, mean_of_probes
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The penalised examples of one step, without a graph.
+
+    Attributes:
+        terms: (r, n) estimates of ||J||_F^2, one for each probe and example.
+        features: (n, p).
+        settings: ``estimator`` and ``n_probes`` of the Estimates.
+        labels: (n,) classes of the examples, or None.
+        classes: all classes of the batch that the examples were taken from, or None.
+    """
+
+    terms: Tensor
+    features: Tensor
+    settings: dict[str, Any]
+    labels: Tensor | None = None
+    classes: Tensor | None = None
+
+    @cached_property
+    def complexity(self) -> Estimate:
+        """Unweighted geometric complexity of the distribution behind the batch."""
+        norms = self._norms()
+        return mean_norm(norms, len(norms), population="distribution", **self.settings)
+
+    @cached_property
+    def collapse(self) -> Estimate | None:
+        """Geometric collapse of the penalised examples; NaN where a class of the batch is not among them."""
+        if self.labels is None or self.classes is None:
+            return None
+        labels, classes = self.labels.cpu(), self.classes.cpu()
+        missing = classes[~torch.isin(classes, labels)].tolist()
+        if missing or len(classes) < 2:
+            reason = f"no penalised example of class {missing[0]}" if missing else f"{len(classes)} class in the batch"
+            note = f"geometric collapse: undefined, {reason}; do take larger batches or a larger batch_fraction"
+            return Estimate(math.nan, math.nan, len(labels), warnings=(note,), **self.settings)
+        counts = {label: float((labels == label).sum()) for label in classes.tolist()}
+        by_class = norms_by_class(self._norms(), labels, counts, **self.settings)
+        statistics = ClassStatistics.of(self.features.cpu().double(), labels)
+        return geometric_collapse([by_class[label] for label in statistics.classes.tolist()], statistics.means)
+
+    def _norms(self) -> SquaredNorms:
+        n_distinct = len(self.terms) if self.settings["estimator"] == "exact" else math.inf
+        return mean_of_probes(self.terms[:, None].to(device="cpu", dtype=torch.float64), n_distinct=n_distinct)
