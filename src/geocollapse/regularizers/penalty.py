@@ -18,7 +18,7 @@ from geocollapse.features import FeatureMap, Layer, find_embedding
 from geocollapse.independence import check_rows_independent
 from geocollapse.jacobian import check_floating
 from geocollapse.processes import share
-from geocollapse.regularizers.methods import METHODS, Method, NumberOfProbes, Pass, Probes
+from geocollapse.regularizers.methods import METHODS, Method, NumberOfProbes, Pass, Probes, check_derivatives
 from geocollapse.regularizers.reading import Reading
 from geocollapse.regularizers.wrapped import Wrapped
 
@@ -125,9 +125,15 @@ class GeometricComplexityPenalty(nn.Module):
         wrapped.check_differentiable(layer.name, self.method)
         feature_map = FeatureMap(wrapped.plain, [layer])
         if self._reading is None:
-            with _running_statistics(wrapped.plain):
-                check_rows_independent(feature_map.enter, x, wrapped.plain, is_random=True)
+            self._check_map(feature_map, x)
         return wrapped.run(lambda x: self._penalised(wrapped, feature_map, x, labels, step), x)
+
+    def _check_map(self, feature_map: FeatureMap, x: Tensor) -> None:
+        """At the first step: examples that do not mix, and operations that can be differentiated."""
+        with _running_statistics(feature_map.model):
+            check_rows_independent(feature_map.enter, x, feature_map.model, is_random=True)
+            if self.method != "finite_difference":
+                check_derivatives(feature_map, x[:1], self.method)
 
     def _penalised(
         self, wrapped: Wrapped, feature_map: FeatureMap, x: Tensor, labels: Tensor | None, step: int
@@ -144,8 +150,6 @@ class GeometricComplexityPenalty(nn.Module):
             output = _joined([part.output for part in passes], rows, x, wrapped.main)
         terms = torch.cat([part.terms for part in passes], dim=1)
         gc = terms.mean()
-        if self._reading is None:
-            _check_trained(gc, wrapped.plain, feature_map)
         self._keep(terms, passes, rows, labels)
         return output, self.weight * self.every * gc if self.weight > 0.0 else torch.zeros_like(gc)
 
@@ -220,18 +224,6 @@ def _running_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.train()
-
-
-def _check_trained(gc: Tensor, model: nn.Module, feature_map: FeatureMap) -> None:
-    """Refuse a penalty that no trained parameter can lower; one backward pass, at the first step alone."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    usable = bool(trained) and gc.requires_grad
-    found = torch.autograd.grad(gc, trained, retain_graph=True, allow_unused=True) if usable else ()
-    if all(gradient is None for gradient in found):
-        raise ValueError(
-            f"layer: expected features that trained parameters can change, got no gradient path to any from geometric "
-            f"complexity at {str(feature_map.layers[0])!r}; do unfreeze parameters before it, or name a later layer"
-        )
 
 
 def _check_layers(model: nn.Module, method: Method, batch_norm: BatchNorm) -> None:
