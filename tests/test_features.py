@@ -1,7 +1,10 @@
+from collections import namedtuple
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 import geocollapse as geo
 from geocollapse.features import FeatureMap, Layer, find_embedding
@@ -127,3 +130,178 @@ def test_hooks_are_gone_also_after_an_error():
     with pytest.raises(RuntimeError):
         FeatureMap(model, [Layer("linear", "in")])(torch.randn(2, 1, 8, 8))
     assert not model.linear._forward_pre_hooks
+
+
+# outputs that are not one tensor
+
+
+class Outputs(nn.Module):
+    """A body and a classifier; ``kind`` of answer: tuple, mapping, transformers' own, named tuple."""
+
+    def __init__(self, kind):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(192, 7), nn.ReLU(inplace=True))
+        self.fc = nn.Linear(7, 5)
+        self.kind = kind
+
+    def forward(self, x):
+        hidden = self.body(x)
+        return self.kind(hidden, self.fc(hidden))
+
+
+def transformers_output(hidden, logits):
+    from transformers.modeling_outputs import ImageClassifierOutput
+
+    return ImageClassifierOutput(logits=logits, hidden_states=(hidden,))
+
+
+KINDS = {
+    "tuple": lambda hidden, logits: (logits, hidden),
+    "list": lambda hidden, logits: [logits, hidden],
+    "mapping": lambda hidden, logits: {"hidden": hidden, "logits": logits},
+    "only tensor": lambda hidden, logits: {"out": logits, "note": None},
+    "named tuple": lambda hidden, logits: namedtuple("Out", ["hidden", "logits"])(hidden, logits),
+    "transformers": transformers_output,
+    "another precision": lambda hidden, logits: logits.double(),
+}
+LABELS = torch.arange(40) % 5
+PHOTOS = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_classifier_behind_an_output_of_any_kind(kind):
+    """The same numbers as of the model that gives its logits alone."""
+    plain = geo.measure(Outputs(lambda hidden, logits: logits), (PHOTOS, LABELS)).to_dict()
+    found = geo.measure(Outputs(KINDS[kind]), (PHOTOS, LABELS)).to_dict()
+    assert found["layer"] == "fc:in"
+    for name in ("accuracy", "nc3", "nc4", "cdnv", "geometric_complexity"):
+        assert found[name] == plain[name]
+
+
+class Parts(nn.Module):
+    """A layer that gives two tensors, the first of which is then written to, and a mapping as its output."""
+
+    def __init__(self):
+        super().__init__()
+        self.pair = Twice()
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        first, second = self.pair(x.flatten(1))
+        return {"pooled": self.relu(first).mean(dim=1, keepdim=True), "second": second, "note": "text"}
+
+
+class Twice(nn.Module):
+    def forward(self, x):
+        return x - 1, 2 * x
+
+
+def test_a_part_of_what_a_layer_gives():
+    x, model = IMAGES, Parts()
+    expected = {
+        "pair[0]": x.flatten(1) - 1,
+        "pair[1]": 2 * x.flatten(1),
+        "[second]": 2 * x.flatten(1),
+        "[pooled]": (x.flatten(1) - 1).relu().mean(dim=1, keepdim=True),
+    }
+    for name, features in expected.items():
+        layer = Layer.find(model, name)
+        assert str(layer) == name
+        torch.testing.assert_close(FeatureMap(model, [layer])(x), features)
+    found = geo.measure(model, (PHOTOS, LABELS), layer=["pair[1]", "[second]"], estimator="exact")
+    assert found.to_frame()["layer"].tolist() == ["pair[1]", "[second]"]
+    assert [layer.geometric_complexity.value for layer in found.layers] == pytest.approx([4 * 192] * 2)
+    feature_map, head = geo.split(model, "[second]")
+    assert torch.equal(head(feature_map(x)), feature_map(x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "error", "message"),
+    [
+        (
+            "pair[2]",
+            ValueError,
+            r"layer: expected a part of what 'pair' gives, got '2'; do layer='pair\[0\]' or 'pair\[1\]'",
+        ),
+        ("[first]", ValueError, r"a part of what '' gives, got 'first'; do layer='\[pooled\]' or '\[second\]'"),
+        ("relu[0]", ValueError, "a part of what 'relu' gives, got '0'; do layer='relu'"),
+        ("pair", TypeError, r"expected 'pair' to give one tensor, got tuple; do name a part of it \('pair\[0\]', "),
+        (
+            "",
+            TypeError,
+            r"expected '' to give one tensor, got dict; do name a part of it \('\[pooled\]', '\[second\]'\)",
+        ),
+        ("[note]", TypeError, r"expected '\[note\]' to give one tensor, got str"),
+        (None, ValueError, r"got dict; .* candidates: '\[pooled\]', '\[second\]'"),
+        ("pear[0]", ValueError, "expected the name of a module, got 'pear'; do layer='pair'"),
+    ],
+)
+def test_a_part_that_cannot_be_taken(layer, error, message):
+    with pytest.raises(error, match=message):
+        geo.measure(Parts(), (PHOTOS, LABELS), layer=layer)
+
+
+# models that are not plain
+
+
+def test_a_linear_layer_whose_output_is_written_to_is_no_classifier():
+    """A backbone that ends in Linear and an in-place ReLU: its output is the embedding, not the layer's input."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.ReLU(inplace=True))
+    found = find_embedding(model, IMAGES)
+    assert (str(found.layer), found.classifier) == ("", None)
+    separate = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.ReLU())
+    assert find_embedding(separate, IMAGES) == found
+
+
+class Tied(nn.Module):
+    """Two layers of one weight; the second has two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.decoder = nn.Linear(192, 192), nn.Linear(192, 192)
+        self.decoder.weight = self.body.weight
+        self.head = self.decoder
+
+    def forward(self, x):
+        return self.head(self.body(x.flatten(1)).tanh())
+
+
+def test_tied_weights_and_a_module_of_two_names():
+    model = Tied()
+    assert str(find_embedding(model, IMAGES).layer) == "decoder:in"
+    for name in ("decoder:in", "head:in"):
+        layer = Layer.find(model, name)
+        assert str(layer) == name
+        assert torch.equal(FeatureMap(model, [layer])(IMAGES), model.body(IMAGES.flatten(1)).tanh())
+
+
+def test_frozen_parameters_and_a_mapping_of_one_tensor():
+    model = Outputs(lambda hidden, logits: logits)
+    plain = geo.measure(model, (PHOTOS, LABELS)).to_dict()
+    model.requires_grad_(False)
+    batches = DataLoader([{"pixel_values": x, "labels": y} for x, y in zip(PHOTOS, LABELS)], batch_size=40)
+    found = geo.measure(model, batches).to_dict()
+    assert found["geometric_complexity"] == plain["geometric_complexity"]
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("how", ["torch.compile", "model.compile", "a part"])
+def test_a_compiled_model_is_measured_by_its_own_names(how):
+    plain = geo.measure(Outputs(lambda hidden, logits: logits), (PHOTOS, LABELS)).to_dict()
+    model = Outputs(lambda hidden, logits: logits)
+    if how == "torch.compile":
+        model = torch.compile(model, backend="eager")
+    elif how == "a part":
+        model.body = torch.compile(model.body, backend="eager")
+    else:
+        model.compile(backend="eager")
+    model(PHOTOS)  # the graph is there before anything is measured
+    for layer in (None, "fc:in"):
+        found = geo.measure(model, (PHOTOS, LABELS), layer=layer, classifier=layer and "fc").to_dict()
+        assert any(warning.startswith("model: torch.compile was left aside") for warning in found["warnings"])
+        for name in ("layer", "accuracy", "cdnv", "nc3", "geometric_complexity"):
+            assert found[name] == plain[name]
+    several = geo.measure(model, (PHOTOS, LABELS), layer=["body.1", "fc:in"]).to_frame()
+    assert several["layer"].tolist() == ["body.1", "fc:in"]
+    torch.testing.assert_close(model(PHOTOS), Outputs(lambda hidden, logits: logits)(PHOTOS))

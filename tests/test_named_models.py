@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from geocollapse import models
+import geocollapse as geo
+from geocollapse import data, models
 
 VIT = {
     "hidden_size": 16,
@@ -241,6 +242,47 @@ def test_a_configuration_without_architectures_is_the_plain_model(tmp_path):
 def test_the_class_can_be_chosen():
     loaded = models.load("hf:vit@random", model_args={**VIT, "architectures": ["ViTModel"]})
     assert type(loaded.model).__name__ == "ViTModel"
+
+
+# the embedding of architectures: found without being named, with accuracy, NC3 and NC4 of the head
+
+ARCHITECTURES = [
+    ("timm:resnet18", "fc", {}),
+    ("timm:convnext_atto", "head.fc", {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]}),
+    ("timm:vit_tiny_patch16_224", "head", {"img_size": 32, "patch_size": 8, "depth": 2}),
+    (
+        "timm:swin_tiny_patch4_window7_224",
+        "head.fc",
+        {"img_size": 32, "window_size": 4, "depths": [1] * 4, "embed_dim": 24},
+    ),
+    ("timm:mobilenetv3_small_100", "classifier", {}),
+    ("timm:mixer_s32_224", "head", {"img_size": 64}),
+    ("torchvision:resnet18", "fc", {}),
+    ("torchvision:vgg13_bn", "classifier.6", {"init_weights": False}),
+    ("torchvision:swin_t", "head", {}),
+    ("torchvision:mobilenet_v3_small", "classifier.3", {}),
+    ("hf:vit", "classifier", {key: VIT[key] for key in VIT if key != "num_labels"}),
+    ("hf:resnet", "classifier.1", {"hidden_sizes": [8, 16], "depths": [1, 1], "embedding_size": 8}),
+    ("hf:convnext", "classifier", {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}),
+]
+
+
+@pytest.mark.parametrize(("name", "classifier", "arguments"), ARCHITECTURES, ids=lambda value: str(value)[:40])
+def test_the_embedding_of_an_architecture_is_found(name, classifier, arguments):
+    torch.manual_seed(0)
+    n_classes = {"num_labels" if name.startswith("hf:") else "num_classes": 10}
+    loaded = models.load(f"{name}@random", model_args={**arguments, **n_classes})
+    torch.nn.init.normal_(loaded.model.get_submodule(classifier).weight)  # zero in an untrained mixer: NC3 undefined
+    size = arguments.get("img_size") or arguments.get("image_size", 32)
+    digits = data.load("digits", subset=20, preprocessing=loaded.preprocessing, image_size=size)
+    found = geo.measure(loaded.model, digits).to_dict()
+    assert found["layer"] == f"{classifier}:in"
+    assert found["n_features"] == loaded.model.get_submodule(classifier).weight.shape[1]
+    assert 0 <= found["accuracy"] <= 1
+    assert 0 < found["nc3"] < 2
+    assert 0 <= found["nc4"] <= 1
+    assert found["geometric_complexity"]["value"] > 0
+    assert found["preprocessing"]["image_size"] == [size, size]
 
 
 # errors
