@@ -164,9 +164,9 @@ def _mixed_gradients(feature_map: FeatureMap, x: Tensor, trained: Sequence[Tenso
     except RuntimeError as error:
         if "derivative" not in str(error):
             raise
-        other = "double_backward" if forward else "finite_difference"
+        other = "method='double_backward'" if forward else "method='forward_mode' or method='finite_difference'"
         raise NotImplementedError(
-            f"method: expected a map with second derivatives, got {str(error).splitlines()[0]!r}; do method={other!r}"
+            f"method: expected a map with second derivatives, got {str(error).splitlines()[0]!r}; do {other}"
         ) from error
 
 

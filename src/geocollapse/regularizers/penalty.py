@@ -48,8 +48,8 @@ class GeometricComplexityPenalty(nn.Module):
         method: ``forward_mode``: ||J u||^2 of input probes u, reverse over forward mode, the fastest that is exact;
             ``double_backward``: ||J^T v||^2 of output probes v, for maps with an operation that has no forward mode;
             ``finite_difference``: ||f(x + eps u) - f(x)||^2 / eps^2, biased, for maps with no second derivative.
-        n_probes: probes for each example; ``exact`` takes all axes, of the inputs (of the features with
-            ``double_backward``).
+        n_probes: probes for each example; ``exact`` takes all axes, of the inputs or, with ``double_backward``,
+            of the features.
         batch_fraction: share of the batch, drawn at random, that the penalty is estimated on.
         every: the penalty is added every so many calls, with ``every`` times the weight.
         seed: of the probes and of the share.
@@ -86,7 +86,7 @@ class GeometricComplexityPenalty(nn.Module):
     ) -> None:
         super().__init__()
         _check_numbers(weight, n_probes, batch_fraction, every)
-        _check_choices(method, batch_norm)
+        _check_choices(method, batch_norm, n_probes)
         self.weight = weight
         self.layer = layer
         self.method = method
@@ -120,8 +120,8 @@ class GeometricComplexityPenalty(nn.Module):
         if step % self.every:
             return model(x), x.new_zeros(())
         wrapped = Wrapped.of(model)
-        layer = self._layer(wrapped, x)
         _check_layers(wrapped.plain, self.method, self.batch_norm)
+        layer = self._layer(wrapped, x)
         wrapped.check_differentiable(layer.name, self.method)
         feature_map = FeatureMap(wrapped.plain, [layer])
         if self._reading is None:
@@ -258,8 +258,13 @@ def _check_numbers(weight: float, n_probes: NumberOfProbes, batch_fraction: floa
         raise ValueError(f"every: expected a number of steps of at least 1, got {every}; do every=1")
 
 
-def _check_choices(method: str, batch_norm: str) -> None:
+def _check_choices(method: str, batch_norm: str, n_probes: NumberOfProbes) -> None:
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}; do method='forward_mode'")
+    if method == "finite_difference" and n_probes == "exact":
+        raise ValueError(
+            "n_probes: expected a number with finite differences, whose error of first order only random signs average "
+            "out, got 'exact'; do method='double_backward'"
+        )
     if batch_norm not in ("refuse", "running"):
         raise ValueError(f"batch_norm: expected 'refuse' or 'running', got {batch_norm!r}; do batch_norm='running'")
