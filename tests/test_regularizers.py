@@ -1,8 +1,12 @@
+import math
+from copy import deepcopy
+
 import pytest
 import torch
 from reference import complexity as reference
-from torch import nn
+from torch import distributed, nn
 from torch.autograd import gradcheck
+from torch.nn import functional as F
 
 from geocollapse import GeometricComplexityPenalty
 from maps import Standardised
@@ -52,15 +56,141 @@ def test_expected_gradient_is_that_of_exact_gc(settings, method):
     assert not agrees(draws, 0.55 * exact_gradient(model))  # it would see a tenth
 
 
-def test_gradcheck_in_the_parameters():
+EXACT = ("forward_mode", "double_backward")
+
+
+@pytest.mark.parametrize("n_probes", [1, "exact"])
+@pytest.mark.parametrize("method", EXACT)
+def test_gradcheck_in_the_parameters(method, n_probes):
     model = net()
     del model[0].weight
 
     def gc(weight):
         model[0].weight = weight
-        return GeometricComplexityPenalty(1.0, layer="3")(model, X)[1]
+        return GeometricComplexityPenalty(1.0, layer="3", method=method, n_probes=n_probes)(model, X)[1]
 
     assert gradcheck(gc, (torch.randn(8, 4, dtype=torch.float64).requires_grad_(),))
+
+
+@pytest.mark.parametrize("method", EXACT)
+def test_exact_form(method):
+    model, penalty = net(), GeometricComplexityPenalty(1.0, method=method, n_probes="exact")
+    _, loss = penalty(model, X)
+    (gradient,) = torch.autograd.grad(loss, model[0].weight)
+    assert loss.item() == pytest.approx(float(reference.squared_norms(model[:4], X).mean()), rel=1e-12)
+    torch.testing.assert_close(gradient, exact_gradient(model), rtol=1e-10, atol=1e-12)
+    assert (penalty.last.estimator, penalty.last.n_probes) == ("exact", 1)
+
+
+class Awkward(nn.Module):
+    """Statements in place, on fresh tensors, on views and on parts of them; two branches; every rule of forward mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding="same", bias=False)
+        self.norm, self.relu, self.layer_norm = nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.LayerNorm(16)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.gate, self.classifier = F.hardsigmoid, nn.Linear(16, 3)
+
+    def forward(self, x):
+        h = self.first(x)
+        self.relu(h)
+        h = self.second(self.norm(h)) + h
+        F.relu_(h)
+        h = F.max_pool2d(h, 2, stride=1, padding=1)[..., :4, :4]
+        h = F.max_pool2d(self.gate(h), 2)
+        z = 1.5 * h.view(len(h), -1) - 0.4
+        torch.relu_(z[:, :3])
+        z = self.layer_norm(z).view(-1, 4, 4)
+        z = z + self.attention(z, z, z, need_weights=False)[0] + F.relu(z).softmax(dim=1)
+        return self.classifier(F.silu(z).flatten(1))
+
+
+def test_forward_mode_has_the_derivatives_of_double_backward():
+    torch.manual_seed(0)
+    model, x = Awkward().double().eval(), torch.randn(5, 2, 4, 4).double()
+    nn.init.normal_(model.norm.bias), nn.init.normal_(model.layer_norm.weight), model.norm.running_var.uniform_(0.5, 2)
+    a, output, first = gradients_of_all(model, x, "forward_mode")
+    model.gate = lambda z: F.relu6(z + 3) / 6  # hardsigmoid has no second derivative in torch
+    b, _, second = gradients_of_all(model, x, "double_backward")
+    torch.testing.assert_close(output, model(x))
+    assert a == pytest.approx(b, rel=1e-12)
+    for one, other in zip(first, second, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-9)  # torch's own hardsigmoid has 1/6 in float32
+
+
+def gradients_of_all(model, x, method):
+    output, loss = GeometricComplexityPenalty(1.0, method=method, n_probes="exact")(model, x)
+    parameters = [parameter for name, parameter in model.named_parameters() if "classifier" not in name]
+    found = torch.autograd.grad(loss + output.square().sum(), parameters)
+    return loss.item(), output, found
+
+
+def test_a_wrong_rule_of_torch_is_refused():
+    """If this no longer raises, torch has mended the forward rule of instance normalisation: take another."""
+
+    class Normalised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.classifier = nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.classifier(F.instance_norm(self.first(x).view(-1, 2, 4)).flatten(1))
+
+    torch.manual_seed(0)
+    model, x = Normalised(), torch.randn(4, 8)
+    with pytest.raises(
+        NotImplementedError, match="method: expected forward rules with a right derivative, .* do method"
+    ):
+        GeometricComplexityPenalty(1.0)(model, x)
+    assert GeometricComplexityPenalty(1.0, method="double_backward")(model, x)[1] > 0
+
+
+def test_operations_without_derivatives():
+    model = nn.Sequential(nn.Linear(4, 8), nn.GLU(), nn.Linear(4, 3))
+    with pytest.raises(NotImplementedError, match="method: expected a map with second derivatives, got .*glu_jvp"):
+        GeometricComplexityPenalty(1.0)(model, X.float())
+
+    class Distances(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 5), nn.Linear(1, 3)
+
+        def forward(self, x):
+            return self.last(torch.cdist(self.first(x)[:, None], torch.ones(len(x), 1, 5))[:, 0])
+
+    with pytest.raises(NotImplementedError, match="method: expected a map with forward-mode derivatives, .*cdist"):
+        GeometricComplexityPenalty(1.0)(Distances(), X.float())
+
+
+def smooth_image_net(dtype=torch.float32):
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.SiLU(),
+        nn.Conv2d(8, 8, 3, stride=2, padding=1),
+        nn.SiLU(),
+        nn.Flatten(),
+    ]
+    return nn.Sequential(*layers, nn.Linear(128, 16), nn.SiLU(), nn.Linear(16, 4)).to(dtype)
+
+
+IMAGES = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("dtype", "bias"), [(torch.float32, 2e-3), (torch.float64, 1e-6)])
+def test_bias_of_finite_differences(dtype, bias):
+    """At the same probes the difference is Jacobian times probe up to the stated bias, in value and gradient."""
+    model = smooth_image_net(torch.float64)
+    exact, expected = value_and_gradient(model, IMAGES.double(), "forward_mode")
+    value, gradient = value_and_gradient(model.to(dtype), IMAGES.to(dtype), "finite_difference")
+    assert value == pytest.approx(exact, rel=bias)
+    assert float((gradient - expected).norm() / expected.norm()) < 10 * bias
+
+
+def value_and_gradient(model, x, method, **settings):
+    _, loss = GeometricComplexityPenalty(1.0, method=method, n_probes=8, **settings)(model, x)
+    return loss.item(), torch.autograd.grad(loss, model[0].weight)[0].double()
 
 
 @pytest.mark.parametrize("settings", [{}, {"batch_fraction": 0.3}, {"every": 2}])
@@ -79,6 +209,24 @@ def test_last_is_the_unweighted_estimate():
     low, high = penalty.last.interval(0.9999)
     assert low < exact < high
     assert penalty(model, X)[1].item() == 0.0
+
+
+def test_collapse_beside_complexity():
+    model, labels = net(), torch.arange(12) % 3
+    penalty = GeometricComplexityPenalty(1.0, n_probes="exact")
+    penalty(model, X)
+    assert penalty.last_collapse is None
+    penalty(model, X, labels=labels)
+    norms, features = reference.squared_norms(model[:4], X), model[:4](X).detach()
+    gc = [norms[labels == c].mean() for c in range(3)]
+    means = [features[labels == c].mean(dim=0) for c in range(3)]
+    pairs = [(a, b) for a in range(3) for b in range(a)]
+    expected = sum((gc[a] + gc[b]) / (2 * (means[a] - means[b]).square().sum()) for a, b in pairs) / len(pairs)
+    assert penalty.last_collapse.value == pytest.approx(float(expected), rel=1e-10)
+    gone = GeometricComplexityPenalty(1.0, batch_fraction=0.1)
+    gone(model, X, labels=labels)
+    assert math.isnan(gone.last_collapse.value)
+    assert "no penalised example of class" in gone.last_collapse.warnings[0]
 
 
 def test_step_count_is_state():
@@ -122,6 +270,10 @@ def test_batch_norm_is_refused_or_running():
         ({"weight": -1.0}, "weight: expected a number of at least 0, got -1.0"),
         ({"weight": 1.0, "n_probes": 0}, "n_probes: expected at least 1, or 'exact', got 0"),
         ({"weight": 1.0, "n_probes": "all"}, "n_probes: expected at least 1, or 'exact', got 'all'"),
+        (
+            {"weight": 1.0, "n_probes": "exact", "method": "finite_difference"},
+            "n_probes: expected a number with finite",
+        ),
         ({"weight": 1.0, "batch_fraction": 0.0}, r"batch_fraction: expected a share in \(0, 1\], got 0.0"),
         ({"weight": 1.0, "every": 0}, "every: expected a number of steps of at least 1, got 0"),
         ({"weight": 1.0, "batch_norm": "eval"}, "batch_norm: expected 'refuse' or 'running', got 'eval'"),
@@ -131,6 +283,183 @@ def test_batch_norm_is_refused_or_running():
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         GeometricComplexityPenalty(**settings)
+
+
+def test_batch_norm_without_running_statistics_mixes_the_batch():
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Linear(5, 3)).double()
+    with pytest.raises(RuntimeError, match="batch normalisation without running statistics in '1'"):
+        GeometricComplexityPenalty(1.0, batch_norm="running")(model, X)
+
+
+@pytest.mark.parametrize("settings", [{}, {"batch_fraction": 0.5}, {"every": 2}])
+def test_accumulated_gradients_have_the_expectation_of_the_batch(settings):
+    """Three micro-batches, each loss divided by three: 3 and 2 have no common factor, so each one takes its turn."""
+    model = net()
+    penalty = GeometricComplexityPenalty(1.0, **settings)
+
+    def accumulated():
+        model.zero_grad()
+        for _ in range(penalty.every):
+            for part in X.split(4):
+                output, loss = penalty(model, part.repeat(200, 1))
+                ((loss + 0.0 * output.sum()) / 3).backward()
+        return model[0].weight.grad.clone() / penalty.every
+
+    draws = [accumulated() for _ in range(40)]
+    assert agrees(draws, exact_gradient(model))
+    assert not agrees(draws, 1.1 * exact_gradient(model))
+
+
+@pytest.mark.parametrize("method", EXACT)
+def test_bfloat16_autocast(method):
+    model = smooth_image_net()
+    value, gradient = value_and_gradient(model, IMAGES, method)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, other = value_and_gradient(model, IMAGES, method)
+        output, loss = GeometricComplexityPenalty(1.0, method=method, batch_fraction=0.25)(model, IMAGES)
+    assert (output.dtype, loss.dtype) == (torch.bfloat16, torch.float32)
+    assert rounded == pytest.approx(value, rel=0.02)
+    assert float((other - gradient).norm() / gradient.norm()) < 0.05
+
+
+def test_finite_differences_are_refused_where_rounding_or_chance_would_drown_them():
+    penalty = GeometricComplexityPenalty(1.0, method="finite_difference")
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(TypeError, match="expected features in float32 .* got torch.bfloat16"),
+    ):
+        penalty(smooth_image_net(), IMAGES)
+    with pytest.raises(RuntimeError, match="got dropout in training mode in '1'; do method='forward_mode'"):
+        penalty(nn.Sequential(nn.Linear(4, 5), nn.Dropout(), nn.Linear(5, 3)).double(), X)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("settings", [{}, {"batch_fraction": 0.25}, {"every": 2}], ids=str)
+def test_compiled_model(method, settings):
+    """Penalised examples go through the module inside, others through the compiled one: the same numbers."""
+    model = smooth_image_net()
+    expected, other = (GeometricComplexityPenalty(1.0, method=method, **settings) for _ in range(2))
+    compiled = torch.compile(model, backend="aot_eager")
+    for _ in range(2):
+        (a, loss), (b, compiled_loss) = expected(model, IMAGES), other(compiled, IMAGES)
+        torch.testing.assert_close(a, b)
+        assert loss.item() == pytest.approx(compiled_loss.item())
+        (b.square().mean() + compiled_loss).backward()
+
+
+def test_compiled_inside():
+    model = smooth_image_net()
+    model[2] = torch.compile(model[2], backend="aot_eager")
+    for method in EXACT:
+        with pytest.raises(
+            RuntimeError, match=r"expected no compiled module inside .* got '2'; do torch.compile\(model\)"
+        ):
+            GeometricComplexityPenalty(1.0, method=method)(model, IMAGES)
+    penalty = GeometricComplexityPenalty(1.0, method="finite_difference")
+    output, loss = penalty(model, IMAGES)
+    (output.square().mean() + loss).backward()
+    assert loss.item() == pytest.approx(value_and_gradient(smooth_image_net(), IMAGES, "forward_mode")[0], rel=0.3)
+    with pytest.raises(RuntimeError, match="expected a layer outside compiled modules, got '2'"):
+        GeometricComplexityPenalty(1.0, layer="2", method="finite_difference")(model, IMAGES)
+
+
+@pytest.mark.parametrize("method", EXACT)
+def test_attention(method):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    settings = {"img_size": 8, "patch_size": 4, "depth": 1, "embed_dim": 12, "num_heads": 2, "num_classes": 3}
+    model = timm.create_model("vit_tiny_patch16_224", **settings).double()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    _, loss = GeometricComplexityPenalty(1.0, "head:in", method=method, n_probes="exact")(model, x)
+
+    def embedding(z):
+        return model.forward_head(model.forward_features(z), pre_logits=True)
+
+    assert loss.item() == pytest.approx(float(reference.squared_norms(embedding, x).mean()), rel=1e-10)
+
+
+def averaged_gradients(rank, folder):
+    """One step of each kind by one of two processes; rank 0 stores the averaged gradients."""
+    distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    model, half = net(), X[6 * rank : 6 * rank + 6]
+    found = {}
+    for find_unused in (False, True):
+        parallel = nn.parallel.DistributedDataParallel(model, find_unused_parameters=find_unused)
+        for method in EXACT:
+            model.zero_grad()
+            output, loss = GeometricComplexityPenalty(1.0, "3", method=method, n_probes="exact")(parallel, half)
+            (loss + 0.0 * output.sum()).backward()
+            found[method, find_unused] = model[0].weight.grad.clone()
+    penalty = GeometricComplexityPenalty(1.0, "3", batch_fraction=0.5)
+    output, loss = penalty(parallel, X)
+    model.zero_grad()
+    (loss + 0.0 * output.sum()).backward()
+    found["output"], found["value"], found["random"] = output.detach(), loss.item(), model[0].weight.grad.clone()
+    torch.save(found, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_processes(tmp_path, monkeypatch):
+    """Layer names without `module.`; averaged gradients are those of the global batch; each rank has its own probes."""
+    torch.multiprocessing.spawn(averaged_gradients, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    model = net()
+    for method in EXACT:
+        for find_unused in (False, True):
+            found = first[method, find_unused]
+            torch.testing.assert_close(found, exact_gradient(model), rtol=1e-10, atol=1e-12)
+            assert torch.equal(found, second[method, find_unused])
+    torch.testing.assert_close(first["output"], model(X))
+    assert first["value"] != second["value"]
+    alone = []
+    for rank in range(2):
+        monkeypatch.setattr("geocollapse.regularizers.penalty.process", lambda rank=rank: (rank, 2))
+        alone += list(gradients(GeometricComplexityPenalty(1.0, "3", batch_fraction=0.5), model, 1, X))
+    torch.testing.assert_close(first["random"], (alone[0] + alone[1]) / 2)
+
+
+def test_data_parallel_is_refused():
+    with pytest.raises(TypeError, match=r"got DataParallel; do DistributedDataParallel\(model.module\)"):
+        GeometricComplexityPenalty(1.0)(nn.DataParallel(net()), X)
+
+
+def test_outputs_of_several_tensors():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x):
+            logits = self.net(x)
+            return {"logits": logits, "pair": (logits, 2 * logits)}
+
+    model = Both()
+    output, _ = GeometricComplexityPenalty(1.0, "net.3", batch_fraction=0.5)(model, X)
+    torch.testing.assert_close(output, model(X))
+
+
+def test_bad_calls():
+    model, penalty = net(), GeometricComplexityPenalty(1.0)
+    with pytest.raises(TypeError, match="inputs: expected a floating tensor .* got torch.int64"):
+        penalty(model, torch.ones(3, 4, dtype=torch.int64))
+    with (
+        torch.no_grad(),
+        pytest.raises(RuntimeError, match=r"penalty: expected gradients to be on, got torch.no_grad\(\)"),
+    ):
+        penalty(model, X)
+    with pytest.raises(ValueError, match=r"labels: expected 12 integers, .* got torch.int64 of shape \(3,\)"):
+        penalty(model, X, labels=torch.arange(3))
+    assert int(penalty.step) == 0
+
+
+@pytest.mark.parametrize("method", EXACT)
+def test_no_trained_parameter_before_the_layer(method):
+    model = deepcopy(net())
+    model[:4].requires_grad_(False)
+    with pytest.raises(
+        ValueError, match="layer: expected features that trained parameters can change, .* '4:in'; do unfreeze"
+    ):
+        GeometricComplexityPenalty(1.0, method=method)(model, X)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -186,3 +186,41 @@ def test_measure_of_a_sentence_encoder(minilm):
         for size in (24, 5)
     ]
     assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
+def test_the_embedding_of_an_encoder_is_its_last_hidden_state(minilm):
+    model, tokenizer = minilm
+    tokens = data.LabelledTexts(QUESTIONS * 2, torch.arange(8) % 2, about(2)).tokens(tokenizer)
+    m = geo.measure(model, tokens, pool="mean")
+    assert m.layers[0].layer == "[last_hidden_state]"
+    assert str(m).startswith("[last_hidden_state] (mean over positions): 8 examples")
+    with pytest.raises(ValueError, match="pool: expected one of mean, cls, last for sequences with a mask"):
+        geo.measure(model, tokens)
+
+
+def test_next_tokens_have_a_classifier():
+    """The rows of the head that are classes: accuracy, NC3 and NC4 as of a model with these outputs alone."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=12, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=None, eos_token_id=None
+    )
+    model = GPT2LMHeadModel(config).eval()
+    texts = data.LabelledTexts(
+        ["a bb ccc a", "bb a ccc a", "a ccc bb a", "ccc bb a bb"] * 3, torch.zeros(12).long(), about(1)
+    )
+    tokens = texts.next_tokens(Words(), context=5)
+    m = geo.measure(model, tokens, pool="last", estimator="exact")
+    assert m.layers[0].layer == "lm_head:in"
+    logits, hits = [], []
+    for row, label in tokens:
+        last = model(torch.tensor([row["input_ids"]])).logits[0, -1, tokens.class_outputs]
+        logits.append(last)
+        hits.append(int(last.argmax()) == label)
+    assert m.accuracy == pytest.approx(sum(hits) / len(hits))
+    expected = geo.neural_collapse(
+        m.features, tokens.targets, weight=model.lm_head.weight.detach()[tokens.class_outputs]
+    )
+    assert m.nc3 == pytest.approx(float(expected.nc3))
+    assert "accuracy: among the 3 outputs that are classes" in m.layers[0].warnings

@@ -20,6 +20,7 @@ from geocollapse.outputs import main_output, part_names, part_of
 
 Pool = Literal["mean", "cls", "last"]
 
+_HIDDEN = "last_hidden_state"  # what an encoder of transformers gives, by that name
 _EAGER = "model: torch.compile was left aside, the same weights ran without its graphs"
 _NO_MASK = (
     "attention_mask: padding was found among the tokens and no mask that says so, so that it counts as text; "
@@ -83,10 +84,16 @@ class FeatureMap:
         layers: where to take features.
         pool: ``mean``, ``cls`` or ``last``, None to flatten.
         input_layer: the layer whose output Jacobians are taken with respect to; None for the inputs themselves.
+        class_outputs: (C,) which of the model's outputs each class is, pooled as the features are; None for all.
     """
 
     def __init__(
-        self, model: nn.Module, layers: Sequence[Layer], pool: Pool | None = None, input_layer: str | None = None
+        self,
+        model: nn.Module,
+        layers: Sequence[Layer],
+        pool: Pool | None = None,
+        input_layer: str | None = None,
+        class_outputs: Tensor | None = None,
     ) -> None:
         if pool not in (None, *get_args(Pool)):
             raise ValueError(f"pool: expected None, 'mean', 'cls' or 'last', got {pool!r}; do pool='mean'")
@@ -94,6 +101,7 @@ class FeatureMap:
         self.layers = tuple(layers)
         self.pool = pool
         self.input_layer = input_layer
+        self.class_outputs = class_outputs
         # what a reader of the features must know, in the order it was met
         self.notes: dict[str, None] = {_EAGER: None} if is_compiled(model) else {}
 
@@ -110,6 +118,8 @@ class FeatureMap:
 
         def take(x: Tensor) -> tuple[list[Tensor], Any]:
             taken, output = self._run(entry.run, x)
+            if self.class_outputs is not None and isinstance(output, Tensor):
+                output = pooled(output, self.pool, entry.mask)[:, self.class_outputs]
             return [flatten_features(pooled(z, self.pool, entry.mask), len(x)) for z in taken], output
 
         return take, entry.x
@@ -190,7 +200,7 @@ class CallableMap:
     def __init__(self, f: Any) -> None:
         self.f = f
         self.layers = (Layer(""),)
-        self.pool = self.input_layer = None
+        self.pool = self.input_layer = self.class_outputs = None
         self.notes: dict[str, None] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -235,8 +245,8 @@ def find_embedding(
     """The embedding of a model: what feeds the classifier whose output is the model's output.
 
     By default the input of the Linear or 1x1 convolution whose output IS the model's output (its ``logits``, or the
-    first of a tuple); where there is none and the output is one (n, p) tensor, that output, with no classifier. Found
-    by one forward pass of ``inputs``.
+    first of a tuple); where there is none and the output is one (n, p) tensor, that output, or what an encoder calls
+    its ``last_hidden_state``, with no classifier. Found by one forward pass of ``inputs``.
 
     Args:
         model: the module, run in evaluation mode and handed back as it was.
@@ -258,6 +268,8 @@ def find_embedding(
         return Embedding(Layer(name, "in"), name)
     if isinstance(output, Tensor) and output.ndim == 2:
         return Embedding(Layer(""), None)
+    if _HIDDEN in part_names(output):
+        return Embedding(Layer("", part=_HIDDEN), None)
     got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     named = [f"[{name}]" for name in part_names(output)] + [str(Layer(name, "in")) for name in candidates[-5:]]
     listed = ", ".join(map(repr, named)) or "none"

@@ -78,6 +78,7 @@ def show(answer: Answer, display: Display) -> None:
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A readable table as text; None is a dash, numbers stand right, and of all columns `what` is the one to wrap."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
@@ -85,7 +86,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         is_numeric = all(isinstance(row[number], int | float | None) for row in rows)
         drawn.add_column(name, justify="right" if is_numeric else "left", no_wrap=name != "what")
     for row in rows:
-        drawn.add_row(*("-" if cell is None else str(cell) for cell in row))
+        drawn.add_row(*("-" if cell is None else escape(str(cell)) for cell in row))
     return as_text(drawn)
 
 

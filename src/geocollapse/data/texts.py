@@ -95,10 +95,12 @@ class LabelledTexts(Described, Dataset[tuple[str, int]]):
             notes += (f"next tokens: {dropped} of {len(places)} left out, which come fewer than {min_count} times",)
         order = sorted(frequent)
         kept = [(tokens, token) for tokens, token in places if token in frequent]
-        labels = torch.searchsorted(torch.tensor(order), torch.tensor([token for _, token in kept]))
+        tokens_of_classes = torch.tensor(order)
+        labels = torch.searchsorted(tokens_of_classes, torch.tensor([token for _, token in kept]))
         about = replace(self.about, classes=tuple(_distinct(tokenizer.convert_ids_to_tokens(order), order)))
         rows = [{"input_ids": tokens} for tokens, _ in kept]
-        return LabelledTokens(rows, labels, about, padding=_padding_of(tokenizer), notes=notes)
+        padding = _padding_of(tokenizer)
+        return LabelledTokens(rows, labels, about, padding=padding, notes=notes, class_outputs=tokens_of_classes)
 
 
 class LabelledTokens(Described, Dataset[tuple[Mapping[str, Sequence[int]], int]]):
@@ -110,6 +112,7 @@ class LabelledTokens(Described, Dataset[tuple[Mapping[str, Sequence[int]], int]]
         about: names of the classes and the split.
         padding: the token that fills up ``input_ids``; everything else is filled up with 0.
         notes: what a reader must know of how they were made.
+        class_outputs: (C,) which of a language model's outputs each class is: its token; None for other classes.
     """
 
     def __init__(
@@ -120,8 +123,10 @@ class LabelledTokens(Described, Dataset[tuple[Mapping[str, Sequence[int]], int]]
         *,
         padding: int = 0,
         notes: tuple[str, ...] = (),
+        class_outputs: Tensor | None = None,
     ) -> None:
         self.encoded, self.targets, self.about, self.padding, self.notes = encoded, labels, about, padding, notes
+        self.class_outputs = class_outputs
 
     @property
     def lengths(self) -> Tensor:

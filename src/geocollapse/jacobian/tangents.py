@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from geocollapse.jacobian.ends import Take
 from geocollapse.jacobian.forward import forward_mode
@@ -18,6 +19,7 @@ from geocollapse.jacobian.forward import forward_mode
 Rule = Callable[[Any, Tensor, Tensor, tuple[Any, ...], dict[str, Any]], Any]
 
 _BATCH_NORM = inspect.signature(F.batch_norm)
+_LAYER_NORM = inspect.signature(F.layer_norm)
 
 
 def differentiable_push_forward(take: Take, x: Tensor, u: Tensor) -> tuple[Tensor, Any, Tensor | None]:
@@ -45,12 +47,22 @@ class _Tangents(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         rule, kwargs = _RULES.get(func), kwargs or {}
+        if func in _WITH_SOFTMAX:
+            with _OutOfPlace():
+                return func(*args, **kwargs)
         if rule is None or not args or not isinstance(args[0], Tensor) or any(map(_is_dual, args[1:])):
             return func(*args, **kwargs)
         primal, tangent = forward_ad.unpack_dual(args[0])
         if tangent is None or tangent._is_zerotensor():
             return func(*args, **kwargs)
         return rule(func, primal, tangent, args, kwargs)
+
+
+class _OutOfPlace(TorchDispatchMode):
+    """Passes all on: under any such mode torch's forward rule of softmax does not overwrite what its graph needs."""
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
 
 
 def _is_dual(argument: Any) -> bool:
@@ -88,6 +100,12 @@ def _covers(view: Tensor, base: Tensor) -> bool:
     return view.shape == base.shape and view.stride() == base.stride()
 
 
+def _hardsigmoid(func: Any, z: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """y = min(max(z + 3, 0), 6)/6, so dy = [|z| < 3] dz/6; torch has no rule with a graph."""
+    inside = z.detach().abs() < 3
+    return forward_ad.make_dual(func(z, *args[1:], **kwargs), torch.where(inside, t / 6, 0.0))
+
+
 def _max_pool(_func: Any, z: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """y_i = z_k(i) at the largest of each window, so dy_i = dz_k(i)."""
     options = {key: value for key, value in kwargs.items() if key != "return_indices"}
@@ -108,11 +126,30 @@ def _batch_norm(func: Any, z: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: 
     return forward_ad.make_dual(func(z, *args[1:], **kwargs), tangent)
 
 
+def _layer_norm(func: Any, z: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """y = n w + b with n = (z - m)/s, so dy = (c - n <n c>)/s w with c = dz - <dz>; torch's rule has a wrong graph."""
+    given = _LAYER_NORM.bind(*args, **kwargs)
+    given.apply_defaults()
+    _, shape, weight, _, eps = given.args
+    dims = tuple(range(-len(shape), 0))
+    n = F.layer_norm(z, shape, None, None, eps)
+    c = t - t.mean(dims, keepdim=True)
+    tangent = (c - n * (n * c).mean(dims, keepdim=True)) * (z.var(dims, correction=0, keepdim=True) + eps).rsqrt()
+    return forward_ad.make_dual(func(z, *args[1:], **kwargs), tangent if weight is None else tangent * weight)
+
+
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+_WITH_SOFTMAX = {
+    *(F.softmax, torch.softmax, Tensor.softmax),
+    *(F.log_softmax, torch.log_softmax, Tensor.log_softmax, torch.logsumexp, Tensor.logsumexp),
+    *(F.scaled_dot_product_attention, F.multi_head_attention_forward),
+}
 _RULES: dict[Any, Rule] = {
     **dict.fromkeys((F.linear, *_CONVOLUTIONS), _affine),
     **dict.fromkeys((F.relu, torch.relu, Tensor.relu), _relu),
     **dict.fromkeys((torch.relu_, Tensor.relu_), _relu_in_place),
     **dict.fromkeys((F.max_pool2d, torch.max_pool2d), _max_pool),
     F.batch_norm: _batch_norm,
+    F.hardsigmoid: _hardsigmoid,
+    F.layer_norm: _layer_norm,
 }

@@ -57,6 +57,7 @@ _MARKS = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"))
 def depth_table(layers: Sequence[LayerMeasurement]) -> str:
     """One row a layer, in the order asked for."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=_title(layers), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -66,7 +67,7 @@ def depth_table(layers: Sequence[LayerMeasurement]) -> str:
     for layer in layers:
         values = [measure(layer) for measure in _COLUMNS.values()]
         cells = ["-" if value is None or math.isnan(value) else f"{value:.3g}" for value in values]
-        table.add_row(layer.layer or "output", str(layer.features.shape[1]), *cells)
+        table.add_row(escape(layer.layer or "output"), str(layer.features.shape[1]), *cells)
     return rendered(table, _notes(layers))
 
 

@@ -27,9 +27,10 @@ _FIGURES: Mapping[str, Any] = {".png": {"Software": None}, ".pdf": {"CreationDat
 def as_text(layer: LayerMeasurement) -> str:
     """The table that ``print(measurement)`` shows."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=_title(layer), title_justify="left", box=box.SIMPLE_HEAD, min_width=70)
+    table = Table(title=escape(_title(layer)), title_justify="left", box=box.SIMPLE_HEAD, min_width=70)
     for name, justify in (("measure", "left"), ("value", "right"), ("95 % interval", "right"), ("read as", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in _rows(layer):

@@ -119,6 +119,7 @@ def measure(
         pair = move(examples.peek(2), model)
         first = rows_of(pair, slice(1))
         feature_map, embedding = _feature_map(model, first, layer, classifier, pool, input_layer)
+        feature_map.class_outputs = _of_dataset(examples, "class_outputs")
         check_rows_independent(feature_map.enter, pair, module)
         if memory_limit is not None:
             examples = bounded_by_memory(examples, feature_map.enter, first, memory_limit)
@@ -130,7 +131,7 @@ def measure(
         reading = read_once(model, feature_map, examples, schedule, plan, rule, progress=progress)
     names = class_names if class_names is not None else _of_dataset(examples, "classes")
     context = _context(model, feature_map, reading, examples, names, embedding, plan, schedule, rule)
-    heads = [_head_at(layer, model, embedding, is_named=classifier is not None) for layer in feature_map.layers]
+    heads = [_head_at(layer, feature_map, embedding, is_named=classifier is not None) for layer in feature_map.layers]
     kept = [
         KeptLayer(str(layer), taken.features, taken.norms, head, context)
         for layer, taken, head in zip(feature_map.layers, reading.layers, heads, strict=True)
@@ -206,18 +207,22 @@ def _default_estimator(feature_map: FeatureMap | CallableMap, first: Inputs) -> 
 
 
 def _head_at(
-    layer: Layer, model: nn.Module | Map, embedding: Embedding | None, *, is_named: bool
+    layer: Layer, feature_map: FeatureMap | CallableMap, embedding: Embedding | None, *, is_named: bool
 ) -> tuple[Tensor, Tensor | None] | str:
     """Weight and bias of the classifier that ``layer`` feeds, or the reason why there is none.
 
     A layer of the classifier's width need not be what feeds it: the caller says so by naming the classifier.
     """
-    if embedding is None or embedding.classifier is None or not isinstance(model, nn.Module):
+    if embedding is None or embedding.classifier is None or isinstance(feature_map, CallableMap):
         return "the model has no linear classifier behind its output"
     feeds = Layer(embedding.classifier, "in")
     if layer != feeds and not is_named:
         return f"the classifier is fed by {str(feeds)!r}, not by this layer"
-    return embedding.head_of(model) or f"{embedding.classifier!r} has no weight matrix"
+    head, rows = embedding.head_of(feature_map.model), feature_map.class_outputs
+    if head is None:
+        return f"{embedding.classifier!r} has no weight matrix"
+    weight, bias = head
+    return head if rows is None else (weight[rows], None if bias is None else bias[rows])
 
 
 def _context(
@@ -236,6 +241,8 @@ def _context(
     accuracy, notes = (None, ()) if logits is None else accuracy_of(logits, reading.labels, class_names)
     if has_head and logits is None:
         notes = ("accuracy: the model's output is not one matrix (n, C)",)
+    if logits is not None and feature_map.class_outputs is not None:
+        notes += (f"accuracy: among the {logits.shape[1]} outputs that are classes",)
     notes += (*(_of_dataset(examples, "notes") or ()), *feature_map.notes)
     if feature_map.input_layer is not None:
         notes += (f"gc_pixel: not defined for the output of {feature_map.input_layer!r}, which has no pixels",)

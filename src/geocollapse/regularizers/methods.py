@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,8 +17,7 @@ from geocollapse.jacobian import differentiable_push_forward, plain_attention, t
 Method = Literal["forward_mode", "double_backward", "finite_difference"]
 NumberOfProbes = int | Literal["exact"]
 
-# eps = C max(1e-16, u)^(1/3) rms(x), u the rounding unit: truncation eps^2 against rounding u/eps of the features
-_STEP = 1.0
+_WRONG = 0.1  # of a gradient: more than the rounding of half precision, less than any rule that is wrong
 
 
 @dataclass(frozen=True)
@@ -61,31 +60,21 @@ class Pass:
     output: Any
 
 
-def double_backward(feature_map: FeatureMap, x: Tensor, drawn: Probes) -> Pass:
-    """||J^T v||^2 of output probes v, by reverse mode with a graph: reverse over reverse."""
-    leaf = track(x)
-    with plain_attention():
-        (features,), output = feature_map.with_output(leaf)
-    terms = []
-    for v in drawn.vectors(features.shape[1], features.dtype):
-        gradient = None
-        if features.requires_grad:
-            (gradient,) = torch.autograd.grad(features, leaf, v, create_graph=True, allow_unused=True)
-        terms.append(_squares(_on_a_path(gradient, feature_map)))
-    return Pass(torch.stack(terms), features, output)
-
-
 def forward_mode(feature_map: FeatureMap, x: Tensor, drawn: Probes) -> Pass:
     """||J u||^2 of input probes u, by forward mode with a graph: reverse over forward.
 
     Each probe but the first costs a forward pass of its own.
     """
-    passes = [
-        differentiable_push_forward(feature_map.with_output, x, u.view_as(x))
-        for u in drawn.vectors(x[0].numel(), x.dtype)
-    ]
-    terms = [_squares(_on_a_path(tangent, feature_map)) for _, _, tangent in passes]
+    passes = [_push_forward(feature_map, x, u) for u in drawn.vectors(x[0].numel(), x.dtype)]
     features, output, _ = passes[0]
+    return Pass(torch.stack([_squares(tangent) for _, _, tangent in passes]), features, output)
+
+
+def double_backward(feature_map: FeatureMap, x: Tensor, drawn: Probes) -> Pass:
+    """||J^T v||^2 of output probes v, by reverse mode with a graph: reverse over reverse."""
+    leaf, features, output = _tracked(feature_map, x)
+    vectors = drawn.vectors(features.shape[1], features.dtype)
+    terms = [_squares(_pull_back(feature_map, features, leaf, v)) for v in vectors]
     return Pass(torch.stack(terms), features, output)
 
 
@@ -121,6 +110,92 @@ METHODS: dict[str, Callable[[FeatureMap, Tensor, Probes], Pass]] = {
     "double_backward": double_backward,
     "finite_difference": finite_difference,
 }
+
+
+def check_derivatives(feature_map: FeatureMap, x: Tensor, method: str) -> None:
+    """Refuse a map whose second derivatives are not had, or are wrong, by one backward pass of a few examples.
+
+    The gradient of v^T J u in the parameters is the same by reverse over forward and by reverse over reverse mode. Some
+    of torch's forward rules leave a graph that is silently wrong (instance normalisation in 2.15).
+
+    Raises:
+        ValueError: no trained parameter changes J.
+        NotImplementedError: an operation without a second derivative, or with a wrong one.
+    """
+    trained = [parameter for parameter in feature_map.model.parameters() if parameter.requires_grad]
+    found = _mixed_gradients(feature_map, x, trained, forward=method == "forward_mode")
+    if all(gradient is None for gradient in found):
+        raise ValueError(
+            f"layer: expected features that trained parameters can change, got no gradient path to any from geometric "
+            f"complexity at {str(feature_map.layers[0])!r}; do unfreeze parameters before it, or name a later layer"
+        )
+    if method == "double_backward":
+        return
+    try:
+        expected = _mixed_gradients(feature_map, x, trained, forward=False)
+    except (NotImplementedError, ValueError):
+        return  # nothing to compare with
+    error, size = _distance(found, expected, trained), _distance(expected, [None] * len(trained), trained)
+    if not error <= _WRONG * size:
+        raise NotImplementedError(
+            f"method: expected forward rules with a right derivative, got a gradient {error / size:.0%} away from that "
+            f"of double backward (a fault of torch in one of the model's operations); do method='double_backward'"
+        )
+
+
+def _mixed_gradients(feature_map: FeatureMap, x: Tensor, trained: Sequence[Tensor], *, forward: bool) -> Sequence[Any]:
+    """Gradient of v^T J u in each parameter, for signs u and v; None where it does not depend on it."""
+    drawn = Probes(0, torch.arange(len(x), device=x.device), 1)
+    (u,) = drawn.vectors(x[0].numel(), x.dtype)
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+        torch.manual_seed(0)  # the same dropout both ways
+        if forward:
+            features, _, tangent = _push_forward(feature_map, x, u)
+            (v,) = drawn.vectors(features.shape[1], features.dtype)
+            scalar = (tangent * v).sum()
+        else:
+            leaf, features, _ = _tracked(feature_map, x)
+            (v,) = drawn.vectors(features.shape[1], features.dtype)
+            scalar = (_pull_back(feature_map, features, leaf, v) * u.view_as(x)).sum()
+    if not (trained and scalar.requires_grad):
+        return [None] * len(trained)
+    try:
+        return torch.autograd.grad(scalar, trained, allow_unused=True)
+    except RuntimeError as error:
+        if "derivative" not in str(error):
+            raise
+        other = "method='double_backward'" if forward else "method='forward_mode' or method='finite_difference'"
+        raise NotImplementedError(
+            f"method: expected a map with second derivatives, got {str(error).splitlines()[0]!r}; do {other}"
+        ) from error
+
+
+def _distance(a: Sequence[Any], b: Sequence[Any], like: Sequence[Tensor]) -> float:
+    """Euclidean distance of two gradients; None is zero."""
+    pairs = [(torch.zeros_like(z) if p is None else p, 0.0 if q is None else q) for p, q, z in zip(a, b, like)]
+    return math.sqrt(sum(float((p - q).square().sum()) for p, q in pairs))
+
+
+def _push_forward(feature_map: FeatureMap, x: Tensor, u: Tensor) -> tuple[Tensor, Any, Tensor]:
+    """Features, output and J u."""
+    features, output, tangent = differentiable_push_forward(feature_map.with_output, x, u.view_as(x))
+    return features, output, _on_a_path(tangent, feature_map)
+
+
+def _tracked(feature_map: FeatureMap, x: Tensor) -> tuple[Tensor, Tensor, Any]:
+    """Inputs that take gradients, features and output."""
+    leaf = track(x)
+    with plain_attention():
+        (features,), output = feature_map.with_output(leaf)
+    return leaf, features, output
+
+
+def _pull_back(feature_map: FeatureMap, features: Tensor, leaf: Tensor, v: Tensor) -> Tensor:
+    """J^T v."""
+    if not features.requires_grad:
+        return _on_a_path(None, feature_map)
+    (gradient,) = torch.autograd.grad(features, leaf, v, create_graph=True, allow_unused=True)
+    return _on_a_path(gradient, feature_map)
 
 
 def _squares(rows: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from geocollapse.features import FeatureMap, Layer, find_embedding
 from geocollapse.independence import check_rows_independent
 from geocollapse.jacobian import check_floating
 from geocollapse.processes import share
-from geocollapse.regularizers.methods import METHODS, Method, NumberOfProbes, Pass, Probes
+from geocollapse.regularizers.methods import METHODS, Method, NumberOfProbes, Pass, Probes, check_derivatives
 from geocollapse.regularizers.reading import Reading
 from geocollapse.regularizers.wrapped import Wrapped
 
@@ -48,8 +48,8 @@ class GeometricComplexityPenalty(nn.Module):
         method: ``forward_mode``: ||J u||^2 of input probes u, reverse over forward mode, the fastest that is exact;
             ``double_backward``: ||J^T v||^2 of output probes v, for maps with an operation that has no forward mode;
             ``finite_difference``: ||f(x + eps u) - f(x)||^2 / eps^2, biased, for maps with no second derivative.
-        n_probes: probes for each example; ``exact`` takes all axes, of the inputs (of the features with
-            ``double_backward``).
+        n_probes: probes for each example; ``exact`` takes all axes, of the inputs or, with ``double_backward``,
+            of the features.
         batch_fraction: share of the batch, drawn at random, that the penalty is estimated on.
         every: the penalty is added every so many calls, with ``every`` times the weight.
         seed: of the probes and of the share.
@@ -86,7 +86,7 @@ class GeometricComplexityPenalty(nn.Module):
     ) -> None:
         super().__init__()
         _check_numbers(weight, n_probes, batch_fraction, every)
-        _check_choices(method, batch_norm)
+        _check_choices(method, batch_norm, n_probes)
         self.weight = weight
         self.layer = layer
         self.method = method
@@ -120,14 +120,20 @@ class GeometricComplexityPenalty(nn.Module):
         if step % self.every:
             return model(x), x.new_zeros(())
         wrapped = Wrapped.of(model)
-        layer = self._layer(wrapped, x)
         _check_layers(wrapped.plain, self.method, self.batch_norm)
+        layer = self._layer(wrapped, x)
         wrapped.check_differentiable(layer.name, self.method)
         feature_map = FeatureMap(wrapped.plain, [layer])
         if self._reading is None:
-            with _running_statistics(wrapped.plain):
-                check_rows_independent(feature_map.enter, x, wrapped.plain, is_random=True)
+            self._check_map(feature_map, x)
         return wrapped.run(lambda x: self._penalised(wrapped, feature_map, x, labels, step), x)
+
+    def _check_map(self, feature_map: FeatureMap, x: Tensor) -> None:
+        """At the first step: examples that do not mix, and operations that can be differentiated."""
+        with _running_statistics(feature_map.model):
+            check_rows_independent(feature_map.enter, x, feature_map.model, is_random=True)
+            if self.method != "finite_difference":
+                check_derivatives(feature_map, x[:1], self.method)
 
     def _penalised(
         self, wrapped: Wrapped, feature_map: FeatureMap, x: Tensor, labels: Tensor | None, step: int
@@ -144,8 +150,6 @@ class GeometricComplexityPenalty(nn.Module):
             output = _joined([part.output for part in passes], rows, x, wrapped.main)
         terms = torch.cat([part.terms for part in passes], dim=1)
         gc = terms.mean()
-        if self._reading is None:
-            _check_trained(gc, wrapped.plain, feature_map)
         self._keep(terms, passes, rows, labels)
         return output, self.weight * self.every * gc if self.weight > 0.0 else torch.zeros_like(gc)
 
@@ -222,18 +226,6 @@ def _running_statistics(model: nn.Module) -> Iterator[None]:
             layer.train()
 
 
-def _check_trained(gc: Tensor, model: nn.Module, feature_map: FeatureMap) -> None:
-    """Refuse a penalty that no trained parameter can lower; one backward pass, at the first step alone."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    usable = bool(trained) and gc.requires_grad
-    found = torch.autograd.grad(gc, trained, retain_graph=True, allow_unused=True) if usable else ()
-    if all(gradient is None for gradient in found):
-        raise ValueError(
-            f"layer: expected features that trained parameters can change, got no gradient path to any from geometric "
-            f"complexity at {str(feature_map.layers[0])!r}; do unfreeze parameters before it, or name a later layer"
-        )
-
-
 def _check_layers(model: nn.Module, method: Method, batch_norm: BatchNorm) -> None:
     check_independent(model, evaluation=True)
     if batch_norm == "refuse":
@@ -266,8 +258,13 @@ def _check_numbers(weight: float, n_probes: NumberOfProbes, batch_fraction: floa
         raise ValueError(f"every: expected a number of steps of at least 1, got {every}; do every=1")
 
 
-def _check_choices(method: str, batch_norm: str) -> None:
+def _check_choices(method: str, batch_norm: str, n_probes: NumberOfProbes) -> None:
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}; do method='forward_mode'")
+    if method == "finite_difference" and n_probes == "exact":
+        raise ValueError(
+            "n_probes: expected a number with finite differences, whose error of first order only random signs average "
+            "out, got 'exact'; do method='double_backward'"
+        )
     if batch_norm not in ("refuse", "running"):
         raise ValueError(f"batch_norm: expected 'refuse' or 'running', got {batch_norm!r}; do batch_norm='running'")
