@@ -304,4 +304,6 @@ def test_a_compiled_model_is_measured_by_its_own_names(how):
             assert found[name] == plain[name]
     several = geo.measure(model, (PHOTOS, LABELS), layer=["body.1", "fc:in"]).to_frame()
     assert several["layer"].tolist() == ["body.1", "fc:in"]
+    feature_map, head = geo.split(model, "fc:in")
+    torch.testing.assert_close(head(feature_map(PHOTOS)), model(PHOTOS))
     torch.testing.assert_close(model(PHOTOS), Outputs(lambda hidden, logits: logits)(PHOTOS))

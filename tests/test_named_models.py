@@ -239,6 +239,13 @@ def test_a_configuration_without_architectures_is_the_plain_model(tmp_path):
     assert type(models.load(f"hf:{tmp_path}@random").model).__name__ == "ViTModel"
 
 
+@pytest.mark.parametrize("config", [{"model_type": "nothing_known"}, {"auto_map": {"AutoConfig": "code.Config"}}])
+def test_code_of_a_models_own_is_not_run(tmp_path, config):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="expected a model that transformers itself knows, got hf:.*do load it in a"):
+        models.load(f"hf:{tmp_path}")
+
+
 def test_the_class_can_be_chosen():
     loaded = models.load("hf:vit@random", model_args={**VIT, "architectures": ["ViTModel"]})
     assert type(loaded.model).__name__ == "ViTModel"

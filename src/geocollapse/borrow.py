@@ -30,7 +30,7 @@ def borrowed(model: nn.Module | None, *, evaluation: bool = True) -> Iterator[No
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    with torch.random.fork_rng(devices=_cuda_devices(model)), _without_graphs(model):
+    with torch.random.fork_rng(devices=_cuda_devices(model)), without_graphs(model):
         try:
             for parameter, _ in flags:
                 parameter.requires_grad_(False)
@@ -136,7 +136,8 @@ def dtype_of(model: object) -> torch.dtype | None:
     return first.dtype if first is not None and first.is_floating_point() else None
 
 
-def _without_graphs(model: nn.Module | None) -> AbstractContextManager[None]:
+def without_graphs(model: nn.Module | None) -> AbstractContextManager[None]:
+    """Inside, a compiled model runs its own code: hooks do not reach the graphs of torch.compile."""
     if model is None or not is_compiled(model):
         return nullcontext()
     stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from geocollapse.batches import Inputs
+from geocollapse.borrow import uncompiled_name
 from geocollapse.jacobian import unshared
 
 MASK = "attention_mask"  # (n, tokens), 0 where a sequence is padded
@@ -57,13 +58,13 @@ def find_input_layer(model: nn.Module, inputs: Inputs, input_layer: str | None) 
     Raises:
         ValueError: no module of that name.
     """
-    names = [name for name, _ in model.named_modules()]
     if input_layer is not None:
-        if input_layer not in names or not input_layer:
+        names = {uncompiled_name(name): name for name, _ in model.named_modules() if uncompiled_name(name)}
+        if input_layer not in names:
             raise ValueError(
                 f"input_layer: expected the name of a module, got {input_layer!r}; do one of {_embeddings(model)}"
             )
-        return input_layer
+        return names[input_layer]
     tensors = inputs.values() if isinstance(inputs, Mapping) else [inputs]
     find = getattr(model, "get_input_embeddings", None)
     if any(tensor.is_floating_point() for tensor in tensors) or find is None:
@@ -153,5 +154,6 @@ def _check_one(model: nn.Module, inputs: Mapping[str, Tensor]) -> str:
 
 
 def _embeddings(model: nn.Module) -> str:
-    names = [repr(name) for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
+    named = [(uncompiled_name(name), module) for name, module in model.named_modules()]
+    names = [repr(name) for name, module in named if isinstance(module, nn.Embedding)]
     return ", ".join(names[:5]) or "none here"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from geocollapse.batches import Inputs, MapExamples, StreamExamples, as_examples, check_shared, move, rows_of
-from geocollapse.borrow import borrowed, check_independent, device_of
+from geocollapse.borrow import borrowed, check_independent, device_of, uncompiled_name
 from geocollapse.complexity import estimate_settings
 from geocollapse.entry import enter, find_input_layer
 from geocollapse.features import CallableMap, Embedding, FeatureMap, Layer, Pool, find_embedding
@@ -326,7 +326,7 @@ def _preprocessing(
         "mean": None if mean is None else torch.as_tensor(mean, dtype=torch.float64).flatten().tolist(),
         "std": None if std is None else std.tolist(),
         "mode": "evaluation",
-        "input_layer": feature_map.input_layer,
+        "input_layer": feature_map.input_layer and uncompiled_name(feature_map.input_layer),
         "pool": feature_map.pool,
     }
 

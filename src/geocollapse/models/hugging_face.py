@@ -119,6 +119,13 @@ def _config(transformers: Any, name: str, model_args: Mapping[str, Any], *, is_t
     try:
         _check_keys(name, model_args, transformers.AutoConfig.from_pretrained(name))
         return transformers.AutoConfig.from_pretrained(name, **model_args)
+    except ValueError as error:
+        if str(error).startswith("model: "):
+            raise
+        raise ValueError(
+            f"model: expected a model that transformers itself knows, got hf:{name} ({_reason(error)[:200]}); "
+            f"do load it in a function of your own, FILE.py:FACTORY"
+        ) from error
     except OSError as error:
         near = difflib.get_close_matches(name, types, n=3, cutoff=0.6) if is_type_allowed else []
         types_text = f", or a model type such as {', '.join(f'hf:{kind}@random' for kind in near or ['vit', 'gpt2'])}"
