@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from geocollapse.batches import Inputs
 from geocollapse.borrow import borrowed, is_compiled, uncompiled_name
-from geocollapse.entry import enter, padding_without_mask, run_model
+from geocollapse.entry import Entry, enter, padding_without_mask, run_model
 from geocollapse.jacobian import Take, check_floating, flatten_features, unshared
 from geocollapse.outputs import main_output, part_names, part_of
 
@@ -111,26 +111,34 @@ class FeatureMap:
         return take(x)[0][0]
 
     def enter(self, inputs: Inputs) -> tuple[Take, Tensor]:
-        """The map of these examples, from the floating tensor that it starts from, and that tensor."""
+        """The map of these examples, from the floating tensor that it starts from, and that tensor.
+
+        Of the model's output it gives the main tensor, its logits.
+        """
         entry = enter(self.model, inputs, self.input_layer)
         if padding_without_mask(self.model, inputs, self.input_layer):
             self.notes[_NO_MASK] = None
 
         def take(x: Tensor) -> tuple[list[Tensor], Any]:
-            taken, output = self._run(entry.run, x)
+            features, whole = self._features(entry, x)
+            output = main_output(whole)
             if self.class_outputs is not None and isinstance(output, Tensor):
                 output = pooled(output, self.pool, entry.mask)[:, self.class_outputs]
-            return [flatten_features(pooled(z, self.pool, entry.mask), len(x)) for z in taken], output
+            return features, output
 
         return take, entry.x
 
     def with_output(self, x: Tensor) -> tuple[list[Tensor], Any]:
         """Features (n, p) of every layer from one floating tensor, and the model's own output."""
-        return self.enter(x)[0](x)
+        return self._features(enter(self.model, x, self.input_layer), x)
 
     def take(self, x: Tensor) -> tuple[list[Tensor], Any]:
         """What passes through every layer, in its own shape, and the model's own output."""
         return self._run(enter(self.model, x, self.input_layer).run, x)
+
+    def _features(self, entry: Entry, x: Tensor) -> tuple[list[Tensor], Any]:
+        taken, output = self._run(entry.run, x)
+        return [flatten_features(pooled(z, self.pool, entry.mask), len(x)) for z in taken], output
 
     def _run(self, run: Callable[[Tensor], Any], x: Tensor) -> tuple[list[Tensor], Any]:
         """The same, with the way to run the model.
@@ -145,7 +153,7 @@ class FeatureMap:
         for layer in taken:
             if layer.is_output:
                 taken[layer] = [output if layer.part is None else part_of(output, layer.part, "")]
-        return [_the_tensor(layer, taken[layer]) for layer in self.layers], main_output(output)
+        return [_the_tensor(layer, taken[layer]) for layer in self.layers], output
 
 
 def pooled(features: Tensor, pool: Pool | None, mask: Tensor | None = None) -> Tensor:
@@ -314,7 +322,8 @@ class SplitFeatureMap:
         """Features (n, p), differentiable in the inputs and the parameters."""
         if self.layer is None:
             self.layer = find_embedding(self.model, x[:1].detach()).layer
-        (raw,), output = FeatureMap(self.model, [self.layer]).take(x)
+        (raw,), whole = FeatureMap(self.model, [self.layer]).take(x)
+        output = main_output(whole)
         features = flatten_features(raw, len(x))
         self._shape = tuple(raw.shape[1:])
         self.output_shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else None
