@@ -183,6 +183,59 @@ def test_saved_features_are_measured_without_the_model(tiny, answer, run, tmp_pa
     )
 
 
+VIT = (
+    "--model-arg",
+    "depth=1",
+    "--model-arg",
+    "patch_size=8",
+    "--model-arg",
+    "img_size=32",
+    "--model-arg",
+    "num_classes=10",
+)
+
+
+def test_a_model_by_name_takes_its_own_preprocessing_and_says_random(answer, run):
+    found = answer("measure", "timm:vit_tiny_patch16_224@random", "digits", "--subset", 20, "--image-size", 32, *VIT)
+    assert (found["layer"], found["n_features"]) == ("head:in", 192)
+    assert (found["provenance"]["model"], found["provenance"]["weights"]) == (
+        "timm:vit_tiny_patch16_224@random",
+        "random",
+    )
+    preprocessing = found["preprocessing"]
+    assert {key: preprocessing[key] for key in ("image_size", "resize", "crop", "interpolation", "mean", "std")} == {
+        "image_size": [32, 32],
+        "resize": [35],
+        "crop": [32, 32],
+        "interpolation": "bicubic",
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+    }
+    assert found["gc_pixel"] == pytest.approx(4 * found["geometric_complexity"]["value"])
+    _, out, _ = run("measure", "timm:vit_tiny_patch16_224@random", "digits", "--subset", 20, *VIT, "--quiet")
+    assert out.startswith("timm:vit_tiny_patch16_224@random (random weights) on digits, split train")
+
+
+def test_mean_std_and_weights_of_a_model_by_name(answer, tmp_path):
+    from geocollapse import models
+
+    path = tmp_path / "w.pt"
+    torch.save(models.load("timm:test_resnet@random", model_args={"num_classes": 10}).model.state_dict(), path)
+    arguments = ("digits", "--subset", 20, "--image-size", 32, "--model-arg", "num_classes=10", "--mean", "0,0,0")
+    found = answer("measure", "timm:test_resnet", *arguments, "--std", "1,1,1", "--weights", path)
+    assert found["provenance"]["weights"] == str(path)
+    assert (found["preprocessing"]["mean"], found["preprocessing"]["std"]) == ([0.0] * 3, [1.0] * 3)
+    assert found["gc_pixel"] == pytest.approx(found["geometric_complexity"]["value"])
+    again = answer("measure", f"timm:test_resnet@{path}", *arguments, "--std", "1,1,1")
+    assert again["geometric_complexity"] == found["geometric_complexity"]
+
+
+def test_transfer_of_a_model_by_name(answer):
+    small = ("--image-size", 32, "--n-way", 2, "--k-shot", 1, "--n-query", 2, "--n-episodes", 5)
+    found = answer("transfer", "timm:test_resnet@random", "digits", "--subset", 40, *small)
+    assert (found["split"], found["provenance"]["weights"]) == ("test", "random")
+
+
 # transfer
 
 
@@ -313,6 +366,12 @@ def test_data_lists_every_source(answer, tmp_path):
     assert not here["cifar10"]
 
 
+def test_the_forms_of_a_model_are_listed(answer, run):
+    forms = [form["form"] for form in answer("models")["forms"]]
+    assert {"DIR", "timm:NAME", "torchvision:NAME", "NAME@random", "MODEL@FILE", "features:FILE"} <= set(forms)
+    assert all(form in run("models")[1] for form in forms)
+
+
 def test_models_can_be_measured_as_they_are_listed(answer):
     listed = {model["name"]: model["model"] for model in answer("models")["models"]}
     found = answer("measure", listed["mlp"], *MEASURE, "--model-arg", "hidden=[16]")
@@ -370,6 +429,23 @@ def error_of(run, *arguments):
         (["measure", "m.py:f", "digits", "--model-arg", "w"], "--model-arg: expected KEY=VALUE, got 'w'"),
         (["measure", "none.py:f", "digits"], "model: expected a Python file, got 'none.py', which does not exist"),
         (["measure", "resnet", "digits"], "model: expected file.py:factory, package.module:factory, timm:NAME"),
+        (
+            ["measure", "timm:resnt18@random", "digits"],
+            "model: expected the name of a timm model, got 'resnt18'; do timm",
+        ),
+        (
+            ["measure", "hf:gpt3@random", "digits", "--model-arg", "x=1"],
+            "model: expected config.json of hf:gpt3 in that",
+        ),
+        (
+            ["measure", "timm:resnet18@random", "digits", "--weights", "w.pt"],
+            "weights: expected none with 'timm:resnet18@random', which names its own, got w.pt",
+        ),
+        (
+            ["measure", "timm:test_resnet@random", "digits", "--image-size", "0"],
+            "image_size: expected a positive number of pixels, got 0",
+        ),
+        (["measure", TORCH, "digits", "--image-size", "32"], "image_size: expected None for digits, whose images this"),
         (["measure", "no_such_package:f", "digits"], "model: expected an importable module, got 'no_such_package'"),
         (["measure", TORCH, "didgits"], "data: expected one of digits,"),
         (["measure", TORCH, "digits:val"], "split: expected one of train, test of digits, got 'val'"),

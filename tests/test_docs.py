@@ -7,12 +7,14 @@ import io
 import math
 import pkgutil
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 import geocollapse
+from geocollapse.cli import main
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
@@ -56,3 +58,27 @@ def test_python_of_the_pages(blocks, monkeypatch, tmp_path):
             exec(compile(code, "page", "exec"), scope)
         if expected:
             assert not differs(expected, printed.getvalue()), printed.getvalue()
+
+
+GALLERY = re.compile(r"```\n(geocollapse .*?)```\n+```text\n(.*?)```", re.DOTALL).findall(
+    (ROOT / "docs" / "gallery.md").read_text()
+)
+
+
+def lines_of(text):
+    """Without the rule of a table, which is as long as the table is wide."""
+    return [line for line in text.splitlines() if set(line.strip()) != {"─"}]
+
+
+@pytest.mark.parametrize(("command", "shown"), GALLERY, ids=lambda value: " ".join(value.split()[2:4]))
+def test_commands_of_the_gallery(command, shown, monkeypatch, request, capsys):
+    """A command prints what stands below it; `...` leaves out the rest."""
+    if "cifar10" in command:
+        monkeypatch.setenv("GEOCOLLAPSE_DATA", str(request.getfixturevalue("data_root")))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "100")
+    arguments = shlex.split(command.replace("\\\n", " "))
+    assert main([*arguments[1:], "--quiet"]) == 0
+    printed, (head, cut, _) = lines_of(capsys.readouterr().out), shown.partition("\n...\n")
+    expected = lines_of(head)
+    assert not differs("\n".join(expected), "\n".join(printed[: len(expected)] if cut else printed)), printed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torchmetrics import Metric
 from geocollapse.collapse import ClassStatistics, nc1_pooled, streamed_measures
 from geocollapse.collapse.inputs import labelled_arrays
 from geocollapse.estimate import GeocollapseWarning
+from geocollapse.probes import NO_FLOAT64
 
 _PARTS = ("classes", "counts", "offsets", "sum_squares", "origin", "scatter")
 _STREAMED = (
@@ -125,6 +127,13 @@ class CollapseMetric(Metric):
         """Forget everything seen."""
         super().reset()
         self._store(self._empty())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> CollapseMetric:
+        """``to`` and the like; on a device without float64 the statistics stay on the CPU."""
+        if fn(torch.zeros(())).device.type in NO_FLOAT64:
+            return self
+        super()._apply(fn, exclude_state)
+        return self
 
     def _empty(self) -> ClassStatistics:
         return ClassStatistics.empty(self.num_classes, scatter=self.keep_scatter, device=self.device)

@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+NO_FLOAT64 = {"mps"}  # kinds of devices
+
 
 def _signed(constant: int) -> int:
     """A 64-bit constant as the signed integer that torch.int64 holds."""
@@ -170,7 +172,7 @@ def random_order(seed: int, indices: Tensor) -> Tensor:
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:
     """float64, or float32 on a device that has no float64 (Apple's MPS)."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    return torch.float32 if device.type in NO_FLOAT64 else torch.float64
 
 
 def _key(seed: int, indices: Tensor) -> Tensor:

@@ -79,7 +79,8 @@ class Request:
         loaded = load_model(self.model, models)
         dataset = load_data(self.data, data, seed=machine.seed, default_split=self.default_split, trained=loaded)
         dataset = _tokens(dataset, data, loaded, models.tokenizer)
-        model = loaded.model.to(device=find_device(machine.device), dtype=_dtype(machine.dtype)).eval()
+        device = find_device(machine.device)
+        model = loaded.model.to(device=device, dtype=_dtype(machine.dtype, device)).eval()
         origin = {
             "model": loaded.name,
             "weights": loaded.weights,
@@ -219,9 +220,15 @@ def _changed(options: Any) -> dict[str, Any]:
     return {name: value for name, (value, field) in values.items() if value != field.default}
 
 
-def _dtype(name: str | None) -> torch.dtype | None:
+def _dtype(name: str | None, device: torch.device) -> torch.dtype | None:
     import torch
 
+    from geocollapse.probes import NO_FLOAT64
+
+    if name == "float64" and device.type in NO_FLOAT64:
+        raise ValueError(
+            f"--dtype: expected float32 or bfloat16 on {device.type}, which has no float64, got {name}; do --device cpu"
+        )
     return None if name is None else getattr(torch, name)
 
 

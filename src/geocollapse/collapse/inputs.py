@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from geocollapse.estimate import check_finite
+from geocollapse.probes import NO_FLOAT64
 
 Array = Tensor | np.ndarray
 
@@ -31,7 +32,7 @@ def as_tensor(name: str, array: Array) -> Tensor:
         raise TypeError(
             f"{name}: expected a torch.Tensor or numpy.ndarray, got {type(array).__name__}; do torch.tensor"
         )
-    return array.detach().cpu() if array.device.type == "mps" else array.detach()
+    return array.detach().cpu() if array.device.type in NO_FLOAT64 else array.detach()
 
 
 def as_features(features: Array) -> Tensor:

@@ -58,4 +58,4 @@ class Reading:
 
     def _norms(self) -> SquaredNorms:
         n_distinct = len(self.terms) if self.settings["estimator"] == "exact" else math.inf
-        return mean_of_probes(self.terms[:, None].to(device="cpu", dtype=torch.float64), n_distinct=n_distinct)
+        return mean_of_probes(self.terms[:, None].cpu().double(), n_distinct=n_distinct)
