@@ -1,0 +1,133 @@
+"""Maps from the input of a model, or of a callable, to features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
+
+from torch import Tensor, nn
+
+from geocollapse.batches import Inputs
+from geocollapse.borrow import is_compiled
+from geocollapse.entry import Entry, enter, padding_without_mask
+from geocollapse.features.layer import Layer, taps, the_tensor
+from geocollapse.features.pooling import Pool, pooled
+from geocollapse.jacobian import Take, check_floating, flatten_features, unshared
+from geocollapse.outputs import main_output, part_of
+
+_EAGER = "model: torch.compile was left aside, the same weights ran without its graphs"
+_NO_MASK = (
+    "attention_mask: padding was found among the tokens and no mask that says so, so that it counts as text; "
+    "do give attention_mask with input_ids"
+)
+
+
+class FeatureMap:
+    """The maps from a model's input to some of its layers, all from one forward pass.
+
+    Features are flattened to (n, p). With ``pool="mean"`` they are averaged over positions: over the dimensions after
+    the channels of a map (n, channels, ...), over the tokens of a sequence (n, tokens, channels). ``cls`` takes the
+    first token of a sequence and ``last`` the last one. What is padded, by ``attention_mask``, is no token.
+
+    Args:
+        model: the module; it is not changed.
+        layers: where to take features.
+        pool: ``mean``, ``cls`` or ``last``, None to flatten.
+        input_layer: the layer whose output Jacobians are taken with respect to; None for the inputs themselves.
+        class_outputs: (C,) which of the model's outputs each class is, pooled as the features are; None for all.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[Layer],
+        pool: Pool | None = None,
+        input_layer: str | None = None,
+        class_outputs: Tensor | None = None,
+    ) -> None:
+        if pool not in (None, *get_args(Pool)):
+            raise ValueError(f"pool: expected None, 'mean', 'cls' or 'last', got {pool!r}; do pool='mean'")
+        self.model = model
+        self.layers = tuple(layers)
+        self.pool = pool
+        self.input_layer = input_layer
+        self.class_outputs = class_outputs
+        # what a reader of the features must know, in the order it was met
+        self.notes: dict[str, None] = {_EAGER: None} if is_compiled(model) else {}
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Features (n, p) of the first layer."""
+        take, x = self.enter(inputs)
+        return take(x)[0][0]
+
+    def enter(self, inputs: Inputs) -> tuple[Take, Tensor]:
+        """The map of these examples, from the floating tensor that it starts from, and that tensor.
+
+        Of the model's output it gives the main tensor, its logits.
+        """
+        entry = enter(self.model, inputs, self.input_layer)
+        if padding_without_mask(self.model, inputs, self.input_layer):
+            self.notes[_NO_MASK] = None
+
+        def take(x: Tensor) -> tuple[list[Tensor], Any]:
+            features, whole = self._features(entry, x)
+            output = main_output(whole)
+            if self.class_outputs is not None and isinstance(output, Tensor):
+                output = pooled(output, self.pool, entry.mask)[:, self.class_outputs]
+            return features, output
+
+        return take, entry.x
+
+    def with_output(self, x: Tensor) -> tuple[list[Tensor], Any]:
+        """Features (n, p) of every layer from one floating tensor, and the model's own output."""
+        return self._features(enter(self.model, x, self.input_layer), x)
+
+    def take(self, x: Tensor) -> tuple[list[Tensor], Any]:
+        """What passes through every layer, in its own shape, and the model's own output."""
+        return self._run(enter(self.model, x, self.input_layer).run, x)
+
+    def _features(self, entry: Entry, x: Tensor) -> tuple[list[Tensor], Any]:
+        taken, output = self._run(entry.run, x)
+        return [flatten_features(pooled(z, self.pool, entry.mask), len(x)) for z in taken], output
+
+    def _run(self, run: Callable[[Tensor], Any], x: Tensor) -> tuple[list[Tensor], Any]:
+        """The same, with the way to run the model.
+
+        Raises:
+            RuntimeError: a layer ran more than once, or never.
+            TypeError: a layer gives something else than one tensor.
+        """
+        taken: dict[Layer, list[Any]] = {layer: [] for layer in self.layers}
+        with taps(self.model, taken):
+            output = run(x)
+        for layer in taken:
+            if layer.is_output:
+                taken[layer] = [output if layer.part is None else part_of(output, layer.part, "")]
+        return [the_tensor(layer, taken[layer]) for layer in self.layers], output
+
+
+class CallableMap:
+    """A callable that returns features, with the face of a ``FeatureMap``: one unnamed layer, no model behind."""
+
+    def __init__(self, f: Any) -> None:
+        self.f = f
+        self.layers = (Layer(""),)
+        self.pool = self.input_layer = self.class_outputs = None
+        self.notes: dict[str, None] = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Features (n, p)."""
+        return flatten_features(self.f(unshared(x)), len(x))
+
+    def enter(self, inputs: Inputs) -> tuple[Take, Tensor]:
+        """The map, and its input.
+
+        Raises:
+            TypeError: not one floating tensor.
+        """
+        check_floating(inputs)
+        return self.with_output, inputs  # type: ignore[return-value]
+
+    def with_output(self, x: Tensor) -> tuple[list[Tensor], Any]:
+        """The features, and None in place of a model's output."""
+        return [self(x)], None
