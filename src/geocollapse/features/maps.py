@@ -8,7 +8,7 @@ from typing import Any, get_args
 from torch import Tensor, nn
 
 from geocollapse.batches import Inputs
-from geocollapse.borrow import is_compiled
+from geocollapse.borrow import is_compiled, without_graphs
 from geocollapse.entry import Entry, enter, padding_without_mask
 from geocollapse.features.layer import Layer, taps, the_tensor
 from geocollapse.features.pooling import Pool, pooled
@@ -98,7 +98,7 @@ class FeatureMap:
             TypeError: a layer gives something else than one tensor.
         """
         taken: dict[Layer, list[Any]] = {layer: [] for layer in self.layers}
-        with taps(self.model, taken):
+        with taps(self.model, taken), without_graphs(self.model if _EAGER in self.notes else None):
             output = run(x)
         for layer in taken:
             if layer.is_output:
