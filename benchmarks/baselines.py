@@ -24,6 +24,13 @@ def forward_backward(model: nn.Module, layer: nn.Module, inputs: Tensor, batch_s
             parameter.requires_grad_(True)
 
 
+def training_step(model: nn.Module, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Forward, cross-entropy, backward, update."""
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+
+
 def loop_over_outputs(f: nn.Module, x: Tensor) -> Tensor:
     """Exact squared Jacobian norms: one backward pass for each output."""
     leaf = x.detach().clone().requires_grad_()
