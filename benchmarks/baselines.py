@@ -37,6 +37,13 @@ def embedding_backward(model: nn.Module, batches: list[dict[str, Tensor]]) -> No
         torch.autograd.grad(features, leaf, torch.ones_like(features))
 
 
+def training_step(model: nn.Module, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Forward, cross-entropy, backward, update."""
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+
+
 def loop_over_outputs(f: nn.Module, x: Tensor) -> Tensor:
     """Exact squared Jacobian norms: one backward pass for each output."""
     leaf = x.detach().clone().requires_grad_()

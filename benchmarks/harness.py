@@ -34,6 +34,7 @@ class Row:
         repeats: interleaved repetitions; the median counts.
         check: compares the two results, raises if they are not the same number.
         times: how often the other piece of work would have to be done for our result; it is timed once.
+        single: on one thread, in processor time: other jobs of the machine count less.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Row:
     repeats: int = 5
     check: Callable[[Any, Any], None] | None = None
     times: Callable[[Any], float] = lambda _: 1.0
+    single: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,22 @@ class Result:
 
 def run(row: Row) -> Result:
     """Measure one row; one untimed repetition of each warms up, and is compared by ``check``."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if row.single else threads)
+    try:
+        return _measured(row, time.process_time if row.single else time.perf_counter)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _measured(row: Row, clock: Callable[[], float]) -> Result:
     ours, theirs = row.prepare()
     (first, peak), (other, peak_against) = with_peak_memory(ours), with_peak_memory(theirs)
     if row.check is not None:
         row.check(first, other)
     times = row.times(first)
     del first, other
-    pairs = [(timed(ours), times * timed(theirs)) for _ in range(row.repeats)]
+    pairs = [(timed(ours, clock), times * timed(theirs, clock)) for _ in range(row.repeats)]
     ratios = sorted(a / b for a, b in pairs)
     seconds, against = (statistics.median(column) for column in zip(*pairs))
     return Result(
@@ -91,13 +102,13 @@ def run(row: Row) -> Result:
     )
 
 
-def timed(work: Work) -> float:
+def timed(work: Work, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds that ``work`` takes, the accelerator's queue included."""
     synchronise()
-    start = time.perf_counter()
+    start = clock()
     work()
     synchronise()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def synchronise() -> None:

@@ -183,6 +183,24 @@ def _right_where_it_is_wrong(ours: Tensor, theirs: Tensor) -> None:
         raise ValueError(f"expected equal values near 0 and ours right far from it, got {errors} and {lost}")
 
 
+def _penalty(name: str, batch_fraction: float = 1.0, **settings: Any) -> tuple[Work, Work]:
+    """A training step of batch 128 with and without the penalty, by the default method and one probe."""
+    torch.manual_seed(0)
+    model = build(name, num_classes=10, input_shape=(3, 32, 32), **settings).train()
+    x, y = torch.randn(128, 3, 32, 32), torch.arange(128) % 10
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    batch_norm: Any = "refuse" if "batch_norm" in settings else "running"
+    penalty = geo.GeometricComplexityPenalty(1e-6, batch_fraction=batch_fraction, batch_norm=batch_norm)
+
+    def ours() -> None:
+        optimizer.zero_grad()
+        logits, gc = penalty(model, x)
+        (nn.functional.cross_entropy(logits, y) + gc).backward()
+        optimizer.step()
+
+    return ours, lambda: baselines.training_step(model, x, y, optimizer)
+
+
 def _same_cdnv_and_nc1(ours: Any, theirs: Any) -> None:
     for a, b in zip(ours, theirs):
         if not math.isclose(float(a), float(b), rel_tol=1e-2):
@@ -190,6 +208,7 @@ def _same_cdnv_and_nc1(ours: Any, theirs: Any) -> None:
 
 
 _BARE = "bare forward + input-backward"
+_STEP = "plain step, 1 thread"
 _TWO_PASS = "float32 two-pass baseline, pinv"
 
 ROWS = (
@@ -210,4 +229,10 @@ ROWS = (
     Row("cdnv-20000", "CDNV, 20,000 class means x 1,024", "one full GEMM of the means", 0.6, _many_classes, repeats=3),
     Row("directional", "directional CDNV, all pairs", "forming the class covariances", 0.3, _directional),
     Row("episodes", "1,000 5-way 5-shot episodes, 10,000 x 512", "loop over episodes", 0.25, _episodes),
+    Row("penalty-vgg13-32", "penalty step, VGG-13 width 32", _STEP, 2.1, lambda: _penalty("vgg13", width=32, batch_norm=False), 15, single=True),
+    Row("penalty-vgg13-32-quarter", "the same, a quarter of the batch", _STEP, 1.25, lambda: _penalty("vgg13", 0.25, width=32, batch_norm=False), 15, single=True),
+    Row("penalty-vgg13-16", "penalty step, VGG-13 width 16", _STEP, 2.4, lambda: _penalty("vgg13", width=16, batch_norm=False), 25, single=True),
+    Row("penalty-vgg13-16-quarter", "the same, a quarter of the batch", _STEP, 1.4, lambda: _penalty("vgg13", 0.25, width=16, batch_norm=False), 25, single=True),
+    Row("penalty-resnet18", "penalty step, running batch norm, ResNet-18 width 0.5", _STEP, 3.3, lambda: _penalty("resnet18", width=0.5), 9, single=True),
+    Row("penalty-resnet18-quarter", "the same, a quarter of the batch", _STEP, 1.6, lambda: _penalty("resnet18", 0.25, width=0.5), 9, single=True),
 )  # fmt: skip

