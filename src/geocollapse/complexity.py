@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from geocollapse.batches import MapExamples, StreamExamples, as_examples, check_shared, move
 from geocollapse.borrow import borrowed, check_independent
 from geocollapse.estimate import LARGEST_SHARE_LIMIT, Estimate, Population, total_variance
-from geocollapse.features import CallableMap
+from geocollapse.features import CallableMap, check_autocast
 from geocollapse.independence import check_rows_independent
 from geocollapse.jacobian import Estimator, Map, ProbePlan, SquaredNorms, check_estimator
 from geocollapse.probes import random_order
@@ -48,6 +48,7 @@ def geometric_complexity(
     seed: int = 0,
     batch_size: int | None = None,
     memory_limit: int | None = None,
+    autocast: torch.dtype | None = None,
 ) -> Estimate:
     """Geometric complexity of f's own output over a data set.
 
@@ -77,6 +78,8 @@ def geometric_complexity(
         seed: of the probes and of the sample.
         batch_size: examples that go through f together.
         memory_limit: bytes that the graph of a batch may take; the batches are made small enough.
+        autocast: ``torch.bfloat16`` or ``torch.float16`` to run f under ``torch.autocast``; squares are summed in
+            float64 either way.
 
     Returns:
         An Estimate on the log scale; ``values`` holds ||J||_F^2 of each example measured, in the order of the data.
@@ -96,16 +99,17 @@ def geometric_complexity(
     check_estimator(estimator, n_probes)
     rule = StoppingRule(rtol, atol, max_samples, max_seconds)
     rule.check_shared()
+    check_autocast(autocast)
     f = unwrapped(f)
     module = f if isinstance(f, nn.Module) else None
     check_independent(module)
-    plan, enter = ProbePlan(estimator, seed), CallableMap(f).enter
+    plan, enter = ProbePlan(estimator, seed), CallableMap(f, autocast).enter
     with failing_together(), borrowed(module, evaluation=False), first_interrupt_asks() as interrupted:
         examples = as_examples(inputs, batch_size=batch_size)
         if memory_limit is not None:
             examples = bounded_by_memory(examples, enter, move(examples.peek(), f), memory_limit)
         schedule = schedule_probes(examples, rule, estimator=estimator, n_probes=n_probes, seed=seed)
-        check_rows_independent(enter, move(examples.peek(2), f), module)
+        check_rows_independent(enter, move(examples.peek(2), f), module, dtype=autocast)
         plan = fitted_plan(plan, enter, examples, f)
         check_shared(examples, module, (rule, estimator, n_probes, seed))
         settings = estimate_settings(plan, schedule, rule, population)

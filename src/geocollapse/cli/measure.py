@@ -140,6 +140,7 @@ def _of_model(
         max_samples=estimates.max_samples,
         max_seconds=estimates.max_seconds,
         memory_limit=memory_limit,
+        autocast=machine.autocast_dtype(),
         batch_size=machine.batch_size,
         seed=machine.seed,
         progress=not display.quiet,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
+
+if TYPE_CHECKING:
+    import torch
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -111,7 +114,16 @@ class MachineOptions:
     dtype: Annotated[
         Literal["float32", "float64", "bfloat16"] | None, Option(help="Precision; default the model's own.")
     ] = None
+    autocast: Annotated[
+        Literal["bfloat16", "float16"] | None, Option(help="Run matrix products and convolutions in it.")
+    ] = None
     batch_size: Annotated[int | None, Option(metavar="N", help="Examples that go through the model together.")] = None
     num_workers: Annotated[int, Option(metavar="N", help="Processes that read examples from files.")] = 0
     threads: Annotated[int | None, Option(metavar="N", help="CPU threads.")] = None
     seed: Seed = 0
+
+    def autocast_dtype(self) -> torch.dtype | None:
+        """What ``--autocast`` names."""
+        import torch
+
+        return None if self.autocast is None else getattr(torch, self.autocast)

@@ -100,6 +100,7 @@ def _of_model(
         classifier=model_options.classifier,
         pool=model_options.pool,
         input_layer=model_options.input_layer,
+        autocast=machine.autocast_dtype(),
         batch_size=machine.batch_size,
     )
     dataset = inputs.dataset

@@ -9,6 +9,7 @@ from geocollapse.features.embedding import find_embedding as find_embedding
 from geocollapse.features.layer import Layer as Layer
 from geocollapse.features.maps import CallableMap as CallableMap
 from geocollapse.features.maps import FeatureMap as FeatureMap
+from geocollapse.features.maps import check_autocast as check_autocast
 from geocollapse.features.pooling import Pool as Pool
 from geocollapse.features.pooling import pooled as pooled
 from geocollapse.features.splitting import split as split

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, get_args
 
+import torch
 from torch import Tensor, nn
 
 from geocollapse.batches import Inputs
@@ -22,6 +24,20 @@ _NO_MASK = (
 )
 
 
+def check_autocast(dtype: torch.dtype | None) -> None:
+    """Raise a ValueError for a dtype that ``torch.autocast`` does not run in."""
+    if dtype not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"autocast: expected torch.bfloat16 or torch.float16, got {dtype}; do autocast=torch.bfloat16, or "
+            f"model.double() for float64"
+        )
+
+
+def autocasting(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, matrix products and convolutions run in ``dtype``; None leaves everything as it is."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
 class FeatureMap:
     """The maps from a model's input to some of its layers, all from one forward pass.
 
@@ -35,6 +51,7 @@ class FeatureMap:
         pool: ``mean``, ``cls`` or ``last``, None to flatten.
         input_layer: the layer whose output Jacobians are taken with respect to; None for the inputs themselves.
         class_outputs: (C,) which of the model's outputs each class is, pooled as the features are; None for all.
+        autocast: the dtype that ``torch.autocast`` runs matrix products and convolutions in; None for the model's own.
     """
 
     def __init__(
@@ -44,6 +61,7 @@ class FeatureMap:
         pool: Pool | None = None,
         input_layer: str | None = None,
         class_outputs: Tensor | None = None,
+        autocast: torch.dtype | None = None,
     ) -> None:
         if pool not in (None, *get_args(Pool)):
             raise ValueError(f"pool: expected None, 'mean', 'cls' or 'last', got {pool!r}; do pool='mean'")
@@ -52,6 +70,7 @@ class FeatureMap:
         self.pool = pool
         self.input_layer = input_layer
         self.class_outputs = class_outputs
+        self.autocast = autocast
         # what a reader of the features must know, in the order it was met
         self.notes: dict[str, None] = {_EAGER: None} if is_compiled(model) else {}
 
@@ -98,7 +117,8 @@ class FeatureMap:
             TypeError: a layer gives something else than one tensor.
         """
         taken: dict[Layer, list[Any]] = {layer: [] for layer in self.layers}
-        with taps(self.model, taken), without_graphs(self.model if _EAGER in self.notes else None):
+        eager = without_graphs(self.model if _EAGER in self.notes else None)
+        with taps(self.model, taken), eager, autocasting(self.autocast, x.device):
             output = run(x)
         for layer in taken:
             if layer.is_output:
@@ -109,15 +129,17 @@ class FeatureMap:
 class CallableMap:
     """A callable that returns features, with the face of a ``FeatureMap``: one unnamed layer, no model behind."""
 
-    def __init__(self, f: Any) -> None:
+    def __init__(self, f: Any, autocast: torch.dtype | None = None) -> None:
         self.f = f
+        self.autocast = autocast
         self.layers = (Layer(""),)
         self.pool = self.input_layer = self.class_outputs = None
         self.notes: dict[str, None] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
         """Features (n, p)."""
-        return flatten_features(self.f(unshared(x)), len(x))
+        with autocasting(self.autocast, x.device):
+            return flatten_features(self.f(unshared(x)), len(x))
 
     def enter(self, inputs: Inputs) -> tuple[Take, Tensor]:
         """The map, and its input.

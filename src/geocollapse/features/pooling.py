@@ -35,9 +35,9 @@ def pooled(features: Tensor, pool: Pool | None, mask: Tensor | None = None) -> T
     if features.ndim > 3:
         if pool != "mean":
             raise ValueError(f"pool: expected 'mean' for a map {tuple(features.shape)}, got {pool!r}; do pool='mean'")
-        return features.flatten(2).mean(dim=2)
+        return _widened(features).flatten(2).mean(dim=2)
     if not is_masked:
-        return features.mean(dim=1) if pool == "mean" else features[:, 0 if pool == "cls" else -1]
+        return _widened(features).mean(dim=1) if pool == "mean" else features[:, 0 if pool == "cls" else -1]
     return _pooled_tokens(features, pool, mask)  # type: ignore[arg-type]
 
 
@@ -47,6 +47,7 @@ def _pooled_tokens(features: Tensor, pool: Pool, mask: Tensor) -> Tensor:
     if not bool(is_token.any(dim=1).all()):
         raise ValueError("attention_mask: expected at least one token in each sequence, got none; do drop empty texts")
     if pool == "mean":
+        features = _widened(features)
         weights = is_token.to(features.dtype)[:, :, None]
         return (features * weights).sum(dim=1) / weights.sum(dim=1)
     positions = torch.arange(mask.shape[1], device=mask.device)
@@ -54,3 +55,8 @@ def _pooled_tokens(features: Tensor, pool: Pool, mask: Tensor) -> Tensor:
         torch.where(is_token, positions, -1).amax(dim=1) if pool == "last" else is_token.to(torch.int8).argmax(dim=1)
     )
     return features[torch.arange(len(features), device=features.device), found]
+
+
+def _widened(features: Tensor) -> Tensor:
+    """Half precision as float32, in which a mean over positions keeps its digits."""
+    return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features

@@ -32,6 +32,7 @@ def collect_features(
     classifier: str | None = None,
     pool: Pool | None = None,
     input_layer: str | None = None,
+    autocast: torch.dtype | None = None,
     batch_size: int | None = None,
 ) -> Features:
     """Send every example through a borrowed model once, in evaluation mode, and keep its embedding.
@@ -45,6 +46,7 @@ def collect_features(
         classifier: name of the linear classifier; None to look for it.
         pool: ``mean``, ``cls`` or ``last`` of a sequence's tokens, None to flatten.
         input_layer: the layer that embeds integer inputs, as for ``geocollapse.measure``.
+        autocast: ``torch.bfloat16`` or ``torch.float16``, as for ``geocollapse.measure``.
         batch_size: examples that go through the model together.
 
     Raises:
@@ -60,7 +62,9 @@ def collect_features(
     with borrowed(model), torch.no_grad():
         first = move(examples.peek(), model)
         embedding = find_embedding(model, first, layer=layer, classifier=classifier)
-        feature_map = FeatureMap(model, [embedding.layer], pool, find_input_layer(model, first, input_layer))
+        feature_map = FeatureMap(
+            model, [embedding.layer], pool, find_input_layer(model, first, input_layer), autocast=autocast
+        )
         for batch in examples.batches():
             if batch.labels is None:
                 raise ValueError("data: expected batches with labels, got inputs alone; do pass (inputs, labels)")

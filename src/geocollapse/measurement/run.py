@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from geocollapse.batches import Inputs, MapExamples, StreamExamples, as_examples, check_shared, move, rows_of
-from geocollapse.borrow import borrowed, check_independent, device_of, uncompiled_name
+from geocollapse.borrow import borrowed, check_independent, device_of, dtype_of, uncompiled_name
 from geocollapse.complexity import estimate_settings
 from geocollapse.entry import enter, find_input_layer
-from geocollapse.features import CallableMap, Embedding, FeatureMap, Layer, Pool, find_embedding
+from geocollapse.features import CallableMap, Embedding, FeatureMap, Layer, Pool, check_autocast, find_embedding
 from geocollapse.independence import check_rows_independent
 from geocollapse.jacobian import Estimator, Map, ProbePlan, check_estimator, push_forward
 from geocollapse.measurement.kept import Context, KeptLayer, accuracy_of
@@ -48,6 +48,7 @@ def measure(
     input_layer: str | None = None,
     batch_size: int | None = None,
     memory_limit: int | None = None,
+    autocast: torch.dtype | None = None,
     input_std: Sequence[float] | float | None = None,
     class_names: Sequence[str] | None = None,
     seed: int = 0,
@@ -85,6 +86,8 @@ def measure(
             inputs themselves, and for a transformers model its own embedding of tokens.
         batch_size: examples that go through the model together; a loader's own by default.
         memory_limit: bytes that the graph of a batch may take; the batches are made small enough.
+        autocast: ``torch.bfloat16`` or ``torch.float16`` to run the model under ``torch.autocast``; squares, means and
+            variances are summed in float64 either way. For float64 throughout: ``model.double()``.
         input_std: standard deviation of each input channel, by which the inputs were divided: gives ``gc_pixel``.
             A data set's ``std`` by default.
         class_names: name of class 0, 1, ...; a data set's ``classes`` by default.
@@ -111,6 +114,7 @@ def measure(
     check_estimator(estimator or "rademacher", n_probes)
     rule = StoppingRule(rtol, atol, max_samples, max_seconds)
     rule.check_shared()
+    check_autocast(autocast)
     model = unwrapped(model)
     module = model if isinstance(model, nn.Module) else None
     check_independent(module, evaluation=True)
@@ -119,8 +123,8 @@ def measure(
         pair = move(examples.peek(2), model)
         first = rows_of(pair, slice(1))
         feature_map, embedding = _feature_map(model, first, layer, classifier, pool, input_layer)
-        feature_map.class_outputs = _of_dataset(examples, "class_outputs")
-        check_rows_independent(feature_map.enter, pair, module)
+        feature_map.class_outputs, feature_map.autocast = _of_dataset(examples, "class_outputs"), autocast
+        check_rows_independent(feature_map.enter, pair, module, dtype=autocast)
         if memory_limit is not None:
             examples = bounded_by_memory(examples, feature_map.enter, first, memory_limit)
         chosen = estimator or _default_estimator(feature_map, first)
@@ -328,7 +332,13 @@ def _preprocessing(
         "mode": "evaluation",
         "input_layer": feature_map.input_layer and uncompiled_name(feature_map.input_layer),
         "pool": feature_map.pool,
+        "dtype": _name_of(dtype_of(getattr(feature_map, "model", None))),
+        "autocast": _name_of(feature_map.autocast),
     }
+
+
+def _name_of(dtype: torch.dtype | None) -> str | None:
+    return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def _input_covariance_lambda_max(
