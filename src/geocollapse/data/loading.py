@@ -223,7 +223,10 @@ class _Pixels:
             value = getattr(self, field.name)
             if value is not None:
                 got = value.source if isinstance(value, ImagePreprocessing) else value
-                raise ValueError(f"{field.name}: expected None for texts, which have no pixels, got {got}")
+                raise ValueError(
+                    f"{field.name}: expected None for texts, which have no pixels, got {got}; do leave it out, "
+                    f"or take a text model"
+                )
 
     def of_files(self) -> ImagePreprocessing:
         """Of images that are read one at a time: the model's, else the shorter side to 224 pixels and its centre."""

@@ -38,7 +38,8 @@ def load_timm(name: str, *, is_pretrained: bool, model_args: Mapping[str, Any]) 
     if ":" not in name:  # hf-hub:ID is not in timm's list
         _check_timm(timm, name, is_pretrained=is_pretrained, model_args=model_args)
     with without_waiting():
-        model = _built(f"timm:{name}", functools.partial(timm.create_model, name, is_pretrained), model_args)
+        make = functools.partial(timm.create_model, name, is_pretrained)
+        model = _built(f"timm:{name}", make, model_args, places=(hub_cache(), "huggingface.co"))
     published, n_channels = model.pretrained_cfg, model_args.get("in_chans", model.pretrained_cfg["input_size"][0])
     size = {"img_size": model_args["img_size"]} if "img_size" in model_args else {}
     weights = published.get("hf_hub_id") or published.get("url") or name
@@ -82,13 +83,14 @@ def load_torchvision(name: str, *, is_pretrained: bool, model_args: Mapping[str,
     if name not in known:
         raise _unknown("torchvision", name, known)
     weights = models.get_model_weights(name).DEFAULT
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     if is_pretrained:
         _check_classes(f"torchvision:{name}", model_args, len(weights.meta["categories"]))
-        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         if not file.exists() and not has_network(weights.url):
             raise FileNotFoundError(_missing(f"torchvision:{name}", str(file), weights.url))
     settings = {"weights": weights if is_pretrained else None, "progress": False}
-    model = _built(f"torchvision:{name}", functools.partial(models.get_model, name, **settings), model_args)
+    make = functools.partial(models.get_model, name, **settings)
+    model = _built(f"torchvision:{name}", make, model_args, places=(str(file), weights.url))
     return LoadedModel(
         model,
         f"torchvision:{name}",
@@ -145,12 +147,12 @@ def _check_timm(timm: Any, name: str, *, is_pretrained: bool, model_args: Mappin
             )
 
 
-def _built(name: str, factory: Any, model_args: Mapping[str, Any]) -> Any:
-    """The model that ``factory`` makes, its errors in one form."""
+def _built(name: str, factory: Any, model_args: Mapping[str, Any], *, places: tuple[str, str]) -> Any:
+    """The model that ``factory`` makes, its errors in one form; its weights are looked for in ``places``."""
     try:
         return factory(**model_args)
     except OSError as error:  # no network, or no such file on the server
-        raise FileNotFoundError(_missing(name, hub_cache(), "its server")) from error
+        raise FileNotFoundError(_missing(name, *places)) from error
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(
