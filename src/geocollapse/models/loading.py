@@ -139,7 +139,8 @@ def _factory(spec: str) -> Callable[..., Any]:
     module = _module_of_file(Path(source)) if source.endswith(".py") else _module_of_package(source)
     factory = getattr(module, name, None)
     if not callable(factory):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        known = [key for key in own if callable(getattr(module, key)) and not key.startswith("_")]
         raise ValueError(f"model: expected a factory in {source}, got {name!r}; do one of {', '.join(known[:_SHOWN])}")
     result: Callable[..., Any] = factory
     return result

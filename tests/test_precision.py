@@ -1,0 +1,87 @@
+"""Autocast and other precisions: what is summed in float64, and what is refused."""
+
+import pytest
+import torch
+from reference import complexity as reference
+from torch import nn
+
+import geocollapse as geo
+from geocollapse.features import pooled
+
+X = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(400) % 4
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("estimator", ["exact", "rademacher", "input"])
+def test_autocast_agrees_to_its_rounding(dtype, estimator):
+    """The same probes: complexity and collapse of each precision differ by a few of its roundings."""
+    whole = geo.measure(net(), (X, Y), estimator=estimator)
+    half = geo.measure(net(), (X, Y), estimator=estimator, autocast=dtype)
+    assert half.features.dtype == dtype
+    rounding = torch.finfo(dtype).eps
+    for a, b in (
+        (whole.geometric_complexity.value, half.geometric_complexity.value),
+        (whole.cdnv, half.cdnv),
+        (whole.geometric_collapse.value, half.geometric_collapse.value),
+    ):
+        assert b == pytest.approx(a, rel=4 * rounding)
+        assert b != a
+    assert half.to_dict()["preprocessing"]["autocast"] == str(dtype).removeprefix("torch.")
+    assert whole.to_dict()["preprocessing"]["autocast"] is None
+
+
+def test_sums_keep_their_digits():
+    """30,000 equal rows in bfloat16: a mean taken in bfloat16 would stop growing at 256 summands."""
+    f = nn.Linear(3, 8, bias=False)
+    x = torch.ones(30_000, 3)
+    gc = geo.geometric_complexity(f, x, estimator="exact", autocast=torch.bfloat16)
+    exact = float(f.weight.detach().bfloat16().double().square().sum())
+    assert gc.value == pytest.approx(exact, rel=1e-12)
+
+
+def test_a_mean_over_positions_keeps_its_digits():
+    tokens = torch.ones(1, 4096, 2, dtype=torch.bfloat16)
+    tokens[:, 0] = 256.0
+    expected = torch.full((1, 2), (256.0 + 4095.0) / 4096.0)
+    torch.testing.assert_close(pooled(tokens, "mean"), expected)
+    torch.testing.assert_close(pooled(tokens, "mean", torch.ones(1, 4096)), expected)
+
+
+def test_a_model_in_bfloat16():
+    half, whole = geo.measure(net().bfloat16(), (X, Y)), geo.measure(net(), (X, Y))
+    assert half.geometric_complexity.value == pytest.approx(whole.geometric_complexity.value, rel=0.05)
+    assert half.to_dict()["preprocessing"]["dtype"] == "bfloat16"
+
+
+def test_float64_on_request():
+    model = net().double()
+    gc = geo.measure(model, (X, Y), estimator="exact").geometric_complexity
+    assert gc.value == pytest.approx(float(reference.squared_norms(model[:4], X.double()).mean()), rel=1e-12)
+
+
+def test_autocast_ends_with_the_measurement():
+    model = net()
+    before = model(X)
+    geo.measure(model, (X, Y), autocast=torch.bfloat16)
+    assert not torch.is_autocast_enabled("cpu")
+    assert torch.equal(model(X), before)
+
+
+@pytest.mark.parametrize("call", [geo.geometric_complexity, geo.measure])
+def test_other_dtypes_are_refused(call):
+    with pytest.raises(ValueError, match=r"autocast: expected torch\.bfloat16 or torch\.float16, got torch\.float64"):
+        call(net(), (X, Y), autocast=torch.float64)
+
+
+def test_the_command_line(capsys):
+    from geocollapse.cli import main
+
+    command = ["measure", "geocollapse.models.architectures:MLP", "digits", "--subset", "100", "--json", "--quiet"]
+    assert main([*command, "--autocast", "bfloat16"]) == 0
+    assert '"autocast": "bfloat16"' in capsys.readouterr().out
