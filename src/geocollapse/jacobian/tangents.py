@@ -106,13 +106,11 @@ def _hardsigmoid(func: Any, z: Tensor, t: Tensor, args: tuple[Any, ...], kwargs:
     return forward_ad.make_dual(func(z, *args[1:], **kwargs), torch.where(inside, t / 6, 0.0))
 
 
-def _max_pool(_func: Any, z: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _max_pool(_func: Any, z: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """y_i = z_k(i) at the largest of each window, so dy_i = dz_k(i)."""
     options = {key: value for key, value in kwargs.items() if key != "return_indices"}
-    y, places = F.max_pool2d_with_indices(z, *args[1:7], **options)
-    tangent = t.flatten(-2).gather(-1, places.flatten(-2)).view_as(y)
-    dual = forward_ad.make_dual(y, tangent)
-    return (dual, places) if kwargs.get("return_indices", False) else dual
+    y, places = F.max_pool2d_with_indices(z, *args[1:], **options)
+    return forward_ad.make_dual(y, t.flatten(-2).gather(-1, places.flatten(-2)).view_as(y))
 
 
 def _batch_norm(func: Any, z: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -141,14 +141,18 @@ class GeometricComplexityPenalty(nn.Module):
     ) -> tuple[Any, Tensor]:
         """The penalised rows go through the plain module, the others, or with ``running`` all, through the main one."""
         indices = _indices(step, len(x), x.device)
-        rows = self._share(indices)
+        order = self._order(indices)
+        rows = order[: self._n_rows(len(x))]
         if self.batch_norm == "running":
             output = wrapped.main(x)
             with _running_statistics(wrapped.plain):
                 passes = self._passes(feature_map, x[rows], indices[rows])
         else:
             passes = self._passes(feature_map, x[rows], indices[rows])
-            output = _joined([part.output for part in passes], rows, x, wrapped.main)
+            outputs = [part.output for part in passes]
+            if len(rows) < len(x):
+                outputs.append(wrapped.main(x[order[len(rows) :]]))
+            output = _joined(outputs, order)
         terms = torch.cat([part.terms for part in passes], dim=1)
         gc = terms.mean()
         self._keep(terms, passes, rows, labels)
@@ -168,7 +172,7 @@ class GeometricComplexityPenalty(nn.Module):
             torch.cat([part.features.detach() for part in passes]),
             {"estimator": estimator, "n_probes": 1 if is_exact else self.n_probes},
             None if labels is None else labels[rows.to(labels.device)],
-            None if labels is None else labels.unique(),
+            labels,
         )
 
     def _layer(self, wrapped: Wrapped, x: Tensor) -> Layer:
@@ -177,13 +181,14 @@ class GeometricComplexityPenalty(nn.Module):
             self._taken = find_embedding(wrapped.plain, x[:1].detach(), layer=self.layer).layer
         return self._taken
 
-    def _share(self, indices: Tensor) -> Tensor:
-        """The rows of the batch that are penalised, drawn at random for each step."""
-        n = len(indices)
-        n_rows = max(1, round(self.batch_fraction * n))
-        if n_rows == n:
-            return torch.arange(n, device=indices.device)
-        return probes.random_order(self.seed, indices)[:n_rows] - indices[0]
+    def _n_rows(self, n_examples: int) -> int:
+        return max(1, round(self.batch_fraction * n_examples))
+
+    def _order(self, indices: Tensor) -> Tensor:
+        """The rows of the batch, those that are penalised first: drawn at random for each step."""
+        if self._n_rows(len(indices)) == len(indices):
+            return torch.arange(len(indices), device=indices.device)
+        return probes.random_order(self.seed, indices) - indices[0]
 
 
 def _indices(step: int, n_examples: int, device: torch.device) -> Tensor:
@@ -204,14 +209,12 @@ def _piece(x: Tensor) -> int:
     return max(_MIN_PIECE, math.ceil(len(x) / max(1, n_pieces)))
 
 
-def _joined(outputs: list[Any], rows: Tensor, x: Tensor, main: nn.Module) -> Any:
-    """The output in the order of ``x``: what the penalised ``rows`` gave, and the others through ``main``."""
-    if len(rows) == len(x):
-        return outputs[0] if len(outputs) == 1 else tree_map(lambda *parts: torch.cat(parts), *outputs)
-    others = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    others[rows] = False
-    order = torch.cat([rows, others.nonzero().flatten()]).argsort()
-    return tree_map(lambda *parts: torch.cat(parts)[order], *outputs, main(x[others]))
+def _joined(outputs: list[Any], order: Tensor) -> Any:
+    """The parts of an output, of the rows in ``order``, as one in the order of the rows."""
+    if len(outputs) == 1:
+        return outputs[0]  # all rows, in their own order
+    places = order.argsort()
+    return tree_map(lambda *parts: torch.cat(parts)[places], *outputs)
 
 
 @contextmanager

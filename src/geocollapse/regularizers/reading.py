@@ -25,14 +25,14 @@ class Reading:
         features: (n, p).
         settings: ``estimator`` and ``n_probes`` of the Estimates.
         labels: (n,) classes of the examples, or None.
-        classes: all classes of the batch that the examples were taken from, or None.
+        batch_labels: those of the whole batch that the examples were taken from, or None.
     """
 
     terms: Tensor
     features: Tensor
     settings: dict[str, Any]
     labels: Tensor | None = None
-    classes: Tensor | None = None
+    batch_labels: Tensor | None = None
 
     @cached_property
     def complexity(self) -> Estimate:
@@ -43,9 +43,9 @@ class Reading:
     @cached_property
     def collapse(self) -> Estimate | None:
         """Geometric collapse of the penalised examples; NaN where a class of the batch is not among them."""
-        if self.labels is None or self.classes is None:
+        if self.labels is None or self.batch_labels is None:
             return None
-        labels, classes = self.labels.cpu(), self.classes.cpu()
+        labels, classes = self.labels.cpu(), self.batch_labels.cpu().unique()
         missing = classes[~torch.isin(classes, labels)].tolist()
         if missing or len(classes) < 2:
             reason = f"no penalised example of class {missing[0]}" if missing else f"{len(classes)} class in the batch"
