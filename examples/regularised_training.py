@@ -1,7 +1,8 @@
 """Training with a penalty on geometric complexity, each strength to the same training loss, measured afterwards.
 
-python examples/regularised_training.py --out results/regularised            # trains, stores runs.json
-python examples/regularised_training.py --out results/regularised --plot docs/figures/regularised.png   # draws alone
+    python examples/regularised_training.py --out docs/figures/regularised
+
+trains what is not yet in FOLDER/runs.json, prints a line for each strength and draws FOLDER/regularised.png.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -64,18 +66,14 @@ def describe(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, fl
 
 
 def main() -> None:
-    """Train what is not stored yet, or draw."""
+    """Train what is not stored yet, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--subset", type=int, default=1000)
     parser.add_argument("--data-root")
-    parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     file = arguments.out / "runs.json"
     stored = json.loads(file.read_text()) if file.exists() else {"runs": []}
-    if arguments.plot is not None:
-        plot(stored["runs"], arguments.plot)
-        return
     torch.set_num_threads(1)
     source = data.load("cifar10", subset=arguments.subset, data_root=arguments.data_root)
     test = data.load("cifar10", split="test", subset=arguments.subset, data_root=arguments.data_root)
@@ -91,6 +89,14 @@ def main() -> None:
             stored["runs"].append(run)
             arguments.out.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps({"provenance": provenance(seed=0), **stored}, indent=1) + "\n")
+    show(stored["runs"])
+    plot(stored["runs"], arguments.out / "regularised.png")
+
+
+def show(runs: list[dict[str, Any]]) -> None:
+    """Mean and standard deviation over the seeds, a line for each strength."""
+    table = pd.DataFrame(runs).drop(columns="seed").groupby("weight").agg(["mean", "std"])
+    print(table.T.unstack().to_string(float_format="{:.3g}".format))
 
 
 def plot(runs: list[dict[str, Any]], file: Path) -> None:
@@ -99,6 +105,7 @@ def plot(runs: list[dict[str, Any]], file: Path) -> None:
 
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     panels = {"geometric_complexity": "GC", "geometric_collapse": "geometric collapse", "cdnv": "CDNV"}
     weights = sorted({run["weight"] for run in runs})
@@ -109,7 +116,10 @@ def plot(runs: list[dict[str, Any]], file: Path) -> None:
         axis.plot(range(len(weights)), values.log().mean(dim=1).exp(), color="C0")
         axis.set(yscale="log", xlabel="weight of the GC penalty", ylabel=name)
         axis.set_xticks(range(len(weights)), [f"{weight:g}" for weight in weights])
-    figure.suptitle(f"VGG-13 (width 8, no batch norm), CIFAR-10 subset, all at training loss {TARGET:g}")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    figure.suptitle(f"VGG-13 (width 8, no batch norm), CIFAR-10 subset, trained to cross-entropy {TARGET:g}")
     figure.savefig(file, dpi=120)
 
 

@@ -1,5 +1,7 @@
+import importlib.util
 import math
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -416,6 +418,20 @@ def test_two_processes(tmp_path, monkeypatch):
         monkeypatch.setattr("geocollapse.regularizers.penalty.share", lambda rank=rank: (rank, 2))
         alone += list(gradients(GeometricComplexityPenalty(1.0, "3", batch_fraction=0.5), model, 1, X))
     torch.testing.assert_close(first["random"], (alone[0] + alone[1]) / 2)
+
+
+def test_example(tmp_path, monkeypatch):
+    path = Path(__file__).parents[1] / "examples" / "regularised_training.py"
+    spec = importlib.util.spec_from_file_location("regularised_training", path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    monkeypatch.setattr(example, "TARGET", 3.0)  # met at the first look
+    images, labels = torch.randn(64, 3, 32, 32), torch.arange(64) % 10
+    model, run = example.train(1e-3, 0, images, labels)
+    assert run["training_loss"] < 3.0
+    values = example.describe(model, images, labels)
+    example.plot([{"weight": weight, "seed": 0, **values} for weight in (0.0, 1e-3)], tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
 def test_data_parallel_is_refused():
