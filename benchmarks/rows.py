@@ -187,18 +187,35 @@ def _penalty(name: str, batch_fraction: float = 1.0, **settings: Any) -> tuple[W
     """A training step of batch 128 with and without the penalty, by the default method and one probe."""
     torch.manual_seed(0)
     model = build(name, num_classes=10, input_shape=(3, 32, 32), **settings).train()
-    x, y = torch.randn(128, 3, 32, 32), torch.arange(128) % 10
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     batch_norm: Any = "refuse" if "batch_norm" in settings else "running"
     penalty = geo.GeometricComplexityPenalty(1e-6, batch_fraction=batch_fraction, batch_norm=batch_norm)
+    x, y, optimizer = _training(model)
+    return _penalised_step(model, penalty), lambda: baselines.training_step(model, x, y, optimizer)
 
-    def ours() -> None:
+
+def _method(method: Any) -> tuple[Work, Work]:
+    """A training step with the penalty by the default method and by another, VGG-13 width 16."""
+    torch.manual_seed(0)
+    model = build("vgg13", num_classes=10, input_shape=(3, 32, 32), width=16, batch_norm=False).train()
+    default, other = geo.GeometricComplexityPenalty(1e-6), geo.GeometricComplexityPenalty(1e-6, method=method)
+    return _penalised_step(model, default), _penalised_step(model, other)
+
+
+def _penalised_step(model: nn.Module, penalty: geo.GeometricComplexityPenalty) -> Work:
+    x, y, optimizer = _training(model)
+
+    def step() -> None:
         optimizer.zero_grad()
         logits, gc = penalty(model, x)
         (nn.functional.cross_entropy(logits, y) + gc).backward()
         optimizer.step()
 
-    return ours, lambda: baselines.training_step(model, x, y, optimizer)
+    return step
+
+
+def _training(model: nn.Module) -> tuple[Tensor, Tensor, torch.optim.Optimizer]:
+    x = torch.randn(128, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return x, torch.arange(128) % 10, torch.optim.SGD(model.parameters(), lr=1e-3)
 
 
 def _same_cdnv_and_nc1(ours: Any, theirs: Any) -> None:
@@ -235,4 +252,6 @@ ROWS = (
     Row("penalty-vgg13-16-quarter", "the same, a quarter of the batch", _STEP, 1.4, lambda: _penalty("vgg13", 0.25, width=16, batch_norm=False), 25, single=True),
     Row("penalty-resnet18", "penalty step, running batch norm, ResNet-18 width 0.5", _STEP, 3.3, lambda: _penalty("resnet18", width=0.5), 9, single=True),
     Row("penalty-resnet18-quarter", "the same, a quarter of the batch", _STEP, 1.6, lambda: _penalty("resnet18", 0.25, width=0.5), 9, single=True),
+    Row("penalty-by-double-backward", "penalty step, VGG-13 width 16, default method", "double backward", 1.0, lambda: _method("double_backward"), 15, single=True),
+    Row("penalty-by-finite-difference", "the same", "finite difference", 1.0, lambda: _method("finite_difference"), 15, single=True),
 )  # fmt: skip
