@@ -249,8 +249,29 @@ def test_a_batch_wise_layer_is_refused():
     GeometricComplexityPenalty(1.0)(model, X)[1].backward()
 
 
+def normalised_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)).double().train()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_running_statistics_are_those_of_the_call(method):
+    """Also if the model sees other examples before the backward pass; and modules inside the layer keep their mode."""
+    gradients = []
+    for again in (False, True):
+        model = normalised_net()
+        model[1].inside = nn.Dropout().eval()
+        _, loss = GeometricComplexityPenalty(1.0, batch_norm="running", method=method)(model, X)
+        if again:
+            model(3 * X + 5)
+        gradients.append(torch.autograd.grad(loss, model[0].weight)[0])
+        assert model[1].training
+        assert not model[1].inside.training
+    assert torch.equal(*gradients)
+
+
 def test_batch_norm_is_refused_or_running():
-    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)).double().train()
+    model = normalised_net()
     with pytest.raises(RuntimeError, match="got '1'; do batch_norm='running'"):
         GeometricComplexityPenalty(1.0)(model, X)
     with torch.no_grad():
@@ -278,6 +299,8 @@ def test_batch_norm_is_refused_or_running():
         ),
         ({"weight": 1.0, "batch_fraction": 0.0}, r"batch_fraction: expected a share in \(0, 1\], got 0.0"),
         ({"weight": 1.0, "every": 0}, "every: expected a number of steps of at least 1, got 0"),
+        ({"weight": 1.0, "every": 1.5}, "every: expected a number of steps of at least 1, got 1.5"),
+        ({"weight": 1.0, "n_probes": 1.5}, "n_probes: expected at least 1, or 'exact', got 1.5"),
         ({"weight": 1.0, "batch_norm": "eval"}, "batch_norm: expected 'refuse' or 'running', got 'eval'"),
         ({"weight": 1.0, "method": "hessian"}, "method: expected one of forward_mode, .* got 'hessian'"),
     ],
@@ -328,11 +351,19 @@ def test_finite_differences_are_refused_where_rounding_or_chance_would_drown_the
     penalty = GeometricComplexityPenalty(1.0, method="finite_difference")
     with (
         torch.autocast("cpu", torch.bfloat16),
-        pytest.raises(TypeError, match="expected features in float32 .* got torch.bfloat16"),
+        pytest.raises(TypeError, match="expected float32 or float64, .* got autocast"),
     ):
         penalty(smooth_image_net(), IMAGES)
-    with pytest.raises(RuntimeError, match="got dropout in training mode in '1'; do method='forward_mode'"):
-        penalty(nn.Sequential(nn.Linear(4, 5), nn.Dropout(), nn.Linear(5, 3)).double(), X)
+    with pytest.raises(TypeError, match="expected float32 or float64, .* got torch.bfloat16"):
+        penalty(smooth_image_net(torch.bfloat16), IMAGES.bfloat16())
+
+    class Dropped(nn.Dropout):
+        def forward(self, x):
+            return F.dropout(x, 0.5, self.training)
+
+    for layer in (nn.Dropout(), Dropped()):
+        with pytest.raises(RuntimeError, match=r"first at '1' \(.*\); do method='forward_mode' with dropout"):
+            penalty(nn.Sequential(nn.Linear(4, 5), layer, nn.Linear(5, 3)).double(), X)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -380,6 +411,17 @@ def test_attention(method):
     assert loss.item() == pytest.approx(float(reference.squared_norms(embedding, x).mean()), rel=1e-10)
 
 
+def gradient_with_buffers(x):
+    """The second of two steps of a network whose buffers the wrapper sends at each forward pass."""
+    model = nn.parallel.DistributedDataParallel(normalised_net())
+    penalty = GeometricComplexityPenalty(1.0, batch_norm="running")
+    for _ in range(2):
+        model.zero_grad()
+        output, loss = penalty(model, x)
+        (loss + output.square().mean()).backward()
+    return model.module[0].weight.grad.clone()
+
+
 def averaged_gradients(rank, folder):
     """One step of each kind by one of two processes; rank 0 stores the averaged gradients."""
     distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
@@ -397,6 +439,7 @@ def averaged_gradients(rank, folder):
     model.zero_grad()
     (loss + 0.0 * output.sum()).backward()
     found["output"], found["value"], found["random"] = output.detach(), loss.item(), model[0].weight.grad.clone()
+    found["normalised"] = gradient_with_buffers(half)
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
@@ -411,6 +454,8 @@ def test_two_processes(tmp_path, monkeypatch):
             found = first[method, find_unused]
             torch.testing.assert_close(found, exact_gradient(model), rtol=1e-10, atol=1e-12)
             assert torch.equal(found, second[method, find_unused])
+    assert torch.equal(first["normalised"], second["normalised"])
+    assert first["normalised"].abs().max() > 0
     torch.testing.assert_close(first["output"], model(X))
     assert first["value"] != second["value"]
     alone = []
@@ -439,6 +484,123 @@ def test_data_parallel_is_refused():
         GeometricComplexityPenalty(1.0)(nn.DataParallel(net()), X)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("settings", [{}, {"batch_fraction": 0.5}])
+def test_gradient_of_the_inputs(method, settings):
+    """A stem before the model takes the gradient of the output whole, and that of the penalty."""
+    model, stem = net(), nn.Linear(4, 4).double()
+    output, loss = GeometricComplexityPenalty(1.0, method=method, **settings)(model, stem(X))
+    (of_output,) = torch.autograd.grad(output.square().sum(), stem.weight, retain_graph=True)
+    (expected,) = torch.autograd.grad(model(stem(X)).square().sum(), stem.weight)
+    torch.testing.assert_close(of_output, expected)
+    assert torch.autograd.grad(loss, stem.weight)[0].abs().max() > 0
+
+
+def test_an_output_that_parts_of_the_batch_do_not_give_is_refused():
+    class Head(nn.Module):
+        def __init__(self, head):
+            super().__init__()
+            self.net, self.head = net(), head
+
+        def forward(self, x):
+            return self.head(self.net(x))
+
+    def refused(head, message):
+        model = Head(head)
+        with pytest.raises((ValueError, RuntimeError), match=message):
+            GeometricComplexityPenalty(1.0, "net.3", batch_fraction=0.5)(model, X)
+        output, _ = GeometricComplexityPenalty(1.0, "net.3", batch_norm="running")(model, X)
+        torch.testing.assert_close(output, model(X))
+
+    refused(Standardised(), r"first at 'head' \(Standardised\): a batch-wise layer; do batch_norm='running', which")
+    of = "model: expected outputs with a row for each of 2 examples, got "
+    refused(Scalar(), rf"{of}shape \(\); do batch_norm='running'")
+    refused(TimeFirst(), rf"{of}shape \(7, 2, 3\)")
+    output, _ = GeometricComplexityPenalty(1.0, "net.3", batch_fraction=0.5)(Head(WithNone()), X)
+    assert output[1] is None
+
+
+class Scalar(nn.Module):
+    def forward(self, z):
+        return z, z.square().mean()
+
+
+class TimeFirst(nn.Module):
+    def forward(self, z):
+        return z.expand(7, *z.shape)
+
+
+class WithNone(nn.Module):
+    def forward(self, z):
+        return z, None
+
+
+def test_each_model_is_looked_at():
+    """One penalty for two models: the layer of each, and a model seen with one example is looked at with two."""
+    a, b = net(), nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    penalty = GeometricComplexityPenalty(1.0, n_probes="exact")
+    penalty(a, X)
+    penalty(b, X)
+    assert penalty.last.value == pytest.approx(float(reference.squared_norms(b[:2], X).mean()))
+    c = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), Standardised(), nn.Linear(5, 3)).double()
+    penalty(c, X[:1])
+    with pytest.raises(RuntimeError, match="first at '2'"):
+        penalty(c, X)
+    assert deepcopy(penalty)(a, X)[1] == penalty(a, X)[1]
+
+
+def test_in_place_hardsigmoid_as_a_statement():
+    class Gated(nn.Module):
+        def __init__(self, inplace):
+            super().__init__()
+            self.first, self.gate, self.last = nn.Linear(4, 5), nn.Hardsigmoid(inplace=inplace), nn.Linear(5, 3)
+
+        def forward(self, x):
+            h = self.first(x)
+            z = self.gate(h)
+            return self.last(h if self.gate.inplace else z)
+
+    values = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        values.append(GeometricComplexityPenalty(1.0, n_probes="exact")(Gated(inplace).double(), X)[1].item())
+    assert values[0] == values[1] > 0
+
+
+def test_linear_layer_whose_weight_depends_on_the_inputs():
+    class Weighted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            h = self.first(x)
+            rows = [F.linear(z.tanh()[None], weight=z.outer(z), bias=z.sin()) for z in h]
+            return self.last(torch.cat(rows))
+
+    model = Weighted().double()
+    values = [GeometricComplexityPenalty(1.0, method=m, n_probes="exact")(model, X)[1].item() for m in EXACT]
+    assert values[0] == pytest.approx(values[1], rel=1e-12)
+
+
+def test_layer_norm_of_large_float16():
+    class Large(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm, self.last = nn.Linear(16, 32), nn.LayerNorm(32), nn.Linear(32, 3)
+            self.scale = 1
+
+        def forward(self, x):
+            return self.last(self.norm(self.scale * self.first(x)))
+
+    torch.manual_seed(0)
+    model, x, penalty = Large(), torch.randn(16, 16), GeometricComplexityPenalty(1.0, n_probes=64)
+    expected = penalty(model, x)[1].item()  # layer normalisation takes the scale away
+    for model.scale in (1, 1000):
+        with torch.autocast("cpu", torch.float16):
+            assert penalty(model, x)[1].item() == pytest.approx(expected, rel=0.1)
+
+
 def test_outputs_of_several_tensors():
     class Both(nn.Module):
         def __init__(self):
@@ -465,10 +627,16 @@ def test_bad_calls():
         penalty(model, X)
     with pytest.raises(ValueError, match=r"labels: expected 12 integers, .* got torch.int64 of shape \(3,\)"):
         penalty(model, X, labels=torch.arange(3))
+    with pytest.raises(ValueError, match=r"x: expected a batch of at least one example, got shape \(0, 4\)"):
+        penalty(model, X[:0])
+    with pytest.raises(TypeError, match="model: expected a torch.nn.Module, got function"):
+        penalty(lambda x: x, X)
+    with pytest.raises(ValueError, match="inputs: expected finite derivatives at the first example, got NaN"):
+        penalty(model, X * torch.nan)
     assert int(penalty.step) == 0
 
 
-@pytest.mark.parametrize("method", EXACT)
+@pytest.mark.parametrize("method", METHODS)
 def test_no_trained_parameter_before_the_layer(method):
     model = deepcopy(net())
     model[:4].requires_grad_(False)
@@ -478,7 +646,7 @@ def test_no_trained_parameter_before_the_layer(method):
         GeometricComplexityPenalty(1.0, method=method)(model, X)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EXACT)
 def test_no_gradient_path(method):
     class Constant(nn.Module):
         def forward(self, x):

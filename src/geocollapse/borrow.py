@@ -89,29 +89,18 @@ def check_batch_norm(model: nn.Module) -> None:
         )
 
 
-def check_no_dropout(model: nn.Module) -> None:
-    """Refuse dropout and random depth in training mode: two forward passes would differ by chance.
-
-    Raises:
-        RuntimeError: names the layers and the remedy.
-    """
-    named = model.named_modules()
-    active = [name for name, module in named if module.training and _mixes(module) and not is_batch_norm(module)]
-    if active:
-        raise RuntimeError(
-            f"model: expected two forward passes to be the same map, got dropout in training mode in "
-            f"{_names(active)}; do method='forward_mode'"
-        )
-
-
 def is_batch_norm(module: nn.Module) -> bool:
     """Whether the module normalises by the statistics of its batch when it is in training mode."""
     return isinstance(module, _BATCH_NORM)
 
 
-def is_compiled(model: nn.Module) -> bool:
-    """Whether torch.compile has wrapped the model or a part of it, or ``model.compile()`` was called."""
-    return any(_COMPILED in module._modules or module._compiled_call_impl is not None for module in model.modules())
+def compiled_parts(model: nn.Module) -> list[str]:
+    """The names of the modules that torch.compile has wrapped, or whose ``compile()`` was called."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if _COMPILED in module._modules or module._compiled_call_impl is not None
+    ]
 
 
 def uncompiled_name(name: str) -> str:
@@ -138,7 +127,7 @@ def dtype_of(model: object) -> torch.dtype | None:
 
 def without_graphs(model: nn.Module | None) -> AbstractContextManager[None]:
     """Inside, a compiled model runs its own code: hooks do not reach the graphs of torch.compile."""
-    if model is None or not is_compiled(model):
+    if model is None or not compiled_parts(model):
         return nullcontext()
     stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
     return stance

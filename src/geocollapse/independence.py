@@ -29,6 +29,7 @@ def check_rows_independent(
     *,
     dtype: torch.dtype | None = None,
     is_random: bool = False,
+    remedy: str | None = None,
 ) -> None:
     """Refuse a map in which one example's features depend on the others of its batch, or on chance.
 
@@ -49,6 +50,7 @@ def check_rows_independent(
         module: the model behind the map, whose modules can be named; None for a callable.
         dtype: the coarsest precision inside the map (autocast); by default that of the model, or of x.
         is_random: the map may draw at random, as in training: every pass draws the same numbers.
+        remedy: what to do instead, by default for a measurement.
 
     Raises:
         RuntimeError: names the first module whose output moved while its input did not, and the remedy.
@@ -77,8 +79,8 @@ def check_rows_independent(
             if not _same(features[first], row, features[second], other, tolerance):
                 again, run = runs["as given"](), runs["as given"]
                 if not all(_same(given, each, again, each, tolerance) for each in (0, 1)):
-                    raise _by_chance(_first_to_move(module, (run, 0), (run, 0), tolerance))
-                raise _mixed(_first_to_move(module, (runs[first], row), (runs[second], other), tolerance))
+                    raise _by_chance(_first_to_move(module, (run, 0), (run, 0), tolerance), remedy)
+                raise _mixed(_first_to_move(module, (runs[first], row), (runs[second], other), tolerance), remedy)
 
 
 def _passes(
@@ -144,21 +146,21 @@ def _part(tensor: Tensor, row: int) -> Tensor:
 _Found = tuple[str, nn.Module] | None
 
 
-def _by_chance(found: _Found) -> RuntimeError:
+def _by_chance(found: _Found, remedy: str | None) -> RuntimeError:
     is_training = found is not None and found[1].training
-    remedy = "do model.eval() first" if is_training else "do switch it off (F.dropout takes training=)"
+    usual = "do model.eval() first" if is_training else "do switch it off (F.dropout takes training=)"
     return RuntimeError(
         f"model: expected the same features of the same examples each time, got features that change by chance, "
-        f"{_place(found)}; {remedy}"
+        f"{_place(found)}; {remedy or usual}"
     )
 
 
-def _mixed(found: _Found) -> RuntimeError:
+def _mixed(found: _Found, remedy: str | None) -> RuntimeError:
     is_training = found is not None and found[1].training
-    remedy = "do model.eval() first" if is_training else "do measure a layer before it, or one example at a time"
+    usual = "do model.eval() first" if is_training else "do measure a layer before it, or one example at a time"
     return RuntimeError(
         f"model: expected examples that do not influence each other, got features of one example that move with "
-        f"another one, {_place(found)}: a batch-wise layer; {remedy}"
+        f"another one, {_place(found)}: a batch-wise layer; {remedy or usual}"
     )
 
 

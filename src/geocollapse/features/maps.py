@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from geocollapse.batches import Inputs
-from geocollapse.borrow import is_compiled, without_graphs
+from geocollapse.borrow import compiled_parts, without_graphs
 from geocollapse.entry import Entry, enter, padding_without_mask
 from geocollapse.features.layer import Layer, taps, the_tensor
 from geocollapse.features.pooling import Pool, pooled
@@ -72,7 +72,7 @@ class FeatureMap:
         self.class_outputs = class_outputs
         self.autocast = autocast
         # what a reader of the features must know, in the order it was met
-        self.notes: dict[str, None] = {_EAGER: None} if is_compiled(model) else {}
+        self.notes: dict[str, None] = {_EAGER: None} if compiled_parts(model) else {}
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """Features (n, p) of the first layer."""

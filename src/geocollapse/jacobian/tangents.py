@@ -32,7 +32,7 @@ def differentiable_push_forward(take: Take, x: Tensor, u: Tensor) -> tuple[Tenso
         NotImplementedError: an operation of the map has no forward mode.
     """
     with forward_mode("method", "method='double_backward'"), _Tangents():
-        features, output = take(forward_ad.make_dual(x.detach(), u.to(x.dtype)))
+        features, output = take(forward_ad.make_dual(x if x.requires_grad else x.detach(), u.to(x.dtype)))
         primal, tangent = forward_ad.unpack_dual(features[0])
     return primal, output, tangent
 
@@ -50,7 +50,8 @@ class _Tangents(TorchFunctionMode):
         if func in _WITH_SOFTMAX:
             with _OutOfPlace():
                 return func(*args, **kwargs)
-        if rule is None or not args or not isinstance(args[0], Tensor) or any(map(_is_dual, args[1:])):
+        others = (*args[1:], *kwargs.values())
+        if rule is None or not args or not isinstance(args[0], Tensor) or any(map(_is_dual, others)):
             return func(*args, **kwargs)
         primal, tangent = forward_ad.unpack_dual(args[0])
         if tangent is None or tangent._is_zerotensor():
@@ -78,7 +79,7 @@ def _affine(func: Any, z: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict
 
 def _relu(_func: Any, z: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """y = max(z, 0), so dy = [y > 0] dz."""
-    if kwargs.get("inplace", False) or (len(args) > 1 and args[1]):
+    if _is_in_place(args, kwargs):
         return _relu_in_place(torch.relu_, z, t, args, {})
     y = torch.relu(z)
     return forward_ad.make_dual(y, torch.ops.aten.threshold_backward(t, y.detach(), 0))
@@ -100,10 +101,15 @@ def _covers(view: Tensor, base: Tensor) -> bool:
     return view.shape == base.shape and view.stride() == base.stride()
 
 
-def _hardsigmoid(func: Any, z: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _is_in_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return bool(kwargs.get("inplace", False) or (len(args) > 1 and args[1]))
+
+
+def _hardsigmoid(_func: Any, z: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """y = min(max(z + 3, 0), 6)/6, so dy = [|z| < 3] dz/6; torch has no rule with a graph."""
-    inside = z.detach().abs() < 3
-    return forward_ad.make_dual(func(z, *args[1:], **kwargs), torch.where(inside, t / 6, 0.0))
+    y = forward_ad.make_dual(F.hardsigmoid(z.clone()), torch.where(z.detach().abs() < 3, t / 6, 0.0))
+    result: Tensor = args[0].copy_(y) if _is_in_place(args, kwargs) else y
+    return result
 
 
 def _max_pool(_func: Any, z: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -125,15 +131,20 @@ def _batch_norm(func: Any, z: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: 
 
 
 def _layer_norm(func: Any, z: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """y = n w + b with n = (z - m)/s, so dy = (c - n <n c>)/s w with c = dz - <dz>; torch's rule has a wrong graph."""
+    """y = n w + b with n = (z - m)/s, so dy = (c - n <n c>)/s w with c = dz - <dz>; torch's rule has a wrong graph.
+
+    Squares are at least float32: those of float16 overflow where the output does not.
+    """
+    y = func(z, *args[1:], **kwargs)
     given = _LAYER_NORM.bind(*args, **kwargs)
     given.apply_defaults()
     _, shape, weight, _, eps = given.args
-    dims = tuple(range(-len(shape), 0))
+    dims, wide = tuple(range(-len(shape), 0)), torch.promote_types(z.dtype, torch.float32)
+    z, t = z.to(wide), t.to(wide)
     n = F.layer_norm(z, shape, None, None, eps)
     c = t - t.mean(dims, keepdim=True)
     tangent = (c - n * (n * c).mean(dims, keepdim=True)) * (z.var(dims, correction=0, keepdim=True) + eps).rsqrt()
-    return forward_ad.make_dual(func(z, *args[1:], **kwargs), tangent if weight is None else tangent * weight)
+    return forward_ad.make_dual(y, (tangent if weight is None else tangent * weight).to(y.dtype))
 
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geocollapse import probes
 from geocollapse.features import FeatureMap
@@ -27,7 +27,7 @@ class Probes:
     Attributes:
         seed: of the hash.
         indices: (n,) what the signs are a hash of, different for each example, step and process.
-        number: probes r for each example; ``exact``: sqrt(k) e_j, j = 1..k, whose mean is the trace itself.
+        number: probes r for each example; ``exact``: all axes e_j, j = 1..k.
     """
 
     seed: int
@@ -35,14 +35,20 @@ class Probes:
     number: NumberOfProbes
 
     def vectors(self, n_entries: int, dtype: torch.dtype) -> Iterator[Tensor]:
-        """One v (n, k) after the other, E[v v^T] = I."""
+        """One v (n, k) after the other: random signs, E[v v^T] = I, or axes, the sum of whose v v^T is I."""
         n = len(self.indices)
         if self.number == "exact":
-            axes = math.sqrt(n_entries) * torch.eye(n_entries, dtype=dtype, device=self.indices.device)
-            yield from (axis.expand(n, -1) for axis in axes)
+            for j in range(n_entries):
+                axis = torch.zeros(n_entries, dtype=dtype, device=self.indices.device)
+                axis[j] = 1.0
+                yield axis.expand(n, -1)
         else:
             signs = probes.rademacher(self.seed, self.indices, self.number, n_entries)
             yield from (v.to(dtype) for v in signs.unbind(1))
+
+    def terms(self, squares: list[Tensor]) -> Tensor:
+        """(r, n) terms whose mean over the probes estimates, or ``exact`` is, the trace: squares (n,) of each probe."""
+        return torch.stack(squares) * (len(squares) if self.number == "exact" else 1)
 
 
 @dataclass(frozen=True)
@@ -67,15 +73,15 @@ def forward_mode(feature_map: FeatureMap, x: Tensor, drawn: Probes) -> Pass:
     """
     passes = [_push_forward(feature_map, x, u) for u in drawn.vectors(x[0].numel(), x.dtype)]
     features, output, _ = passes[0]
-    return Pass(torch.stack([_squares(tangent) for _, _, tangent in passes]), features, output)
+    return Pass(drawn.terms([_squares(tangent) for _, _, tangent in passes]), features, output)
 
 
 def double_backward(feature_map: FeatureMap, x: Tensor, drawn: Probes) -> Pass:
     """||J^T v||^2 of output probes v, by reverse mode with a graph: reverse over reverse."""
     leaf, features, output = _tracked(feature_map, x)
     vectors = drawn.vectors(features.shape[1], features.dtype)
-    terms = [_squares(_pull_back(feature_map, features, leaf, v)) for v in vectors]
-    return Pass(torch.stack(terms), features, output)
+    squares = [_squares(_pull_back(feature_map, features, leaf, v)) for v in vectors]
+    return Pass(drawn.terms(squares), features, output)
 
 
 def finite_difference(feature_map: FeatureMap, x: Tensor, drawn: Probes) -> Pass:
@@ -87,18 +93,14 @@ def finite_difference(feature_map: FeatureMap, x: Tensor, drawn: Probes) -> Pass
     give the gradient a noise of order eps^(-1/2), several times its size.
     """
     (features,), output = feature_map.with_output(x)
-    if features.dtype in (torch.float16, torch.bfloat16):
-        raise TypeError(
-            f"method: expected features in float32 or float64, whose rounding a difference can do with, got "
-            f"{features.dtype}; do method='forward_mode'"
-        )
-    _on_a_path(features if features.requires_grad else None, feature_map)
+    if not features.requires_grad:
+        raise _no_parameter(feature_map)
     step = step_size(x)
-    terms = []
+    squares = []
     for u in drawn.vectors(x[0].numel(), x.dtype):
         (moved,), _ = feature_map.with_output(torch.addcmul(x, step, u.view_as(x)))
-        terms.append(_squares((moved - features) / step))
-    return Pass(torch.stack(terms), features, output)
+        squares.append(_squares((moved - features) / step))
+    return Pass(drawn.terms(squares), features, output)
 
 
 def step_size(x: Tensor) -> Tensor:
@@ -114,6 +116,21 @@ METHODS: dict[str, Callable[[FeatureMap, Tensor, Probes], Pass]] = {
 }
 
 
+def check_precision(model: nn.Module, x: Tensor) -> None:
+    """Refuse finite differences of what may be rounded to half precision on its way.
+
+    Raises:
+        TypeError: autocast, or half-precision parameters or inputs.
+    """
+    dtypes = {x.dtype, *(parameter.dtype for parameter in model.parameters())} & {torch.float16, torch.bfloat16}
+    if dtypes or torch.is_autocast_enabled(x.device.type):
+        got = str(min(map(str, dtypes))) if dtypes else "autocast"
+        raise TypeError(
+            f"method: expected float32 or float64, whose rounding a difference can do with, got {got}; do "
+            f"method='forward_mode'"
+        )
+
+
 def check_derivatives(feature_map: FeatureMap, x: Tensor, method: str) -> None:
     """Refuse a map whose second derivatives are not had, or are wrong, by one backward pass of a few examples.
 
@@ -127,10 +144,7 @@ def check_derivatives(feature_map: FeatureMap, x: Tensor, method: str) -> None:
     trained = [parameter for parameter in feature_map.model.parameters() if parameter.requires_grad]
     found = _mixed_gradients(feature_map, x, trained, forward=method == "forward_mode")
     if all(gradient is None for gradient in found):
-        raise ValueError(
-            f"layer: expected features that trained parameters can change, got no gradient path to any from geometric "
-            f"complexity at {str(feature_map.layers[0])!r}; do unfreeze parameters before it, or name a later layer"
-        )
+        raise _no_parameter(feature_map)
     if method == "double_backward":
         return
     try:
@@ -138,10 +152,16 @@ def check_derivatives(feature_map: FeatureMap, x: Tensor, method: str) -> None:
     except (NotImplementedError, ValueError):
         return  # nothing to compare with
     error, size = _distance(found, expected, trained), _distance(expected, [None] * len(trained), trained)
-    if not error <= _WRONG * size:
+    if not math.isfinite(error):
+        raise ValueError(
+            "inputs: expected finite derivatives at the first example, got NaN or infinity; do look for NaN in the "
+            "inputs and parameters or, with float16, for overflow"
+        )
+    if error > _WRONG * size:
         raise NotImplementedError(
-            f"method: expected forward rules with a right derivative, got a gradient {error / size:.0%} away from that "
-            f"of double backward (a fault of torch in one of the model's operations); do method='double_backward'"
+            f"method: expected forward rules with a right derivative, got a gradient {error:.2g} away from that of "
+            f"double backward, whose size is {size:.2g} (a fault of torch in one of the model's operations); do "
+            f"method='double_backward'"
         )
 
 
@@ -149,8 +169,7 @@ def _mixed_gradients(feature_map: FeatureMap, x: Tensor, trained: Sequence[Tenso
     """Gradient of v^T J u in each parameter, for signs u and v; None where it does not depend on it."""
     drawn = Probes(0, torch.arange(len(x), device=x.device), 1)
     (u,) = drawn.vectors(x[0].numel(), x.dtype)
-    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
-        torch.manual_seed(0)  # the same dropout both ways
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):  # the same dropout both ways
         if forward:
             features, _, tangent = _push_forward(feature_map, x, u)
             (v,) = drawn.vectors(features.shape[1], features.dtype)
@@ -158,13 +177,14 @@ def _mixed_gradients(feature_map: FeatureMap, x: Tensor, trained: Sequence[Tenso
         else:
             leaf, features, _ = _tracked(feature_map, x)
             (v,) = drawn.vectors(features.shape[1], features.dtype)
+            v.requires_grad_()  # so that an operation that may be differentiated once alone says so
             scalar = (_pull_back(feature_map, features, leaf, v) * u.view_as(x)).sum()
     if not (trained and scalar.requires_grad):
         return [None] * len(trained)
     try:
         return torch.autograd.grad(scalar, trained, allow_unused=True)
     except RuntimeError as error:
-        if "derivative" not in str(error):
+        if not any(word in str(error) for word in ("derivative", "differentiate", "checkpoint")):
             raise
         other = "method='double_backward'" if forward else "method='forward_mode' or method='finite_difference'"
         raise NotImplementedError(
@@ -186,7 +206,7 @@ def _push_forward(feature_map: FeatureMap, x: Tensor, u: Tensor) -> tuple[Tensor
 
 def _tracked(feature_map: FeatureMap, x: Tensor) -> tuple[Tensor, Tensor, Any]:
     """Inputs that take gradients, features and output."""
-    leaf = track(x)
+    leaf = x.clone() if x.requires_grad else track(x)
     with plain_attention():
         (features,), output = feature_map.with_output(leaf)
     return leaf, features, output
@@ -204,6 +224,13 @@ def _squares(rows: Tensor) -> Tensor:
     """Sum of squares of each row of (n, ...), at least in float32."""
     rows = rows.flatten(1)
     return (rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows).square().sum(dim=1)
+
+
+def _no_parameter(feature_map: FeatureMap) -> ValueError:
+    return ValueError(
+        f"layer: expected features that trained parameters can change, got no gradient path to any from geometric "
+        f"complexity at {str(feature_map.layers[0])!r}; do unfreeze parameters before it, or name a later layer"
+    )
 
 
 def _on_a_path(derivative: Tensor | None, feature_map: FeatureMap) -> Tensor:

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from geocollapse import probes
-from geocollapse.borrow import check_batch_norm, check_independent, check_no_dropout, is_batch_norm
+from geocollapse.borrow import check_batch_norm, check_independent, is_batch_norm
 from geocollapse.estimate import Estimate
 from geocollapse.features import FeatureMap, Layer, find_embedding
 from geocollapse.independence import check_rows_independent
 from geocollapse.jacobian import check_floating
 from geocollapse.processes import share
-from geocollapse.regularizers.methods import METHODS, Method, NumberOfProbes, Pass, Probes, check_derivatives
+from geocollapse.regularizers.methods import (
+    METHODS,
+    Method,
+    NumberOfProbes,
+    Pass,
+    Probes,
+    check_derivatives,
+    check_precision,
+)
 from geocollapse.regularizers.reading import Reading
 from geocollapse.regularizers.wrapped import Wrapped
 
@@ -27,6 +38,20 @@ BatchNorm = Literal["refuse", "running"]
 _STRIDE = 1 << 24  # examples of different steps and processes have different probes
 _PIECE_BYTES = 1 << 20  # on a CPU: inputs that go through together, so that what they leave behind is reused memory
 _MIN_PIECE = 32  # examples
+_REMEDIES = {  # by whether the method may meet random layers
+    True: "do name a layer before it",
+    False: "do method='forward_mode' with dropout, or name a layer before it",
+}
+
+
+@dataclass
+class _Met:
+    """A model that was penalised: the layer found in it, and whether it was looked at with two examples."""
+
+    model: weakref.ref[nn.Module]
+    settings: tuple[str | None, str, str]
+    layer: Layer
+    is_checked: bool = False
 
 
 class GeometricComplexityPenalty(nn.Module):
@@ -55,13 +80,15 @@ class GeometricComplexityPenalty(nn.Module):
         every: the penalty is added every so many calls, with ``every`` times the weight.
         seed: of the probes and of the share.
         batch_norm: batch normalisation in training mode is refused; ``running`` evaluates the penalty in a second
-            forward pass of the penalised share with the running statistics.
+            forward pass of the penalised share with the running statistics, and the output in one of the whole batch.
 
     Raises:
-        ValueError: an argument out of its range, a layer without a gradient path to the inputs or the parameters.
-        TypeError: inputs that are not floating; half-precision features with ``finite_difference``.
-        RuntimeError: batch normalisation in training mode, a compiled module inside, gradients switched off.
-        NotImplementedError: an operation has no forward mode.
+        ValueError: an argument out of its range, a layer without a gradient path to the inputs or the parameters, an
+            output without a row for each example.
+        TypeError: no module; inputs that are not floating; half precision with ``finite_difference``.
+        RuntimeError: batch normalisation in training mode, a layer that mixes examples or, with ``finite_difference``,
+            draws at random, a compiled module inside, gradients switched off.
+        NotImplementedError: an operation without the derivatives that the method takes.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
@@ -97,7 +124,7 @@ class GeometricComplexityPenalty(nn.Module):
         self.seed = seed
         self.batch_norm = batch_norm
         self._reading: Reading | None = None
-        self._taken: Layer | None = None
+        self._met: _Met | None = None
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     @property
@@ -117,23 +144,46 @@ class GeometricComplexityPenalty(nn.Module):
         """
         _check_call(x, labels)
         step = int(self.step)
-        self.step += 1
-        if step % self.every:
-            return model(x), x.new_zeros(())
-        wrapped = Wrapped.of(model)
-        _check_layers(wrapped.plain, self.method, self.batch_norm)
-        layer = self._layer(wrapped, x)
-        wrapped.check_differentiable(layer.name, self.method)
-        feature_map = FeatureMap(wrapped.plain, [layer])
-        if self._reading is None:
-            self._check_map(feature_map, x)
+        found = (
+            self._penalise(Wrapped.of(model), x, labels, step)
+            if step % self.every == 0
+            else (model(x), x.new_zeros(()))
+        )
+        self.step += 1  # not for a call that was refused
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is known of the model belongs to this process, and is not copied."""
+        return self.__dict__ | {"_met": None}
+
+    def _penalise(self, wrapped: Wrapped, x: Tensor, labels: Tensor | None, step: int) -> tuple[Any, Tensor]:
+        _check_layers(wrapped.plain, self.batch_norm)
+        if self.method == "finite_difference":
+            check_precision(wrapped.plain, x)
+        met = self._meet(wrapped.plain, x)
+        wrapped.check_differentiable(met.layer.name, self.method)
+        feature_map = FeatureMap(wrapped.plain, [met.layer])
+        if not met.is_checked:
+            self._check_map(feature_map, x.detach())
+            met.is_checked = len(x) > 1
         return wrapped.run(lambda x: self._penalised(wrapped, feature_map, x, labels, step), x)
 
+    def _meet(self, model: nn.Module, x: Tensor) -> _Met:
+        """The layer penalised, found with the first example that a model sees."""
+        settings = (self.layer, self.method, self.batch_norm)
+        if self._met is None or self._met.model() is not model or self._met.settings != settings:
+            layer = find_embedding(model, x[:1].detach(), layer=self.layer).layer
+            self._met = _Met(weakref.ref(model), settings, layer)
+        return self._met
+
     def _check_map(self, feature_map: FeatureMap, x: Tensor) -> None:
-        """At the first step: examples that do not mix, and operations that can be differentiated."""
-        with _running_statistics(feature_map.model):
-            check_rows_independent(feature_map.enter, x, feature_map.model, is_random=True)
-            if self.method != "finite_difference":
+        """At the first step of a model: examples that do not mix, and operations that can be differentiated."""
+        is_random, model = self.method != "finite_difference", feature_map.model
+        with _running_statistics(model):
+            check_rows_independent(feature_map.enter, x, model, is_random=is_random, remedy=_REMEDIES[is_random])
+            if self.batch_norm == "refuse":
+                _check_output(feature_map, x)
+            if is_random:
                 check_derivatives(feature_map, x[:1], self.method)
 
     def _penalised(
@@ -175,12 +225,6 @@ class GeometricComplexityPenalty(nn.Module):
             labels,
         )
 
-    def _layer(self, wrapped: Wrapped, x: Tensor) -> Layer:
-        """The layer penalised, found with the first example."""
-        if self._taken is None:
-            self._taken = find_embedding(wrapped.plain, x[:1].detach(), layer=self.layer).layer
-        return self._taken
-
     def _n_rows(self, n_examples: int) -> int:
         return max(1, round(self.batch_fraction * n_examples))
 
@@ -214,32 +258,58 @@ def _joined(outputs: list[Any], order: Tensor) -> Any:
     if len(outputs) == 1:
         return outputs[0]  # all rows, in their own order
     places = order.argsort()
-    return tree_map(lambda *parts: torch.cat(parts)[places], *outputs)
+    return tree_map(lambda *parts: None if parts[0] is None else torch.cat(parts)[places], *outputs)
+
+
+def _check_output(feature_map: FeatureMap, x: Tensor) -> None:
+    """Refuse an output that is not that of the whole batch when it is put together from parts of it."""
+    remedy = "do batch_norm='running', which takes the output from a forward pass of the whole batch"
+
+    def take(z: Tensor) -> tuple[list[Tensor], Any]:
+        output = feature_map.with_output(z)[1]
+        leaves = [leaf for leaf in tree_leaves(output) if leaf is not None]
+        for leaf in leaves:
+            if not (isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == len(z)):
+                got = f"shape {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else type(leaf).__name__
+                raise ValueError(
+                    f"model: expected outputs with a row for each of {len(z)} examples, got {got}; {remedy}"
+                )
+        return leaves, output
+
+    with torch.no_grad():
+        take(x[:2])
+    check_rows_independent(lambda z: (take, z), x, feature_map.model, is_random=True, remedy=remedy)
 
 
 @contextmanager
 def _running_statistics(model: nn.Module) -> Iterator[None]:
-    """Batch normalisation layers use, and do not update, their running statistics; all else stays in its mode."""
+    """Batch normalisation layers use, and do not update, their running statistics; all else stays in its mode.
+
+    They use copies: the graph keeps what they use, and the next forward pass in training mode changes the statistics.
+    """
     layers = [module for module in model.modules() if is_batch_norm(module) and module.training]
+    buffers = [dict(layer._buffers) for layer in layers]
     try:
         for layer in layers:
-            layer.eval()
+            layer.training = False  # and not eval(), which reaches what is inside the layer
+            layer._buffers.update({name: None if b is None else b.clone() for name, b in layer._buffers.items()})
         yield
     finally:
-        for layer in layers:
-            layer.train()
+        for layer, own in zip(layers, buffers, strict=True):
+            layer.training = True
+            layer._buffers.update(own)
 
 
-def _check_layers(model: nn.Module, method: Method, batch_norm: BatchNorm) -> None:
+def _check_layers(model: nn.Module, batch_norm: BatchNorm) -> None:
     check_independent(model, evaluation=True)
     if batch_norm == "refuse":
         check_batch_norm(model)
-    if method == "finite_difference":
-        check_no_dropout(model)
 
 
 def _check_call(x: Tensor, labels: Tensor | None) -> None:
     check_floating(x)
+    if x.ndim == 0 or len(x) == 0:
+        raise ValueError(f"x: expected a batch of at least one example, got shape {tuple(x.shape)}; do drop it")
     if not torch.is_grad_enabled():
         raise RuntimeError(
             "penalty: expected gradients to be on, got torch.no_grad(); do model(x) there, or geocollapse.measure"
@@ -254,12 +324,16 @@ def _check_call(x: Tensor, labels: Tensor | None) -> None:
 def _check_numbers(weight: float, n_probes: NumberOfProbes, batch_fraction: float, every: int) -> None:
     if not (math.isfinite(weight) and weight >= 0.0):
         raise ValueError(f"weight: expected a number of at least 0, got {weight}; do weight=1e-4")
-    if n_probes != "exact" and (isinstance(n_probes, str) or n_probes < 1):
+    if n_probes != "exact" and not _is_count(n_probes):
         raise ValueError(f"n_probes: expected at least 1, or 'exact', got {n_probes!r}; do n_probes=1")
     if not 0.0 < batch_fraction <= 1.0:
         raise ValueError(f"batch_fraction: expected a share in (0, 1], got {batch_fraction}; do batch_fraction=0.25")
-    if every < 1:
+    if not _is_count(every):
         raise ValueError(f"every: expected a number of steps of at least 1, got {every}; do every=1")
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, Integral) and int(number) >= 1
 
 
 def _check_choices(method: str, batch_norm: str, n_probes: NumberOfProbes) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from geocollapse.borrow import compiled_parts
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,15 @@ class Wrapped:
         """Unwrap ``model``.
 
         Raises:
-            TypeError: DataParallel, whose replicas no graph can be kept through.
+            TypeError: no module; DataParallel or sharded parameters, which no graph can be kept through.
         """
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}; do wrap it in a module")
+        if _is_sharded(model):
+            raise TypeError(
+                "model: expected whole parameters, got those that fully_shard has spread over processes; do "
+                "DistributedDataParallel(model)"
+            )
         plain, main, parallel = model, model, None
         while True:
             if isinstance(plain, DataParallel):
@@ -50,7 +59,7 @@ class Wrapped:
         if self.parallel is None:
             return work(x)
         inside = self.parallel.module
-        self.parallel.module = _Forward(work)
+        self.parallel.module = _Forward(work, inside)
         try:
             return self.parallel(x)
         finally:
@@ -62,9 +71,7 @@ class Wrapped:
         Raises:
             RuntimeError: names the module and the remedy.
         """
-        for name, module in self.plain.named_modules():
-            if not is_compiled(module):
-                continue
+        for name in compiled_parts(self.plain):
             if method != "finite_difference":
                 raise RuntimeError(
                     f"model: expected no compiled module inside (a compiled graph has no second derivative), got "
@@ -79,16 +86,20 @@ class Wrapped:
 
 
 class _Forward(nn.Module):
-    """A function with a module's face."""
+    """A function with the face of the module inside, whose buffers the wrapper sends at each forward pass."""
 
-    def __init__(self, work: Callable[[Tensor], Any]) -> None:
+    def __init__(self, work: Callable[[Tensor], Any], inside: nn.Module) -> None:
         super().__init__()
         self.work = work
+        self.inside = inside
 
     def forward(self, x: Tensor) -> Any:
         return self.work(x)
 
+    def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
+        return self.inside.named_buffers(*args, **kwargs)
 
-def is_compiled(module: nn.Module) -> bool:
-    """Whether a module is run by torch.compile, wrapped or in place."""
-    return isinstance(getattr(module, "_orig_mod", None), nn.Module) or module._compiled_call_impl is not None
+
+def _is_sharded(model: nn.Module) -> bool:
+    """Whether a parameter is spread over processes (``fully_shard``)."""
+    return any(type(parameter).__name__ == "DTensor" for parameter in model.parameters())
