@@ -300,6 +300,8 @@ def test_the_embedding_of_an_architecture_is_found(name, classifier, arguments):
     [
         ("timm:test_resnet", {}, FileNotFoundError, "the pretrained weights of timm:test_resnet at .*hub or from"),
         ("timm:resnt18", {}, ValueError, "expected the name of a timm model, got 'resnt18'; do timm:resnet18"),
+        ("timm:nosuch", {}, ValueError, r"got 'nosuch'; do see timm's list_models\(\)"),
+        ("timm:resnet18:2", {}, ValueError, "expected the name of a timm model, got 'resnet18:2'; do timm:resnet18"),
         ("timm:resnet18.a9_in1k", {}, ValueError, "got 'resnet18.a9_in1k'; do timm:resnet18.a"),
         ("timm:mixer_s32_224", {}, ValueError, "got none, for none are published; do timm:mixer_s32_224@random"),
         ("timm:resnet18", {"num_classes": 10}, ValueError, r"expected num_classes=1000 .*\(another classifier"),

@@ -29,6 +29,7 @@ from geocollapse.sampling import ProbeSchedule, bounded_by_memory, fitted_plan, 
 from geocollapse.stopping import StoppingRule
 
 _MAX_COVARIANCE_INPUTS = 1024  # input coordinates up to which the input covariance of each class is looked at
+_NO_HEAD = "the model has no linear classifier behind its output"
 
 
 def measure(
@@ -218,7 +219,7 @@ def _head_at(
     A layer of the classifier's width need not be what feeds it: the caller says so by naming the classifier.
     """
     if embedding is None or embedding.classifier is None or isinstance(feature_map, CallableMap):
-        return "the model has no linear classifier behind its output"
+        return _NO_HEAD
     feeds = Layer(embedding.classifier, "in")
     if layer != feeds and not is_named:
         return f"the classifier is fed by {str(feeds)!r}, not by this layer"
@@ -242,11 +243,15 @@ def _context(
 ) -> Context:
     has_head = embedding is not None and embedding.classifier is not None
     logits = reading.output if has_head else None
-    accuracy, notes = (None, ()) if logits is None else accuracy_of(logits, reading.labels, class_names)
-    if has_head and logits is None:
-        notes = ("accuracy: the model's output is not one matrix (n, C)",)
-    if logits is not None and feature_map.class_outputs is not None:
-        notes += (f"accuracy: among the {logits.shape[1]} outputs that are classes",)
+    accuracy: float | None
+    notes: tuple[str, ...]
+    if logits is None:
+        missing = "the model's output is not one matrix (n, C)" if has_head else _NO_HEAD
+        accuracy, notes = None, (f"accuracy: {missing}",)
+    else:
+        accuracy, notes = accuracy_of(logits, reading.labels, class_names)
+        if feature_map.class_outputs is not None:
+            notes += (f"accuracy: among the {logits.shape[1]} outputs that are classes",)
     notes += (*(_of_dataset(examples, "notes") or ()), *feature_map.notes)
     if feature_map.input_layer is not None:
         notes += (f"gc_pixel: not defined for the output of {feature_map.input_layer!r}, which has no pixels",)

@@ -18,7 +18,7 @@ _PIP = 'do pip install "geocollapse[vision]"'
 
 
 def load_timm(name: str, *, is_pretrained: bool, model_args: Mapping[str, Any]) -> LoadedModel:
-    """``timm:NAME``, also ``timm:NAME.TAG`` and ``timm:hf-hub:ID``.
+    """``timm:NAME``, also ``timm:NAME.TAG``, ``timm:hf-hub:ID`` and ``timm:local-dir:PATH``.
 
     Args:
         name: behind ``timm:``.
@@ -35,7 +35,7 @@ def load_timm(name: str, *, is_pretrained: bool, model_args: Mapping[str, Any]) 
         import timm
     except ImportError as error:
         raise ImportError(f"model: expected timm for timm:{name}, which is not installed; {_PIP}") from error
-    if ":" not in name:  # hf-hub:ID is not in timm's list
+    if not name.startswith(("hf-hub:", "local-dir:")):  # these are not in timm's list
         _check_timm(timm, name, is_pretrained=is_pretrained, model_args=model_args)
     with without_waiting():
         make = functools.partial(timm.create_model, name, is_pretrained)
@@ -178,6 +178,6 @@ def _check_classes(name: str, model_args: Mapping[str, Any], n_classes: int | No
 
 
 def _unknown(library: str, name: str, known: Sequence[str]) -> ValueError:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(known[:1])
-    hint = " or ".join(f"{library}:{model}" for model in near)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    hint = " or ".join(f"{library}:{model}" for model in near) or f"see {library}'s list_models()"
     return ValueError(f"model: expected the name of a {library} model, got {name!r}; do {hint}")
