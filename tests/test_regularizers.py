@@ -11,7 +11,7 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 
 from geocollapse import GeometricComplexityPenalty
-from maps import Standardised
+from maps import TEXTS, Reader, Standardised, padded
 
 METHODS = ("forward_mode", "double_backward", "finite_difference")
 
@@ -388,9 +388,17 @@ def test_compiled_inside():
             RuntimeError, match=r"expected no compiled module inside .* got '2'; do torch.compile\(model\)"
         ):
             GeometricComplexityPenalty(1.0, method=method)(model, IMAGES)
+    ran = []
+
+    def backend(graph, _inputs):
+        return lambda *args: ran.append(graph) or graph(*args)
+
+    model = smooth_image_net()
+    model[2] = torch.compile(model[2], backend=backend)
     penalty = GeometricComplexityPenalty(1.0, method="finite_difference")
     output, loss = penalty(model, IMAGES)
     (output.square().mean() + loss).backward()
+    assert ran  # the compiled graphs, not the code behind them
     assert loss.item() == pytest.approx(value_and_gradient(smooth_image_net(), IMAGES, "forward_mode")[0], rel=0.3)
     with pytest.raises(RuntimeError, match="expected a layer outside compiled modules, got '2'"):
         GeometricComplexityPenalty(1.0, layer="2", method="finite_difference")(model, IMAGES)
@@ -422,6 +430,16 @@ def gradient_with_buffers(x):
     return model.module[0].weight.grad.clone()
 
 
+def gradient_of_text(wrap, texts):
+    """In the embedding of the tokens, of inputs by name."""
+    torch.manual_seed(0)
+    model = Reader().double()
+    wrapped = wrap(model)
+    output, loss = GeometricComplexityPenalty(1.0, input_layer="tokens", n_probes="exact")(wrapped, padded(texts))
+    (loss + 0.0 * output.sum()).backward()
+    return model.tokens.weight.grad
+
+
 def averaged_gradients(rank, folder):
     """One step of each kind by one of two processes; rank 0 stores the averaged gradients."""
     distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
@@ -440,6 +458,7 @@ def averaged_gradients(rank, folder):
     (loss + 0.0 * output.sum()).backward()
     found["output"], found["value"], found["random"] = output.detach(), loss.item(), model[0].weight.grad.clone()
     found["normalised"] = gradient_with_buffers(half)
+    found["text"] = gradient_of_text(nn.parallel.DistributedDataParallel, TEXTS[2 * rank : 2 * rank + 2])
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
@@ -456,6 +475,7 @@ def test_two_processes(tmp_path, monkeypatch):
             assert torch.equal(found, second[method, find_unused])
     assert torch.equal(first["normalised"], second["normalised"])
     assert first["normalised"].abs().max() > 0
+    torch.testing.assert_close(first["text"], gradient_of_text(lambda model: model, TEXTS), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(first["output"], model(X))
     assert first["value"] != second["value"]
     alone = []
@@ -514,7 +534,7 @@ def test_an_output_that_parts_of_the_batch_do_not_give_is_refused():
 
     refused(Standardised(), r"first at 'head' \(Standardised\): a batch-wise layer; do batch_norm='running', which")
     of = "model: expected outputs with a row for each of 2 examples, got "
-    refused(Scalar(), rf"{of}shape \(\); do batch_norm='running'")
+    refused(Scalar(), rf"{of}shape \(\); do switch it off .*, or batch_norm='running'")
     refused(TimeFirst(), rf"{of}shape \(7, 2, 3\)")
     output, _ = GeometricComplexityPenalty(1.0, "net.3", batch_fraction=0.5)(Head(WithNone()), X)
     assert output[1] is None
@@ -618,7 +638,7 @@ def test_outputs_of_several_tensors():
 
 def test_bad_calls():
     model, penalty = net(), GeometricComplexityPenalty(1.0)
-    with pytest.raises(TypeError, match="inputs: expected a floating tensor .* got torch.int64"):
+    with pytest.raises(TypeError, match="inputs: expected a floating tensor .* got inputs of torch.int64"):
         penalty(model, torch.ones(3, 4, dtype=torch.int64))
     with (
         torch.no_grad(),

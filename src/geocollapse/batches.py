@@ -362,6 +362,11 @@ def n_rows(inputs: Inputs) -> int:
     return next(iter(lengths.values()))
 
 
+def tensors_of(inputs: Inputs) -> list[Tensor]:
+    """The tensors that belong to the examples."""
+    return list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
+
+
 def rows_of(inputs: Inputs, rows: slice | Tensor) -> Inputs:
     """The inputs of some examples."""
     if isinstance(inputs, Tensor):

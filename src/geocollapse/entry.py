@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import Inputs
+from geocollapse.batches import Inputs, tensors_of
 from geocollapse.borrow import uncompiled_name
 from geocollapse.jacobian import unshared
 
 MASK = "attention_mask"  # (n, tokens), 0 where a sequence is padded
+NO_MASK = (
+    "attention_mask: padding was found among the tokens and no mask that says so, so that it counts as text; "
+    "do give attention_mask with input_ids"
+)
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,8 @@ def find_input_layer(model: nn.Module, inputs: Inputs, input_layer: str | None) 
                 f"input_layer: expected the name of a module, got {input_layer!r}; do one of {_embeddings(model)}"
             )
         return names[input_layer]
-    tensors = inputs.values() if isinstance(inputs, Mapping) else [inputs]
     find = getattr(model, "get_input_embeddings", None)
-    if any(tensor.is_floating_point() for tensor in tensors) or find is None:
+    if any(tensor.is_floating_point() for tensor in tensors_of(inputs)) or find is None:
         return None
     found = find()
     return next((name for name, module in model.named_modules() if module is found), None)
@@ -89,7 +91,7 @@ class _Reached(Exception):
 
 
 def _embedded(model: nn.Module, inputs: Inputs, input_layer: str) -> Tensor:
-    """The output of the input layer, from a forward pass that ends there."""
+    """The output of the input layer, differentiable in its parameters, from a forward pass that ends there."""
     taken: list[Any] = []
 
     def stop(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -98,8 +100,7 @@ def _embedded(model: nn.Module, inputs: Inputs, input_layer: str) -> Tensor:
 
     handle = model.get_submodule(input_layer).register_forward_hook(stop)
     try:
-        with torch.no_grad():
-            run_model(model, inputs)
+        run_model(model, inputs)
     except _Reached:
         pass
     finally:

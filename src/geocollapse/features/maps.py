@@ -11,17 +11,13 @@ from torch import Tensor, nn
 
 from geocollapse.batches import Inputs
 from geocollapse.borrow import compiled_parts, without_graphs
-from geocollapse.entry import Entry, enter, padding_without_mask
+from geocollapse.entry import NO_MASK, Entry, enter, padding_without_mask
 from geocollapse.features.layer import Layer, taps, the_tensor
 from geocollapse.features.pooling import Pool, pooled
 from geocollapse.jacobian import Take, check_floating, flatten_features, unshared
 from geocollapse.outputs import main_output, part_of
 
 _EAGER = "model: torch.compile was left aside, the same weights ran without its graphs"
-_NO_MASK = (
-    "attention_mask: padding was found among the tokens and no mask that says so, so that it counts as text; "
-    "do give attention_mask with input_ids"
-)
 
 
 def check_autocast(dtype: torch.dtype | None) -> None:
@@ -52,6 +48,7 @@ class FeatureMap:
         input_layer: the layer whose output Jacobians are taken with respect to; None for the inputs themselves.
         class_outputs: (C,) which of the model's outputs each class is, pooled as the features are; None for all.
         autocast: the dtype that ``torch.autocast`` runs matrix products and convolutions in; None for the model's own.
+        keeps_graphs: compiled parts run their graphs, which hooks do not reach: for layers outside of them.
     """
 
     def __init__(
@@ -62,6 +59,8 @@ class FeatureMap:
         input_layer: str | None = None,
         class_outputs: Tensor | None = None,
         autocast: torch.dtype | None = None,
+        *,
+        keeps_graphs: bool = False,
     ) -> None:
         if pool not in (None, *get_args(Pool)):
             raise ValueError(f"pool: expected None, 'mean', 'cls' or 'last', got {pool!r}; do pool='mean'")
@@ -72,7 +71,7 @@ class FeatureMap:
         self.class_outputs = class_outputs
         self.autocast = autocast
         # what a reader of the features must know, in the order it was met
-        self.notes: dict[str, None] = {_EAGER: None} if compiled_parts(model) else {}
+        self.notes: dict[str, None] = {_EAGER: None} if compiled_parts(model) and not keeps_graphs else {}
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """Features (n, p) of the first layer."""
@@ -86,7 +85,7 @@ class FeatureMap:
         """
         entry = enter(self.model, inputs, self.input_layer)
         if padding_without_mask(self.model, inputs, self.input_layer):
-            self.notes[_NO_MASK] = None
+            self.notes[NO_MASK] = None
 
         def take(x: Tensor) -> tuple[list[Tensor], Any]:
             features, whole = self._features(entry, x)
@@ -97,9 +96,10 @@ class FeatureMap:
 
         return take, entry.x
 
-    def with_output(self, x: Tensor) -> tuple[list[Tensor], Any]:
-        """Features (n, p) of every layer from one floating tensor, and the model's own output."""
-        return self._features(enter(self.model, x, self.input_layer), x)
+    def enter_whole(self, inputs: Inputs) -> tuple[Take, Tensor]:
+        """The same, with the model's own output, whatever it is."""
+        entry = enter(self.model, inputs, self.input_layer)
+        return lambda x: self._features(entry, x), entry.x
 
     def take(self, x: Tensor) -> tuple[list[Tensor], Any]:
         """What passes through every layer, in its own shape, and the model's own output."""

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from geocollapse import probes
+from geocollapse.batches import Inputs, tensors_of
 from geocollapse.features import FeatureMap
-from geocollapse.jacobian import differentiable_push_forward, plain_attention, track
+from geocollapse.jacobian import Take, differentiable_push_forward, plain_attention, track
 
 Method = Literal["forward_mode", "double_backward", "finite_difference"]
 NumberOfProbes = int | Literal["exact"]
@@ -66,25 +67,26 @@ class Pass:
     output: Any
 
 
-def forward_mode(feature_map: FeatureMap, x: Tensor, drawn: Probes) -> Pass:
+def forward_mode(feature_map: FeatureMap, inputs: Inputs, drawn: Probes) -> Pass:
     """||J u||^2 of input probes u, by forward mode with a graph: reverse over forward.
 
     Each probe but the first costs a forward pass of its own.
     """
-    passes = [_push_forward(feature_map, x, u) for u in drawn.vectors(x[0].numel(), x.dtype)]
+    take, x = feature_map.enter_whole(inputs)
+    passes = [_push_forward(feature_map, take, x, u) for u in drawn.vectors(x[0].numel(), x.dtype)]
     features, output, _ = passes[0]
     return Pass(drawn.terms([_squares(tangent) for _, _, tangent in passes]), features, output)
 
 
-def double_backward(feature_map: FeatureMap, x: Tensor, drawn: Probes) -> Pass:
+def double_backward(feature_map: FeatureMap, inputs: Inputs, drawn: Probes) -> Pass:
     """||J^T v||^2 of output probes v, by reverse mode with a graph: reverse over reverse."""
-    leaf, features, output = _tracked(feature_map, x)
+    leaf, features, output = _tracked(*feature_map.enter_whole(inputs))
     vectors = drawn.vectors(features.shape[1], features.dtype)
     squares = [_squares(_pull_back(feature_map, features, leaf, v)) for v in vectors]
     return Pass(drawn.terms(squares), features, output)
 
 
-def finite_difference(feature_map: FeatureMap, x: Tensor, drawn: Probes) -> Pass:
+def finite_difference(feature_map: FeatureMap, inputs: Inputs, drawn: Probes) -> Pass:
     """||f(x + eps u) - f(x)||^2 / eps^2 of input probes u, f(x) from the main forward pass.
 
     One-sided: the term of order eps is odd in u, so its mean is zero, and the bias of a smooth map is of order eps^2
@@ -92,13 +94,14 @@ def finite_difference(feature_map: FeatureMap, x: Tensor, drawn: Probes) -> Pass
     gradient 0.6 % off (smooth VGG-13, ViT). With ReLU only the value is near (1 to 5 %): units that x + eps u switches
     give the gradient a noise of order eps^(-1/2), several times its size.
     """
-    (features,), output = feature_map.with_output(x)
+    take, x = feature_map.enter_whole(inputs)
+    (features,), output = take(x)
     if not features.requires_grad:
         raise _no_parameter(feature_map)
     step = step_size(x)
     squares = []
     for u in drawn.vectors(x[0].numel(), x.dtype):
-        (moved,), _ = feature_map.with_output(torch.addcmul(x, step, u.view_as(x)))
+        (moved,), _ = take(torch.addcmul(x, step, u.view_as(x)))
         squares.append(_squares((moved - features) / step))
     return Pass(drawn.terms(squares), features, output)
 
@@ -109,21 +112,22 @@ def step_size(x: Tensor) -> Tensor:
     return torch.finfo(x.dtype).eps ** (1 / 3) * torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
-METHODS: dict[str, Callable[[FeatureMap, Tensor, Probes], Pass]] = {
+METHODS: dict[str, Callable[[FeatureMap, Inputs, Probes], Pass]] = {
     "forward_mode": forward_mode,
     "double_backward": double_backward,
     "finite_difference": finite_difference,
 }
 
 
-def check_precision(model: nn.Module, x: Tensor) -> None:
+def check_precision(model: nn.Module, inputs: Inputs) -> None:
     """Refuse finite differences of what may be rounded to half precision on its way.
 
     Raises:
         TypeError: autocast, or half-precision parameters or inputs.
     """
-    dtypes = {x.dtype, *(parameter.dtype for parameter in model.parameters())} & {torch.float16, torch.bfloat16}
-    if dtypes or torch.is_autocast_enabled(x.device.type):
+    tensors = [*tensors_of(inputs), *model.parameters()]
+    dtypes = {tensor.dtype for tensor in tensors} & {torch.float16, torch.bfloat16}
+    if dtypes or torch.is_autocast_enabled(tensors[0].device.type):
         got = str(min(map(str, dtypes))) if dtypes else "autocast"
         raise TypeError(
             f"method: expected float32 or float64, whose rounding a difference can do with, got {got}; do "
@@ -131,7 +135,7 @@ def check_precision(model: nn.Module, x: Tensor) -> None:
         )
 
 
-def check_derivatives(feature_map: FeatureMap, x: Tensor, method: str) -> None:
+def check_derivatives(feature_map: FeatureMap, inputs: Inputs, method: str) -> None:
     """Refuse a map whose second derivatives are not had, or are wrong, by one backward pass of a few examples.
 
     The gradient of v^T J u in the parameters is the same by reverse over forward and by reverse over reverse mode. Some
@@ -142,13 +146,13 @@ def check_derivatives(feature_map: FeatureMap, x: Tensor, method: str) -> None:
         NotImplementedError: an operation without a second derivative, or with a wrong one.
     """
     trained = [parameter for parameter in feature_map.model.parameters() if parameter.requires_grad]
-    found = _mixed_gradients(feature_map, x, trained, forward=method == "forward_mode")
+    found = _mixed_gradients(feature_map, inputs, trained, forward=method == "forward_mode")
     if all(gradient is None for gradient in found):
         raise _no_parameter(feature_map)
     if method == "double_backward":
         return
     try:
-        expected = _mixed_gradients(feature_map, x, trained, forward=False)
+        expected = _mixed_gradients(feature_map, inputs, trained, forward=False)
     except (NotImplementedError, ValueError):
         return  # nothing to compare with
     error, size = _distance(found, expected, trained), _distance(expected, [None] * len(trained), trained)
@@ -165,17 +169,20 @@ def check_derivatives(feature_map: FeatureMap, x: Tensor, method: str) -> None:
         )
 
 
-def _mixed_gradients(feature_map: FeatureMap, x: Tensor, trained: Sequence[Tensor], *, forward: bool) -> Sequence[Any]:
+def _mixed_gradients(
+    feature_map: FeatureMap, inputs: Inputs, trained: Sequence[Tensor], *, forward: bool
+) -> Sequence[Any]:
     """Gradient of v^T J u in each parameter, for signs u and v; None where it does not depend on it."""
+    take, x = feature_map.enter_whole(inputs)
     drawn = Probes(0, torch.arange(len(x), device=x.device), 1)
     (u,) = drawn.vectors(x[0].numel(), x.dtype)
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):  # the same dropout both ways
         if forward:
-            features, _, tangent = _push_forward(feature_map, x, u)
+            features, _, tangent = _push_forward(feature_map, take, x, u)
             (v,) = drawn.vectors(features.shape[1], features.dtype)
             scalar = (tangent * v).sum()
         else:
-            leaf, features, _ = _tracked(feature_map, x)
+            leaf, features, _ = _tracked(take, x)
             (v,) = drawn.vectors(features.shape[1], features.dtype)
             v.requires_grad_()  # so that an operation that may be differentiated once alone says so
             scalar = (_pull_back(feature_map, features, leaf, v) * u.view_as(x)).sum()
@@ -198,17 +205,17 @@ def _distance(a: Sequence[Any], b: Sequence[Any], like: Sequence[Tensor]) -> flo
     return math.sqrt(sum(float((p - q).square().sum()) for p, q in pairs))
 
 
-def _push_forward(feature_map: FeatureMap, x: Tensor, u: Tensor) -> tuple[Tensor, Any, Tensor]:
+def _push_forward(feature_map: FeatureMap, take: Take, x: Tensor, u: Tensor) -> tuple[Tensor, Any, Tensor]:
     """Features, output and J u."""
-    features, output, tangent = differentiable_push_forward(feature_map.with_output, x, u.view_as(x))
+    features, output, tangent = differentiable_push_forward(take, x, u.view_as(x))
     return features, output, _on_a_path(tangent, feature_map)
 
 
-def _tracked(feature_map: FeatureMap, x: Tensor) -> tuple[Tensor, Tensor, Any]:
+def _tracked(take: Take, x: Tensor) -> tuple[Tensor, Tensor, Any]:
     """Inputs that take gradients, features and output."""
     leaf = x.clone() if x.requires_grad else track(x)
     with plain_attention():
-        (features,), output = feature_map.with_output(leaf)
+        (features,), output = take(leaf)
     return leaf, features, output
 
 

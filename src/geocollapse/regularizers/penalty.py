@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
+import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from geocollapse import probes
+from geocollapse.batches import Inputs, n_rows, rows_of, tensors_of
 from geocollapse.borrow import check_batch_norm, check_independent, is_batch_norm
-from geocollapse.estimate import Estimate
-from geocollapse.features import FeatureMap, Layer, find_embedding
+from geocollapse.entry import NO_MASK, enter, find_input_layer, padding_without_mask, run_model
+from geocollapse.estimate import Estimate, GeocollapseWarning
+from geocollapse.features import FeatureMap, Layer, Pool, find_embedding
 from geocollapse.independence import check_rows_independent
-from geocollapse.jacobian import check_floating
 from geocollapse.processes import share
+from geocollapse.regularizers.checks import check_call, check_choices, check_numbers, check_output
 from geocollapse.regularizers.methods import (
     METHODS,
     Method,
@@ -46,11 +48,12 @@ _REMEDIES = {  # by whether the method may meet random layers
 
 @dataclass
 class _Met:
-    """A model that was penalised: the layer found in it, and whether it was looked at with two examples."""
+    """A model that was penalised: the layers found in it, and whether it was looked at with two examples."""
 
     model: weakref.ref[nn.Module]
-    settings: tuple[str | None, str, str]
+    settings: tuple[str | None, ...]
     layer: Layer
+    input_layer: str | None
     is_checked: bool = False
 
 
@@ -70,6 +73,10 @@ class GeometricComplexityPenalty(nn.Module):
     Args:
         weight: the strength lambda, at least 0; at 0 nothing is added, and ``last`` is still measured.
         layer: ``NAME``, ``NAME:in``, ``""`` or None for the input of the classifier.
+        pool: what is kept of the positions of a map or the tokens of a sequence: ``mean``, ``cls``, ``last``, None for
+            all.
+        input_layer: the layer whose output Jacobians are taken with respect to, for integer inputs: the embedding of
+            the tokens. None for the inputs themselves, and for a transformers model, which names its own.
         method: ``forward_mode``: ||J u||^2 of input probes u, reverse over forward mode, the cheapest that is unbiased;
             ``double_backward``: ||J^T v||^2 of output probes v, unbiased too, where an operation has no forward mode;
             ``finite_difference``: ||f(x + eps u) - f(x)||^2 / eps^2, for smooth maps without second derivatives: biased
@@ -105,6 +112,8 @@ class GeometricComplexityPenalty(nn.Module):
         weight: float,
         layer: str | None = None,
         *,
+        pool: Pool | None = None,
+        input_layer: str | None = None,
         method: Method = "forward_mode",
         n_probes: NumberOfProbes = 1,
         batch_fraction: float = 1.0,
@@ -113,10 +122,12 @@ class GeometricComplexityPenalty(nn.Module):
         batch_norm: BatchNorm = "refuse",
     ) -> None:
         super().__init__()
-        _check_numbers(weight, n_probes, batch_fraction, every)
-        _check_choices(method, batch_norm, n_probes)
+        check_numbers(weight, n_probes, batch_fraction, every)
+        check_choices(method, batch_norm, n_probes)
         self.weight = weight
         self.layer = layer
+        self.pool = pool
+        self.input_layer = input_layer
         self.method = method
         self.n_probes = n_probes
         self.batch_fraction = batch_fraction
@@ -137,17 +148,18 @@ class GeometricComplexityPenalty(nn.Module):
         """Geometric collapse of the examples penalised last, if ``labels`` were given; NaN where a class is missing."""
         return None if self._reading is None else self._reading.collapse
 
-    def forward(self, model: nn.Module, x: Tensor, labels: Tensor | None = None) -> tuple[Any, Tensor]:
-        """The model's output (n, ...) for ``x`` (n, ...) and the weighted penalty, a scalar; counts one step.
+    def forward(self, model: nn.Module, x: Inputs, labels: Tensor | None = None) -> tuple[Any, Tensor]:
+        """The model's output (n, ...) for ``x`` and the weighted penalty, a scalar; counts one step.
 
-        ``labels`` (n,) are for ``last_collapse`` alone.
+        ``x`` is one tensor (n, ...), or tensors by the names of the model's arguments, such as ``input_ids`` and
+        ``attention_mask``. ``labels`` (n,) are for ``last_collapse`` alone.
         """
-        _check_call(x, labels)
+        check_call(x, labels)
         step = int(self.step)
         found = (
             self._penalise(Wrapped.of(model), x, labels, step)
             if step % self.every == 0
-            else (model(x), x.new_zeros(()))
+            else (run_model(model, x), _nothing(x))
         )
         self.step += 1  # not for a call that was refused
         return found
@@ -156,63 +168,69 @@ class GeometricComplexityPenalty(nn.Module):
         """What is known of the model belongs to this process, and is not copied."""
         return self.__dict__ | {"_met": None}
 
-    def _penalise(self, wrapped: Wrapped, x: Tensor, labels: Tensor | None, step: int) -> tuple[Any, Tensor]:
+    def _penalise(self, wrapped: Wrapped, x: Inputs, labels: Tensor | None, step: int) -> tuple[Any, Tensor]:
         _check_layers(wrapped.plain, self.batch_norm)
         if self.method == "finite_difference":
             check_precision(wrapped.plain, x)
         met = self._meet(wrapped.plain, x)
         wrapped.check_differentiable(met.layer.name, self.method)
-        feature_map = FeatureMap(wrapped.plain, [met.layer])
+        graphs = self.method == "finite_difference"
+        feature_map = FeatureMap(wrapped.plain, [met.layer], self.pool, met.input_layer, keeps_graphs=graphs)
         if not met.is_checked:
-            self._check_map(feature_map, x.detach())
-            met.is_checked = len(x) > 1
+            self._check_map(feature_map, x)
+            met.is_checked = n_rows(x) > 1
         return wrapped.run(lambda x: self._penalised(wrapped, feature_map, x, labels, step), x)
 
-    def _meet(self, model: nn.Module, x: Tensor) -> _Met:
-        """The layer penalised, found with the first example that a model sees."""
-        settings = (self.layer, self.method, self.batch_norm)
+    def _meet(self, model: nn.Module, x: Inputs) -> _Met:
+        """The layers between which the penalty is taken, found with the first example that a model sees."""
+        settings = (self.layer, self.pool, self.input_layer, self.method, self.batch_norm)
         if self._met is None or self._met.model() is not model or self._met.settings != settings:
-            layer = find_embedding(model, x[:1].detach(), layer=self.layer).layer
-            self._met = _Met(weakref.ref(model), settings, layer)
+            first = rows_of(x, slice(1))
+            input_layer = find_input_layer(model, first, self.input_layer)
+            enter(model, first, input_layer)  # refuses inputs without a Jacobian before anything is looked for
+            layer = find_embedding(model, first, layer=self.layer).layer
+            self._met = _Met(weakref.ref(model), settings, layer, input_layer)
         return self._met
 
-    def _check_map(self, feature_map: FeatureMap, x: Tensor) -> None:
+    def _check_map(self, feature_map: FeatureMap, x: Inputs) -> None:
         """At the first step of a model: examples that do not mix, and operations that can be differentiated."""
         is_random, model = self.method != "finite_difference", feature_map.model
+        if padding_without_mask(model, x, feature_map.input_layer):
+            warnings.warn(NO_MASK, GeocollapseWarning, stacklevel=2)
         with _running_statistics(model):
             check_rows_independent(feature_map.enter, x, model, is_random=is_random, remedy=_REMEDIES[is_random])
             if self.batch_norm == "refuse":
-                _check_output(feature_map, x)
+                check_output(feature_map, x)
             if is_random:
-                check_derivatives(feature_map, x[:1], self.method)
+                check_derivatives(feature_map, rows_of(x, slice(1)), self.method)
 
     def _penalised(
-        self, wrapped: Wrapped, feature_map: FeatureMap, x: Tensor, labels: Tensor | None, step: int
+        self, wrapped: Wrapped, feature_map: FeatureMap, x: Inputs, labels: Tensor | None, step: int
     ) -> tuple[Any, Tensor]:
         """The penalised rows go through the plain module, the others, or with ``running`` all, through the main one."""
-        indices = _indices(step, len(x), x.device)
+        indices = _indices(step, x)
         order = self._order(indices)
-        rows = order[: self._n_rows(len(x))]
+        rows, others = order.tensor_split([self._n_rows(len(order))])
         if self.batch_norm == "running":
-            output = wrapped.main(x)
+            output = run_model(wrapped.main, x)
             with _running_statistics(wrapped.plain):
-                passes = self._passes(feature_map, x[rows], indices[rows])
+                passes = self._passes(feature_map, rows_of(x, rows), indices[rows])
         else:
-            passes = self._passes(feature_map, x[rows], indices[rows])
+            passes = self._passes(feature_map, rows_of(x, rows), indices[rows])
             outputs = [part.output for part in passes]
-            if len(rows) < len(x):
-                outputs.append(wrapped.main(x[order[len(rows) :]]))
+            if len(others):
+                outputs.append(run_model(wrapped.main, rows_of(x, others)))
             output = _joined(outputs, order)
         terms = torch.cat([part.terms for part in passes], dim=1)
         gc = terms.mean()
         self._keep(terms, passes, rows, labels)
         return output, self.weight * self.every * gc if self.weight > 0.0 else torch.zeros_like(gc)
 
-    def _passes(self, feature_map: FeatureMap, x: Tensor, indices: Tensor) -> list[Pass]:
+    def _passes(self, feature_map: FeatureMap, x: Inputs, indices: Tensor) -> list[Pass]:
         """The penalised examples in pieces, each with its part of the probes."""
-        size = _piece(x)
-        parts = zip(x.split(size), indices.split(size), strict=True)
-        return [METHODS[self.method](feature_map, z, Probes(self.seed, i, self.n_probes)) for z, i in parts]
+        method, size = METHODS[self.method], _piece(x)
+        pieces = [slice(start, start + size) for start in range(0, len(indices), size)]
+        return [method(feature_map, rows_of(x, p), Probes(self.seed, indices[p], self.n_probes)) for p in pieces]
 
     def _keep(self, terms: Tensor, passes: list[Pass], rows: Tensor, labels: Tensor | None) -> None:
         is_exact = self.n_probes == "exact"
@@ -235,22 +253,29 @@ class GeometricComplexityPenalty(nn.Module):
         return probes.random_order(self.seed, indices) - indices[0]
 
 
-def _indices(step: int, n_examples: int, device: torch.device) -> Tensor:
+def _indices(step: int, x: Inputs) -> Tensor:
     """What the probes of a batch are a hash of: step, process and row."""
     rank, n_processes = share()
-    return (step * n_processes + rank) * _STRIDE + torch.arange(n_examples, device=device)
+    return (step * n_processes + rank) * _STRIDE + torch.arange(n_rows(x), device=tensors_of(x)[0].device)
 
 
-def _piece(x: Tensor) -> int:
+def _nothing(x: Inputs) -> Tensor:
+    """The penalty of a step that is not due."""
+    first = tensors_of(x)[0]
+    return torch.zeros((), dtype=first.dtype if first.is_floating_point() else None, device=first.device)
+
+
+def _piece(x: Inputs) -> int:
     """Examples that go through together: all on an accelerator, on a CPU about 1 MB of inputs.
 
     The graph of a batch takes the same memory in pieces, but its tensors are small enough for the allocator to reuse;
     large ones are mapped and cleared by the system at each step, a tenth of the step's time.
     """
-    if x.device.type != "cpu":
-        return len(x)
-    n_pieces = math.ceil(x.numel() * x.element_size() / _PIECE_BYTES)
-    return max(_MIN_PIECE, math.ceil(len(x) / max(1, n_pieces)))
+    tensors = tensors_of(x)
+    if tensors[0].device.type != "cpu":
+        return n_rows(x)
+    n_pieces = math.ceil(sum(tensor.numel() * tensor.element_size() for tensor in tensors) / _PIECE_BYTES)
+    return max(_MIN_PIECE, math.ceil(n_rows(x) / max(1, n_pieces)))
 
 
 def _joined(outputs: list[Any], order: Tensor) -> Any:
@@ -259,26 +284,6 @@ def _joined(outputs: list[Any], order: Tensor) -> Any:
         return outputs[0]  # all rows, in their own order
     places = order.argsort()
     return tree_map(lambda *parts: None if parts[0] is None else torch.cat(parts)[places], *outputs)
-
-
-def _check_output(feature_map: FeatureMap, x: Tensor) -> None:
-    """Refuse an output that is not that of the whole batch when it is put together from parts of it."""
-    remedy = "do batch_norm='running', which takes the output from a forward pass of the whole batch"
-
-    def take(z: Tensor) -> tuple[list[Tensor], Any]:
-        output = feature_map.with_output(z)[1]
-        leaves = [leaf for leaf in tree_leaves(output) if leaf is not None]
-        for leaf in leaves:
-            if not (isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == len(z)):
-                got = f"shape {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else type(leaf).__name__
-                raise ValueError(
-                    f"model: expected outputs with a row for each of {len(z)} examples, got {got}; {remedy}"
-                )
-        return leaves, output
-
-    with torch.no_grad():
-        take(x[:2])
-    check_rows_independent(lambda z: (take, z), x, feature_map.model, is_random=True, remedy=remedy)
 
 
 @contextmanager
@@ -304,45 +309,3 @@ def _check_layers(model: nn.Module, batch_norm: BatchNorm) -> None:
     check_independent(model, evaluation=True)
     if batch_norm == "refuse":
         check_batch_norm(model)
-
-
-def _check_call(x: Tensor, labels: Tensor | None) -> None:
-    check_floating(x)
-    if x.ndim == 0 or len(x) == 0:
-        raise ValueError(f"x: expected a batch of at least one example, got shape {tuple(x.shape)}; do drop it")
-    if not torch.is_grad_enabled():
-        raise RuntimeError(
-            "penalty: expected gradients to be on, got torch.no_grad(); do model(x) there, or geocollapse.measure"
-        )
-    if labels is not None and (labels.is_floating_point() or labels.shape != x.shape[:1]):
-        raise ValueError(
-            f"labels: expected {len(x)} integers, one for each example, got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}; do pass class numbers"
-        )
-
-
-def _check_numbers(weight: float, n_probes: NumberOfProbes, batch_fraction: float, every: int) -> None:
-    if not (math.isfinite(weight) and weight >= 0.0):
-        raise ValueError(f"weight: expected a number of at least 0, got {weight}; do weight=1e-4")
-    if n_probes != "exact" and not _is_count(n_probes):
-        raise ValueError(f"n_probes: expected at least 1, or 'exact', got {n_probes!r}; do n_probes=1")
-    if not 0.0 < batch_fraction <= 1.0:
-        raise ValueError(f"batch_fraction: expected a share in (0, 1], got {batch_fraction}; do batch_fraction=0.25")
-    if not _is_count(every):
-        raise ValueError(f"every: expected a number of steps of at least 1, got {every}; do every=1")
-
-
-def _is_count(number: object) -> bool:
-    return isinstance(number, Integral) and int(number) >= 1
-
-
-def _check_choices(method: str, batch_norm: str, n_probes: NumberOfProbes) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}; do method='forward_mode'")
-    if method == "finite_difference" and n_probes == "exact":
-        raise ValueError(
-            "n_probes: expected a number with finite differences, whose error of first order only random signs average "
-            "out, got 'exact'; do method='double_backward'"
-        )
-    if batch_norm not in ("refuse", "running"):
-        raise ValueError(f"batch_norm: expected 'refuse' or 'running', got {batch_norm!r}; do batch_norm='running'")

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from geocollapse.batches import Inputs
 from geocollapse.borrow import compiled_parts
 
 
@@ -54,7 +55,7 @@ class Wrapped:
             else:
                 return cls(plain, main, parallel)
 
-    def run(self, work: Callable[[Tensor], Any], x: Tensor) -> Any:
+    def run(self, work: Callable[[Inputs], Any], x: Inputs) -> Any:
         """``work(x)``, as the one forward pass that DistributedDataParallel sees: its averaging needs exactly one."""
         if self.parallel is None:
             return work(x)
@@ -88,12 +89,12 @@ class Wrapped:
 class _Forward(nn.Module):
     """A function with the face of the module inside, whose buffers the wrapper sends at each forward pass."""
 
-    def __init__(self, work: Callable[[Tensor], Any], inside: nn.Module) -> None:
+    def __init__(self, work: Callable[[Inputs], Any], inside: nn.Module) -> None:
         super().__init__()
         self.work = work
         self.inside = inside
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Inputs) -> Any:
         return self.work(x)
 
     def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
