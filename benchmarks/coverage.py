@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from geocollapse.collapse import LabelledFeatures, geometric_collapse
 from geocollapse.complexity import mean_norm, norms_by_class
 from geocollapse.estimate import Estimate
-from geocollapse.features import FeatureMap, find_embedding
+from geocollapse.features import CallableMap, FeatureMap, find_embedding
 from geocollapse.jacobian import ProbePlan, SquaredNorms
 from geocollapse.sampling import LARGE, SECOND_PROBES, probes_worth
 from geocollapse.stopping import StoppingRule, looks
@@ -96,13 +96,13 @@ def population(name: str) -> Population:
     if path.exists():
         return Population(**torch.load(path))
     f, (x, y) = MAPS[name](), images()
-    take = f.with_output if isinstance(f, FeatureMap) else lambda z: ([f(z)], None)
-    module = f.model if isinstance(f, FeatureMap) else f
+    f = f if isinstance(f, FeatureMap) else CallableMap(f)
+    module = f.model if isinstance(f, FeatureMap) else f.f
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     terms, features = [], []
     for rows in torch.arange(len(x)).split(100):
-        probed = ProbePlan("rademacher").probe(take, x[rows], rows, N_KEPT)
+        probed = ProbePlan("rademacher").probe(*f.enter(x[rows]), rows, N_KEPT)
         terms.append(probed.terms[0][:, 0].T)
         features.append(probed.features[0])
     means = LabelledFeatures.of(torch.cat(features), y).statistics.means

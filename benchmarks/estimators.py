@@ -115,14 +115,15 @@ def measured(name: str) -> Iterator[Entry]:
         parameter.requires_grad_(False)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     f = FeatureMap(model, [find_embedding(model, x[:1]).layer])
-    basis = ProbePlan("aligned").fitted(f.with_output, x[order[:256]]).bases[0].double()
+    fitting, timed = f.enter(x[order[:256]]), f.enter(x[order[:N_TIMED]])
+    basis = ProbePlan("aligned").fitted(*fitting).bases[0].double()
     jacobians = whole_jacobians(f, x[order[:N_IMAGES]])
     values = jacobians.square().sum(dim=(1, 2))
     of = variances(jacobians, basis)
     forward = _seconds(lambda: _forward(model, x[order[:N_TIMED]]))
     for method, estimator, r in METHODS:
-        plan = ProbePlan(estimator, 0).fitted(f.with_output, x[order[:256]])  # type: ignore[arg-type]
-        seconds = _seconds(lambda: plan.probe(f.with_output, x[order[:N_TIMED]], order[:N_TIMED], r))  # noqa: B023
+        plan = ProbePlan(estimator, 0).fitted(*fitting)  # type: ignore[arg-type]
+        seconds = _seconds(lambda: plan.probe(*timed, order[:N_TIMED], r))  # noqa: B023
         within = float(of(estimator, r).mean() / values.mean() ** 2)
         yield Entry(name, method, within, float(values.var() / values.mean() ** 2), seconds / forward, machine())
 

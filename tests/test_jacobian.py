@@ -16,7 +16,7 @@ ESTIMATORS = ["rademacher", "gaussian", "orthogonal", "input", "outputs"]
 
 
 def probe(plan, f, x, n_probes, **settings):
-    return plan.probe(CallableMap(f).with_output, x, torch.arange(len(x)), n_probes, **settings).norms[0]
+    return plan.probe(*CallableMap(f).enter(x), torch.arange(len(x)), n_probes, **settings).norms[0]
 
 
 def small_net(p=6, d=5, seed=0):
@@ -153,9 +153,9 @@ def test_all_layers_from_one_pass(estimator):
     model, x = small_net(), torch.randn(6, 5).double()
     layers = [Layer("0"), Layer("2"), Layer("")]
     plan, indices = ProbePlan(estimator, 4), torch.arange(6)
-    together = plan.probe(FeatureMap(model, layers).with_output, x, indices, 2)
+    together = plan.probe(*FeatureMap(model, layers).enter(x), indices, 2)
     for layer, norms, features in zip(layers, together.norms, together.features, strict=True):
-        alone = plan.probe(FeatureMap(model, [layer]).with_output, x, indices, 2)
+        alone = plan.probe(*FeatureMap(model, [layer]).enter(x), indices, 2)
         torch.testing.assert_close(norms.values, alone.norms[0].values, rtol=1e-12, atol=0)
         assert torch.equal(features, alone.features[0])
         assert not features.requires_grad
@@ -187,7 +187,7 @@ def test_memory_limit_sends_examples_in_parts_that_fit():
     parts = squared_jacobian_norms(f, x, memory_limit=20 * one)
     torch.testing.assert_close(parts, whole)
     assert sizes == [2, 2, 2, 1, 2, 20, 20, 20, 4]  # rows are independent; one and two to count; parts of 20
-    assert examples_that_fit(CallableMap(f).with_output, x, 1000 * one) == 1000
+    assert examples_that_fit(*CallableMap(f).enter(x), 1000 * one) == 1000
 
 
 @pytest.mark.parametrize(

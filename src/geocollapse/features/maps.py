@@ -142,14 +142,10 @@ class CallableMap:
             return flatten_features(self.f(unshared(x)), len(x))
 
     def enter(self, inputs: Inputs) -> tuple[Take, Tensor]:
-        """The map, and its input.
+        """The map, with None in place of a model's output, and its input.
 
         Raises:
             TypeError: not one floating tensor.
         """
         check_floating(inputs)
-        return self.with_output, inputs  # type: ignore[return-value]
-
-    def with_output(self, x: Tensor) -> tuple[list[Tensor], Any]:
-        """The features, and None in place of a model's output."""
-        return [self(x)], None
+        return lambda x: ([self(x)], None), inputs  # type: ignore[return-value]
