@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,14 +98,14 @@ def _layers() -> tuple[Work, Work]:
     return ours("input"), ours("rademacher")
 
 
-def _exact() -> tuple[Work, Work]:
+def _exact(plain: Callable[[nn.Module, Tensor], Tensor]) -> tuple[Work, Work]:
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for before, after in ((3, 16), (16, 32), (32, 32)):
         layers += [nn.Conv2d(before, after, 3, 2, 1), nn.ReLU()]
     f = nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 100)).eval()
     x = torch.randn(128, 3, 32, 32)
-    return lambda: geo.squared_jacobian_norms(f, x), lambda: baselines.loop_over_outputs(f, x)
+    return lambda: geo.squared_jacobian_norms(f, x), lambda: plain(f, x)
 
 
 def _features(
@@ -237,7 +238,8 @@ ROWS = (
     Row("gc-5-percent-vgg13", "GC to 5 %, trained VGG-13", "exact norms to the same interval", 0.01, lambda: _to_five_percent("vgg13"), times=_as_many_exact_images),
     Row("gc-5-percent-resnet18", "GC to 5 %, trained ResNet-18", "exact norms to the same interval", 0.01, lambda: _to_five_percent("resnet18"), times=_as_many_exact_images),
     Row("layers", "GC of 6 layers of ResNet-18, one input probe for all", "one output probe a layer", 1.0, _layers),
-    Row("exact", "exact GC, 3-conv net, 100 outputs, batch 128", "loop over outputs", 0.8, _exact),
+    Row("exact", "exact GC, 3-conv net, 100 outputs, batch 128", "loop over outputs", 0.8, lambda: _exact(baselines.loop_over_outputs)),
+    Row("exact-vmap", "the same", "vmap(jacrev) in chunks", 1.0, lambda: _exact(baselines.vmap_jacrev)),
     Row("collapse-kept", "CDNV + NC1, 50,000 x 512, C = 100, kept", _TWO_PASS, 0.5, lambda: _kept(torch.float32), check=_same_cdnv_and_nc1),
     Row("collapse-streaming", "the same, streaming", _TWO_PASS, 0.75, _streaming),
     Row("collapse-float64", "the same, float64 features", "float64 two-pass baseline", 0.8, lambda: _kept(torch.float64), check=_same_cdnv_and_nc1),

@@ -46,9 +46,23 @@ def differs(shown, printed):
     )
 
 
+def without_rest(shown, printed):
+    """Both texts up to where `...` cuts the shown one, without the rules of tables, which are as long as a table is wide."""
+    head, cut, _ = shown.partition("\n...\n")
+    expected, lines = lines_of(head), lines_of(printed)
+    return "\n".join(expected), "\n".join(lines[: len(expected)] if cut else lines)
+
+
+def lines_of(text):
+    return [line for line in text.splitlines() if set(line.strip()) != {"─"}]
+
+
 @pytest.mark.parametrize("blocks", EXAMPLES)
 def test_python_of_the_pages(blocks, monkeypatch, tmp_path):
-    """The blocks of a page run one after the other and share their names; a text block is what the one before printed."""
+    """The blocks of a page run one after the other and share their names; a text block is what the one before printed.
+
+    `...` leaves out the rest.
+    """
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     scope = {"__name__": "page"}
@@ -57,7 +71,7 @@ def test_python_of_the_pages(blocks, monkeypatch, tmp_path):
         with contextlib.redirect_stdout(printed):
             exec(compile(code, "page", "exec"), scope)
         if expected:
-            assert not differs(expected, printed.getvalue()), printed.getvalue()
+            assert not differs(*without_rest(expected, printed.getvalue())), printed.getvalue()
 
 
 COMMAND = re.compile(r"```\n(geocollapse [^`]*)```\n+```text\n(.*?)```", re.DOTALL)
@@ -84,11 +98,6 @@ def encoder_in_the_hub_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("geocollapse.models.hub.has_network", lambda url: False)
 
 
-def lines_of(text):
-    """Without the rule of a table, which is as long as the table is wide."""
-    return [line for line in text.splitlines() if set(line.strip()) != {"─"}]
-
-
 @pytest.mark.parametrize(("command", "shown"), COMMANDS)
 def test_commands_of_the_pages(command, shown, monkeypatch, request, capsys):
     """A command prints what stands below it; `...` leaves out the rest."""
@@ -100,6 +109,5 @@ def test_commands_of_the_pages(command, shown, monkeypatch, request, capsys):
     monkeypatch.setenv("COLUMNS", "100")
     arguments = shlex.split(command.replace("\\\n", " "))
     assert main([*arguments[1:], "--quiet"]) == 0
-    printed, (head, cut, _) = lines_of(capsys.readouterr().out), shown.partition("\n...\n")
-    expected = lines_of(head)
-    assert not differs("\n".join(expected), "\n".join(printed[: len(expected)] if cut else printed)), printed
+    printed = capsys.readouterr().out
+    assert not differs(*without_rest(shown, printed)), printed

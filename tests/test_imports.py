@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "geocollapse"
 
-# The rooms in the order of the data (style.md): a module may import from its own line and from lines above it.
+# The rooms in the order of the data: a module may import from its own line and from lines above it.
 ORDER = (
     "_version",
     "estimate",
@@ -38,7 +39,6 @@ ORDER = (
     "transfer",
     "scores",
     "measurement",
-    "rank",
     "experiments.recipe",
     "experiments.runs",
     "experiments.recording",
@@ -121,6 +121,15 @@ def test_the_measuring_core_needs_only_torch_and_numpy(path):
     room = room_of(module_name(path))
     if any(room in rooms.split() for rooms in CORE) and room not in SHELLS:
         assert not {name.split(".")[0] for name in imported(path, at_top=True)} & set(HEAVY)
+
+
+def test_contributors_are_shown_this_order():
+    text = (PACKAGE.parents[1] / "CONTRIBUTING.md").read_text()
+    listed = [
+        name for line in re.findall(r"^    ((?:\w+, )?\w+)  ?\S* ", text, re.MULTILINE) for name in line.split(", ")
+    ]
+    rooms = dict.fromkeys(room.split(".")[0] for rooms in ORDER for room in rooms.split() if room[0] != "_")
+    assert listed == list(rooms)
 
 
 def test_no_relative_imports():

@@ -198,6 +198,8 @@ def test_a_text_model_comes_with_its_tokenizer(tmp_path):
     loaded = models.load("hf:bert@random", model_args={**small, "vocab_size": 20})
     assert type(loaded.model).__name__ == "BertModel"
     assert (loaded.tokenizer, loaded.preprocessing, loaded.weights) == (None, None, "random")
+    classifier = models.load("hf:bert@random", model_args={**small, "num_labels": 3}).model
+    assert type(classifier).__name__ == "BertForSequenceClassification"
     loaded.model.save_pretrained(tmp_path)
     assert models.load(f"hf:{tmp_path}").tokenizer is None
     words = Tokenizer(WordLevel({"[UNK]": 0, "hello": 1}, unk_token="[UNK]"))

@@ -41,9 +41,7 @@ def steps(run):
 def test_configuration_and_result_come_back(run):
     assert run.config() == CONFIG
     assert run.result() is None
-    assert not run.is_done()
     run.write_result({"status": "done", "final": {"step": 4, "loss": float("nan")}})
-    assert run.is_done()
     assert run.result() == {"status": "done", "final": {"step": 4, "loss": None}}
 
 
@@ -102,7 +100,6 @@ def test_lines_of_the_history_are_strict_json(run):
     run.append_history({"step": 6, "train_loss": float("inf"), "gc": torch.tensor(2.0)})
     line = run.file("history.jsonl").read_text().splitlines()[-1]
     assert json.loads(line, parse_constant=pytest.fail) == {"step": 6, "train_loss": None, "gc": 2.0}
-    assert run.last_line() == run.history()[-1]
 
 
 def test_an_incomplete_last_line_is_dropped(run):
@@ -120,7 +117,6 @@ def test_the_history_is_cut(run):
     assert [line["step"] for line in run.cut_history(2)] == [0, 2]
     assert steps(run) == [0, 2]
     assert run.cut_history(-1) == []
-    assert run.last_line() is None
 
 
 def test_a_damaged_line_sets_the_history_aside(run):
@@ -170,14 +166,14 @@ def test_one_flipped_bit_is_noticed(run):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"status": "perhaps"}', b"\xff\xfe"])
 def test_a_damaged_result_is_not_a_result(run, content):
     run.file("result.json").write_bytes(content)
-    assert not run.is_done()
+    assert run.result() is None
     assert "result.json set aside" in run.problems[0]
     assert run.file("result.json.corrupt").read_bytes() == content
 
 
 def test_a_fresh_folder_has_nothing(tmp_path):
     run = RunFolder(tmp_path / "new")
-    assert (run.load_checkpoint(), run.result(), run.history(), run.last_line()) == (None, None, [], None)
+    assert (run.load_checkpoint(), run.result(), run.history()) == (None, None, [])
     assert run.cut_history(-1) == []
     with pytest.raises(FileNotFoundError, match="config.yaml"):
         run.config()

@@ -23,12 +23,17 @@ class GeocollapseWarning(UserWarning):
     """A result that is valid but must be read with care: the text says why."""
 
 
-class EstimateDict(TypedDict):
-    """The JSON form of an ``Estimate``."""
+class IntervalDict(TypedDict):
+    """A value with its standard error and 95 % interval."""
 
     value: float | None
     stderr: float | None
     ci95: tuple[float | None, float | None]
+
+
+class EstimateDict(IntervalDict):
+    """The JSON form of an ``Estimate``."""
+
     n_samples: int
     n_probes: int
     estimator: str
@@ -133,13 +138,15 @@ class Estimate:
         first = zip(indices[:k].tolist(), values[:k].tolist(), shares[:k].tolist(), strict=True)
         return [TopExample(*entry) for entry in first]
 
+    def to_interval_dict(self) -> IntervalDict:
+        """Value, standard error and interval alone: strict JSON, undefined numbers are None."""
+        low, high = self.interval()
+        return {"value": _finite(self.value), "stderr": _finite(self.stderr), "ci95": (_finite(low), _finite(high))}
+
     def to_dict(self) -> EstimateDict:
         """The JSON form: strict, undefined numbers are None."""
-        low, high = self.interval()
         return {
-            "value": _finite(self.value),
-            "stderr": _finite(self.stderr),
-            "ci95": (_finite(low), _finite(high)),
+            **self.to_interval_dict(),
             "n_samples": self.n_samples,
             "n_probes": self.n_probes,
             "estimator": self.estimator,

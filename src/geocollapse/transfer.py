@@ -13,25 +13,17 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from geocollapse.collapse.inputs import Array, labelled_arrays, row_slices
-from geocollapse.estimate import Estimate, strict_json
+from geocollapse.estimate import Estimate, IntervalDict, strict_json
 
 Classifier = Literal["nearest_mean", "linear_probe"]
 
 RIDGE = 1.0  # regularisation of the linear probe, in units of the mean squared length of the centred support features
 
 
-class AccuracyDict(TypedDict):
-    """The JSON form of an accuracy over episodes."""
-
-    value: float | None
-    stderr: float | None
-    ci95: tuple[float | None, float | None]
-
-
 class TransferDict(TypedDict):
     """Few-shot accuracies by classifier and number of shots."""
 
-    accuracy: dict[str, dict[str, AccuracyDict]]
+    accuracy: dict[str, dict[str, IntervalDict]]
     predicted_error: dict[str, float | None]
     n_way: int
     n_query: int
@@ -120,7 +112,12 @@ def transfer(
     """``few_shot_accuracy`` of both classifiers for several numbers of shots, as strict JSON values."""
     sizes = {"n_way": n_way, "n_query": n_query, "n_episodes": n_episodes}
     accuracy: dict[str, Any] = {
-        name: {str(k): _interval(features, labels, k_shot=k, seed=seed, classifier=name, **sizes) for k in k_shots}
+        name: {
+            str(k): few_shot_accuracy(
+                features, labels, k_shot=k, seed=seed, classifier=name, **sizes
+            ).to_interval_dict()
+            for k in k_shots
+        }
         for name in _CLASSIFIERS
     }
     n_classes = len(labelled_arrays(features, labels)[1].unique())
@@ -230,7 +227,7 @@ def _linear_probe(support: Tensor, query: Tensor) -> Tensor:
     return (flat @ (z.mT @ weights) + offset).view(*query.shape[:3], -1)
 
 
-_CLASSIFIERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+_CLASSIFIERS: dict[Classifier, Callable[[Tensor, Tensor], Tensor]] = {
     "nearest_mean": _nearest_mean,
     "linear_probe": _linear_probe,
 }
@@ -241,11 +238,6 @@ def _accuracies(scores: Tensor) -> Tensor:
     own = scores.diagonal(dim1=1, dim2=3).mT  # (e, n_way, q)
     right = (scores >= own[..., None]).sum(dim=3) == 1
     return right.flatten(1).double().mean(dim=1)
-
-
-def _interval(features: Array, labels: Array, **settings: Any) -> AccuracyDict:
-    whole = few_shot_accuracy(features, labels, **settings).to_dict()
-    return {"value": whole["value"], "stderr": whole["stderr"], "ci95": whole["ci95"]}
 
 
 def _check_sizes(classes: Tensor, counts: Tensor, sizes: EpisodeSizes) -> None:

@@ -55,7 +55,7 @@ def sweep(
 
     planned = read_recipe(recipe, preset, settings)
     folder = options.out or Path("runs") / "-".join(filter(None, (planned.name, preset)))
-    return _plan(planned, folder, options) if dry_run else _run(planned, folder, options, display)
+    return _plan(planned, folder, options, display) if dry_run else _run(planned, folder, options, display)
 
 
 def demo(options: SweepOptions, display: Display, preset: Preset = None) -> Answer:
@@ -69,10 +69,12 @@ def demo(options: SweepOptions, display: Display, preset: Preset = None) -> Answ
     return _run(read_recipe("demo", preset, None), options.out or Path("geocollapse-demo"), options, display)
 
 
-def _plan(recipe: Recipe, folder: Path, options: SweepOptions) -> Answer:
+def _plan(recipe: Recipe, folder: Path, options: SweepOptions, display: Display) -> Answer:
     """What would be run, and its cost."""
     from geocollapse.experiments.sweep import estimate_cost
 
+    if not display.quiet:
+        print("timing a few steps and one measurement of the base setting", file=sys.stderr)
     cost = estimate_cost(recipe, **options.for_library())
     runs = [run.entry() for run in recipe.planned_runs(options.seeds)]
     return Answer({"folder": str(folder), **asdict(cost), "runs": runs}, _plan_text(recipe, folder, cost), rows=runs)
@@ -84,7 +86,7 @@ def _plan_text(recipe: Recipe, folder: Path, cost: Cost) -> str:
         lines += [f"  {name}: {key} = {', '.join(map(str, values))}" for key, values in grid.items()]
     lines += [
         f"{cost.n_runs} runs, {cost.workers} at a time, into {folder}",
-        f"at most {_duration(cost.seconds)} here, {_duration(cost.seconds_per_run)} a run "
+        f"about {_duration(cost.seconds)} here if no run ends early, {_duration(cost.seconds_per_run)} a run "
         f"({cost.seconds_per_step * 1000:.3g} ms a step, {cost.seconds_per_record:.3g} s a record)",
     ]
     return "\n".join(lines)

@@ -73,10 +73,6 @@ class RunFolder:
 
         return RunConfig.of(_read_yaml(self.file("config.yaml")))
 
-    def is_done(self) -> bool:
-        """Whether a result is there and readable."""
-        return self.result() is not None
-
     def result(self) -> dict[str, Any] | None:
         """The content of result.json; None without one, and for one that was set aside."""
         path = self.file("result.json")
@@ -118,10 +114,6 @@ class RunFolder:
         kept = [line for line in self.history() if line["step"] <= step]
         write_whole({self.file("history.jsonl"): b"".join(_json(line) for line in kept)})
         return kept
-
-    def last_line(self) -> dict[str, Any] | None:
-        """The last complete line of history.jsonl; None without one."""
-        return next(reversed(self.history()), None)
 
     def save_checkpoint(self, weights: Weights, tensors: Weights, info: Mapping[str, Any]) -> None:
         """Write checkpoint.safetensors, state.safetensors and state.json; history up to the step comes before.

@@ -24,7 +24,7 @@ from geocollapse.collapse import (
     poincare_ratios,
 )
 from geocollapse.complexity import dataset_complexity, norms_by_class, samples_needed
-from geocollapse.estimate import Estimate, EstimateDict, TopExample, strict_json
+from geocollapse.estimate import Estimate, EstimateDict, IntervalDict, TopExample, strict_json
 from geocollapse.jacobian import SquaredNorms
 from geocollapse.measurement.kept import Head, KeptLayer
 from geocollapse.measurement.saved import write_features
@@ -36,14 +36,6 @@ _NO_NORMS = (
     "geometric_complexity, geometric_collapse and what follows from them: undefined without squared Jacobian norms; "
     "do geocollapse measure MODEL DATA --save-features FILE, which keeps them"
 )
-
-
-class IntervalDict(TypedDict):
-    """A value with its standard error and 95 % interval."""
-
-    value: float | None
-    stderr: float | None
-    ci95: tuple[float | None, float | None]
 
 
 class PoincareDict(TypedDict):
@@ -196,8 +188,8 @@ class LayerMeasurement:
                 "geometric_complexity": self.geometric_complexity,
                 "gc_pixel": self.gc_pixel,
                 "gc_per_variance": self.gc_per_variance,
-                "geometric_complexity_per_class": {k: _interval(e) for k, e in self.class_complexity.items()},
-                "geometric_collapse": _interval(self.geometric_collapse),
+                "geometric_complexity_per_class": {k: e.to_interval_dict() for k, e in self.class_complexity.items()},
+                "geometric_collapse": self.geometric_collapse.to_interval_dict(),
                 "poincare_ratio": self.poincare_ratio,
                 "input_covariance_lambda_max": context.lambda_max,
                 **collapse,
@@ -303,11 +295,6 @@ def _fitting_head(head: Head, data: LabelledFeatures) -> tuple[dict[str, Any], t
     device = data.features.device
     zeros = torch.zeros(n_classes)  # a classifier without a bias is one with bias 0
     return {"weight": weight.to(device), "bias": (zeros if bias is None else bias).to(device)}, ()
-
-
-def _interval(estimate: Estimate) -> IntervalDict:
-    whole = estimate.to_dict()
-    return {"value": whole["value"], "stderr": whole["stderr"], "ci95": whole["ci95"]}
 
 
 def _distinct(*texts: str) -> tuple[str, ...]:

@@ -23,7 +23,8 @@ def load_hugging_face(name: str, *, is_pretrained: bool, model_args: Mapping[str
 
     Args:
         name: behind ``hf:``. Untrained, also the type of a model, such as ``gpt2`` or ``vit``, which needs no file: a
-            classifier of images, else a causal language model, else an encoder; ``architectures=[CLASS]`` chooses.
+            classifier of images, or of texts where ``num_labels`` is given, else a causal language model, else an
+            encoder; ``architectures=[CLASS]`` chooses.
         is_pretrained: with the published weights, from the cache or the network.
         model_args: keys of its configuration.
 
@@ -114,7 +115,7 @@ def _config(transformers: Any, name: str, model_args: Mapping[str, Any], *, is_t
     if is_type_allowed and name in types and not Path(name).is_dir():
         _check_keys(name, model_args, transformers.AutoConfig.for_model(name))
         config = transformers.AutoConfig.for_model(name, **model_args)
-        config.architectures = config.architectures or [_default_class(transformers, name)]
+        config.architectures = config.architectures or [_default_class(transformers, name, model_args)]
         return config
     try:
         _check_keys(name, model_args, transformers.AutoConfig.from_pretrained(name))
@@ -143,11 +144,13 @@ def _check_keys(name: str, model_args: Mapping[str, Any], config: Any) -> None:
             raise ValueError(f"model: expected keys of the configuration of hf:{name}, got {key!r}; do {near[0]}")
 
 
-def _default_class(transformers: Any, kind: str) -> str:
-    """The class of a model type: with a head where the type has one that its training uses."""
+def _default_class(transformers: Any, kind: str, model_args: Mapping[str, Any]) -> str:
+    """The class of a model type: with a head where the type has one that its training uses, or ``num_labels`` asks."""
     auto = transformers.models.auto.modeling_auto
     if kind in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
         return str(_first(auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[kind]))
+    if "num_labels" in model_args and kind in auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        return str(auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[kind])
     if kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         return str(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind])
     return "AutoModel"
