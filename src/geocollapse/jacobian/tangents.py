@@ -19,6 +19,7 @@ from geocollapse.jacobian.forward import forward_mode
 Rule = Callable[[Any, Tensor, Tensor, tuple[Any, ...], dict[str, Any]], Any]
 
 _BATCH_NORM = inspect.signature(F.batch_norm)
+_INSTANCE_NORM = inspect.signature(F.instance_norm)
 _LAYER_NORM = inspect.signature(F.layer_norm)
 
 
@@ -47,6 +48,8 @@ class _Tangents(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         rule, kwargs = _RULES.get(func), kwargs or {}
+        if _is_transformed():
+            return func(*args, **kwargs)
         if func in _WITH_SOFTMAX:
             with _OutOfPlace():
                 return func(*args, **kwargs)
@@ -64,6 +67,22 @@ class _OutOfPlace(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         return func(*args, **(kwargs or {}))
+
+
+class TwiceDifferentiable(TorchFunctionMode):
+    """Replaces operations whose derivative has none, by the same function of operations whose derivative has one."""
+
+    def __torch_function__(self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.hardsigmoid:
+            return func(*args, **kwargs)
+        y = F.relu6(args[0] + 3) / 6
+        return args[0].copy_(y) if _is_in_place(args, kwargs) else y
+
+
+def _is_transformed() -> bool:
+    """Whether a transform of torch.func (``vmap``) is at work, which torch's own rules go with and ours do not."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _is_dual(argument: Any) -> bool:
@@ -131,25 +150,45 @@ def _batch_norm(func: Any, z: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: 
 
 
 def _layer_norm(func: Any, z: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """y = n w + b with n = (z - m)/s, so dy = (c - n <n c>)/s w with c = dz - <dz>; torch's rule has a wrong graph.
+    """y = n w + b with the standardised n of each example; torch's rule has a wrong graph."""
+    y = func(z, *args[1:], **kwargs)
+    given = _LAYER_NORM.bind(*args[:5], **{key: value for key, value in kwargs.items() if key != "cudnn_enable"})
+    given.apply_defaults()
+    _, shape, weight, _, eps = given.args
+    tangent = _standardised(z, t, tuple(range(-len(shape), 0)), eps)
+    return forward_ad.make_dual(y, (tangent if weight is None else tangent * weight).to(y.dtype))
+
+
+def _instance_norm(func: Any, z: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """y = n w + b with the standardised n of each example and channel; torch's rule has a wrong graph."""
+    y = func(z, *args[1:], **kwargs)
+    given = _INSTANCE_NORM.bind(*args, **kwargs)
+    given.apply_defaults()
+    _, _, variance, weight, _, use_input_stats, _, eps = given.args
+    channels = (1, -1, *[1] * (z.ndim - 2))
+    if use_input_stats:
+        tangent = _standardised(z, t, tuple(range(2, z.ndim)), eps)
+    else:
+        tangent = t * (variance + eps).rsqrt().view(channels)
+    return forward_ad.make_dual(y, (tangent if weight is None else tangent * weight.view(channels)).to(y.dtype))
+
+
+def _standardised(z: Tensor, t: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    """Of n = (z - m)/s over ``dims``: dn = (c - n <n c>)/s with c = dz - <dz>.
 
     Squares are at least float32: those of float16 overflow where the output does not.
     """
-    y = func(z, *args[1:], **kwargs)
-    given = _LAYER_NORM.bind(*args, **kwargs)
-    given.apply_defaults()
-    _, shape, weight, _, eps = given.args
-    dims, wide = tuple(range(-len(shape), 0)), torch.promote_types(z.dtype, torch.float32)
+    wide = torch.promote_types(z.dtype, torch.float32)
     z, t = z.to(wide), t.to(wide)
-    n = F.layer_norm(z, shape, None, None, eps)
-    c = t - t.mean(dims, keepdim=True)
-    tangent = (c - n * (n * c).mean(dims, keepdim=True)) * (z.var(dims, correction=0, keepdim=True) + eps).rsqrt()
-    return forward_ad.make_dual(y, (tangent if weight is None else tangent * weight).to(y.dtype))
+    variance, mean = torch.var_mean(z, dims, correction=0, keepdim=True)
+    scale = (variance + eps).rsqrt()
+    n, c = (z - mean) * scale, t - t.mean(dims, keepdim=True)
+    return (c - n * (n * c).mean(dims, keepdim=True)) * scale
 
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 _WITH_SOFTMAX = {
-    *(F.softmax, torch.softmax, Tensor.softmax),
+    *(F.softmax, torch.softmax, Tensor.softmax, F.softmin),
     *(F.log_softmax, torch.log_softmax, Tensor.log_softmax, torch.logsumexp, Tensor.logsumexp),
     *(F.scaled_dot_product_attention, F.multi_head_attention_forward),
 }
@@ -160,5 +199,6 @@ _RULES: dict[Any, Rule] = {
     **dict.fromkeys((F.max_pool2d, torch.max_pool2d), _max_pool),
     F.batch_norm: _batch_norm,
     F.hardsigmoid: _hardsigmoid,
-    F.layer_norm: _layer_norm,
+    F.instance_norm: _instance_norm,
+    **dict.fromkeys((F.layer_norm, torch.layer_norm), _layer_norm),
 }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,12 +12,10 @@ from torch import Tensor, nn
 from geocollapse import probes
 from geocollapse.batches import Inputs, tensors_of
 from geocollapse.features import FeatureMap
-from geocollapse.jacobian import Take, differentiable_push_forward, plain_attention, track
+from geocollapse.jacobian import Take, TwiceDifferentiable, differentiable_push_forward, plain_attention, track
 
 Method = Literal["forward_mode", "double_backward", "finite_difference"]
 NumberOfProbes = int | Literal["exact"]
-
-_WRONG = 0.1  # of a gradient: more than the rounding of half precision, less than any rule that is wrong
 
 
 @dataclass(frozen=True)
@@ -73,16 +70,16 @@ def forward_mode(feature_map: FeatureMap, inputs: Inputs, drawn: Probes) -> Pass
     Each probe but the first costs a forward pass of its own.
     """
     take, x = feature_map.enter_whole(inputs)
-    passes = [_push_forward(feature_map, take, x, u) for u in drawn.vectors(x[0].numel(), x.dtype)]
+    passes = [push_forward(feature_map, take, x, u) for u in drawn.vectors(x[0].numel(), x.dtype)]
     features, output, _ = passes[0]
     return Pass(drawn.terms([_squares(tangent) for _, _, tangent in passes]), features, output)
 
 
 def double_backward(feature_map: FeatureMap, inputs: Inputs, drawn: Probes) -> Pass:
     """||J^T v||^2 of output probes v, by reverse mode with a graph: reverse over reverse."""
-    leaf, features, output = _tracked(*feature_map.enter_whole(inputs))
+    leaf, features, output = tracked(*feature_map.enter_whole(inputs))
     vectors = drawn.vectors(features.shape[1], features.dtype)
-    squares = [_squares(_pull_back(feature_map, features, leaf, v)) for v in vectors]
+    squares = [_squares(pull_back(feature_map, features, leaf, v)) for v in vectors]
     return Pass(drawn.terms(squares), features, output)
 
 
@@ -97,7 +94,7 @@ def finite_difference(feature_map: FeatureMap, inputs: Inputs, drawn: Probes) ->
     take, x = feature_map.enter_whole(inputs)
     (features,), output = take(x)
     if not features.requires_grad:
-        raise _no_parameter(feature_map)
+        raise no_parameter(feature_map)
     step = step_size(x)
     squares = []
     for u in drawn.vectors(x[0].numel(), x.dtype):
@@ -123,103 +120,44 @@ def check_precision(model: nn.Module, inputs: Inputs) -> None:
     """Refuse finite differences of what may be rounded to half precision on its way.
 
     Raises:
-        TypeError: autocast, or half-precision parameters or inputs.
+        TypeError: autocast, TF32, or half-precision parameters or inputs.
     """
     tensors = [*tensors_of(inputs), *model.parameters()]
-    dtypes = {tensor.dtype for tensor in tensors} & {torch.float16, torch.bfloat16}
-    if dtypes or torch.is_autocast_enabled(tensors[0].device.type):
-        got = str(min(map(str, dtypes))) if dtypes else "autocast"
+    halves = {tensor.dtype for tensor in tensors} & {torch.float16, torch.bfloat16}
+    got = str(min(map(str, halves))) if halves else _rounding_of(tensors[0].device)
+    if got is not None:
         raise TypeError(
             f"method: expected float32 or float64, whose rounding a difference can do with, got {got}; do "
             f"method='forward_mode'"
         )
 
 
-def check_derivatives(feature_map: FeatureMap, inputs: Inputs, method: str) -> None:
-    """Refuse a map whose second derivatives are not had, or are wrong, by one backward pass of a few examples.
-
-    The gradient of v^T J u in the parameters is the same by reverse over forward and by reverse over reverse mode. Some
-    of torch's forward rules leave a graph that is silently wrong (instance normalisation in 2.15).
-
-    Raises:
-        ValueError: no trained parameter changes J.
-        NotImplementedError: an operation without a second derivative, or with a wrong one.
-    """
-    trained = [parameter for parameter in feature_map.model.parameters() if parameter.requires_grad]
-    found = _mixed_gradients(feature_map, inputs, trained, forward=method == "forward_mode")
-    if all(gradient is None for gradient in found):
-        raise _no_parameter(feature_map)
-    if method == "double_backward":
-        return
-    try:
-        expected = _mixed_gradients(feature_map, inputs, trained, forward=False)
-    except (NotImplementedError, ValueError):
-        return  # nothing to compare with
-    error, size = _distance(found, expected, trained), _distance(expected, [None] * len(trained), trained)
-    if not math.isfinite(error):
-        raise ValueError(
-            "inputs: expected finite derivatives at the first example, got NaN or infinity; do look for NaN in the "
-            "inputs and parameters or, with float16, for overflow"
-        )
-    if error > _WRONG * size:
-        raise NotImplementedError(
-            f"method: expected forward rules with a right derivative, got a gradient {error:.2g} away from that of "
-            f"double backward, whose size is {size:.2g} (a fault of torch in one of the model's operations); do "
-            f"method='double_backward'"
-        )
+def _rounding_of(device: torch.device) -> str | None:
+    """What rounds float32 on its way, None if nothing does."""
+    if torch.is_autocast_enabled(device.type):
+        return "autocast"
+    if device.type == "cuda" and torch.backends.cudnn.allow_tf32:  # the default of convolutions
+        return "torch.backends.cudnn.allow_tf32 = True"
+    if device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
+        return "torch.backends.cuda.matmul.allow_tf32 = True"
+    return None
 
 
-def _mixed_gradients(
-    feature_map: FeatureMap, inputs: Inputs, trained: Sequence[Tensor], *, forward: bool
-) -> Sequence[Any]:
-    """Gradient of v^T J u in each parameter, for signs u and v; None where it does not depend on it."""
-    take, x = feature_map.enter_whole(inputs)
-    drawn = Probes(0, torch.arange(len(x), device=x.device), 1)
-    (u,) = drawn.vectors(x[0].numel(), x.dtype)
-    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):  # the same dropout both ways
-        if forward:
-            features, _, tangent = _push_forward(feature_map, take, x, u)
-            (v,) = drawn.vectors(features.shape[1], features.dtype)
-            scalar = (tangent * v).sum()
-        else:
-            leaf, features, _ = _tracked(take, x)
-            (v,) = drawn.vectors(features.shape[1], features.dtype)
-            v.requires_grad_()  # so that an operation that may be differentiated once alone says so
-            scalar = (_pull_back(feature_map, features, leaf, v) * u.view_as(x)).sum()
-    if not (trained and scalar.requires_grad):
-        return [None] * len(trained)
-    try:
-        return torch.autograd.grad(scalar, trained, allow_unused=True)
-    except RuntimeError as error:
-        if not any(word in str(error) for word in ("derivative", "differentiate", "checkpoint")):
-            raise
-        other = "method='double_backward'" if forward else "method='forward_mode' or method='finite_difference'"
-        raise NotImplementedError(
-            f"method: expected a map with second derivatives, got {str(error).splitlines()[0]!r}; do {other}"
-        ) from error
-
-
-def _distance(a: Sequence[Any], b: Sequence[Any], like: Sequence[Tensor]) -> float:
-    """Euclidean distance of two gradients; None is zero."""
-    pairs = [(torch.zeros_like(z) if p is None else p, 0.0 if q is None else q) for p, q, z in zip(a, b, like)]
-    return math.sqrt(sum(float((p - q).square().sum()) for p, q in pairs))
-
-
-def _push_forward(feature_map: FeatureMap, take: Take, x: Tensor, u: Tensor) -> tuple[Tensor, Any, Tensor]:
+def push_forward(feature_map: FeatureMap, take: Take, x: Tensor, u: Tensor) -> tuple[Tensor, Any, Tensor]:
     """Features, output and J u."""
     features, output, tangent = differentiable_push_forward(take, x, u.view_as(x))
     return features, output, _on_a_path(tangent, feature_map)
 
 
-def _tracked(take: Take, x: Tensor) -> tuple[Tensor, Tensor, Any]:
+def tracked(take: Take, x: Tensor) -> tuple[Tensor, Tensor, Any]:
     """Inputs that take gradients, features and output."""
     leaf = x.clone() if x.requires_grad else track(x)
-    with plain_attention():
+    with plain_attention(), TwiceDifferentiable():
         (features,), output = take(leaf)
     return leaf, features, output
 
 
-def _pull_back(feature_map: FeatureMap, features: Tensor, leaf: Tensor, v: Tensor) -> Tensor:
+def pull_back(feature_map: FeatureMap, features: Tensor, leaf: Tensor, v: Tensor) -> Tensor:
     """J^T v."""
     if not features.requires_grad:
         return _on_a_path(None, feature_map)
@@ -233,7 +171,7 @@ def _squares(rows: Tensor) -> Tensor:
     return (rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows).square().sum(dim=1)
 
 
-def _no_parameter(feature_map: FeatureMap) -> ValueError:
+def no_parameter(feature_map: FeatureMap) -> ValueError:
     return ValueError(
         f"layer: expected features that trained parameters can change, got no gradient path to any from geometric "
         f"complexity at {str(feature_map.layers[0])!r}; do unfreeze parameters before it, or name a later layer"

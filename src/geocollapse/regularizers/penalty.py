@@ -23,13 +23,13 @@ from geocollapse.features import FeatureMap, Layer, Pool, find_embedding
 from geocollapse.independence import check_rows_independent
 from geocollapse.processes import share
 from geocollapse.regularizers.checks import check_call, check_choices, check_numbers, check_output
+from geocollapse.regularizers.derivatives import check_derivatives
 from geocollapse.regularizers.methods import (
     METHODS,
     Method,
     NumberOfProbes,
     Pass,
     Probes,
-    check_derivatives,
     check_precision,
 )
 from geocollapse.regularizers.reading import Reading
@@ -51,7 +51,7 @@ class _Met:
     """A model that was penalised: the layers found in it, and whether it was looked at with two examples."""
 
     model: weakref.ref[nn.Module]
-    settings: tuple[str | None, ...]
+    settings: tuple[Any, ...]
     layer: Layer
     input_layer: str | None
     is_checked: bool = False
@@ -154,6 +154,12 @@ class GeometricComplexityPenalty(nn.Module):
         ``x`` is one tensor (n, ...), or tensors by the names of the model's arguments, such as ``input_ids`` and
         ``attention_mask``. ``labels`` (n,) are for ``last_collapse`` alone.
         """
+        if torch.compiler.is_compiling():  # a step compiled as a whole: the penalty in it runs as it is written
+            found: tuple[Any, Tensor] = torch.compiler.disable(self._call)(model, x, labels)
+            return found
+        return self._call(model, x, labels)
+
+    def _call(self, model: nn.Module, x: Inputs, labels: Tensor | None) -> tuple[Any, Tensor]:
         check_call(x, labels)
         step = int(self.step)
         found = (
@@ -183,7 +189,9 @@ class GeometricComplexityPenalty(nn.Module):
 
     def _meet(self, model: nn.Module, x: Inputs) -> _Met:
         """The layers between which the penalty is taken, found with the first example that a model sees."""
-        settings = (self.layer, self.pool, self.input_layer, self.method, self.batch_norm)
+        modes = [module.training for module in model.modules()]
+        trained = [parameter.requires_grad for parameter in model.parameters()]
+        settings = (self.layer, self.pool, self.input_layer, self.method, self.batch_norm, modes, trained)
         if self._met is None or self._met.model() is not model or self._met.settings != settings:
             first = rows_of(x, slice(1))
             input_layer = find_input_layer(model, first, self.input_layer)
@@ -202,7 +210,7 @@ class GeometricComplexityPenalty(nn.Module):
             if self.batch_norm == "refuse":
                 check_output(feature_map, x)
             if is_random:
-                check_derivatives(feature_map, rows_of(x, slice(1)), self.method)
+                check_derivatives(feature_map, rows_of(x, slice(2)), self.method)
 
     def _penalised(
         self, wrapped: Wrapped, feature_map: FeatureMap, x: Inputs, labels: Tensor | None, step: int

@@ -38,7 +38,7 @@ class Wrapped:
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}; do wrap it in a module")
         if _is_sharded(model):
             raise TypeError(
-                "model: expected whole parameters, got those that fully_shard has spread over processes; do "
+                "model: expected whole parameters, got those that FSDP has spread over processes; do "
                 "DistributedDataParallel(model)"
             )
         plain, main, parallel = model, model, None
@@ -102,5 +102,6 @@ class _Forward(nn.Module):
 
 
 def _is_sharded(model: nn.Module) -> bool:
-    """Whether a parameter is spread over processes (``fully_shard``)."""
-    return any(type(parameter).__name__ == "DTensor" for parameter in model.parameters())
+    """Whether a parameter is spread over processes (``fully_shard``, ``FullyShardedDataParallel``)."""
+    is_wrapped = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
+    return is_wrapped or any(type(parameter).__name__ == "DTensor" for parameter in model.parameters())
