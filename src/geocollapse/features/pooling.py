@@ -19,17 +19,17 @@ def pooled(features: Tensor, pool: Pool | None, mask: Tensor | None = None) -> T
         mask: (n, tokens), 0 where a sequence is padded.
 
     Raises:
-        ValueError: all positions of sequences that have a mask, so each its own length; the first or last token of a
-            map; a sequence without tokens.
+        ValueError: all positions of sequences that have a mask, so each its own length; positions that a mask does not
+            belong to; the first or last token of a map; a sequence without tokens.
     """
     if features.ndim <= 2:
         return features
-    is_masked = features.ndim == 3 and mask is not None and mask.shape == features.shape[:2]
+    is_masked = _is_of_tokens(features, mask)
     if pool is None:
         if is_masked:
             raise ValueError(
                 f"pool: expected one of {', '.join(get_args(Pool))} for sequences with a mask, whose lengths differ, "
-                f"got None; do pool='mean'"
+                f"got None; do pool='mean', or 'last' for a decoder (--pool)"
             )
         return features
     if features.ndim > 3:
@@ -39,6 +39,19 @@ def pooled(features: Tensor, pool: Pool | None, mask: Tensor | None = None) -> T
     if not is_masked:
         return _widened(features).mean(dim=1) if pool == "mean" else features[:, 0 if pool == "cls" else -1]
     return _pooled_tokens(features, pool, mask)  # type: ignore[arg-type]
+
+
+def _is_of_tokens(features: Tensor, mask: Tensor | None) -> bool:
+    """Whether the mask says which positions are tokens; of a single position it says nothing."""
+    if mask is None or (features.ndim == 3 and mask.shape == features.shape[:2]):
+        return mask is not None
+    if features.ndim > 3 or features.shape[1] != 1:
+        raise ValueError(
+            f"attention_mask: expected (n, tokens) and a layer (n, tokens, channels), got {tuple(mask.shape)} and a "
+            f"layer {tuple(features.shape)}, whose padding is not known; do name a layer of tokens, or one behind "
+            f"them (n, channels)"
+        )
+    return False
 
 
 def _pooled_tokens(features: Tensor, pool: Pool, mask: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import importlib.util
 import pickle
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +28,7 @@ LIBRARIES: Mapping[str, Callable[..., LoadedModel]] = {
     "hf": load_hugging_face,
 }
 _FORM = re.compile(r"(timm|torchvision|hf):[^@]+|.+:[A-Za-z_]\w*")  # what an @ can stand behind
+_WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and torch.compile
 _SHOWN = 5
 
 
@@ -101,9 +102,10 @@ def _made(spec: str, model_args: Mapping[str, Any]) -> nn.Module:
 
 
 def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) -> str | None:
-    """Load a state dict into ``model``: every tensor must fit, ``module.`` prefixes are stripped.
+    """Load a state dict into ``model``: every tensor must fit.
 
-    Nothing is unpickled but tensors and plain containers (``weights_only=True``).
+    The prefixes ``module.`` and ``_orig_mod.`` of a wrapped or a compiled model are stripped. Nothing is unpickled but
+    tensors and plain containers (``weights_only=True``).
 
     Args:
         model: the module.
@@ -120,7 +122,7 @@ def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) 
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"weights: expected a file, got {str(path)!r}, which does not exist; do check the path")
-    candidates = _state_dicts(_read(path), key)
+    candidates = _state_dicts(_read(path), key, model.state_dict())
     fitting = [(name, state) for name, state in candidates.items() if not _misfits(model, state)]
     if len(fitting) != 1:
         _refuse(model, path, candidates, [name for name, _ in fitting])
@@ -182,11 +184,11 @@ def _read(path: Path) -> Any:
         ) from error
 
 
-def _state_dicts(content: Any, key: str | None) -> dict[str, dict[str, Tensor]]:
+def _state_dicts(content: Any, key: str | None, wanted: Collection[str]) -> dict[str, dict[str, Tensor]]:
     """State dicts in a file by their entry: "" for the file itself, ``a.b`` for one inside another."""
     if not isinstance(content, Mapping):
         raise ValueError(f"weights: expected a state dict, got {type(content).__name__}; do save model.state_dict()")
-    found = _search(content, "")
+    found = _search(content, "", wanted)
     if key is None:
         return found
     if key not in found:
@@ -195,16 +197,23 @@ def _state_dicts(content: Any, key: str | None) -> dict[str, dict[str, Tensor]]:
     return {key: found[key]}
 
 
-def _search(content: Mapping[Any, Any], name: str) -> dict[str, dict[str, Tensor]]:
-    found = {name: _stripped(content)} if any(isinstance(value, Tensor) for value in content.values()) else {}
+def _search(content: Mapping[Any, Any], name: str, wanted: Collection[str]) -> dict[str, dict[str, Tensor]]:
+    found = {name: _stripped(content, wanted)} if any(isinstance(value, Tensor) for value in content.values()) else {}
     for key, entry in content.items():
         if isinstance(entry, Mapping):
-            found |= _search(entry, f"{name}.{key}" if name else str(key))
+            found |= _search(entry, f"{name}.{key}" if name else str(key), wanted)
     return found
 
 
-def _stripped(state: Mapping[Any, Any]) -> dict[str, Tensor]:
-    return {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+def _stripped(state: Mapping[Any, Any], wanted: Collection[str]) -> dict[str, Tensor]:
+    """The tensors without the prefix that a wrapper gave all of them; a model may have a part of that name itself."""
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    while not any(name in wanted for name in tensors):
+        prefix = next((prefix for prefix in _WRAPPERS if all(name.startswith(prefix) for name in tensors)), None)
+        if prefix is None:
+            break
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
 
 
 def _misfits(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
