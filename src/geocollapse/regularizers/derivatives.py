@@ -27,7 +27,7 @@ def check_derivatives(feature_map: FeatureMap, inputs: Inputs, method: str) -> N
     """Refuse a map whose second derivatives are not had, or are wrong, by one backward pass of a few examples.
 
     v^T J u and its gradient in each parameter are the same by reverse over forward and by reverse over reverse mode.
-    Some of torch's forward rules leave a graph that is silently wrong (``linalg.solve`` in 2.15), and a model that
+    Some of torch's forward rules leave a graph that is silently wrong (``linalg.solve`` in 2.14), and a model that
     differentiates inside its forward pass may do so past a tangent. Autocast is off meanwhile: rounding would hide it.
 
     Raises:
