@@ -221,3 +221,27 @@ def test_a_map_that_ignores_its_input_has_norm_zero():
 def test_exact_falls_back_to_rows_without_forward_mode():
     f = lambda x: torch.cat([Twice.apply(x)] * 3, dim=1)  # noqa: E731
     assert squared_jacobian_norms(f, torch.randn(3, 4)).tolist() == [48, 48, 48]
+
+
+class Tokens(nn.Module):
+    """A convolution whose positions become tokens: the gradient of a single example arrives with its channels last."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return torch.tanh(self.norm(self.first(x)).flatten(2).transpose(1, 2)).flatten(1)
+
+
+@pytest.mark.parametrize("estimator", ["exact", "rademacher"])
+def test_one_example_alone_has_the_norm_it_has_among_others(estimator):
+    """torch mixes up the entries of the gradient of a single example in batch normalisation."""
+    torch.manual_seed(0)
+    model, x = Tokens().double().eval(), torch.randn(3, 3, 4, 4).double()
+    model.norm.running_var.uniform_(0.5, 2)
+    together = squared_jacobian_norms(model, x, estimator=estimator)
+    alone = [
+        squared_jacobian_norms(model, x[i : i + 1], indices=torch.tensor([i]), estimator=estimator) for i in range(3)
+    ]
+    torch.testing.assert_close(torch.cat(alone), together, rtol=1e-10, atol=0.0)

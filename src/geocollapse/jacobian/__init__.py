@@ -22,5 +22,6 @@ from geocollapse.jacobian.plan import Probed as Probed
 from geocollapse.jacobian.plan import ProbePlan as ProbePlan
 from geocollapse.jacobian.plan import check_estimator as check_estimator
 from geocollapse.jacobian.plan import squared_jacobian_norms as squared_jacobian_norms
+from geocollapse.jacobian.reverse import in_right_order as in_right_order
 from geocollapse.jacobian.tangents import TwiceDifferentiable as TwiceDifferentiable
 from geocollapse.jacobian.tangents import differentiable_push_forward as differentiable_push_forward

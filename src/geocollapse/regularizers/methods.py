@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from geocollapse import probes
 from geocollapse.batches import Inputs, tensors_of
 from geocollapse.features import FeatureMap
-from geocollapse.jacobian import Take, TwiceDifferentiable, differentiable_push_forward, plain_attention, track
+from geocollapse.jacobian import (
+    Take,
+    TwiceDifferentiable,
+    differentiable_push_forward,
+    in_right_order,
+    plain_attention,
+    track,
+)
 
 Method = Literal["forward_mode", "double_backward", "finite_difference"]
 NumberOfProbes = int | Literal["exact"]
@@ -161,7 +168,8 @@ def pull_back(feature_map: FeatureMap, features: Tensor, leaf: Tensor, v: Tensor
     """J^T v."""
     if not features.requires_grad:
         return _on_a_path(None, feature_map)
-    (gradient,) = torch.autograd.grad(features, leaf, v, create_graph=True, allow_unused=True)
+    with in_right_order(leaf):
+        (gradient,) = torch.autograd.grad(features, leaf, v, create_graph=True, allow_unused=True)
     return _on_a_path(gradient, feature_map)
 
 
