@@ -341,8 +341,8 @@ def test_a_layer_of_the_classifiers_width_is_not_what_feeds_it():
     fed = geo.measure(model, data).nc3
     assert geo.measure(model, data, layer="3", classifier="4").nc3 == pytest.approx(fed)
     backbone = geo.measure(nn.Sequential(nn.Flatten(), nn.ReLU()), data)
-    assert any("nc3" in note and "no linear classifier" in note for note in backbone.warnings)
-    assert "accuracy: the model has no linear classifier behind its output" in backbone.warnings
+    assert any("nc3" in note and "no linear layer gives" in note for note in backbone.warnings)
+    assert "accuracy: no linear layer gives the model's output unchanged" in backbone.warnings
 
 
 def test_several_layers_from_one_pass_are_those_of_single_ones(model, data):
