@@ -191,7 +191,7 @@ class LastOfSequence(nn.Module):
 def test_a_classifier_at_every_position_is_named():
     model, data = LastOfSequence(), (X, torch.arange(90) % 3)
     with pytest.raises(
-        ValueError, match="do layer='score:in' with pool='last' and classifier='score', or others: "
+        ValueError, match="do layer='score:in' with pool='last' and classifier='score', or one of "
     ) as e:
         geo.measure(model, data)
     assert "'[logits]'" in str(e.value)

@@ -159,7 +159,7 @@ def _not_found(trace: _Trace) -> ValueError:
     remedy = f"do name the embedding with layer=, candidates: {listed}"
     if trace.at_positions:  # a classifier of sequences that keeps one position of its output
         head = Layer(trace.at_positions[0])
-        remedy = f"do layer='{head}:in' with pool='last' and classifier='{head}', or others: {listed}"
+        remedy = f"do layer='{head}:in' with pool='last' and classifier='{head}', or one of {listed}"
     return ValueError(
         f"layer: expected a linear classifier whose output is the model's, or an output of shape (n, p), got {got}; "
         f"{remedy}"

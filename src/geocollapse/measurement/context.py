@@ -27,7 +27,7 @@ _MAX_COVARIANCE_INPUTS = 1024  # input coordinates up to which the input covaria
 _Notes = tuple[str, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Pass:
     """One pass over the model: what went in, and what was read.
 

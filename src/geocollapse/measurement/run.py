@@ -106,7 +106,8 @@ def measure(
         TypeError, ValueError: integer inputs and no layer that embeds them, labels that are not integers, an unknown
             layer (the nearest names are listed), an ambiguous embedding (the candidates are listed), NaN features,
             gradients that overflow, one class only, an empty loader, contradictory stopping arguments, a memory limit
-            too small for one example, a forward pass in which the model raises; with several processes a stream, ``max_seconds``, or other data, settings or weights in one of them.
+            too small for one example, a forward pass in which the model raises; with several processes a stream,
+            ``max_seconds``, or other data, settings or weights in one of them.
         RuntimeError: a model that mixes the examples of a batch even in evaluation mode, or draws at random; names the
             module. Seen from two examples, which go forward three times. Also features that move with the inputs and
             have no gradients (``torch.no_grad``, ``.detach()`` inside the model).
@@ -142,8 +143,18 @@ def measure(
         plan = fitted_plan(plan, feature_map.enter, examples, model)
         check_shared(examples, module, (rule, chosen, n_probes, seed, tuple(map(str, feature_map.layers))))
         reading = read_once(model, feature_map, examples, schedule, plan, rule, progress=progress)
-    done = Pass(model, feature_map, embedding, examples, names, about_outputs, plan, schedule, rule, reading)
-    context = done.context()
+    context = Pass(
+        model=model,
+        feature_map=feature_map,
+        embedding=embedding,
+        examples=examples,
+        class_names=names,
+        about_outputs=about_outputs,
+        plan=plan,
+        schedule=schedule,
+        rule=rule,
+        reading=reading,
+    ).context()
     heads = [head_at(layer, feature_map, embedding, is_named=classifier is not None) for layer in feature_map.layers]
     kept = [
         KeptLayer(str(layer), taken.features, taken.norms, head, context)
