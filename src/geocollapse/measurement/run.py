@@ -143,7 +143,7 @@ def measure(
         plan = fitted_plan(plan, feature_map.enter, examples, model)
         check_shared(examples, module, (rule, chosen, n_probes, seed, tuple(map(str, feature_map.layers))))
         reading = read_once(model, feature_map, examples, schedule, plan, rule, progress=progress)
-    context = Pass(
+    done = Pass(
         model=model,
         feature_map=feature_map,
         embedding=embedding,
@@ -154,13 +154,8 @@ def measure(
         schedule=schedule,
         rule=rule,
         reading=reading,
-    ).context()
-    heads = [head_at(layer, feature_map, embedding, is_named=classifier is not None) for layer in feature_map.layers]
-    kept = [
-        KeptLayer(str(layer), taken.features, taken.norms, head, context)
-        for layer, taken, head in zip(feature_map.layers, reading.layers, heads, strict=True)
-    ]
-    return Measurement(tuple(measure_layer(layer) for layer in kept))
+    )
+    return Measurement(tuple(map(measure_layer, _kept_layers(done, is_named=classifier is not None))))
 
 
 def measure_features(path: str | Path, *, device: torch.device | str = "cpu") -> Measurement:
@@ -217,6 +212,16 @@ def _feature_map(
                 f"do pass the module"
             )
     return CallableMap(model), None
+
+
+def _kept_layers(done: Pass, *, is_named: bool) -> list[KeptLayer]:
+    """What is kept of each layer; the caller may have named the classifier that they feed."""
+    context, layers = done.context(), done.feature_map.layers
+    heads = [head_at(layer, done.feature_map, done.embedding, is_named=is_named) for layer in layers]
+    return [
+        KeptLayer(str(layer), taken.features, taken.norms, head, context)
+        for layer, taken, head in zip(layers, done.reading.layers, heads, strict=True)
+    ]
 
 
 def _default_estimator(feature_map: FeatureMap | CallableMap, first: Inputs) -> Estimator:
