@@ -447,6 +447,14 @@ def error_of(run, *arguments):
         ),
         (["measure", TORCH, "digits", "--image-size", "32"], "image_size: expected None for digits, whose images this"),
         (["measure", "no_such_package:f", "digits"], "model: expected an importable module, got 'no_such_package'"),
+        (
+            ["measure", "json:dumps", "digits"],
+            "model: expected json:dumps to make a model of no arguments, got TypeError: dumps() missing 1 required",
+        ),
+        (
+            ["measure", "timm:vit_tiny_patch16_224@random", "digits", "--subset", "40", "--image-size", "32"],
+            "model: expected a forward pass of inputs of shape (1, 3, 32, 32), got AssertionError: Input height (32) doe",
+        ),
         (["measure", TORCH, "didgits"], "data: expected one of digits,"),
         (["measure", TORCH, "digits:val"], "split: expected one of train, test of digits, got 'val'"),
         (["measure", TORCH, "digits", "--classes", "0-12"], "classes: expected numbers from 0 to 9, got '0-12'"),

@@ -7,7 +7,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import geocollapse as geo
+from geocollapse import models
 from geocollapse.features import FeatureMap, Layer, find_embedding
+from geocollapse.measurement.collect import collect_features
 
 
 class FunctionalPool(nn.Module):
@@ -307,3 +309,74 @@ def test_a_compiled_model_is_measured_by_its_own_names(how):
     feature_map, head = geo.split(model, "fc:in")
     torch.testing.assert_close(head(feature_map(PHOTOS)), model(PHOTOS))
     torch.testing.assert_close(model(PHOTOS), Outputs(lambda hidden, logits: logits)(PHOTOS))
+
+
+# a forward pass that fails
+
+
+class Fails(nn.Module):
+    """Raises for some inputs: in its forward pass, in its backward pass, or in a layer of torch's."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error, self.embedding, self.fc = error, nn.Embedding(4, 192), nn.Linear(192, 5)
+
+    def forward(self, x):
+        z = x.flatten(1)
+        if self.error == "backward":
+            return self.fc(FailsBackward.apply(z))
+        if self.error == "later" and bool((x > 9).any()):
+            return self.fc(z + self.embedding(torch.tensor([4])))
+        if isinstance(self.error, BaseException):
+            raise self.error
+        return self.fc(z)
+
+
+class FailsBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise RuntimeError("no backward pass")
+
+
+@pytest.mark.parametrize(
+    ("error", "got"),
+    [
+        (
+            AssertionError("Input height doesn't match.\nSecond line"),
+            r"got AssertionError: Input height doesn't match; do",
+        ),
+        (AssertionError(), "got AssertionError; do check that the model takes images, and their size"),
+        (KeyError("a"), "got KeyError: 'a'; do"),
+    ],
+)
+@pytest.mark.parametrize("call", [{}, {"layer": "fc:in", "classifier": "fc"}])
+def test_an_error_of_the_models_own_says_so(error, got, call):
+    with pytest.raises(
+        ValueError, match=r"model: expected a forward pass of inputs of shape \(1, 3, 8, 8\), " + got
+    ) as e:
+        geo.measure(Fails(error), (PHOTOS, LABELS), **call)
+    assert e.value.__cause__ is error
+    with pytest.raises(ValueError, match="model: expected a forward pass"):
+        collect_features(Fails(error), (PHOTOS, LABELS))
+
+
+def test_an_error_of_a_later_batch_says_so_too():
+    photos = PHOTOS.clone()
+    photos[30] = 10.0
+    with pytest.raises(ValueError, match=r"forward pass of inputs of shape .*, got IndexError: index out of"):
+        geo.measure(Fails("later"), (photos, LABELS), batch_size=8)
+
+
+def test_other_errors_are_not_the_models():
+    """Ours inside its forward pass, those of its backward pass, and memory that is used up stay what they are."""
+    with pytest.raises(ValueError, match="^x: expected images of at least 32 x 32"):
+        geo.measure(models.build("vgg11", num_classes=5, input_shape=(3, 8, 8)), (PHOTOS, LABELS))
+    with pytest.raises(RuntimeError, match="^no backward pass"):
+        geo.measure(Fails("backward"), (PHOTOS, LABELS))
+    for error in (MemoryError("all of it"), torch.OutOfMemoryError("all of it")):
+        with pytest.raises(type(error), match="^all of it"):
+            geo.measure(Fails(error), (PHOTOS, LABELS))

@@ -245,3 +245,66 @@ def test_one_example_alone_has_the_norm_it_has_among_others(estimator):
         squared_jacobian_norms(model, x[i : i + 1], indices=torch.tensor([i]), estimator=estimator) for i in range(3)
     ]
     torch.testing.assert_close(torch.cat(alone), together, rtol=1e-10, atol=0.0)
+
+
+@pytest.mark.parametrize("estimator", ["exact", "rademacher", "outputs", "masked"])
+@pytest.mark.parametrize("how", ["no_grad", "detach", "parameters alone"])
+def test_a_cut_graph_is_refused(estimator, how):
+    """Features that move with x and have no gradients would have norm zero; "parameters alone" have a graph without x."""
+    net, head = small_net(), small_net(p=4, d=6)
+
+    def f(x):
+        with torch.set_grad_enabled(how != "no_grad"):
+            z = net(x)
+        return head(z.detach()) if how == "parameters alone" else z.detach()
+
+    with pytest.raises(
+        RuntimeError, match=r"layer: expected a path of gradients .* got .* torch.no_grad or .detach\(\)"
+    ):
+        squared_jacobian_norms(f, torch.randn(3, 5).double(), estimator=estimator)
+
+
+def test_a_cut_graph_is_refused_in_forward_mode_where_it_is_cut_there_too():
+    net, x = small_net(), torch.randn(3, 5).double()
+    with pytest.raises(RuntimeError, match="layer: expected a path of gradients"):
+        squared_jacobian_norms(lambda z: net(z.detach()), x, estimator="input")
+    f = torch.no_grad()(net)  # forward mode has no need of the graph
+    torch.testing.assert_close(
+        squared_jacobian_norms(f, x, estimator="input"), squared_jacobian_norms(net, x, estimator="input")
+    )
+
+
+@pytest.mark.parametrize("estimator", ["exact", "rademacher", "input"])
+def test_zero_derivatives_are_no_cut_graph(estimator):
+    """A step moves with x and has derivative 0 by its own gradient."""
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    assert squared_jacobian_norms(lambda z: (1e6 * z).round(), x, estimator=estimator).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("estimator", ["exact", "rademacher", "input"])
+def test_norms_that_overflow_are_refused(estimator):
+    x = torch.tensor([[1.0], [0.0], [0.0]])
+    indices = torch.tensor([7, 8, 9])
+    with pytest.raises(
+        ValueError, match=r"features: .* infinity in 2 of 3 examples \(first in example 8\); do float32"
+    ):
+        squared_jacobian_norms(torch.sqrt, x, estimator=estimator, indices=indices)
+
+
+STD = torch.tensor([0.3, 0.7, 1.1, 0.9], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("estimator", "n_probes"), [("outputs", 10), ("exact", 1), ("masked", 40)])
+def test_half_precision_rounds_no_scale(estimator, n_probes):
+    """Neither sqrt(p) nor the input scale: the sums of a linear map in bfloat16 are those of its rounded weight."""
+    f = nn.Linear(4, 10, bias=False).bfloat16()
+    weight = f.weight.detach().double()
+    norms = probe(ProbePlan(estimator, 0, STD), f, torch.randn(5, 4).bfloat16(), n_probes)
+    torch.testing.assert_close(norms.values, weight.square().sum().expand(5), rtol=1e-12, atol=0)
+    torch.testing.assert_close(norms.scaled, (weight / STD).square().sum().expand(5), rtol=1e-12, atol=0)
+
+
+def test_aligned_directions_have_length_one_in_half_precision():
+    features = torch.randn(64, 10, generator=torch.Generator().manual_seed(0)).bfloat16()
+    (basis,) = ProbePlan("aligned").fitted(lambda x: ([x], None), features).bases
+    torch.testing.assert_close(basis.mT @ basis, torch.eye(10), rtol=0, atol=1e-5)

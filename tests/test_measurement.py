@@ -163,20 +163,42 @@ def test_the_figure_of_several_layers_shows_depth(model, data):
     assert drawn(collapse)["NC1"][1] == [m[name].neural_collapse.nc1 for name in names]
 
 
-class Constant(nn.Module):
-    """A layer that its input does not reach."""
+class Steps(nn.Module):
+    """A layer whose derivative is 0."""
 
     def __init__(self):
         super().__init__()
         self.offsets = nn.Linear(12, 5)
 
     def forward(self, x):
-        return self.offsets(x.detach())
+        return self.offsets(x).sign()
+
+
+class Frozen(nn.Module):
+    """A backbone without gradients in front of a classifier, as for training the classifier alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(12, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        with torch.no_grad():
+            hidden = self.body(x.flatten(1)).tanh()
+        return self.head(hidden)
+
+
+def test_a_backbone_without_gradients_is_refused(data):
+    with pytest.raises(RuntimeError, match="layer: expected a path of gradients from the inputs, got .*no_grad"):
+        geo.measure(Frozen(), data)
+    with pytest.raises(RuntimeError, match="from the inputs to layer 2 of 2, got"):
+        geo.measure(nn.Sequential(nn.Flatten(), nn.Linear(12, 12), Frozen()), data, layer=["1", "2"], estimator="exact")
+    several = geo.measure(Frozen(), data, layer=["body", "head:in"])  # forward mode goes through
+    assert several["head:in"].geometric_complexity.value > 0
 
 
 def test_what_a_log_axis_cannot_show_is_said(data):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 12), Constant(), nn.ReLU(), nn.Linear(5, 3))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 12), Steps(), nn.ReLU(), nn.Linear(5, 3))
     m = geo.measure(model, data, layer=["1", "2", "4:in"])
     complexity, scaled, collapse = m.plot().axes
     assert complexity.get_xlabel().splitlines() == [
@@ -319,8 +341,8 @@ def test_a_layer_of_the_classifiers_width_is_not_what_feeds_it():
     fed = geo.measure(model, data).nc3
     assert geo.measure(model, data, layer="3", classifier="4").nc3 == pytest.approx(fed)
     backbone = geo.measure(nn.Sequential(nn.Flatten(), nn.ReLU()), data)
-    assert any("nc3" in note and "no linear classifier" in note for note in backbone.warnings)
-    assert "accuracy: the model has no linear classifier behind its output" in backbone.warnings
+    assert any("nc3" in note and "no linear layer gives" in note for note in backbone.warnings)
+    assert "accuracy: no linear layer gives the model's output unchanged" in backbone.warnings
 
 
 def test_several_layers_from_one_pass_are_those_of_single_ones(model, data):

@@ -59,6 +59,16 @@ def test_a_model_in_bfloat16():
     assert half.to_dict()["preprocessing"]["dtype"] == "bfloat16"
 
 
+def test_float16_gradients_that_overflow_are_refused():
+    """Features within the range of float16, gradients outside of it."""
+    model = nn.Sequential(nn.Linear(6, 8, bias=False), nn.Linear(8, 4))
+    nn.init.constant_(model[0].weight, 6e4)
+    with pytest.raises(ValueError, match="features: expected finite Jacobians, .*do float32, or bfloat16 autocast"):
+        geo.measure(model, (1e-3 * X, Y), autocast=torch.float16)
+    whole = geo.measure(model, (1e-3 * X, Y), autocast=torch.bfloat16).geometric_complexity.value
+    assert whole == pytest.approx(48 * 6e4**2, rel=0.2)
+
+
 def test_float64_on_request():
     model = net().double()
     gc = geo.measure(model, (X, Y), estimator="exact").geometric_complexity

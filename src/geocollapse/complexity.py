@@ -259,7 +259,7 @@ def _estimate(values: Tensor, value: float, stderr: float, **settings: Any) -> E
     largest = float(values.max()) / total if total > 0.0 else None
     notes = []
     if value == 0.0:
-        notes.append("geometric complexity is 0: the features do not depend on the inputs")
+        notes.append("geometric complexity is 0: the features have no derivative in the inputs but 0")
     if largest is not None and largest > LARGEST_SHARE_LIMIT and len(values) >= _WARN_SAMPLES:
         notes.append(f"one example carries {largest:.1%} of geometric complexity: the interval may be too short")
     return Estimate(

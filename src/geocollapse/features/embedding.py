@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from geocollapse.batches import Inputs
 from geocollapse.borrow import borrowed
 from geocollapse.entry import run_model
+from geocollapse.features.failing import forward_pass
 from geocollapse.features.layer import Layer
 from geocollapse.outputs import main_output, part_names
 
@@ -19,10 +21,14 @@ _HIDDEN = "last_hidden_state"  # what an encoder of transformers gives, by that 
 
 @dataclass(frozen=True)
 class Embedding:
-    """Where a model is split: the layer taken as its embedding, and the linear classifier behind it, if any."""
+    """Where a model is split: the layer taken as its embedding, and the linear classifier behind it, if any.
+
+    ``alike``: where the model's own output is taken, the linear layers whose output has its shape, the last first.
+    """
 
     layer: Layer
     classifier: str | None
+    alike: tuple[str, ...] = ()
 
     def head_of(self, model: nn.Module) -> tuple[Tensor, Tensor | None] | None:
         """Weight (C, p) and bias (C,) of the classifier."""
@@ -51,28 +57,26 @@ def find_embedding(
         classifier: the name of the linear classifier, or None to look for it.
 
     Raises:
-        ValueError: an unknown name, a classifier without a weight matrix, or no embedding to be found (the candidates
-            are listed).
+        ValueError: an unknown name, a classifier without a weight matrix, no embedding to be found (the candidates are
+            listed), layers that hooks do not reach, or a forward pass that fails.
     """
-    if classifier is not None:
-        classifier = _find_classifier(model, classifier)
-    found, candidates, output = (classifier, [], None) if classifier and layer else _trace(model, inputs)
-    name = classifier or found
+    if isinstance(model, torch.jit.ScriptModule) and layer != "":
+        raise ValueError(
+            f"layer: expected '' for a {type(model).__name__}, whose layers run out of reach, got {layer!r}; "
+            f"do layer='', which measures its own output, or pass the module that it was made from"
+        )
+    named = None if classifier is None else _find_classifier(model, classifier)
+    trace = _trace(model, inputs)
+    name = named or trace.classifier
     if layer is not None:
         return Embedding(Layer.find(model, layer), name)
     if name is not None:
         return Embedding(Layer(name, "in"), name)
-    if isinstance(output, Tensor) and output.ndim == 2:
-        return Embedding(Layer(""), None)
-    if _HIDDEN in part_names(output):
+    if isinstance(trace.output, Tensor) and trace.output.ndim == 2:
+        return Embedding(Layer(""), None, trace.alike)
+    if _HIDDEN in part_names(trace.output):
         return Embedding(Layer("", part=_HIDDEN), None)
-    got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    named = [f"[{name}]" for name in part_names(output)] + [str(Layer(name, "in")) for name in candidates[-5:]]
-    listed = ", ".join(map(repr, named)) or "none"
-    raise ValueError(
-        f"layer: expected a linear classifier whose output is the model's, or an output of shape (n, p), got {got}; "
-        f"do name the embedding with layer=, candidates: {listed}"
-    )
+    raise _not_found(trace)
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,42 @@ class _Ran:
         return is_alike and torch.equal(self.output.reshape(output.shape).to(output.dtype), output)
 
 
-def _trace(model: nn.Module, inputs: Inputs) -> tuple[str | None, list[str], Any]:
-    """Run the model once: the linear layer whose output is the model's, all linear layers that ran, the output."""
+@dataclass(frozen=True)
+class _Trace:
+    """One forward pass: the linear layers that ran, in their order, and the model's output."""
+
+    ran: tuple[_Ran, ...]
+    output: Any
+
+    @property
+    def classifier(self) -> str | None:
+        """The linear layer whose output is the model's."""
+        main = main_output(self.output)
+        if not isinstance(main, Tensor):
+            return None
+        found = [layer.name for layer in self.ran if layer.gave(main)]
+        found = found or [layer.name for layer in self.ran if layer.equals(main)]
+        return found[-1] if found else None
+
+    @property
+    def alike(self) -> tuple[str, ...]:
+        """The linear layers whose output has the shape (n, C) of the model's, the last first."""
+        return self._of_shape(lambda z, main: z.flatten(1).shape == main.shape)
+
+    @property
+    def at_positions(self) -> tuple[str, ...]:
+        """The linear layers that give, at every position of a sequence, as many columns as the model for all of it."""
+        return self._of_shape(lambda z, main: z.ndim == 3 and z.shape[::2] == main.shape)
+
+    def _of_shape(self, fits: Callable[[Tensor, Tensor], bool]) -> tuple[str, ...]:
+        main = main_output(self.output)
+        if not isinstance(main, Tensor) or main.ndim != 2:
+            return ()
+        return tuple(dict.fromkeys(layer.name for layer in reversed(self.ran) if fits(layer.output, main)))
+
+
+def _trace(model: nn.Module, inputs: Inputs) -> _Trace:
+    """Run the model once."""
     ran: list[_Ran] = []
 
     def remember(name: str) -> Any:
@@ -105,15 +143,27 @@ def _trace(model: nn.Module, inputs: Inputs) -> tuple[str | None, list[str], Any
         module.register_forward_hook(remember(name)) for name, module in model.named_modules() if is_linear(module)
     ]
     try:
-        with borrowed(model), torch.no_grad():
+        with borrowed(model), torch.no_grad(), forward_pass(inputs):
             output = run_model(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
-    main = main_output(output)
-    found = [layer.name for layer in ran if isinstance(main, Tensor) and layer.gave(main)]
-    found = found or [layer.name for layer in ran if isinstance(main, Tensor) and layer.equals(main)]
-    return (found[-1] if found else None), [layer.name for layer in ran], output
+    return _Trace(tuple(ran), output)
+
+
+def _not_found(trace: _Trace) -> ValueError:
+    output = trace.output
+    got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    names = [f"[{name}]" for name in part_names(output)] + [str(Layer(ran.name, "in")) for ran in trace.ran[-5:]]
+    listed = ", ".join(map(repr, names)) or "none"
+    remedy = f"do name the embedding with layer=, candidates: {listed}"
+    if trace.at_positions:  # a classifier of sequences that keeps one position of its output
+        head = Layer(trace.at_positions[0])
+        remedy = f"do layer='{head}:in' with pool='last' and classifier='{head}', or one of {listed}"
+    return ValueError(
+        f"layer: expected a linear classifier whose output is the model's, or an output of shape (n, p), got {got}; "
+        f"{remedy}"
+    )
 
 
 def is_linear(module: nn.Module) -> bool:

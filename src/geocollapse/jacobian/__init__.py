@@ -2,7 +2,7 @@
 
 The files, in the order they build on each other: ends (what goes into a map and comes out), norms (what is measured),
 reverse (vector-Jacobian products), forward (Jacobian-vector products), tangents (the same with a graph behind them),
-masked (sampled entries), memory (what fits), plan (the estimators).
+masked (sampled entries), memory (what fits), checks (what is no norm), plan (the estimators).
 """
 
 from geocollapse.jacobian.ends import Enter as Enter

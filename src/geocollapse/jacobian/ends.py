@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geocollapse.probes import accumulation_dtype
+
 Map = Callable[[Tensor], Tensor]
 Take = Callable[[Tensor], tuple[list[Tensor], Any]]  # x to the features (n, p) of each layer, and the output
 Enter = Callable[[Any], tuple[Take, Tensor]]  # inputs to the map of these examples, and the x that it starts from
@@ -56,7 +58,11 @@ def flatten_features(output: object, n_examples: int) -> Tensor:
 
 
 def channel_scale(std: Tensor | None, x: Tensor) -> Tensor:
-    """The input scale, shaped to broadcast over the channels (dimension 1) of ``x``; 1 where none is known."""
+    """The input scale in float64, to broadcast over the channels (dimension 1) of ``x``; 1 where none is known.
+
+    Rounded to a half precision of ``x`` it would move every norm the same way.
+    """
+    dtype = accumulation_dtype(x.device)
     if std is None:
-        return torch.ones((), dtype=x.dtype, device=x.device)
-    return std.to(x).reshape(1, -1, *[1] * (x.ndim - 2))
+        return torch.ones((), dtype=dtype, device=x.device)
+    return std.to(device=x.device, dtype=dtype).reshape(1, -1, *[1] * (x.ndim - 2))

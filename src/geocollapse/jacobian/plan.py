@@ -15,6 +15,7 @@ from geocollapse import probes
 from geocollapse.borrow import borrowed, check_independent
 from geocollapse.estimate import check_finite
 from geocollapse.independence import check_rows_independent
+from geocollapse.jacobian.checks import check_terms
 from geocollapse.jacobian.ends import Map, Take, channel_scale, check_floating, flatten_features, track, unshared
 from geocollapse.jacobian.forward import push_forward
 from geocollapse.jacobian.masked import masked_entries
@@ -180,6 +181,7 @@ class ProbePlan:
                     terms.append(self._exact(take, layer, z, leaf, more)[None])
                 else:
                     terms.append(self._terms(layer, z, leaf, indices, n_probes, n_counted, more))
+        check_terms(terms, take, x, features, indices)
         norms = [self._norms(row, n_counted, z, leaf) for row, z in zip(terms, features, strict=True)]
         return Probed([z.detach() for z in features], output, terms, norms, seconds)
 
@@ -206,8 +208,11 @@ class ProbePlan:
             vectors = probes.aligned(self.seed, places, n_probes, self.bases[layer])
         else:
             vectors = _OUTPUT_PROBES[self.estimator](self.seed, places, n_probes, n_features)
+        scale = 1.0
+        if self.estimator == "outputs":  # sqrt(p) e_j: rounded to half precision, sqrt(p) would scale every term
+            vectors, scale = vectors != 0, float(n_features)
         gradients = pull_back(features, leaf, vectors.unbind(1), keep_graph=keep_graph)
-        return torch.stack([self._squares(gradient) for gradient in gradients])
+        return scale * torch.stack([self._squares(gradient) for gradient in gradients])
 
     def _norms(self, terms: Tensor, n_counted: int | None, features: Tensor, leaf: Tensor) -> SquaredNorms:
         if self.estimator == "exact" or not features.requires_grad:
@@ -235,6 +240,7 @@ class ProbePlan:
         for layer in range(len(features)):
             rows = [torch.stack([sum_of_squares(sweep[layer]) for sweep in kind]) for kind in tangents]
             terms.append(torch.stack(rows, dim=1))
+        check_terms(terms, take, x, features, indices)
         return Probed(features, output, terms, [mean_of_probes(row, n_counted) for row in terms], 0.0)
 
     def _exact(self, take: Take, layer: int, features: Tensor, leaf: Tensor, keep_graph: bool) -> Tensor:
@@ -254,7 +260,7 @@ class ProbePlan:
         total = torch.zeros(n_rows, len(x), dtype=probes.accumulation_dtype(x.device), device=x.device)
         for coordinate, vector in enumerate(unit_vectors(x[0].numel(), x)):
             squares = sum_of_squares(push_forward(take, x, vector.view_as(x[0]).expand_as(x))[2][layer])
-            total += torch.stack([squares, squares / scale[coordinate].to(squares.dtype) ** 2])[:n_rows]
+            total += torch.stack([squares, squares / scale[coordinate] ** 2])[:n_rows]
         return total
 
     def _masked(self, features: Tensor, leaf: Tensor, indices: Tensor, n_entries: int, keep_graph: bool) -> Tensor:
@@ -266,7 +272,7 @@ class ProbePlan:
         if self.input_std is None:
             return squares.mT[:, None]
         scale = channel_scale(self.input_std, leaf).expand_as(leaf[:1]).flatten()[inputs]
-        return torch.stack([squares.mT, (squares / scale.to(squares.dtype) ** 2).mT], dim=1)
+        return torch.stack([squares.mT, (squares / scale**2).mT], dim=1)
 
     def _squares(self, gradient: Tensor) -> Tensor:
         """Squared norm of each example's gradient, plain and in units of the input scale: (1 or 2, n)."""
@@ -294,7 +300,8 @@ def _principal_directions(features: Tensor) -> Tensor:
     """The leading eigenvectors (p, k) of the covariance of ``features`` (n, p), without forming it."""
     centred = (features - features.mean(dim=0)).to(probes.accumulation_dtype(features.device))
     directions = torch.linalg.svd(centred, full_matrices=False).Vh[:_ALIGNED_DIRECTIONS]
-    return directions.mT.to(features.dtype)
+    # in half precision the directions would have other lengths than 1
+    return directions.mT.to(torch.promote_types(features.dtype, torch.float32))
 
 
 def _check_features(features: list[Tensor]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from geocollapse.batches import Batch, MapExamples, StreamExamples, move
 from geocollapse.borrow import device_of
 from geocollapse.complexity import complexity_so_far, estimate_settings
-from geocollapse.features import CallableMap, FeatureMap
+from geocollapse.features import CallableMap, FeatureMap, forward_pass
 from geocollapse.jacobian import ProbePlan, SquaredNorms
 from geocollapse.measurement.store import RowStore
 from geocollapse.processes import shards, share
@@ -102,12 +102,13 @@ def _forward(
 ) -> tuple[list[Tensor], Any]:
     """Features of each layer and the output of one batch, which is probed if it is wanted."""
     inputs = move(batch.inputs, model)
-    if probing.wants(batch):
-        probed = probing.probe(feature_map.enter, inputs, batch)
-        return probed.features, probed.output
-    with torch.no_grad():
-        take, x = feature_map.enter(inputs)
-        return take(x)
+    with forward_pass(inputs):  # a later batch may hold longer texts than the first
+        if probing.wants(batch):
+            probed = probing.probe(feature_map.enter, inputs, batch)
+            return probed.features, probed.output
+        with torch.no_grad():
+            take, x = feature_map.enter(inputs)
+            return take(x)
 
 
 def _exchange(

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
 from geocollapse.batches import Inputs, MapExamples, StreamExamples, as_examples, check_shared, move, rows_of
-from geocollapse.borrow import borrowed, check_independent, device_of, dtype_of, uncompiled_name
-from geocollapse.complexity import estimate_settings
+from geocollapse.borrow import borrowed, check_independent
 from geocollapse.entry import enter, find_input_layer
-from geocollapse.features import CallableMap, Embedding, FeatureMap, Layer, Pool, check_autocast, find_embedding
+from geocollapse.features import (
+    CallableMap,
+    Embedding,
+    FeatureMap,
+    Layer,
+    Pool,
+    check_autocast,
+    find_embedding,
+    forward_pass,
+)
 from geocollapse.independence import check_rows_independent
 from geocollapse.jacobian import Estimator, Map, ProbePlan, check_estimator, push_forward
-from geocollapse.measurement.kept import Context, KeptLayer, accuracy_of
+from geocollapse.measurement.classifier import head_at, outputs_of_classes
+from geocollapse.measurement.context import Pass, of_dataset
+from geocollapse.measurement.kept import KeptLayer
 from geocollapse.measurement.layer import measure_layer
-from geocollapse.measurement.reading import Reading, read_once
+from geocollapse.measurement.reading import read_once
 from geocollapse.measurement.result import Measurement
 from geocollapse.measurement.saved import read_features
 from geocollapse.processes import failing_together, unwrapped
-from geocollapse.provenance import provenance
-from geocollapse.sampling import ProbeSchedule, bounded_by_memory, fitted_plan, known_classes, schedule_probes
+from geocollapse.sampling import bounded_by_memory, fitted_plan, schedule_probes
 from geocollapse.stopping import StoppingRule
-
-_MAX_COVARIANCE_INPUTS = 1024  # input coordinates up to which the input covariance of each class is looked at
-_NO_HEAD = "the model has no linear classifier behind its output"
 
 
 def measure(
@@ -100,11 +104,13 @@ def measure(
 
     Raises:
         TypeError, ValueError: integer inputs and no layer that embeds them, labels that are not integers, an unknown
-            layer (the nearest names are listed), an ambiguous embedding (the candidates are listed), NaN features, one
-            class only, an empty loader, contradictory stopping arguments, a memory limit too small for one example;
-            with several processes a stream, ``max_seconds``, or other data, settings or weights in one of them.
+            layer (the nearest names are listed), an ambiguous embedding (the candidates are listed), NaN features,
+            gradients that overflow, one class only, an empty loader, contradictory stopping arguments, a memory limit
+            too small for one example, a forward pass in which the model raises; with several processes a stream,
+            ``max_seconds``, or other data, settings or weights in one of them.
         RuntimeError: a model that mixes the examples of a batch even in evaluation mode, or draws at random; names the
-            module. Seen from two examples, which go forward three times.
+            module. Seen from two examples, which go forward three times. Also features that move with the inputs and
+            have no gradients (``torch.no_grad``, ``.detach()`` inside the model).
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -124,8 +130,11 @@ def measure(
         pair = move(examples.peek(2), model)
         first = rows_of(pair, slice(1))
         feature_map, embedding = _feature_map(model, first, layer, classifier, pool, input_layer)
-        feature_map.class_outputs, feature_map.autocast = _of_dataset(examples, "class_outputs"), autocast
-        check_rows_independent(feature_map.enter, pair, module, dtype=autocast)
+        names = class_names if class_names is not None else of_dataset(examples, "classes")
+        given, feature_map.autocast = of_dataset(examples, "class_outputs"), autocast
+        feature_map.class_outputs, about_outputs = outputs_of_classes(model, embedding, names, given)
+        with forward_pass(pair):
+            check_rows_independent(feature_map.enter, pair, module, dtype=autocast)
         if memory_limit is not None:
             examples = bounded_by_memory(examples, feature_map.enter, first, memory_limit)
         chosen = estimator or _default_estimator(feature_map, first)
@@ -134,14 +143,19 @@ def measure(
         plan = fitted_plan(plan, feature_map.enter, examples, model)
         check_shared(examples, module, (rule, chosen, n_probes, seed, tuple(map(str, feature_map.layers))))
         reading = read_once(model, feature_map, examples, schedule, plan, rule, progress=progress)
-    names = class_names if class_names is not None else _of_dataset(examples, "classes")
-    context = _context(model, feature_map, reading, examples, names, embedding, plan, schedule, rule)
-    heads = [_head_at(layer, feature_map, embedding, is_named=classifier is not None) for layer in feature_map.layers]
-    kept = [
-        KeptLayer(str(layer), taken.features, taken.norms, head, context)
-        for layer, taken, head in zip(feature_map.layers, reading.layers, heads, strict=True)
-    ]
-    return Measurement(tuple(measure_layer(layer) for layer in kept))
+    done = Pass(
+        model=model,
+        feature_map=feature_map,
+        embedding=embedding,
+        examples=examples,
+        class_names=names,
+        about_outputs=about_outputs,
+        plan=plan,
+        schedule=schedule,
+        rule=rule,
+        reading=reading,
+    )
+    return Measurement(tuple(map(measure_layer, _kept_layers(done, is_named=classifier is not None))))
 
 
 def measure_features(path: str | Path, *, device: torch.device | str = "cpu") -> Measurement:
@@ -185,7 +199,8 @@ def _feature_map(
         if len(set(names)) < len(names):
             raise ValueError(f"layer: expected different layers, got {names}; do name each once")
         found = find_input_layer(model, first, input_layer)
-        enter(model, first, found)  # refuses inputs without a Jacobian before anything is looked for
+        with forward_pass(first):
+            enter(model, first, found)  # refuses inputs without a Jacobian before anything is looked for
         embedding = find_embedding(model, first, layer=names[0], classifier=classifier)
         others = [Layer.find(model, name) for name in names[1:] if name is not None]
         return FeatureMap(model, [embedding.layer, *others], pool, found), embedding
@@ -197,6 +212,16 @@ def _feature_map(
                 f"do pass the module"
             )
     return CallableMap(model), None
+
+
+def _kept_layers(done: Pass, *, is_named: bool) -> list[KeptLayer]:
+    """What is kept of each layer; the caller may have named the classifier that they feed."""
+    context, layers = done.context(), done.feature_map.layers
+    heads = [head_at(layer, done.feature_map, done.embedding, is_named=is_named) for layer in layers]
+    return [
+        KeptLayer(str(layer), taken.features, taken.norms, head, context)
+        for layer, taken, head in zip(layers, done.reading.layers, heads, strict=True)
+    ]
 
 
 def _default_estimator(feature_map: FeatureMap | CallableMap, first: Inputs) -> Estimator:
@@ -211,87 +236,6 @@ def _default_estimator(feature_map: FeatureMap | CallableMap, first: Inputs) -> 
     return "input"
 
 
-def _head_at(
-    layer: Layer, feature_map: FeatureMap | CallableMap, embedding: Embedding | None, *, is_named: bool
-) -> tuple[Tensor, Tensor | None] | str:
-    """Weight and bias of the classifier that ``layer`` feeds, or the reason why there is none.
-
-    A layer of the classifier's width need not be what feeds it: the caller says so by naming the classifier.
-    """
-    if embedding is None or embedding.classifier is None or isinstance(feature_map, CallableMap):
-        return _NO_HEAD
-    feeds = Layer(embedding.classifier, "in")
-    if layer != feeds and not is_named:
-        return f"the classifier is fed by {str(feeds)!r}, not by this layer"
-    head, rows = embedding.head_of(feature_map.model), feature_map.class_outputs
-    if head is None:
-        return f"{embedding.classifier!r} has no weight matrix"
-    weight, bias = head
-    return head if rows is None else (weight[rows], None if bias is None else bias[rows])
-
-
-def _context(
-    model: Any,
-    feature_map: FeatureMap | CallableMap,
-    reading: Reading,
-    examples: MapExamples | StreamExamples,
-    class_names: Sequence[str] | None,
-    embedding: Embedding | None,
-    plan: ProbePlan,
-    schedule: ProbeSchedule,
-    rule: StoppingRule,
-) -> Context:
-    has_head = embedding is not None and embedding.classifier is not None
-    logits = reading.output if has_head else None
-    accuracy: float | None
-    notes: tuple[str, ...]
-    if logits is None:
-        missing = "the model's output is not one matrix (n, C)" if has_head else _NO_HEAD
-        accuracy, notes = None, (f"accuracy: {missing}",)
-    else:
-        accuracy, notes = accuracy_of(logits, reading.labels, class_names)
-        if feature_map.class_outputs is not None:
-            notes += (f"accuracy: among the {logits.shape[1]} outputs that are classes",)
-    notes += (*(_of_dataset(examples, "notes") or ()), *feature_map.notes)
-    if feature_map.input_layer is not None:
-        notes += (f"gc_pixel: not defined for the output of {feature_map.input_layer!r}, which has no pixels",)
-    elif plan.input_std is None:
-        notes += ("gc_pixel: the scale of the inputs is not known; do input_std= with the channels' deviations",)
-    lambda_max, why = _input_covariance_lambda_max(examples, reading)
-    n_population = len(examples) if isinstance(examples, MapExamples) else len(reading.labels)
-    if len(reading.labels) < n_population:
-        notes += (f"interrupted: all measures are of {len(reading.labels)} of {n_population} examples",)
-    return Context(
-        labels=reading.labels,
-        ids=reading.indices,
-        logits=logits,
-        probed=torch.searchsorted(reading.indices, reading.probed),
-        n_population=n_population,
-        class_counts=_class_counts(examples, reading, n_population),
-        is_stratified=isinstance(examples, MapExamples) and examples.labels is not None,
-        settings=estimate_settings(plan, schedule, rule),
-        rule=rule,
-        ending=reading.ending,
-        class_names=class_names,
-        accuracy=accuracy,
-        split=_of_dataset(examples, "split"),
-        lambda_max=lambda_max,
-        preprocessing=_preprocessing(examples, plan.input_std, feature_map),
-        provenance=provenance(seed=plan.seed, device=device_of(model) or "cpu"),
-        warnings=(*notes, *why),
-    )
-
-
-def _class_counts(examples: MapExamples | StreamExamples, reading: Reading, n_population: int) -> Mapping[int, float]:
-    """Examples of each class in the data set; infinity where a pass that was cut short could not tell."""
-    classes, counts = reading.labels.unique(return_counts=True)
-    known = dict(zip(classes.tolist(), map(float, counts.tolist()), strict=True))
-    if len(reading.labels) == n_population:
-        return known
-    whole = known_classes(examples, reading.indices)[1]
-    return {label: whole.get(label, math.inf) for label in known}
-
-
 def _input_std(
     given: Sequence[float] | float | None,
     examples: MapExamples | StreamExamples,
@@ -304,7 +248,7 @@ def _input_std(
             f"input_std: expected None for Jacobians with respect to {feature_map.input_layer!r}, got {given}; "
             f"do leave it out"
         )
-    values = given if given is not None else _of_dataset(examples, "std")
+    values = given if given is not None else of_dataset(examples, "std")
     if values is None or feature_map.input_layer is not None:
         return None
     x = feature_map.enter(first)[1]
@@ -316,52 +260,3 @@ def _input_std(
             f"do input_std=[...] with the deviations the inputs were divided by"
         )
     return std
-
-
-def _of_dataset(examples: MapExamples | StreamExamples, name: str) -> Any:
-    """An attribute that the data set carries (``classes``, ``std``, ``split``), or None."""
-    if isinstance(examples, StreamExamples):
-        return None
-    value = getattr(examples.dataset, name, None)
-    return None if callable(value) else value
-
-
-def _preprocessing(
-    examples: MapExamples | StreamExamples, std: Tensor | None, feature_map: FeatureMap | CallableMap
-) -> Mapping[str, Any]:
-    mean = _of_dataset(examples, "mean")
-    return {
-        **(_of_dataset(examples, "preprocessing") or {}),
-        "mean": None if mean is None else torch.as_tensor(mean, dtype=torch.float64).flatten().tolist(),
-        "std": None if std is None else std.tolist(),
-        "mode": "evaluation",
-        "input_layer": feature_map.input_layer and uncompiled_name(feature_map.input_layer),
-        "pool": feature_map.pool,
-        "dtype": _name_of(dtype_of(getattr(feature_map, "model", None))),
-        "autocast": _name_of(feature_map.autocast),
-    }
-
-
-def _name_of(dtype: torch.dtype | None) -> str | None:
-    return None if dtype is None else str(dtype).removeprefix("torch.")
-
-
-def _input_covariance_lambda_max(
-    examples: MapExamples | StreamExamples, reading: Reading
-) -> tuple[float | None, tuple[str, ...]]:
-    """max_i lambda_max(Cov_input(Q_i)), a lower bound on the Poincare constant that does not use f (definitions 3)."""
-    dataset = examples.dataset if isinstance(examples, MapExamples) else None
-    if not isinstance(dataset, TensorDataset) or not dataset.tensors[0].is_floating_point():
-        return None, ("input_covariance_lambda_max: looked at only for inputs in memory",)
-    inputs = dataset.tensors[0]
-    if inputs[0].numel() > _MAX_COVARIANCE_INPUTS:
-        why = f"input_covariance_lambda_max: looked at only up to {_MAX_COVARIANCE_INPUTS} input coordinates"
-        return None, (why,)
-    rows = inputs[reading.indices.to(inputs.device)].flatten(1).cpu().double()
-    largest = []
-    for label in reading.labels.unique():
-        x = rows[reading.labels == label]
-        x = x - x.mean(dim=0)
-        gram = x.T @ x if len(x) > x.shape[1] else x @ x.T  # both have the largest eigenvalue
-        largest.append(float(torch.linalg.eigvalsh(gram)[-1]) / len(x))
-    return max(largest), ()

@@ -95,7 +95,17 @@ def parse_model(spec: str) -> tuple[str, str | None]:
 
 def _made(spec: str, model_args: Mapping[str, Any]) -> nn.Module:
     """What a factory makes."""
-    model = _factory(spec)(**model_args)
+    factory = _factory(spec)
+    try:
+        model = factory(**model_args)
+    except MemoryError:
+        raise
+    except Exception as error:  # a factory is code of others, which may raise anything
+        reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+        raise ValueError(
+            f"model: expected {spec} to make a model of {dict(model_args) or 'no arguments'}, got {reason}; "
+            f"do check the factory, or its arguments (--model-arg KEY=VALUE)"
+        ) from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: expected a factory that returns a Module, got {type(model).__name__} from {spec!r}")
     return model

@@ -1,0 +1,54 @@
+"""A forward pass that fails: whose error it is, and for which inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from traceback import walk_tb
+
+import torch
+from torch import Tensor, nn
+
+from geocollapse.batches import Inputs
+
+
+@contextmanager
+def forward_pass(inputs: Inputs) -> Iterator[None]:
+    """Inside, an error of the model's own becomes one that says so, and names the shape of ``inputs``.
+
+    Raises:
+        ValueError: the model raised, whatever it was; memory that is used up stays what it is.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a model is code of others, which may raise anything
+        if not _is_of_a_module(error):
+            raise
+        reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+        raise ValueError(
+            f"model: expected a forward pass of inputs of shape {_shape(inputs)}, got {reason.rstrip('.')}; "
+            f"do check {_settings(inputs)}"
+        ) from error
+
+
+def _is_of_a_module(error: Exception) -> bool:
+    """Whether it was raised in the call of a module, and not by this package (its models, its hooks) in there."""
+    names = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    ours = max(place for place, name in enumerate(names) if name.startswith("geocollapse."))
+    return nn.Module.__module__ in names[ours:]
+
+
+def _shape(inputs: Inputs) -> str:
+    if isinstance(inputs, Mapping):
+        return ", ".join(f"{tuple(tensor.shape)} of {name}" for name, tensor in inputs.items())
+    return str(tuple(inputs.shape))
+
+
+def _settings(inputs: Inputs) -> str:
+    if isinstance(inputs, Tensor) and inputs.ndim == 4:
+        return "that the model takes images, and their size (--image-size, or --model-arg img_size=...)"
+    if isinstance(inputs, Mapping) or not inputs.is_floating_point():
+        return "that the model takes these inputs alone, and the number of tokens (--max-length)"
+    return "the shape that the model takes"

@@ -1,0 +1,51 @@
+"""What is no squared norm: an overflow, and the 0 of a map whose gradients were cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from geocollapse.jacobian.ends import Take, track
+
+
+def check_terms(terms: Sequence[Tensor], take: Take, x: Tensor, features: Sequence[Tensor], indices: Tensor) -> None:
+    """Refuse single probes' estimates (probes, 1 or 2, n) of each layer that say nothing about its Jacobian.
+
+    Raises:
+        ValueError: NaN or an infinity, of features that are finite themselves.
+        RuntimeError: zeros of features that move with ``x`` and have no gradients.
+    """
+    for layer, (found, z) in enumerate(zip(terms, features, strict=True)):
+        is_finite = torch.isfinite(found).flatten(0, -2).all(dim=0)
+        if not bool(is_finite.all()):
+            raise _overflow(is_finite, indices)
+        if not bool(found.any()) and found.numel() and _is_cut(take, x, layer, z):
+            place = "" if len(terms) == 1 else f" to layer {layer + 1} of {len(terms)}"
+            raise RuntimeError(
+                f"layer: expected a path of gradients from the inputs{place}, got features that move with the inputs "
+                f"and torch.no_grad or .detach() inside the forward pass; do remove it, or name an earlier layer"
+            )
+
+
+def _overflow(is_finite: Tensor, indices: Tensor) -> ValueError:
+    rows = (~is_finite).nonzero().flatten()
+    first = int(indices[rows[0].to(indices.device)])
+    return ValueError(
+        f"features: expected finite Jacobians, got NaN or infinity in {len(rows)} of {len(is_finite)} examples (first "
+        f"in example {first}); do float32, or bfloat16 autocast, where float16 overflows, or drop these examples"
+    )
+
+
+def _is_cut(take: Take, x: Tensor, layer: int, features: Tensor) -> bool:
+    """Whether features without gradients are no constants: whether they move where ``x`` does."""
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    with torch.enable_grad():
+        leaf = track(x + torch.finfo(x.dtype).eps ** 0.5 * x.abs().max().clamp(min=1e-3) * noise)
+        moved = take(leaf)[0][layer]
+        if torch.equal(moved.detach(), features.detach()):
+            return False
+        if not moved.requires_grad:
+            return True
+        return torch.autograd.grad(moved.sum(), leaf, allow_unused=True)[0] is None

@@ -1,0 +1,104 @@
+"""The classifier behind the features: which of its outputs each class is, how often it is right, its weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geocollapse.features import CallableMap, Embedding, FeatureMap, Layer
+from geocollapse.measurement.kept import Head, accuracy_of
+
+_GENERIC = re.compile(r"LABEL_\d+")  # what transformers calls an output without a name
+_SHOWN = 3
+_NONE = "no linear layer gives the model's output unchanged"
+
+
+def outputs_of_classes(
+    model: Any, embedding: Embedding | None, class_names: Sequence[str] | None, given: Tensor | None
+) -> tuple[Tensor | None, tuple[str, ...]]:
+    """Which of the classifier's outputs each class is, (C,) or None for all in their order; and notes on that.
+
+    As the data set says (``given``); else by name where the model's configuration and the data name the same classes.
+    """
+    if given is not None:
+        return given, (f"accuracy: among the {len(given)} outputs that are classes",)
+    own = _output_names(model, embedding)
+    if own is None or class_names is None:
+        return None, ()
+    there, wanted = ([str(name).strip().casefold() for name in names] for names in (own, class_names))
+    if there == wanted or not set(there) & set(wanted):
+        return None, ()
+    if len(there) == len(wanted) == len(set(there)) and set(there) == set(wanted):
+        note = f"accuracy: outputs are matched to classes by name, the model's are in another order ({_some(own)})"
+        return torch.tensor([there.index(name) for name in wanted]), (note,)
+    note = f"accuracy: class names differ, the model's are {_some(own)}, the data's {_some(class_names)}"
+    return None, (f"{note}; they are matched by number",)
+
+
+def accuracy(
+    embedding: Embedding | None,
+    output: Tensor | None,
+    labels: Tensor,
+    class_names: Sequence[str] | None,
+    about_outputs: tuple[str, ...],
+) -> tuple[float | None, tuple[str, ...]]:
+    """Share of the examples that the classifier gets right, or None and why, with ``about_outputs``."""
+    if embedding is None or embedding.classifier is None:
+        return None, (f"accuracy: {_no_classifier(embedding)}", *_own_output(embedding))
+    if output is None:
+        return None, ("accuracy: the model's output is not one matrix (n, C)",)
+    found, notes = accuracy_of(output, labels, class_names)
+    return found, (*notes, *about_outputs)
+
+
+def head_at(
+    layer: Layer, feature_map: FeatureMap | CallableMap, embedding: Embedding | None, *, is_named: bool
+) -> Head:
+    """Weight and bias of the classifier that ``layer`` feeds, or the reason why there is none.
+
+    A layer of the classifier's width need not be what feeds it: the caller says so by naming the classifier.
+    """
+    if embedding is None or embedding.classifier is None or isinstance(feature_map, CallableMap):
+        return _no_classifier(embedding)
+    feeds = Layer(embedding.classifier, "in")
+    if layer != feeds and not is_named:
+        return f"the classifier is fed by {str(feeds)!r}, not by this layer"
+    head, rows = embedding.head_of(feature_map.model), feature_map.class_outputs
+    if head is None:
+        return f"{embedding.classifier!r} has no weight matrix"
+    weight, bias = head
+    return head if rows is None else (weight[rows], None if bias is None else bias[rows])
+
+
+def _output_names(model: Any, embedding: Embedding | None) -> list[str] | None:
+    """What the configuration of a transformers classifier calls its outputs; None where that says nothing."""
+    names = getattr(getattr(model, "config", None), "id2label", None)
+    if embedding is None or embedding.classifier is None or not isinstance(names, dict):
+        return None
+    head = embedding.head_of(model)
+    if set(names) != set(range(len(names))) or (head is not None and len(head[0]) != len(names)):
+        return None
+    own = [str(names[output]) for output in range(len(names))]
+    return None if all(map(_GENERIC.fullmatch, own)) else own
+
+
+def _no_classifier(embedding: Embedding | None) -> str:
+    return "of a callable no classifier is known" if embedding is None else _NONE
+
+
+def _own_output(embedding: Embedding | None) -> tuple[str, ...]:
+    """A note where the model's own output is measured, and might be a classifier's."""
+    if embedding is None or not embedding.alike:
+        return ()
+    names = " or ".join(f"classifier='{Layer(name)}'" for name in embedding.alike[:_SHOWN])
+    own = "layer: the model's own output is measured, which no linear layer gives unchanged"
+    return (f"{own}; if it is a classifier, do {names}",)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(map(str, names[:_SHOWN]))
+    return shown if len(names) <= _SHOWN else f"{shown}, ..."
