@@ -16,7 +16,7 @@ from geocollapse.borrow import borrowed, check_independent, device_of, dtype_of,
 from geocollapse.complexity import estimate_settings
 from geocollapse.entry import enter, find_input_layer
 from geocollapse.features import CallableMap, Embedding, FeatureMap, Layer, Pool, check_autocast, find_embedding
-from geocollapse.independence import check_rows_independent
+from geocollapse.independence import check_padding, check_rows_independent
 from geocollapse.jacobian import Estimator, Map, ProbePlan, check_estimator, push_forward
 from geocollapse.measurement.kept import Context, KeptLayer, accuracy_of
 from geocollapse.measurement.layer import measure_layer
@@ -104,7 +104,7 @@ def measure(
             class only, an empty loader, contradictory stopping arguments, a memory limit too small for one example;
             with several processes a stream, ``max_seconds``, or other data, settings or weights in one of them.
         RuntimeError: a model that mixes the examples of a batch even in evaluation mode, or draws at random; names the
-            module. Seen from two examples, which go forward three times.
+            module. Seen from two examples, which go forward three times. Features of texts that move with padding.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -126,6 +126,7 @@ def measure(
         feature_map, embedding = _feature_map(model, first, layer, classifier, pool, input_layer)
         feature_map.class_outputs, feature_map.autocast = _of_dataset(examples, "class_outputs"), autocast
         check_rows_independent(feature_map.enter, pair, module, dtype=autocast)
+        check_padding(feature_map.enter, pair, module, dtype=autocast)
         if memory_limit is not None:
             examples = bounded_by_memory(examples, feature_map.enter, first, memory_limit)
         chosen = estimator or _default_estimator(feature_map, first)
