@@ -51,6 +51,54 @@ def test_everything_is_handed_back(fails):
     assert model[3].calls is calls
 
 
+class Queue(nn.Module):
+    """Keeps a mean from its first batch on, a queue of changing length, and buffers that come with a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", None)
+        self.register_buffer("queue", torch.arange(2.0))
+        self.register_buffer("grown", torch.arange(3.0))
+        self.register_buffer("passing", torch.zeros(1), persistent=False)
+
+    def forward(self, x):
+        self.mean = x.mean(dim=0) if self.mean is None else self.mean
+        self.queue.data = torch.cat([self.queue, x[:, 0]])
+        self.grown.resize_(7).fill_(1.0)
+        self.register_buffer("last", x, persistent=False)
+        self.register_buffer("kept", x)
+        self.register_buffer("passing", x)
+        return x - self.mean
+
+
+def test_buffers_that_come_or_grow_are_handed_back():
+    model = nn.Sequential(nn.Linear(2, 2), Queue())
+    queue, place = model[1].queue, model[1].queue.data_ptr()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with borrowed(model):
+        model(torch.randn(4, 2))
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert model[1].mean is None
+    assert list(model[1]._buffers) == ["mean", "queue", "grown", "passing"]
+    assert model[1]._non_persistent_buffers_set == {"passing"}
+    assert model[1].queue is queue
+    assert queue.data_ptr() == place
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_a_scripted_model_is_handed_back():
+    model = torch.jit.script(
+        nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.BatchNorm1d(2, track_running_stats=False))
+    )
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with borrowed(model, evaluation=False):
+        model(torch.randn(4, 2))
+        assert int(model[1].num_batches_tracked) == 1
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
 def test_independence():
     check_independent(nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5)).eval())
     check_independent(nn.Sequential(nn.Dropout(0.0), nn.LayerNorm(2)))

@@ -4,8 +4,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import geocollapse as geo
-from geocollapse.independence import check_rows_independent
-from maps import Routed, Standardised
+from geocollapse.data.labelled import About
+from geocollapse.data.texts import LabelledTokens
+from geocollapse.independence import check_padding, check_rows_independent
+from maps import TEXTS, Reader, Routed, Standardised, padded
 from test_borrow import everything
 
 
@@ -153,6 +155,122 @@ def test_transformers_of_timm_pass(name):
     last.register_forward_hook(lambda _m, _a, out: out - out.mean(dim=0))
     with pytest.raises(RuntimeError, match=r"\(LayerNorm\): a batch-wise layer"):
         check(model, images)
+
+
+@pytest.mark.parametrize(("dtype", "constant"), [(torch.float32, 1e5), (torch.bfloat16, 100.0)])
+def test_one_large_feature_hides_no_mixing(dtype, constant, x):
+    beside = Applied(lambda z: F.pad(F.batch_norm(z, None, None, training=True), (0, 1), value=constant))
+    with pytest.raises(RuntimeError, match=r"'1' \(Applied\): a batch-wise layer"):
+        check(nn.Sequential(nn.Linear(4, 6), beside).to(dtype).eval(), x.to(dtype))
+    alone = Applied(lambda z: F.pad(z, (0, 1), value=constant))
+    check(nn.Sequential(nn.Linear(4, 6), alone).to(dtype).eval(), x.to(dtype))
+
+
+class Choosy(nn.Module):
+    """Takes the values of its data only: the first column is a row of a table, the others are not negative."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.table = nn.Embedding(3, 2)
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x):
+        if bool((x < 0).any()):
+            raise ValueError("negative")
+        return self.layers(torch.cat([self.table(x[:, 0].long()), x[:, 1:].sqrt()], dim=1))
+
+
+def test_a_map_meets_values_of_its_data_alone(x):
+    x = 40 * x.abs() + 1
+    x[:, 0] = torch.tensor([2.0, 0.0, 1.0, 1.0, 2.0])
+    check(Choosy().eval(), x)
+    with pytest.raises(RuntimeError, match=r"'layers.0' \(Standardised\)"):
+        check(Choosy(Standardised()).eval(), x)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_mixing_is_seen_where_all_examples_are_the_same(value):
+    x = torch.full((5, 4), value)
+    check(through(nn.LayerNorm(6)), x)
+    with pytest.raises(RuntimeError, match=r"'1' \(Standardised\)"):
+        check(through(Standardised()), x)
+
+
+def test_a_stream_is_checked_at_its_first_batch_of_two():
+    x, labels = torch.randn(9, 4), torch.arange(9) % 2
+    sizes = [1, 1, 4, 3]
+    stream = list(zip(x.split(sizes), labels.split(sizes), strict=True))
+    for measured in (lambda f, data: geo.measure(f, data), lambda f, data: geo.geometric_complexity(f, data)):
+        with pytest.raises(RuntimeError, match=r"'1' \(Standardised\)"):
+            measured(through(Standardised()), iter(stream))
+    norms = geo.measure(through(), iter(stream), layer="").geometric_complexity.values
+    assert torch.allclose(norms, geo.measure(through(), (x, labels), layer="").geometric_complexity.values)
+    ones = [(x[i : i + 1], labels[i : i + 1]) for i in range(9)]
+    assert geo.measure(through(Standardised()), iter(ones), layer="1").geometric_complexity.value == 0.0
+
+
+class Deaf(Reader):
+    """Takes a mask and does not look at it: padding is text."""
+
+    def forward(self, input_ids, attention_mask=None):
+        return super().forward(input_ids)
+
+
+def text_model(kind, seed=0):
+    torch.manual_seed(seed)
+    return kind().eval()
+
+
+def labelled(batch):
+    return [batch | {"labels": torch.arange(len(batch["input_ids"])) % 2}]
+
+
+@pytest.mark.parametrize("texts", [TEXTS, [[1, 5, 9], [2, 6, 5], [3], [4]]], ids=["a pair padded", "a pair as long"])
+def test_features_that_move_with_padding_are_refused(texts):
+    deaf = text_model(Deaf)
+    with pytest.raises(RuntimeError, match="features that padding does not change.*; do batch_size=1, which pads noth"):
+        geo.measure(deaf, labelled(padded(texts)), input_layer="tokens")
+    geo.measure(text_model(Reader), labelled(padded(texts)), input_layer="tokens")
+    rows = [{"input_ids": text} for text in texts]
+    data = LabelledTokens(rows, torch.arange(len(texts)) % 2, About("texts", "all", ("a", "b")))
+    settings = {"input_layer": "tokens", "batch_size": 1, "estimator": "exact"}
+    alone, wanted = (geo.measure(model, data, **settings) for model in (deaf, text_model(Reader)))
+    assert torch.allclose(alone.geometric_complexity.values, wanted.geometric_complexity.values)
+
+
+def test_padding_is_looked_at_on_its_side():
+    on_the_left = {name: tensor.flip(1) for name, tensor in padded(TEXTS).items()}
+    model = text_model(Reader)
+    with pytest.raises(RuntimeError, match="features that padding does not change"):
+        geo.measure(model, labelled(on_the_left), input_layer="tokens")  # padding moves a text's positions
+    nn.init.zeros_(model.positions)
+    geo.measure(model, labelled(on_the_left), input_layer="tokens")
+
+
+def test_padding_needs_no_more_positions_than_the_texts():
+    full = padded([[1, 2] * 10, [3] * 20, [4] * 7])
+    geo.measure(text_model(Reader), labelled(full), input_layer="tokens")
+    with pytest.raises(RuntimeError, match="features that padding does not change"):
+        geo.measure(text_model(Deaf), labelled(full), input_layer="tokens")
+
+
+def test_texts_of_one_width_alone_are_not_looked_at():
+    class Flat(Deaf):
+        def forward(self, input_ids, attention_mask):
+            return super().forward(input_ids.reshape(-1, 6))
+
+    geo.measure(text_model(Flat), labelled(padded(TEXTS)), input_layer="tokens")
+    check_padding(
+        lambda x: (lambda z: ([z], None), x["x"]), {"x": torch.randn(3, 4), "attention_mask": torch.ones(3, 4)}
+    )
+    one = padded(TEXTS[2:3] * 3)
+    geo.measure(text_model(Deaf), labelled(one), input_layer="tokens")
+
+
+def test_draws_that_hang_on_the_data_are_no_batch_statistics():
+    x = torch.tensor([[-1.0, -1.0, -1.0], [-1.0, 1.0, 1.0]])  # RReLU draws three numbers, then one
+    with pytest.raises(RuntimeError, match=r"first at '0' \(RReLU\): random draws that hang on the data"):
+        check(nn.Sequential(nn.RReLU()).train(), x, is_random=True)
 
 
 def test_the_model_is_left_as_it_was(x):

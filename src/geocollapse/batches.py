@@ -20,6 +20,7 @@ from geocollapse.processes import check_same, digest, gather_rows, share
 Inputs = Tensor | Mapping[str, Tensor]  # one tensor, or tensors by name; one row an example
 
 _DEFAULT_BATCH_SIZE = 128
+_AHEAD = 8  # batches of a stream that are read ahead for one with two examples
 _WINDOW = 32  # batches among which examples are sorted by length
 _EMPTY = "data: expected at least one example, got none; do check the data set and its sampler"
 _FORMS = "a DataLoader, a map-style Dataset, a pair (inputs, labels) or a tensor of inputs"
@@ -112,12 +113,19 @@ class StreamExamples:
         self._seen: list[Any] = []
 
     def peek(self, n_examples: int = 1) -> Inputs:
-        """The inputs of the first examples of the first batch, which is read again by ``batches``."""
-        if not self._seen:
-            self._seen = list(itertools.islice(self._iterator, 1))
+        """The inputs of the first examples that share a batch: of the first one that has so many, among those ahead.
+
+        What was read ahead is read again by ``batches``.
+        """
+        while len(self._seen) < _AHEAD and not any(_n_rows(raw) >= n_examples for raw in self._seen):
+            ahead = list(itertools.islice(self._iterator, 1))
+            if not ahead:
+                break
+            self._seen += ahead
         if not self._seen:
             raise ValueError(_EMPTY)
-        return rows_of(_as_batch(self._seen[0], torch.arange(_n_rows(self._seen[0]))).inputs, slice(n_examples))
+        raw = next((raw for raw in self._seen if _n_rows(raw) >= n_examples), self._seen[0])
+        return rows_of(_as_batch(raw, torch.arange(_n_rows(raw))).inputs, slice(n_examples))
 
     def batches(self, *, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """The batches of the iterable; positions count the examples read. It cannot be shared: ``check_shared``."""

@@ -24,12 +24,7 @@ def borrowed(model: nn.Module | None, *, evaluation: bool = True) -> Iterator[No
     modules = [] if model is None else list(model.modules())
     modes = [module.training for module in modules]
     flags = [(parameter, parameter.requires_grad) for parameter in ([] if model is None else model.parameters())]
-    buffers = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in modules
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+    buffers = [_Buffers(module) for module in modules]
     with torch.random.fork_rng(devices=_cuda_devices(model)), without_graphs(model):
         try:
             for parameter, _ in flags:
@@ -42,7 +37,8 @@ def borrowed(model: nn.Module | None, *, evaluation: bool = True) -> Iterator[No
                 module.training = mode
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
-            _restore(buffers)
+            for saved in buffers:
+                saved.restore()
 
 
 def check_independent(model: nn.Module | None, *, evaluation: bool = False) -> None:
@@ -155,9 +151,27 @@ def _names(names: list[str]) -> str:
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
-def _restore(buffers: list[tuple[nn.Module, str, Tensor, Tensor]]) -> None:
-    with torch.no_grad():
-        for module, name, buffer, saved in buffers:
-            module._buffers[name] = buffer
-            if not torch.equal(buffer, saved):
-                buffer.copy_(saved)
+class _Buffers:
+    """A module's own buffers as they are: which there are, and what is in them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._tensors = dict(module._buffers.items())
+        self._passing = set(module._non_persistent_buffers_set)
+        tensors = [tensor for tensor in self._tensors.values() if tensor is not None]
+        self._saved = [(tensor, tensor.detach(), tensor.detach().clone()) for tensor in tensors]
+
+    def restore(self) -> None:
+        """Drop the buffers that have come since, and put the others back."""
+        buffers = self._module._buffers
+        for name in buffers.keys() - self._tensors.keys():
+            del buffers[name]
+        for name, tensor in self._tensors.items():
+            buffers[name] = tensor
+        self._module._non_persistent_buffers_set.clear()
+        self._module._non_persistent_buffers_set.update(self._passing)
+        with torch.no_grad():
+            for tensor, place, value in self._saved:
+                if not torch.equal(tensor, value):
+                    tensor.data = place  # it may have been given another one, of another size
+                    tensor.copy_(value)

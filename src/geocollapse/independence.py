@@ -16,14 +16,40 @@ from geocollapse.borrow import borrowed, dtype_of
 
 _Take = Callable[[Tensor], tuple[list[Tensor], Any]]  # jacobian.Take, which is further down
 _Run = Callable[[], list[Tensor]]
-_Look = tuple[str, int, str, int]  # a pass and the row looked at, and another pass and row in which it must be the same
+_Enter = Callable[[Any], tuple[_Take, Tensor]]
 
-_LOOKS: tuple[_Look, ...] = (("as given", 0, "second perturbed", 0), ("as given", 1, "second twice", 1))
-_COPIES: _Look = ("second twice", 0, "second twice", 1)
+_MASK = "attention_mask"  # entry.MASK, which is further down
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A pass and a row of it, and another pass and row in which all must be the same, to rounding.
+
+    In one row of passes of one shape the same kernels run, which on a CPU agree to the last bit (where a router does
+    not send other rows along): there every coordinate is held to its own size, so that a large one hides nothing.
+    Other rows add in another order, with errors as large as the terms: there it is the largest coordinate's size.
+    """
+
+    one: str
+    row: int
+    other: str
+    other_row: int
+
+    def is_same(self, one: list[Tensor], other: list[Tensor], tolerance: float) -> bool:
+        """Whether what belongs to the row in one pass is what belongs to the other row in the other pass."""
+        if [a.shape for a in one] != [b.shape for b in other]:
+            return False
+        parts = [(_part(a, self.row), _part(b, self.other_row)) for a, b in zip(one, other, strict=True)]
+        return all(_equal(a, b, tolerance, by_coordinate=self.row == self.other_row) for a, b in parts)
+
+
+_LOOKS = (_Look("as given", 0, "first twice", 0), _Look("as given", 1, "second twice", 1))
+_COPIES = _Look("second twice", 0, "second twice", 1)
+_AGAIN = (_Look("as given", 0, "as given", 0), _Look("as given", 1, "as given", 1))
 
 
 def check_rows_independent(
-    enter: Callable[[Any], tuple[_Take, Tensor]],
+    enter: _Enter,
     inputs: Inputs,
     module: nn.Module | None = None,
     *,
@@ -34,10 +60,11 @@ def check_rows_independent(
     """Refuse a map in which one example's features depend on the others of its batch, or on chance.
 
     The Jacobian of one example exists only if its features are a function of itself alone. Two examples go through the
-    map. Then the second one is perturbed at random, by as much as it is large: the first one's features must stay. Then
-    the first one becomes a copy of the second, which takes a router's places before it: the second one's features must
-    stay, and be those of its copy. Not seen: what moves the features by less than rounding, or shows in larger batches
-    only (a router with places for two). With one example there is nothing to mix, and nothing is checked.
+    map. Then a copy of the first one takes the second one's place: the first one's features must stay. Then a copy of
+    the second one takes the first one's place, and a router's places before it: the second one's features must stay,
+    and be those of its copy. Copies are examples that the map takes; where both examples are the same, noise on the
+    second one stands for the first copy. Not seen: what moves the features by less than rounding, or shows in larger
+    batches only (a router with places for two). With one example there is nothing to mix, and nothing is checked.
 
     Cost: three forward passes of two examples. Model, buffers and random state are left as they were.
 
@@ -72,49 +99,106 @@ def check_rows_independent(
         runs, x = _passes(enter, inputs, module, is_random=is_random)
         tolerance = _tolerance(dtype or dtype_of(module) or x.dtype)
         features = {name: run() for name, run in runs.items()}
-        given = features["as given"]
-        if not all(bool(torch.isfinite(z).all()) for z in given):
+        if not all(bool(torch.isfinite(z).all()) for z in features["as given"]):
             return  # refused where they are measured
-        for first, row, second, other in (*_LOOKS, *(() if is_random else (_COPIES,))):  # copies draw other numbers
-            if not _same(features[first], row, features[second], other, tolerance):
-                again, run = runs["as given"](), runs["as given"]
-                if not all(_same(given, each, again, each, tolerance) for each in (0, 1)):
-                    raise _by_chance(_first_to_move(module, (run, 0), (run, 0), tolerance), remedy)
-                raise _mixed(_first_to_move(module, (runs[first], row), (runs[second], other), tolerance), remedy)
+        looks = _LOOKS if is_random else (*_LOOKS, _COPIES)  # copies draw other numbers
+        moved = [look for look in looks if not look.is_same(features[look.one], features[look.other], tolerance)]
+        if not moved:
+            return
+        given, again = features["as given"], runs["as given"]()
+        if all(look.is_same(given, again, tolerance) for look in _AGAIN):
+            raise _mixed(_first_to_move(module, runs, moved[0], tolerance), remedy)
+        raise _by_chance(_first_to_move(module, runs, _AGAIN[0], tolerance), remedy)
+
+
+def check_padding(
+    enter: _Enter, inputs: Inputs, module: nn.Module | None = None, *, dtype: torch.dtype | None = None
+) -> None:
+    """Refuse a model in which the features of a text move with the padding that its batch happens to need.
+
+    A text is padded to the longest of its batch: a model that ignores ``attention_mask`` mixes their lengths. Two texts
+    without their first column go through it, and again with a column of padding beside them: where there is padding
+    on the left, there, else on the right. So they are no wider than given, and a table of positions has room. Nothing
+    is checked with one text, without a mask, or where a model takes one width alone.
+
+    Cost: two forward passes of two texts.
+
+    Args:
+        enter: as for ``check_rows_independent``.
+        inputs: the first two texts are used.
+        module: the model behind the map.
+        dtype: the coarsest precision inside the map (autocast); by default that of the model, or of x.
+
+    Raises:
+        RuntimeError: features that move.
+    """
+    widths = _two_widths(inputs)
+    if widths is None:
+        return
+    with borrowed(module, evaluation=False), torch.no_grad():
+        try:
+            entered = [enter(texts) for texts in widths]
+            narrow, padded = ([z.detach().clone() for z in take(x)[0]] for take, x in entered)
+        except (IndexError, RuntimeError, ValueError):
+            return  # a width that the model does not take
+        tolerance = _tolerance(dtype or dtype_of(module) or entered[0][1].dtype)
+    alike = [(a, b) for a, b in zip(narrow, padded, strict=True) if a.shape == b.shape]  # not flattened over positions
+    if all(_equal(_part(a, row), _part(b, row), tolerance) for a, b in alike for row in (0, 1)):
+        return
+    raise RuntimeError(
+        "model: expected features that padding does not change, got features of a text that move with one more padded "
+        f"token, whose {_MASK} is 0; do batch_size=1, which pads nothing"
+    )
+
+
+def _two_widths(inputs: Inputs) -> tuple[Inputs, Inputs] | None:
+    """The first two texts without their first column, and these with a padded one; None where that is no text."""
+    if not isinstance(inputs, Mapping) or _MASK not in inputs or n_rows(inputs) < 2:
+        return None
+    pair = {name: tensor[:2] for name, tensor in inputs.items()}
+    mask = pair[_MASK]
+    if mask.ndim != 2 or not bool(mask[:, 1:].any(dim=1).all()):
+        return None
+    is_left = bool((mask[:, 0] == 0).any())
+    narrow, padded = dict(pair), dict(pair)
+    for name, tensor in pair.items():
+        if tensor.shape[:2] == mask.shape:
+            known = tensor[mask == 0][:1]  # what fills it up, if any of it is padded
+            fill = (known if len(known) else torch.zeros_like(tensor[:1, 0])).expand_as(tensor[:, 0])[:, None]
+            narrow[name] = tensor[:, 1:]
+            padded[name] = torch.cat([fill, narrow[name]] if is_left else [narrow[name], fill], dim=1)
+    return narrow, padded
 
 
 def _passes(
-    enter: Callable[[Any], tuple[_Take, Tensor]], inputs: Inputs, module: nn.Module | None, *, is_random: bool
+    enter: _Enter, inputs: Inputs, module: nn.Module | None, *, is_random: bool
 ) -> tuple[dict[str, _Run], Tensor]:
     """The three passes by name, and x of the first."""
-    take, x = enter(rows_of(inputs, slice(2)))
-    x = x.detach()
-    take_copies, copies = enter(rows_of(inputs, torch.tensor([1, 1])))
 
     def run(take: _Take, z: Tensor) -> list[Tensor]:
         with borrowed(module, evaluation=False) if is_random else nullcontext():
             return [features.detach().clone() for features in take(z.clone())[0]]  # it may work in place
 
-    runs: dict[str, _Run] = {
-        "as given": partial(run, take, x),
-        "second perturbed": partial(run, take, _perturbed(x)),
-        "second twice": partial(run, take_copies, copies.detach()),
-    }
-    return runs, x
+    rows = {"as given": [0, 1], "first twice": [0, 0], "second twice": [1, 1]}
+    entered = {name: enter(rows_of(inputs, torch.tensor(numbers))) for name, numbers in rows.items()}
+    starts = {name: x.detach() for name, (_, x) in entered.items()}
+    if torch.equal(starts["as given"], starts["first twice"]):
+        starts["first twice"] = _with_noise(starts["first twice"])
+    runs: dict[str, _Run] = {name: partial(run, take, starts[name]) for name, (take, _) in entered.items()}
+    return runs, starts["as given"]
 
 
 def _tolerance(dtype: torch.dtype) -> float:
-    """What rounding may move, relative to the largest feature.
+    """What rounding may move, relative to the features.
 
-    Passes of one shape run the same kernels, which on a CPU agree to the last bit. The tolerance is for sums that an
-    accelerator adds in no fixed order, or for another row in another order, through all layers: a thousand roundings
-    of float64 and float32, eight of half precision, whose sums are float32 inside. Statistics of a batch of two move
-    features by their own size.
+    It is for sums that an accelerator adds in no fixed order, and for other rows or widths, whose sums are in another
+    order, through all layers: a thousand roundings of float64 and float32, eight of half precision, whose sums are
+    float32 inside. Statistics of a batch of two move features by their own size.
     """
     return torch.finfo(dtype).eps * (1024 if torch.finfo(dtype).bits >= 32 else 8)
 
 
-def _perturbed(pair: Tensor) -> Tensor:
+def _with_noise(pair: Tensor) -> Tensor:
     """The pair with noise on its second example, as large as the example is."""
     noise = torch.randn(pair[1].shape, generator=torch.Generator().manual_seed(0)).to(pair)
     size = pair[1].abs().max() if pair[1].numel() else pair.new_ones(())
@@ -123,22 +207,28 @@ def _perturbed(pair: Tensor) -> Tensor:
     return changed
 
 
-def _same(a: list[Tensor], row: int, b: list[Tensor], other: int, tolerance: float) -> bool:
-    """Whether all that belongs to an example in one pass is, to rounding, what belongs to it in another."""
-    return len(a) == len(b) and all(
-        x.shape == y.shape and _equal(_part(x, row), _part(y, other), tolerance) for x, y in zip(a, b, strict=True)
-    )
+def _equal(a: Tensor, b: Tensor, tolerance: float, *, by_coordinate: bool = False) -> bool:
+    """Whether a is b, to ``tolerance`` of the largest entry; or by coordinate: of its own size or four median sizes.
 
-
-def _equal(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    Four medians are the size of the largest of some hundred normal entries.
+    """
     if a.numel() == 0 or not (a.is_floating_point() or a.is_complex()):
         return torch.equal(a, b)
     a, b = (z.to(torch.promote_types(z.dtype, torch.float32)) for z in (a, b))
-    return bool((a - b).abs().max() <= tolerance * torch.maximum(a.abs().max(), b.abs().max()))
+    size = torch.maximum(a.abs(), b.abs())
+    if by_coordinate:
+        not_zero = size[size > 0]
+        size = size.clamp(min=4 * not_zero.median()) if len(not_zero) else size
+    else:
+        size = size.max()
+    return bool(((a == b) | ((a - b).abs() <= tolerance * size)).all())
 
 
 def _part(tensor: Tensor, row: int) -> Tensor:
-    """One example's half: of the batch, or of windows or tokens that lie behind each other; else all of it."""
+    """One example's half: of the batch, or of windows or tokens that lie behind each other; else all of it.
+
+    Halves of a module that takes time first are halves of the time: it may be named too late or too early.
+    """
     is_split = tensor.ndim > 0 and len(tensor) > 0 and len(tensor) % 2 == 0
     return tensor.reshape(2, -1)[row] if is_split else tensor
 
@@ -158,9 +248,11 @@ def _by_chance(found: _Found, remedy: str | None) -> RuntimeError:
 def _mixed(found: _Found, remedy: str | None) -> RuntimeError:
     is_training = found is not None and found[1].training
     usual = "do model.eval() first" if is_training else "do measure a layer before it, or one example at a time"
+    draws = found is not None and isinstance(found[1], nn.RReLU)  # one number for each negative entry
     return RuntimeError(
         f"model: expected examples that do not influence each other, got features of one example that move with "
-        f"another one, {_place(found)}: a batch-wise layer; {remedy or usual}"
+        f"another one, {_place(found)}: {'random draws that hang on the data' if draws else 'a batch-wise layer'}; "
+        f"{remedy or usual}"
     )
 
 
@@ -179,21 +271,20 @@ class _Call:
     outputs: list[Tensor]
 
 
-def _first_to_move(module: nn.Module | None, one: tuple[_Run, int], two: tuple[_Run, int], tolerance: float) -> _Found:
+def _first_to_move(module: nn.Module | None, runs: Mapping[str, _Run], look: _Look, tolerance: float) -> _Found:
     """The first module, in the order they end, whose output moved for an example although its input did not."""
     if module is None:
         return None
     passes = []
-    for run, _ in (one, two):
+    for name in (look.one, look.other):
         with _calls(module) as calls:
-            run()
+            runs[name]()
         passes.append(calls)
-    row, other = one[1], two[1]
     for (name, number), a in passes[0].items():
         b = passes[1].get((name, number))
-        if b is None or not a.inputs or not _same(a.inputs, row, b.inputs, other, tolerance):
+        if b is None or not a.inputs or not look.is_same(a.inputs, b.inputs, tolerance):
             continue
-        if not _same(a.outputs, row, b.outputs, other, tolerance):
+        if not look.is_same(a.outputs, b.outputs, tolerance):
             return name, module.get_submodule(name)
     return None
 

@@ -22,7 +22,7 @@ from geocollapse.features import (
     find_embedding,
     forward_pass,
 )
-from geocollapse.independence import check_rows_independent
+from geocollapse.independence import check_padding, check_rows_independent
 from geocollapse.jacobian import Estimator, Map, ProbePlan, check_estimator, push_forward
 from geocollapse.measurement.classifier import head_at, outputs_of_classes
 from geocollapse.measurement.context import Pass, of_dataset
@@ -109,8 +109,8 @@ def measure(
             too small for one example, a forward pass in which the model raises; with several processes a stream,
             ``max_seconds``, or other data, settings or weights in one of them.
         RuntimeError: a model that mixes the examples of a batch even in evaluation mode, or draws at random; names the
-            module. Seen from two examples, which go forward three times. Also features that move with the inputs and
-            have no gradients (``torch.no_grad``, ``.detach()`` inside the model).
+            module. Seen from two examples, which go forward three times. Features of texts that move with padding, and
+            features that move with the inputs but have no gradients (``torch.no_grad``, ``.detach()`` in the model).
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -135,6 +135,7 @@ def measure(
         feature_map.class_outputs, about_outputs = outputs_of_classes(model, embedding, names, given)
         with forward_pass(pair):
             check_rows_independent(feature_map.enter, pair, module, dtype=autocast)
+            check_padding(feature_map.enter, pair, module, dtype=autocast)
         if memory_limit is not None:
             examples = bounded_by_memory(examples, feature_map.enter, first, memory_limit)
         chosen = estimator or _default_estimator(feature_map, first)
