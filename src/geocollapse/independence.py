@@ -117,9 +117,9 @@ def check_padding(
     """Refuse a model in which the features of a text move with the padding that its batch happens to need.
 
     A text is padded to the longest of its batch: a model that ignores ``attention_mask`` mixes their lengths. Two texts
-    without their first column go through it, and again with a column of padding beside them: where there is padding
-    on the left, there, else on the right. So they are no wider than given, and a table of positions has room. Nothing
-    is checked with one text, without a mask, or where a model takes one width alone.
+    without their first column go through it, and again with a column of padding behind them. So they are no wider than
+    given, and a table of positions has room. Nothing is checked with one text, without a mask, or where a model takes
+    one width alone.
 
     Cost: two forward passes of two texts.
 
@@ -159,14 +159,13 @@ def _two_widths(inputs: Inputs) -> tuple[Inputs, Inputs] | None:
     mask = pair[_MASK]
     if mask.ndim != 2 or not bool(mask[:, 1:].any(dim=1).all()):
         return None
-    is_left = bool((mask[:, 0] == 0).any())
     narrow, padded = dict(pair), dict(pair)
     for name, tensor in pair.items():
         if tensor.shape[:2] == mask.shape:
             known = tensor[mask == 0][:1]  # what fills it up, if any of it is padded
             fill = (known if len(known) else torch.zeros_like(tensor[:1, 0])).expand_as(tensor[:, 0])[:, None]
             narrow[name] = tensor[:, 1:]
-            padded[name] = torch.cat([fill, narrow[name]] if is_left else [narrow[name], fill], dim=1)
+            padded[name] = torch.cat([narrow[name], fill], dim=1)
     return narrow, padded
 
 
