@@ -24,8 +24,8 @@ def as_examples(data: Any, *, labels: Any = None, batch_size: int | None = None)
     """Normalise ``data`` to examples with positions.
 
     Of a loader over a map-style data set only the data set, collate function, batch size, worker settings and the
-    sampler's set of positions are taken; its order, and ``drop_last``, are not: every example counts once. Of a
-    distributed sampler these are the positions of all processes together, without its padding repeats.
+    sampler's set of positions are taken; its order, and ``drop_last``, are not: every example counts once. A
+    DistributedSampler stands for the whole data set that it samples.
 
     Raises:
         TypeError: not one of the accepted forms.

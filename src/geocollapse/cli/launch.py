@@ -42,12 +42,11 @@ def joined(command: str, device: Device) -> Iterator[None]:
         )
     from torch import distributed
 
-    from geocollapse.processes import failing_together, gather_object
+    from geocollapse.processes import failing_together
 
     distributed.init_process_group(_backend(device))
     with failing_together():
         yield
-        gather_object(None)  # the first process, which writes and prints, may still fail
 
 
 def is_joined() -> bool:
@@ -78,10 +77,10 @@ def first_here_first(work: Callable[[], _T]) -> _T:
     from geocollapse.processes import gather_object
 
     if os.environ.get("LOCAL_RANK", "0") != "0":
-        gather_object(None)
+        gather_object(None, what="downloads")
         return work()
     done = work()
-    gather_object(None)
+    gather_object(None, what="downloads")
     return done
 
 
