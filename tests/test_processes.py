@@ -161,6 +161,18 @@ def test_other_commands_are_refused_under_torchrun(monkeypatch, capsys):
     assert "torchrun: expected the command measure, got models in 2 processes" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", [["--help"], ["--version"], ["measure", "--help"], ["measure", "--json-schema"]])
+def test_one_process_answers_for_all(option, monkeypatch, capsys):
+    def answer(rank):
+        monkeypatch.setenv("RANK", rank)
+        assert cli.main(option) == 0
+        return capsys.readouterr().out
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert answer("0").strip()
+    assert answer("1") == ""
+
+
 def test_a_part_of_the_data_is_refused_in_one_process():
     dataset = shared_work.Rows(*shared_work.examples(20))
     sampler = DistributedSampler(dataset, num_replicas=2, rank=0)

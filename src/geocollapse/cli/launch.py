@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
 from typing import TypeVar
 
 from geocollapse.cli.options import Device
@@ -23,6 +24,11 @@ def n_processes() -> int:
 def speaks() -> bool:
     """Whether this process prints and writes files."""
     return n_processes() == 1 or os.environ["RANK"] == "0"
+
+
+def heard() -> AbstractContextManager[object]:
+    """Inside, what a process prints on stdout is dropped but for that of the first one."""
+    return nullcontext() if speaks() else redirect_stdout(io.StringIO())
 
 
 @contextmanager
