@@ -12,16 +12,18 @@ import json
 import os
 import sys
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 import geocollapse as geo
 from geocollapse import cli
 from geocollapse.measurement.collect import collect_features
-from geocollapse.processes import agreed, alone, gather_object, gather_rows, shards, share
+from geocollapse.measurement.store import RowStore
+from geocollapse.processes import agreed, alone, failing_together, gather_object, gather_rows, shards, share
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.bool)
 
@@ -104,18 +106,36 @@ def texts(n):
     return DataLoader(sequences, batch_size=32, collate_fn=collate)
 
 
-def with_padding(n):
-    """A loader whose sampler repeats examples so that all processes have equally many."""
+def sampled(n, *, drop_last=False, epoch=0, ranks=None):
+    """A loader with a sampler for each process, which repeats or drops examples so that all have equally many."""
     dataset = TensorDataset(*examples(n))
-    world = share()[1]
-    sampler = DistributedSampler(dataset, shuffle=True, num_replicas=world, rank=share()[0]) if world > 1 else None
+    rank, world = share()
+    sampler = None
+    if world > 1 and (ranks is None or rank in ranks):
+        sampler = DistributedSampler(dataset, world, rank, shuffle=True, drop_last=drop_last)
+        sampler.set_epoch(epoch)
     return DataLoader(dataset, batch_size=32, sampler=sampler)
 
 
-def wrapped():
+class Strided(Sampler):
+    """A distributed sampler of one's own: every n-th of the even positions."""
+
+    def __init__(self, n):
+        self.n, (self.rank, self.num_replicas) = n, share()
+
+    def __iter__(self):
+        return iter(range(2 * self.rank, self.n, 2 * self.num_replicas))
+
+
+def strided(ranks=None):
+    dataset = TensorDataset(*examples(203))
+    return DataLoader(dataset, batch_size=32, sampler=Strided(203) if ranks is None or share()[0] in ranks else None)
+
+
+def wrapped(*, then=lambda model: model):
     """A network in DistributedDataParallel, which would exchange its buffers at each forward pass."""
     model = network(norm=True)
-    return nn.parallel.DistributedDataParallel(model) if share()[1] > 1 else model
+    return then(nn.parallel.DistributedDataParallel(model)) if share()[1] > 1 else model
 
 
 def streamed(num_classes, portion):
@@ -135,6 +155,19 @@ def streamed(num_classes, portion):
     metric.update(features[rows], labels[rows])  # the local state is back after compute
     found += [metric.compute()]
     return [{name: float(value) for name, value in values.items()} for values in found]
+
+
+def streamed_alone():
+    """What the first process computes by itself leaves the next gathering of all as it is."""
+    from geocollapse.metrics import CollapseMetric
+
+    metric, found = CollapseMetric(), None
+    metric.update(*examples(211))
+    if share()[0] == 0:
+        with alone():
+            found = float(metric.compute()["cdnv"])
+            assert metric.statistics.n_samples == 211
+    return [agreed(found), float(metric.compute()["cdnv"])]  # the same examples twice have the same moments
 
 
 def sent():
@@ -184,9 +217,14 @@ CASES = {
     "labels from batches": lambda: everything(geo.measure(network(), by_class(400), batch_size=200, n_probes=1)),
     "one batch for all": lambda: everything(geo.measure(network(), examples(60), batch_size=100, n_probes=1)),
     "bfloat16": lambda: everything(geo.measure(network(dtype=torch.bfloat16), examples(300), batch_size=64)),
-    "sampler": lambda: everything(geo.measure(network(), with_padding(203))),
+    "sampler": lambda: everything(geo.measure(network(), sampled(203))),
+    "sampler that drops": lambda: everything(geo.measure(network(), sampled(203, drop_last=True))),
+    "sampler, other epochs": lambda: everything(geo.measure(network(), sampled(203, epoch=share()[0]))),
+    "sampler in one": lambda: everything(geo.measure(network(), sampled(203, ranks=[0]))),
+    "sampler of one's own": lambda: everything(geo.measure(network(), strided())),
     "texts": lambda: everything(geo.measure(Reader(), texts(300), input_layer="tokens")),
     "wrapped": lambda: everything(geo.measure(wrapped(), examples(300), batch_size=64)),
+    "wrapped, compiled": lambda: everything(geo.measure(wrapped(then=torch.compile), examples(300), batch_size=64)),
     "heavy tail": lambda: estimate(geo.geometric_complexity(cubes, examples(heavy=True)[0], batch_size=40)),
     "complexity rtol": lambda: estimate(
         geo.geometric_complexity(cubes, examples(4000), rtol=0.3, n_probes=2, batch_size=90)
@@ -199,6 +237,7 @@ CASES = {
     "metric, declared": lambda: streamed(5, "uneven"),
     "metric, in one": lambda: streamed(None, "one"),
     "metric, in one, declared": lambda: streamed(5, "one"),
+    "metric, alone": streamed_alone,
     "hashed": hashed,
     "reads all": reads_all,
 }
@@ -222,13 +261,103 @@ def with_nan():
     rows, labels = Rows(x, y), y.clone()
     rows.inputs = x.clone()
     if share()[0] == share()[1] - 1:
-        rows.inputs[:] = torch.nan
+        rows.inputs[2:] = torch.nan  # the first examples are compared
     return DataLoader(rows, batch_size=50), labels
 
 
 def other_labels():
     x, y = examples(100)
     return x, y.roll(other(0, 1))
+
+
+def other_inputs():
+    x, y = examples(100)
+    x[50] += other(0.0, 1.0)
+    return x, y
+
+
+def shard(n):
+    """Each process's own part, all of the same length."""
+    rank, world = share()
+    return examples(n * world)[0][rank::world]
+
+
+def otherwise_built():
+    model = network().eval()
+    model[1] = other(model[1], nn.Tanh())
+    return model
+
+
+class Tokens(nn.Module):
+    """A model of sequences (n, tokens, 4)."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(4, 6), nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.head(self.body(x).tanh().mean(dim=1))
+
+
+def sequences(n):
+    x, y = examples(n)
+    return x.reshape(n, 2, 4), y
+
+
+def without_statistics():
+    return nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6, track_running_stats=other(True, False)), nn.Linear(6, 5))
+
+
+class Ending(Rows):
+    """Rows that, behind the first ones, end the program in the last process."""
+
+    def __init__(self, ending):
+        super().__init__(*examples(400))
+        self.ending = ending
+
+    def __getitem__(self, index):
+        if index > 1 and other(False, True):
+            raise self.ending
+        return super().__getitem__(index)
+
+
+def without_room():
+    """The last process cannot allocate what the first one sends."""
+    empty = torch.empty
+
+    def full(*size, **kwargs):
+        if size == ((3, 7),):
+            raise RuntimeError("out of memory")
+        return empty(*size, **kwargs)
+
+    with failing_together(), mock.patch.object(torch, "empty", other(empty, full)):
+        gather_rows(torch.ones(3, 7))
+
+
+def without_disk():
+    """The last process cannot keep what the others have read, once it has kept its own."""
+    write, own = RowStore.write, share()[0] + 1 == share()[1]
+
+    def full(store, rows, values):
+        if len(rows) > 64:
+            raise OSError("no space left")
+        write(store, rows, values)
+
+    with mock.patch.object(RowStore, "write", full if own else write):
+        return geo.measure(network(), examples(600), layer=["0", "2"], batch_size=64)
+
+
+def without_end():
+    """The last process fails when all has been exchanged."""
+    with failing_together():
+        gather_object(None)
+        if other(False, True):
+            raise MemoryError("out of memory")
+
+
+def part_wrapped():
+    return nn.Sequential(nn.Identity(), nn.parallel.DistributedDataParallel(network(norm=True))).eval()
 
 
 BAD = {
@@ -242,6 +371,30 @@ BAD = {
     "positions": lambda: geo.measure(network(), other_labels()),
     "seed": lambda: geo.measure(network(), examples(100), seed=other(0, 1)),
     "weights": lambda: geo.measure(differently_weighted(), examples(100)),
+    "inputs": lambda: geo.measure(network(), other_inputs()),
+    "shards": lambda: geo.geometric_complexity(network().eval(), shard(300), estimator="exact"),
+    "shards to read": lambda: geo.measure(network(), Rows(shard(300), examples(300)[1])),
+    "architecture": lambda: geo.measure(otherwise_built(), examples(100)),
+    "callable": lambda: geo.geometric_complexity(lambda x: cubes(x) * other(1.0, 1.01), examples(100)[0]),
+    "classifier": lambda: geo.measure(network(), examples(100), classifier=other(None, "4")),
+    "layer": lambda: geo.measure(network(), examples(100), layer=other("0", "2")),
+    "pool": lambda: geo.measure(Tokens(), sequences(100), layer="body", pool=other("mean", "cls")),
+    "input_std": lambda: geo.measure(network(), examples(100), input_std=other(0.5, 0.25)),
+    "autocast": lambda: geo.measure(network(), examples(100), autocast=other(None, torch.bfloat16)),
+    "class_names": lambda: geo.measure(network(), examples(100), class_names=other(None, list("abcde"))),
+    "population": lambda: geo.geometric_complexity(
+        cubes, examples(100)[0], population=other("dataset", "distribution")
+    ),
+    "sampler of one's own in one": lambda: geo.measure(network(), strided(ranks=[0])),
+    "part wrapped": lambda: geo.measure(part_wrapped(), examples(100)),
+    "argument": lambda: geo.measure(network(), examples(100), n_probes=other(1, 0)),
+    "argument of complexity": lambda: geo.geometric_complexity(cubes, examples(100)[0], n_probes=other(1, 0)),
+    "statistics": lambda: geo.measure(without_statistics(), examples(100)),
+    "exit": lambda: geo.measure(network(), DataLoader(Ending(SystemExit(3)), batch_size=32)),
+    "interrupt": lambda: geo.measure(network(), DataLoader(Ending(KeyboardInterrupt()), batch_size=32)),
+    "room": without_room,
+    "disk": without_disk,
+    "end": without_end,
     "one fails": lambda: geo.measure(network(), with_nan()[0]),
     "one fails at once": lambda: geo.geometric_complexity(
         other(cubes, lambda x: x.unknown), examples(100)[0], batch_size=30
@@ -252,7 +405,7 @@ BAD = {
 def refusal(work):
     try:
         work()
-    except (ValueError, RuntimeError, AttributeError) as error:
+    except (ValueError, RuntimeError, AttributeError, OSError, MemoryError, SystemExit, KeyboardInterrupt) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -267,6 +420,11 @@ def network():
 def missing():
     if os.environ.get("RANK") == "1":
         raise FileNotFoundError("weights: expected a file, got nothing; do look here")
+    return network()
+
+def leaving():
+    if os.environ.get("RANK") == "1":
+        raise SystemExit(3)
     return network()
 """
 

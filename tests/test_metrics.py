@@ -121,3 +121,56 @@ def test_a_refused_batch_leaves_the_state_alone():
     with pytest.raises(ValueError, match="features: expected 6 columns as before, got 5"):
         metric.update(features[:, 1:], labels)
     assert_measures(metric, features, labels)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda module: module.to(torch.float32),
+        lambda module: module.to("cpu", torch.float16),
+        lambda module: module.double(),
+        lambda module: module.half(),
+        lambda module: module[0].set_dtype(torch.float32),
+    ],
+)
+def test_a_module_of_another_dtype_leaves_the_states_alone(convert):
+    features, labels = stream()
+    owner = torch.nn.ModuleList([CollapseMetric(), torch.nn.Linear(2, 2)])
+    owner[0].update(features[:50], labels[:50])
+    convert(owner)
+    owner[0].update(features[50:], labels[50:])
+    assert owner[0].metric_state["classes"][0].dtype == torch.int64
+    assert_measures(owner[0], features, labels)
+    owner[0].reset()
+    owner[0].update(features, labels)
+    assert_measures(owner[0], features, labels)
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+@pytest.mark.parametrize(
+    ("ours", "theirs", "message"),
+    [
+        ({"num_classes": 4}, {"num_classes": 5}, "num_classes: expected 4, got 5; do declare the same"),
+        ({"num_classes": 5}, {}, "num_classes: expected 5, got"),
+        ({}, {"num_classes": 5}, "num_classes: expected None, got 5"),
+        ({}, {"scatter": False}, "scatter: expected both parts with it or both without"),
+        ({"scatter": False}, {}, "scatter: expected both parts with it or both without"),
+    ],
+)
+def test_merging_refuses_a_state_of_another_kind(ours, theirs, message, as_dict):
+    features, labels = stream()
+    metric, other = CollapseMetric(**ours), CollapseMetric(**theirs)
+    other.update(features, labels)
+    with pytest.raises(ValueError, match=message):
+        metric.merge_state(other.metric_state if as_dict else other)
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_classes": 4}, {"scatter": False}, {"num_classes": 6, "scatter": False}])
+def test_merging_takes_a_state_of_the_same_kind_also_before_its_first_update(settings):
+    features, labels = stream()
+    metric, empty, full = (CollapseMetric(**settings) for _ in range(3))
+    full.update(features, labels)
+    for other in (empty, full, empty):
+        metric.merge_state(other.metric_state)
+    assert torch.equal(metric.statistics.counts, full.statistics.counts)
+    laws.assert_close(metric.statistics.sum_squares, full.statistics.sum_squares)

@@ -26,16 +26,46 @@ REFUSED = {
     "seconds": "ValueError: max_seconds: expected None with {n} processes, got 3; do max_samples= or rtol=",
     "length": "ValueError: data: expected a data set of the same length in each of {n} processes, got 100 in process 0",
     "positions": "ValueError: data: expected the same positions and labels (by their digest) in each of {n} processes",
-    "seed": "ValueError: arguments: expected the same settings in each of {n} processes, got",
+    "seed": "ValueError: seed: expected the same setting in each of {n} processes, got 0 in process 0 and 1 in process",
     "weights": "ValueError: model: expected the same weights and buffers (by their digest) in each of {n} processes",
+    "inputs": "ValueError: data: expected the same inputs (by their digest) in each of {n} processes, got",
+    "shards": "ValueError: data: expected the same inputs (by their digest) in each of {n} processes, got",
+    "shards to read": "ValueError: data: expected the same first examples in each of {n} processes, got others in",
+    "architecture": "ValueError: model: expected the same features of the first examples in each of {n} processes",
+    "callable": "ValueError: model: expected the same features of the first examples in each of {n} processes",
+    "classifier": "ValueError: classifier: expected the same setting in each of {n} processes, got None in process 0",
+    "layer": "ValueError: layer: expected the same setting in each of {n} processes, got ['0'] in process 0 and ['2']",
+    "pool": "ValueError: pool: expected the same setting in each of {n} processes, got mean in process 0 and cls in",
+    "input_std": "ValueError: input_std: expected the same setting in each of {n} processes, got [0.5] in process 0",
+    "autocast": "ValueError: autocast: expected the same setting in each of {n} processes, got None in process 0",
+    "class_names": "ValueError: class_names: expected the same setting in each of {n} processes, got None in process",
+    "population": "ValueError: population: expected the same setting in each of {n} processes, got dataset in process",
+    "sampler of one's own in one": "ValueError: processes: expected the same work in each of {n}, got 'sizes of rows'",
+    "part wrapped": "ValueError: model: expected DistributedDataParallel around the whole model or nowhere, got it at",
 }
+# What the last process raises, and the others, who are told so.
+ENDED = {
+    "one fails": ("ValueError: ", "ValueError: process {last}: ", "features: expected finite numbers, got NaN or inf"),
+    "one fails at once": ("AttributeError: ", "RuntimeError: process {last}: ", "'Tensor' object has no attribute"),
+    "argument": ("ValueError: ", "ValueError: process {last}: ", "n_probes: expected"),
+    "argument of complexity": ("ValueError: ", "ValueError: process {last}: ", "n_probes: expected"),
+    "statistics": ("RuntimeError: ", "RuntimeError: process {last}: ", "model: expected examples that do not"),
+    "exit": ("SystemExit: 3", "RuntimeError: process {last}: SystemExit 3", ""),
+    "interrupt": ("KeyboardInterrupt: ", "RuntimeError: process {last}: KeyboardInterrupt", ""),
+    "room": ("RuntimeError: ", "RuntimeError: process {last}: ", "out of memory"),
+    "disk": ("OSError: ", "OSError: process {last}: ", "no space left"),
+    "end": ("MemoryError: ", "RuntimeError: process {last}: ", "out of memory"),
+}
+
+
+def started(n_processes, *arguments):
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)]
+    return subprocess.run([sys.executable, "-m", *launcher, *arguments], capture_output=True, text=True, timeout=300)
 
 
 def launch(n_processes, folder, factory):
     """What each of n processes found; they meet at a port that is free."""
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)]
-    command = [sys.executable, "-m", *launcher, WORK, folder, factory]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = started(n_processes, WORK, folder, factory)
     assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(n_processes)]
 
@@ -83,12 +113,11 @@ def assert_refused_in_every_process(ranks):
 
 def assert_one_error_ended_all(ranks):
     *others, last = (found["refused"] for found in ranks)
-    features = "features: expected finite numbers, got NaN or infinity in 50 of 50 examples"
-    assert last["one fails"].startswith(f"ValueError: {features}")
-    assert last["one fails at once"] == "AttributeError: 'Tensor' object has no attribute 'unknown'"
-    for found in others:
-        assert found["one fails"].startswith(f"ValueError: process {len(others)}: {features}")
-        assert found["one fails at once"].startswith(f"RuntimeError: process {len(others)}: 'Tensor' object has no")
+    assert shared_work.BAD.keys() == REFUSED.keys() | ENDED.keys()
+    for name, (there, elsewhere, message) in ENDED.items():
+        assert last[name].startswith(there + message), last[name]
+        for found in others:
+            assert found[name].startswith(elsewhere.format(last=len(others)) + message), found[name]
 
 
 def test_two_processes_under_torchrun(tmp_path, capsys):
@@ -119,11 +148,29 @@ def test_three_processes_under_torchrun(tmp_path):
     assert [found["command"] for found in ranks] == [silent | {"err": error}, silent, silent]
 
 
+def test_a_model_file_that_exits_in_one_process_ends_the_command(tmp_path):
+    done = started(2, "-m", "geocollapse", *shared_work.arguments(tmp_path, "leaving"))
+    assert "error: process 1: SystemExit 3\n" in done.stderr
+    assert (done.returncode, done.stdout) == (1, "")
+
+
 def test_other_commands_are_refused_under_torchrun(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main(["models"]) == 2
     assert "torchrun: expected the command measure, got models in 2 processes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--help"], ["--version"], ["measure", "--help"], ["measure", "--json-schema"]])
+def test_one_process_answers_for_all(option, monkeypatch, capsys):
+    def answer(rank):
+        monkeypatch.setenv("RANK", rank)
+        assert cli.main(option) == 0
+        return capsys.readouterr().out
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert answer("0").strip()
+    assert answer("1") == ""
 
 
 def test_a_part_of_the_data_is_refused_in_one_process():

@@ -34,6 +34,7 @@ from geocollapse.stopping import StoppingRule, first_interrupt_asks, looks
 _WARN_SAMPLES = 200  # largest_share says nothing about fewer examples
 
 
+@failing_together()
 def geometric_complexity(
     f: Map,
     inputs: Any,
@@ -104,14 +105,16 @@ def geometric_complexity(
     module = f if isinstance(f, nn.Module) else None
     check_independent(module)
     plan, enter = ProbePlan(estimator, seed), CallableMap(f, autocast).enter
-    with failing_together(), borrowed(module, evaluation=False), first_interrupt_asks() as interrupted:
+    with borrowed(module, evaluation=False), first_interrupt_asks() as interrupted:
         examples = as_examples(inputs, batch_size=batch_size)
         if memory_limit is not None:
             examples = bounded_by_memory(examples, enter, move(examples.peek(), f), memory_limit)
         schedule = schedule_probes(examples, rule, estimator=estimator, n_probes=n_probes, seed=seed)
-        check_rows_independent(enter, move(examples.peek(2), f), module, dtype=autocast)
+        pair = move(examples.peek(2), f)
+        check_rows_independent(enter, pair, module, dtype=autocast)
         plan = fitted_plan(plan, enter, examples, f)
-        check_shared(examples, module, (rule, estimator, n_probes, seed))
+        asked = {**vars(rule), "estimator": estimator, "n_probes": n_probes, "seed": seed, "population": population}
+        check_shared(examples, module, enter, pair, {**asked, "autocast": autocast}, dtype=autocast)
         settings = estimate_settings(plan, schedule, rule, population)
         probing = Probing(schedule, rule, plan, lambda: [complexity_so_far(probing.readings[0], examples, **settings)])
         for batch in examples.batches(*schedule.probed, share=share()):

@@ -16,6 +16,7 @@ from geocollapse.collapse import ClassStatistics, nc1_pooled, streamed_measures
 from geocollapse.collapse.inputs import labelled_arrays
 from geocollapse.estimate import GeocollapseWarning
 from geocollapse.probes import NO_FLOAT64
+from geocollapse.processes import share
 
 _PARTS = ("classes", "counts", "offsets", "sum_squares", "origin", "scatter")
 _STREAMED = (
@@ -48,7 +49,8 @@ class CollapseMetric(Metric):
     Args:
         num_classes: declares the labels 0..num_classes - 1; None discovers the classes.
         scatter: keep the pooled scatter (p, p) for NC1; at most 4,096 features.
-        **kwargs: torchmetrics' own (``sync_on_compute``, ``dist_sync_fn``, ...).
+        **kwargs: torchmetrics' own (``sync_on_compute``, ``dist_sync_fn``, ...). Values are not cached by default: what
+            one process computed inside ``processes.alone`` would keep it from the next gathering of all.
 
     Raises:
         ValueError: on update, wrong shapes, NaN features, a label out of the declared range, or too many features
@@ -75,7 +77,7 @@ class CollapseMetric(Metric):
     scatter: list[Tensor]
 
     def __init__(self, num_classes: int | None = None, *, scatter: bool = True, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"distributed_available_fn": _is_one_of_many, "compute_with_cache": False, **kwargs})
         self.num_classes = num_classes
         self.keep_scatter = scatter
         for name in _PARTS:
@@ -108,12 +110,10 @@ class CollapseMetric(Metric):
             TypeError: neither.
             ValueError: other classes declared, another number of features, or ``scatter`` in one of them only.
         """
-        other = CollapseMetric(self.num_classes, scatter=self.keep_scatter)
         if isinstance(incoming_state, CollapseMetric):
             other = incoming_state
         elif isinstance(incoming_state, dict) and set(_PARTS) <= set(incoming_state):
-            for name in _PARTS:
-                setattr(other, name, incoming_state[name])
+            other = self._of_state(incoming_state)
         else:
             raise TypeError(
                 f"incoming_state: expected a CollapseMetric or its metric_state, got {type(incoming_state).__name__}; "
@@ -129,11 +129,31 @@ class CollapseMetric(Metric):
         self._store(self._empty())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> CollapseMetric:
-        """``to`` and the like; on a device without float64 the statistics stay on the CPU."""
+        """``to`` and the like, which leave dtypes alone; on a device without float64 the statistics stay on the CPU."""
         if fn(torch.zeros(())).device.type in NO_FLOAT64:
             return self
-        super()._apply(fn, exclude_state)
+
+        def in_its_dtype(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        super()._apply(in_its_dtype, exclude_state)
         return self
+
+    def _of_state(self, state: dict[str, Any]) -> CollapseMetric:
+        """The metric behind a ``metric_state``: whether it declared its classes and kept scatter shows in its tensors.
+
+        Declared classes are 0, 1, ... and may have no examples; what was discovered has been seen.
+        """
+        classes, counts = state["classes"][0], state["counts"][0]
+        is_range = torch.equal(classes, torch.arange(len(classes), device=classes.device))
+        may_be_declared = is_range and (self.num_classes is not None or bool((counts == 0).any()))
+        has_rows = state["origin"][0].numel() > 0
+        keeps_scatter = state["scatter"][0].numel() > 0 if has_rows else self.keep_scatter
+        other = CollapseMetric((len(classes) or None) if may_be_declared else None, scatter=keeps_scatter)
+        for name in _PARTS:
+            setattr(other, name, state[name])
+        return other
 
     def _empty(self) -> ClassStatistics:
         return ClassStatistics.empty(self.num_classes, scatter=self.keep_scatter, device=self.device)
@@ -149,6 +169,11 @@ class CollapseMetric(Metric):
         for name in _PARTS:
             value = getattr(statistics, name)
             setattr(self, name, [statistics.counts.new_zeros(0, 0) if value is None else value])
+
+
+def _is_one_of_many() -> bool:
+    """Whether there are other processes to gather from."""
+    return share()[1] > 1
 
 
 def _measures(statistics: ClassStatistics) -> tuple[dict[str, float], tuple[str, ...]]:

@@ -2,6 +2,11 @@
 
 Without an initialised process group, and inside ``alone``, there is one process and nothing is sent. What is sent goes
 through CPU tensors where the group has a backend for them (gloo), else through the current CUDA device (NCCL).
+
+The protocol: every process makes the same sequence of collective calls. Each of them is ``gather_object``. It carries a
+value, or in its place the error that a process has ended with, and the name of what is exchanged, so that processes
+which have come apart say so. Rows follow it as broadcasts, when all have made room for them. ``failing_together`` ends
+with one more, so that no process leaves before all have come to the end.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 _T = TypeVar("_T")
+_E = TypeVar("_E", bound=BaseException)
 _ALONE = ContextVar("alone", default=False)
 _MESSAGE = 1 << 28  # bytes sent at a time
 _FILE = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
@@ -24,6 +30,7 @@ _KINDS = (*_FILE, OSError, ValueError, TypeError, ImportError)  # of an error th
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
 _WORDS_TOGETHER = 1 << 16  # they stay in the cache
 _KNOWN = "is_known_to_all_processes"
+_COMPILED = "_orig_mod"  # the module inside torch.compile's wrapper
 
 
 def share() -> tuple[int, int]:
@@ -54,19 +61,28 @@ def alone() -> Iterator[None]:
         _ALONE.reset(token)
 
 
-def gather_object(value: _T) -> list[_T]:
+def gather_object(value: _T, *, what: str = "values") -> list[_T]:
     """``value`` of every process, in the order of their ranks; each process must call it.
 
     Raises:
         ValueError, TypeError, ImportError, OSError, RuntimeError: what another process ended with instead, of its kind.
+        ValueError: another process exchanges something else than ``what``.
     """
     if share()[1] == 1:
         return [value]
-    gathered = _all_gather(value)
+    gathered = _all_gather((what, value))
     for rank, received in enumerate(gathered):
         if isinstance(received, _Failure):
             raise _marked(received.kind(f"process {rank}: {received.message}"))
-    return gathered
+    names = [name for name, _ in gathered]
+    for rank, name in enumerate(names):
+        if name != names[0]:
+            error = ValueError(
+                f"processes: expected the same work in each of {len(names)}, got {names[0]!r} to be exchanged in "
+                f"process 0 and {name!r} in process {rank}; do pass the same kind of data and settings in each process"
+            )
+            raise _marked(error)
+    return [received for _, received in gathered]
 
 
 def agreed(value: _T) -> _T:
@@ -87,7 +103,8 @@ def shards(rows: Tensor | None) -> Iterator[Tensor]:
     if n_processes == 1:
         yield from () if rows is None else (rows,)
         return
-    sizes = gather_object(None if rows is None else (len(rows), (tuple(rows.shape[1:]), rows.dtype)))
+    size_here = None if rows is None else (len(rows), (tuple(rows.shape[1:]), rows.dtype))
+    sizes = gather_object(size_here, what="sizes of rows")
     kinds = {kind for _, kind in filter(None, sizes)}
     if len(kinds) > 1:
         raise ValueError(f"rows: expected one shape and dtype in all processes, got {kinds}; do use the same model")
@@ -100,6 +117,7 @@ def shards(rows: Tensor | None) -> Iterator[Tensor]:
             block = torch.empty((0 if size is None else size[0], *shape), dtype=dtype, device=_transport())
         sent = block.detach().to(_transport()).contiguous()
         if sent.numel():
+            gather_object(None, what="room for rows")  # a process that runs out of memory says so here
             for part in sent.flatten().view(torch.uint8).split(_MESSAGE):  # bytes: backends do not know every dtype
                 dist.broadcast(part, sender)
         yield block if sender == rank else sent
@@ -119,15 +137,17 @@ def gather_rows(rows: Tensor) -> Tensor:
 def failing_together() -> Iterator[None]:
     """An error in one process ends all: the others raise it where they next wait for that process, and none hangs.
 
-    To be left, where nothing fails, behind the same exchange in each process.
+    So does what is no error, SystemExit and KeyboardInterrupt, as a RuntimeError. Nobody leaves before all are done.
     """
     try:
         yield
-    except Exception as error:
+        gather_object(None, what="the end")
+    except BaseException as error:
         if share()[1] > 1 and not getattr(error, _KNOWN, False):
             kind = next((kind for kind in _KINDS if isinstance(error, kind)), RuntimeError)
+            message = str(error) if isinstance(error, Exception) else f"{type(error).__name__} {error}".strip()
             with suppress(RuntimeError):  # the others are gone
-                _all_gather(_Failure(kind, str(error)))
+                _all_gather(_Failure(kind, message))
             _marked(error)
         raise
 
@@ -138,7 +158,7 @@ def check_same(argument: str, value: Any, *, expected: str, remedy: str) -> None
     Raises:
         ValueError: names the argument and the first process that differs.
     """
-    values = gather_object(value)
+    values = gather_object(value, what=argument)
     for rank, other in enumerate(values):
         if other != values[0]:
             raise ValueError(
@@ -167,8 +187,28 @@ def digest(*tensors: Tensor | None) -> int:
 
 
 def unwrapped(model: _T) -> _T:
-    """The module inside DistributedDataParallel, whose own forward pass waits for the other processes at each batch."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    """The module inside DistributedDataParallel, whose own forward pass waits for the other processes at each batch.
+
+    A wrapper of torch.compile around it goes with it.
+
+    Raises:
+        ValueError: DistributedDataParallel around a part of the model, which cannot be taken off.
+    """
+    inner: Any = model
+    while isinstance(inner, nn.Module):
+        if isinstance(inner, nn.parallel.DistributedDataParallel):
+            model = inner = inner.module
+        elif _COMPILED in inner._modules:
+            inner = inner._modules[_COMPILED]
+        else:
+            break
+    for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            raise ValueError(
+                f"model: expected DistributedDataParallel around the whole model or nowhere, got it at {name!r}, where "
+                f"it waits for the other processes at each batch; do put its .module there to measure"
+            )
+    return model
 
 
 @dataclass(frozen=True)
@@ -185,7 +225,7 @@ def _all_gather(value: Any) -> list[Any]:
     return gathered
 
 
-def _marked(error: Exception) -> Exception:
+def _marked(error: _E) -> _E:
     """``error``, known to all processes, so that it is not sent again."""
     setattr(error, _KNOWN, True)
     return error

@@ -17,7 +17,7 @@ from typer.main import get_command
 from geocollapse._version import __version__
 from geocollapse.cli.catalogue import data, models, recipes
 from geocollapse.cli.command import add_command
-from geocollapse.cli.launch import is_joined, leave, speaks
+from geocollapse.cli.launch import heard, is_joined, leave, speaks
 from geocollapse.cli.measure import measure
 from geocollapse.cli.report import report
 from geocollapse.cli.sweep import demo, sweep
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code: 0 done, 1 a run failed, 2 a wrong argument, file or name."""
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        with _warnings_in_one_line(quiet="--quiet" in arguments or not speaks()):
+        with heard(), _warnings_in_one_line(quiet="--quiet" in arguments or not speaks()):
             return int(_command().main(arguments, prog_name="geocollapse", standalone_mode=False) or 0)
     except (*_WRONG, *_FAILED) as error:
         if "--debug" in arguments:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
 from typing import TypeVar
 
 from geocollapse.cli.options import Device
@@ -25,6 +26,11 @@ def speaks() -> bool:
     return n_processes() == 1 or os.environ["RANK"] == "0"
 
 
+def heard() -> AbstractContextManager[object]:
+    """Inside, what a process prints on stdout is dropped but for that of the first one."""
+    return nullcontext() if speaks() else redirect_stdout(io.StringIO())
+
+
 @contextmanager
 def joined(command: str, device: Device) -> Iterator[None]:
     """Inside, the processes are one group: gloo on the CPU, NCCL with a GPU each; an error in one ends all of them.
@@ -42,12 +48,11 @@ def joined(command: str, device: Device) -> Iterator[None]:
         )
     from torch import distributed
 
-    from geocollapse.processes import failing_together, gather_object
+    from geocollapse.processes import failing_together
 
     distributed.init_process_group(_backend(device))
     with failing_together():
         yield
-        gather_object(None)  # the first process, which writes and prints, may still fail
 
 
 def is_joined() -> bool:
@@ -78,10 +83,10 @@ def first_here_first(work: Callable[[], _T]) -> _T:
     from geocollapse.processes import gather_object
 
     if os.environ.get("LOCAL_RANK", "0") != "0":
-        gather_object(None)
+        gather_object(None, what="downloads")
         return work()
     done = work()
-    gather_object(None)
+    gather_object(None, what="downloads")
     return done
 
 

@@ -36,6 +36,7 @@ from geocollapse.sampling import bounded_by_memory, fitted_plan, schedule_probes
 from geocollapse.stopping import StoppingRule
 
 
+@failing_together()
 def measure(
     model: nn.Module | Map,
     data: Any,
@@ -125,7 +126,7 @@ def measure(
     model = unwrapped(model)
     module = model if isinstance(model, nn.Module) else None
     check_independent(module, evaluation=True)
-    with failing_together(), borrowed(module):
+    with borrowed(module):
         examples = as_examples(data, labels=labels, batch_size=batch_size)
         pair = move(examples.peek(2), model)
         first = rows_of(pair, slice(1))
@@ -142,7 +143,11 @@ def measure(
         schedule = schedule_probes(examples, rule, estimator=chosen, n_probes=n_probes, seed=seed)
         plan = ProbePlan(chosen, seed, _input_std(input_std, examples, first, feature_map))
         plan = fitted_plan(plan, feature_map.enter, examples, model)
-        check_shared(examples, module, (rule, chosen, n_probes, seed, tuple(map(str, feature_map.layers))))
+        asked = {**vars(rule), "estimator": chosen, "n_probes": n_probes, "seed": seed, "classifier": classifier}
+        asked |= {"layer": [*map(str, feature_map.layers)], "pool": feature_map.pool, "autocast": autocast}
+        asked |= {"input_layer": feature_map.input_layer, "class_names": None if names is None else [*names]}
+        asked |= {"input_std": None if plan.input_std is None else plan.input_std.tolist()}
+        check_shared(examples, module, feature_map.enter, pair, asked, dtype=autocast)
         reading = read_once(model, feature_map, examples, schedule, plan, rule, progress=progress)
     done = Pass(
         model=model,

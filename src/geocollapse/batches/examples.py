@@ -1,0 +1,144 @@
+"""Examples and the ways to read them: in any order by their positions, or once as they come."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from geocollapse.batches.inputs import Batch, Inputs, as_batch, n_examples_in, rows_of
+
+EMPTY = "data: expected at least one example, got none; do check the data set and its sampler"
+_AHEAD = 8  # batches of a stream that are read ahead for one with two examples
+_WINDOW = 32  # batches among which examples are sorted by length
+
+
+@dataclass(frozen=True)
+class MapExamples:
+    """Examples that can be read in any order: a map-style data set and the positions taken from it.
+
+    Attributes:
+        dataset: the data set.
+        indices: (n,) int64, the sorted positions that are read.
+        labels: (n,) labels of ``indices`` where they are known before reading, else None.
+        loading: batch size, collate function and worker settings, as keyword arguments of a DataLoader.
+        lengths: (n,) tokens of each example of the data set, where it tells (``dataset.lengths``), else None.
+    """
+
+    dataset: Dataset[Any]
+    indices: Tensor
+    labels: Tensor | None
+    batch_size: int
+    loading: dict[str, Any] = field(default_factory=dict)
+    lengths: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def peek(self, n_examples: int = 1) -> Inputs:
+        """The inputs of the first examples: at most ``n_examples``, and no more than share a batch."""
+        return next(self.batches(self.indices[:n_examples])).inputs
+
+    def batches(self, *segments: Tensor, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """Read the positions of ``segments`` in their order; a batch never spans two segments.
+
+        Without segments: all positions in ascending order. A ``share`` (rank, number of processes) is some of the
+        batches, each as it is without one.
+        """
+        parts = [
+            (number, part)
+            for number, segment in enumerate(segments or (self.indices,))
+            if len(segment)
+            for part in self._parts(segment)
+        ]
+        parts = _shared(parts, *share)
+        if isinstance(self.dataset, TensorDataset) and not self.loading:
+            for number, part in parts:
+                yield as_batch(tuple(tensor[part.to(tensor.device)] for tensor in self.dataset.tensors), part, number)
+            return
+        loader = DataLoader(self.dataset, batch_sampler=[part.tolist() for _, part in parts], **self.loading)
+        for raw, (number, part) in zip(loader, parts, strict=True):
+            yield as_batch(raw, part, number)
+
+    def _parts(self, segment: Tensor) -> Iterable[Tensor]:
+        """A segment in batches; where examples have lengths, those of similar length together, to save padding.
+
+        Batches of one window are in the order of the places where their shortest examples stood, so that in a segment
+        of random order what was read at any time is a random sample.
+        """
+        if self.lengths is None:
+            return segment.split(self.batch_size)
+        parts = []
+        for window in segment.split(_WINDOW * self.batch_size):
+            by_length = self.lengths[window].argsort(stable=True).split(self.batch_size)
+            parts += [window[places] for places in sorted(by_length, key=lambda places: int(places[0]))]
+        return parts
+
+
+class StreamExamples:
+    """Examples that are read once, in their own order: an iterable of batches."""
+
+    def __init__(self, iterable: Iterable[Any]) -> None:
+        self._iterator = iter(iterable)
+        self._seen: list[Any] = []
+
+    def peek(self, n_examples: int = 1) -> Inputs:
+        """The inputs of the first examples that share a batch: of the first one that has so many, among those ahead.
+
+        What was read ahead is read again by ``batches``.
+        """
+        while len(self._seen) < _AHEAD and not any(n_examples_in(raw) >= n_examples for raw in self._seen):
+            ahead = list(itertools.islice(self._iterator, 1))
+            if not ahead:
+                break
+            self._seen += ahead
+        if not self._seen:
+            raise ValueError(EMPTY)
+        raw = next((raw for raw in self._seen if n_examples_in(raw) >= n_examples), self._seen[0])
+        return rows_of(as_batch(raw, torch.arange(n_examples_in(raw))).inputs, slice(n_examples))
+
+    def batches(self, *, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """The batches of the iterable; positions count the examples read. It cannot be shared: ``check_shared``."""
+        del share
+        start = 0
+        for raw in itertools.chain(self._seen, self._iterator):
+            n_examples = n_examples_in(raw)
+            yield as_batch(raw, torch.arange(start, start + n_examples))
+            start += n_examples
+
+
+def as_map(
+    examples: MapExamples | StreamExamples,
+    argument: str,
+    *,
+    wanted: str = "in any order",
+    remedy: str = "pass a map-style data set or a loader over one",
+) -> MapExamples:
+    """``examples``, where ``argument`` needs a data set that can be read as ``wanted``.
+
+    Raises:
+        ValueError: a stream, which comes once and in its own batches.
+    """
+    if isinstance(examples, StreamExamples):
+        raise ValueError(
+            f"{argument}: expected a data set that can be read {wanted}, got a stream of batches; do {remedy}"
+        )
+    return examples
+
+
+def _shared(parts: list[tuple[int, Tensor]], rank: int, n_processes: int) -> list[tuple[int, Tensor]]:
+    """The parts of one process: each goes to the process that has the fewest examples by then."""
+    if n_processes == 1:
+        return parts
+    loads, own = [0] * n_processes, []
+    for part in parts:
+        least = loads.index(min(loads))
+        loads[least] += len(part[1])
+        if least == rank:
+            own.append(part)
+    return own
