@@ -175,8 +175,10 @@ def _size(gradient: Tensor) -> Tensor:
 def _unrounded(model: nn.Module, inputs: Inputs) -> AbstractContextManager[Any]:
     """Inside, autocast is off, where parameters and inputs are of one dtype without it."""
     tensors = tensors_of(inputs)
+    kind = tensors[0].device.type
+    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     is_one = all(z.dtype == dtype_of(model) for z in tensors if z.is_floating_point())
-    return torch.autocast(tensors[0].device.type, enabled=False) if is_one else nullcontext()
+    return torch.autocast(kind, enabled=False) if is_on and is_one else nullcontext()
 
 
 def _same_draws(inputs: Inputs) -> AbstractContextManager[Any]:
