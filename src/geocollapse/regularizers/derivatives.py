@@ -132,8 +132,8 @@ def _compare(found: _Mixed, expected: _Mixed, trained: Mapping[str, Tensor]) -> 
         NotImplementedError: they differ.
     """
     pairs = [_pair(a, b, p) for a, b, p in zip(found.gradients, expected.gradients, trained.values(), strict=True)]
-    errors = torch.stack([_size(a - b) for a, b in pairs]).tolist()
-    sizes = torch.stack([_size(b) for _, b in pairs]).tolist()
+    errors = torch.stack([_size(a - b) for a, b in pairs]).cpu().tolist()
+    sizes = torch.stack([_size(b) for _, b in pairs]).cpu().tolist()
     whole, difference = math.hypot(*sizes), abs(float(found.value.detach()) - float(expected.value.detach()))
     if not math.isfinite(whole + math.fsum(errors) + difference):
         raise ValueError(
