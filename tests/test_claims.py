@@ -262,7 +262,7 @@ def test_one_error_above_its_bound_is_found(tmp_path):
     write_sweep(tmp_path)
     bound = verdicts(tmp_path, claim=4)[1]
     assert bound.verdict == "holds"
-    assert "vacuous in the end" in bound.remark
+    assert "bound vacuous at the end in" in bound.remark
     set_final(tmp_path, 2, nearest_mean_error=0.2, nearest_mean_bound={"inf": {"best": 0.1, "vacuous": False}})
     bound = verdicts(tmp_path, claim=4)[1]
     assert bound.verdict == "does not hold"

@@ -120,13 +120,18 @@ def verdict_table(folder: str | Path, *, seed: int = 0) -> Table:
     grid = VerdictGrid.of(verdicts)
     styles = {"holds": "green", "does not hold": "red", "undecided": "dim"}
     caption = f"{count_sentence(verdicts)} Numbers: Spearman's rho; Poincaré ratio, largest / smallest; coverage."
-    table = Table(title="Verdicts on the claims of GC-NC", caption=caption)
+    table = Table(title="Verdicts on the claims of Munn, Dherin and Gonzalvo (2024)", caption=caption)
     for heading in ("claim", "pair", *(name.replace("_", " ") for name in grid.columns)):
         table.add_column(heading)
     for claim, pair, cells in grid.rows:
-        shown = [f"[{styles[v.verdict]}]{v.verdict}[/] {v.remark or effect_size(v)}" if v else "" for v in cells]
+        shown = [f"[{styles[v.verdict]}]{v.verdict}[/]{_beside(v)}" if v else "" for v in cells]
         table.add_row(str(claim), pair, *shown)
     return table
+
+
+def _beside(verdict: Verdict) -> str:
+    """What stands beside a verdict: its remark, or how large the effect is."""
+    return f"; {verdict.remark}" if verdict.remark else f" {effect_size(verdict)}"
 
 
 def count_sentence(verdicts: Iterable[Verdict]) -> str:

@@ -225,10 +225,8 @@ class GeometricComplexityPenalty(nn.Module):
                 passes = self._passes(feature_map, rows_of(x, rows), indices[rows])
         else:
             passes = self._passes(feature_map, rows_of(x, rows), indices[rows])
-            outputs = [part.output for part in passes]
-            if len(others):
-                outputs.append(run_model(wrapped.main, rows_of(x, others)))
-            output = _joined(outputs, order)
+            outputs = _outputs(wrapped, rows_of(x, others)) if len(others) else []
+            output = _joined([*(part.output for part in passes), *outputs], order)
         terms = torch.cat([part.terms for part in passes], dim=1)
         gc = terms.mean()
         self._keep(terms, passes, rows, labels)
@@ -236,9 +234,8 @@ class GeometricComplexityPenalty(nn.Module):
 
     def _passes(self, feature_map: FeatureMap, x: Inputs, indices: Tensor) -> list[Pass]:
         """The penalised examples in pieces, each with its part of the probes."""
-        method, size = METHODS[self.method], _piece(x)
-        pieces = [slice(start, start + size) for start in range(0, len(indices), size)]
-        return [method(feature_map, rows_of(x, p), Probes(self.seed, indices[p], self.n_probes)) for p in pieces]
+        method = METHODS[self.method]
+        return [method(feature_map, rows_of(x, p), Probes(self.seed, indices[p], self.n_probes)) for p in _pieces(x)]
 
     def _keep(self, terms: Tensor, passes: list[Pass], rows: Tensor, labels: Tensor | None) -> None:
         is_exact = self.n_probes == "exact"
@@ -273,7 +270,13 @@ def _nothing(x: Inputs) -> Tensor:
     return torch.zeros((), dtype=first.dtype if first.is_floating_point() else None, device=first.device)
 
 
-def _piece(x: Inputs) -> int:
+def _outputs(wrapped: Wrapped, x: Inputs) -> list[Any]:
+    """The outputs of examples that are not penalised; a compiled model takes them at once, as few shapes as can be."""
+    pieces = _pieces(x) if wrapped.main is wrapped.plain else [slice(None)]
+    return [run_model(wrapped.main, rows_of(x, piece)) for piece in pieces]
+
+
+def _pieces(x: Inputs) -> list[slice]:
     """Examples that go through together: all on an accelerator, on a CPU about 1 MB of inputs.
 
     The graph of a batch takes the same memory in pieces, but its tensors are small enough for the allocator to reuse;
@@ -281,9 +284,10 @@ def _piece(x: Inputs) -> int:
     """
     tensors = tensors_of(x)
     if tensors[0].device.type != "cpu":
-        return n_rows(x)
+        return [slice(None)]
     n_pieces = math.ceil(sum(tensor.numel() * tensor.element_size() for tensor in tensors) / _PIECE_BYTES)
-    return max(_MIN_PIECE, math.ceil(n_rows(x) / max(1, n_pieces)))
+    size = max(_MIN_PIECE, math.ceil(n_rows(x) / max(1, n_pieces)))
+    return [slice(start, start + size) for start in range(0, n_rows(x), size)]
 
 
 def _joined(outputs: list[Any], order: Tensor) -> Any:

@@ -87,7 +87,7 @@ def vacuous_remark(runs: pd.DataFrame) -> str:
         if column in runs and runs[column].notna().any():
             vacuous = runs[column].dropna().astype(bool)
             parts.append(f"{population} {int(vacuous.sum())}/{len(vacuous)}")
-    return f"vacuous in the end: {', '.join(parts)} runs" if parts else ""
+    return f"bound vacuous at the end in {', '.join(parts)} runs" if parts else ""
 
 
 def _ratio_note(runs: pd.DataFrame, history: pd.DataFrame) -> str:
