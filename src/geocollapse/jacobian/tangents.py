@@ -112,8 +112,24 @@ def _relu_in_place(func: Any, _z: Tensor, t: Tensor, args: tuple[Any, ...], _kwa
         return func(x)
     with forward_ad._set_fwd_grad_enabled(False):
         base.relu_()
-    t.mul_(base.detach() > 0)
+    _WherePositive.apply(t, forward_ad.unpack_dual(base).primal.detach())
     return x if base is x else forward_ad.make_dual(base, t)
+
+
+class _WherePositive(torch.autograd.Function):
+    """t [y > 0], written over t; it keeps y alone, where a product would keep and convert a mask."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, y: Tensor) -> Tensor:
+        ctx.mark_dirty(t)
+        ctx.save_for_backward(y)
+        result: Tensor = torch.ops.aten.threshold_backward.grad_input(t, y, 0, grad_input=t)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(gradient, y, 0), None
 
 
 def _covers(view: Tensor, base: Tensor) -> bool:
