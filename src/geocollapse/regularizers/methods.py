@@ -94,9 +94,9 @@ def finite_difference(feature_map: FeatureMap, inputs: Inputs, drawn: Probes) ->
     """||f(x + eps u) - f(x)||^2 / eps^2 of input probes u, f(x) from the main forward pass.
 
     One-sided: the term of order eps is odd in u, so its mean is zero, and the bias of a smooth map is of order eps^2
-    as for central differences, which cost one forward pass more. Measured in float32 against float64: value 0.1 %,
-    gradient 0.6 % off (smooth VGG-13, ViT). With ReLU only the value is near (1 to 5 %): units that x + eps u switches
-    give the gradient a noise of order eps^(-1/2), several times its size.
+    as for central differences, which cost one forward pass more. In float32 the value of smooth networks is 0.1 to 2 %
+    off, the gradient 0.4 to 4 %. With ReLU only the value is near: units that x + eps u switches give the gradient a
+    noise of order eps^(-1/2), many times its size (``benchmarks/penalty.py``).
     """
     take, x = feature_map.enter_whole(inputs)
     (features,), output = take(x)

@@ -80,7 +80,7 @@ class GeometricComplexityPenalty(nn.Module):
         method: ``forward_mode``: ||J u||^2 of input probes u, reverse over forward mode, the cheapest that is unbiased;
             ``double_backward``: ||J^T v||^2 of output probes v, unbiased too, where an operation has no forward mode;
             ``finite_difference``: ||f(x + eps u) - f(x)||^2 / eps^2, for smooth maps without second derivatives: biased
-            by about 0.1 % in float32, and with ReLU its gradient is mostly noise.
+            by 0.1 to 2 % in float32, and with ReLU its gradient is mostly noise.
         n_probes: probes for each example; ``exact`` takes all axes, of the inputs or, with ``double_backward``,
             of the features.
         batch_fraction: share of the batch, drawn at random, that the penalty is estimated on.
