@@ -153,9 +153,9 @@ class Outputs(nn.Module):
 
 
 def transformers_output(hidden, logits):
-    from transformers.modeling_outputs import ImageClassifierOutput
+    outputs = pytest.importorskip("transformers.modeling_outputs", reason='pip install "geocollapse[text]"')
 
-    return ImageClassifierOutput(logits=logits, hidden_states=(hidden,))
+    return outputs.ImageClassifierOutput(logits=logits, hidden_states=(hidden,))
 
 
 KINDS = {

@@ -185,6 +185,7 @@ class GeometricComplexityPenalty(nn.Module):
         if not met.is_checked:
             self._check_map(feature_map, x)
             met.is_checked = n_rows(x) > 1
+            torch.clear_autocast_cache()  # of weights cast without gradients meanwhile, which torch 2.6 would use
         return wrapped.run(lambda x: self._penalised(wrapped, feature_map, x, labels, step), x)
 
     def _meet(self, model: nn.Module, x: Inputs) -> _Met:
