@@ -252,12 +252,36 @@ def test_padding_needs_no_more_positions_than_the_texts():
         geo.measure(text_model(Deaf), labelled(full), input_layer="tokens")
 
 
+def test_padding_is_what_the_model_says_it_is():
+    """A model that knows padding by its token: with another token behind its texts it would move."""
+
+    class ByToken(Reader):
+        def forward(self, input_ids, attention_mask=None):
+            return super().forward(input_ids, (input_ids != 10).long())
+
+    model, texts = text_model(ByToken), padded([[1, 5, 9], [2, 6, 5], [3, 1, 4], [4, 4, 2]])
+    model.tokens.padding_idx = None
+    geo.measure(model, labelled(texts), input_layer="tokens")  # nobody knows the token: not looked at
+    model.tokens.padding_idx = 10
+    geo.measure(model, labelled(texts), input_layer="tokens")
+    deaf = text_model(Deaf)
+    deaf.tokens.padding_idx = 10
+    with pytest.raises(RuntimeError, match="features that padding does not change"):
+        geo.measure(deaf, labelled(texts), input_layer="tokens")
+
+
 def test_texts_of_one_width_alone_are_not_looked_at():
     class Flat(Deaf):
         def forward(self, input_ids, attention_mask):
             return super().forward(input_ids.reshape(-1, 6))
 
-    geo.measure(text_model(Flat), labelled(padded(TEXTS)), input_layer="tokens")
+    class Strict(Deaf):
+        def forward(self, input_ids, attention_mask):
+            assert input_ids.shape[1] == 6
+            return super().forward(input_ids)
+
+    for kind in (Flat, Strict):
+        geo.measure(text_model(kind), labelled(padded(TEXTS)), input_layer="tokens")
     check_padding(
         lambda x: (lambda z: ([z], None), x["x"]), {"x": torch.randn(3, 4), "attention_mask": torch.ones(3, 4)}
     )

@@ -483,6 +483,10 @@ def test_each_model_is_looked_at():
     assert penalty.last.value == pytest.approx(float(reference.squared_norms(b[:2], X).mean()))
     c = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), Standardised(), nn.Linear(5, 3)).double()
     penalty(c, X[:1])
+    looked = penalty._met
+    penalty(c, X[:1])
+    assert penalty._met is looked
+    assert looked.n_looked == 1  # one example is looked at once, two when they come
     with pytest.raises(RuntimeError, match="first at '2'"):
         penalty(c, X)
     assert deepcopy(penalty)(a, X)[1] == penalty(a, X)[1]

@@ -69,11 +69,11 @@ def find_input_layer(model: nn.Module, inputs: Inputs, input_layer: str | None) 
     """
     if input_layer is not None:
         names = {uncompiled_name(name): name for name, _ in model.named_modules() if uncompiled_name(name)}
-        if input_layer not in names:
+        if uncompiled_name(input_layer) not in names:
             raise ValueError(
                 f"input_layer: expected the name of a module, got {input_layer!r}; do one of {_embeddings(model)}"
             )
-        return names[input_layer]
+        return names[uncompiled_name(input_layer)]
     find = getattr(model, "get_input_embeddings", None)
     tokens = _tokens_of(inputs)
     embedded = tensors_of(inputs) if tokens is None else [tokens]
@@ -115,10 +115,16 @@ def padding_without_mask(model: nn.Module, inputs: Inputs, input_layer: str | No
     tokens = _tokens_of(inputs)
     if input_layer is None or tokens is None or (isinstance(inputs, Mapping) and MASK in inputs):
         return False
-    padding = getattr(model.get_submodule(input_layer), "padding_idx", None)
+    padding = padding_token(model, input_layer)
+    return padding is not None and bool((tokens == padding).any())
+
+
+def padding_token(model: Any, input_layer: str | None) -> int | None:
+    """The token that fills up texts, as the embedding or the configuration of a model says."""
+    padding = None if input_layer is None else getattr(model.get_submodule(input_layer), "padding_idx", None)
     if padding is None:
         padding = getattr(getattr(model, "config", None), "pad_token_id", None)
-    return padding is not None and bool((tokens == padding).any())
+    return padding if isinstance(padding, int) else None
 
 
 def _tokens_of(inputs: Inputs) -> Tensor | None:

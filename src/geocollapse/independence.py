@@ -18,7 +18,7 @@ _Take = Callable[[Tensor], tuple[list[Tensor], Any]]  # jacobian.Take, which is 
 _Run = Callable[[], list[Tensor]]
 _Enter = Callable[[Any], tuple[_Take, Tensor]]
 
-_MASK = "attention_mask"  # entry.MASK, which is further down
+_MASK, _TOKENS = "attention_mask", "input_ids"  # entry.MASK and TOKENS, which are further down
 
 
 @dataclass(frozen=True)
@@ -112,14 +112,19 @@ def check_rows_independent(
 
 
 def check_padding(
-    enter: _Enter, inputs: Inputs, module: nn.Module | None = None, *, dtype: torch.dtype | None = None
+    enter: _Enter,
+    inputs: Inputs,
+    module: nn.Module | None = None,
+    *,
+    padding: int | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Refuse a model in which the features of a text move with the padding that its batch happens to need.
 
     A text is padded to the longest of its batch: a model that ignores ``attention_mask`` mixes their lengths. Two texts
     without their first column go through it, and again with a column of padding behind them. So they are no wider than
-    given, and a table of positions has room. Nothing is checked with one text, without a mask, or where a model takes
-    one width alone.
+    given, and a table of positions has room. Nothing is checked with one text, without a mask, where a model takes one
+    width alone, or where neither the texts nor ``padding`` say what fills them up.
 
     Cost: two forward passes of two texts.
 
@@ -127,19 +132,22 @@ def check_padding(
         enter: as for ``check_rows_independent``.
         inputs: the first two texts are used.
         module: the model behind the map.
+        padding: the token that fills texts up, None where the model does not say.
         dtype: the coarsest precision inside the map (autocast); by default that of the model, or of x.
 
     Raises:
         RuntimeError: features that move.
     """
-    widths = _two_widths(inputs)
+    widths = _two_widths(inputs, padding)
     if widths is None:
         return
     with borrowed(module, evaluation=False), torch.no_grad():
         try:
             entered = [enter(texts) for texts in widths]
             narrow, padded = ([z.detach().clone() for z in take(x)[0]] for take, x in entered)
-        except (IndexError, RuntimeError, ValueError):
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, IndexError, RuntimeError, ValueError):
             return  # a width that the model does not take
         tolerance = _tolerance(dtype or dtype_of(module) or entered[0][1].dtype)
     alike = [(a, b) for a, b in zip(narrow, padded, strict=True) if a.shape == b.shape]  # not flattened over positions
@@ -151,19 +159,23 @@ def check_padding(
     )
 
 
-def _two_widths(inputs: Inputs) -> tuple[Inputs, Inputs] | None:
-    """The first two texts without their first column, and these with a padded one; None where that is no text."""
+def _two_widths(inputs: Inputs, padding: int | None) -> tuple[Inputs, Inputs] | None:
+    """The first two texts without their first column, and these with a padded one; None where that cannot be made."""
     if not isinstance(inputs, Mapping) or _MASK not in inputs or n_rows(inputs) < 2:
         return None
     pair = {name: tensor[:2] for name, tensor in inputs.items()}
     mask = pair[_MASK]
     if mask.ndim != 2 or not bool(mask[:, 1:].any(dim=1).all()):
         return None
+    if padding is None and not bool((mask == 0).any()):
+        return None  # with a token that is none of the model's padding, a model that knows padding by it would move
     narrow, padded = dict(pair), dict(pair)
     for name, tensor in pair.items():
         if tensor.shape[:2] == mask.shape:
             known = tensor[mask == 0][:1]  # what fills it up, if any of it is padded
-            fill = (known if len(known) else torch.zeros_like(tensor[:1, 0])).expand_as(tensor[:, 0])[:, None]
+            if not len(known):
+                known = torch.full_like(tensor[:1, 0], padding or 0 if name == _TOKENS else 0)
+            fill = known.expand_as(tensor[:, 0])[:, None]
             narrow[name] = tensor[:, 1:]
             padded[name] = torch.cat([narrow[name], fill], dim=1)
     return narrow, padded
@@ -297,13 +309,13 @@ def _calls(model: nn.Module) -> Iterator[dict[tuple[str, int], _Call]]:
 
     def begin(name: str) -> Any:
         def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-            open_calls[name].append(_copies((args, kwargs)))  # a copy: the module may work in place
+            open_calls[name].append(_clones((args, kwargs)))  # a copy: the module may work in place
 
         return hook
 
     def end(name: str) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            calls[name, ended[name]] = _Call(open_calls[name].pop(), _copies(output))
+            calls[name, ended[name]] = _Call(open_calls[name].pop(), _clones(output))
             ended[name] += 1
 
         return hook
@@ -319,9 +331,9 @@ def _calls(model: nn.Module) -> Iterator[dict[tuple[str, int], _Call]]:
             handle.remove()
 
 
-def _copies(value: Any) -> list[Tensor]:
+def _clones(value: Any) -> list[Tensor]:
     """Copies of the tensors in nested tuples, lists and mappings."""
     if isinstance(value, Tensor):
         return [value.detach().clone()]
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
-    return [tensor for part in parts for tensor in _copies(part)]
+    return [tensor for part in parts for tensor in _clones(part)]

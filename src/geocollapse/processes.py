@@ -181,8 +181,10 @@ def digest(*tensors: Tensor | None) -> int:
         real = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
         words = real.contiguous().flatten().view(_WORDS[real.element_size()])
         places = torch.arange(1, min(len(words), _WORDS_TOGETHER) + 1, device=words.device)
-        for part in words.split(_WORDS_TOGETHER):
-            total = (31 * total + int((part * places[: len(part)]).sum())) % (1 << 64)
+        parts = words.split(_WORDS_TOGETHER)
+        sums = torch.stack([(part * places[: len(part)]).sum() for part in parts]).tolist() if len(words) else []
+        for part_sum in sums:
+            total = (31 * total + part_sum) % (1 << 64)
     return total
 
 

@@ -24,7 +24,7 @@ def forward_pass(inputs: Inputs) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a model is code of others, which may raise anything
-        if not _is_of_a_module(error):
+        if not _is_of_a_module(error) or "allocate memory" in str(error):  # what is out of memory on a CPU
             raise
         reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
         raise ValueError(

@@ -100,7 +100,7 @@ class FeatureMap:
         return take, entry.x
 
     def enter_whole(self, inputs: Inputs) -> tuple[Take, Tensor]:
-        """The same, with the model's own output, whatever it is."""
+        """The same of the inputs as they are, left padding and all, with the model's own output, whatever it is."""
         entry = enter(self.model, inputs, self.input_layer)
         return lambda x: self._features(entry, x), entry.x
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from geocollapse.batches import Inputs, MapExamples, StreamExamples, as_examples, check_shared, move, rows_of
 from geocollapse.borrow import borrowed, check_independent
-from geocollapse.entry import enter, find_input_layer
+from geocollapse.entry import enter, find_input_layer, padding_token
 from geocollapse.features import (
     CallableMap,
     Embedding,
@@ -110,8 +110,9 @@ def measure(
             too small for one example, a forward pass in which the model raises; with several processes a stream,
             ``max_seconds``, or other data, settings or weights in one of them.
         RuntimeError: a model that mixes the examples of a batch even in evaluation mode, or draws at random; names the
-            module. Seen from two examples, which go forward three times. Features of texts that move with padding, and
-            features that move with the inputs but have no gradients (``torch.no_grad``, ``.detach()`` in the model).
+            module. Seen from two examples, which go forward three times, and two times more if they are texts with a
+            mask, whose features must not move with padding. Features that move with the inputs but have no gradients
+            (``torch.no_grad``, ``.detach()`` in the model).
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -136,7 +137,8 @@ def measure(
         feature_map.class_outputs, about_outputs = outputs_of_classes(model, embedding, names, given)
         with forward_pass(pair):
             check_rows_independent(feature_map.enter, pair, module, dtype=autocast)
-            check_padding(feature_map.enter, pair, module, dtype=autocast)
+            padding = padding_token(model, feature_map.input_layer)
+            check_padding(feature_map.enter, pair, module, padding=padding, dtype=autocast)
         if memory_limit is not None:
             examples = bounded_by_memory(examples, feature_map.enter, first, memory_limit)
         chosen = estimator or _default_estimator(feature_map, first)
@@ -204,8 +206,8 @@ def _feature_map(
             raise ValueError("layer: expected at least one name, got none; do layer=None for the default")
         if len(set(names)) < len(names):
             raise ValueError(f"layer: expected different layers, got {names}; do name each once")
-        found = find_input_layer(model, first, input_layer)
         with forward_pass(first):
+            found = find_input_layer(model, first, input_layer)
             enter(model, first, found)  # refuses inputs without a Jacobian before anything is looked for
         embedding = find_embedding(model, first, layer=names[0], classifier=classifier)
         others = [Layer.find(model, name) for name in names[1:] if name is not None]

@@ -48,13 +48,13 @@ _REMEDIES = {  # by whether the method may meet random layers
 
 @dataclass
 class _Met:
-    """A model that was penalised: the layers found in it, and whether it was looked at with two examples."""
+    """A model that was penalised: the layers found in it, and with how many examples it was looked at, 2 at most."""
 
     model: weakref.ref[nn.Module]
     settings: tuple[Any, ...]
     layer: Layer
     input_layer: str | None
-    is_checked: bool = False
+    n_looked: int = 0
 
 
 class GeometricComplexityPenalty(nn.Module):
@@ -182,9 +182,9 @@ class GeometricComplexityPenalty(nn.Module):
         wrapped.check_differentiable(met.layer.name, self.method)
         graphs = self.method == "finite_difference"
         feature_map = FeatureMap(wrapped.plain, [met.layer], self.pool, met.input_layer, keeps_graphs=graphs)
-        if not met.is_checked:
+        if met.n_looked < min(2, n_rows(x)):
             self._check_map(feature_map, x)
-            met.is_checked = n_rows(x) > 1
+            met.n_looked = min(2, n_rows(x))
             torch.clear_autocast_cache()  # of weights cast without gradients meanwhile, which torch 2.6 would use
         return wrapped.run(lambda x: self._penalised(wrapped, feature_map, x, labels, step), x)
 
@@ -207,7 +207,7 @@ class GeometricComplexityPenalty(nn.Module):
         if padding_without_mask(model, x, feature_map.input_layer):
             warnings.warn(NO_MASK, GeocollapseWarning, stacklevel=2)
         with _running_statistics(model):
-            check_rows_independent(feature_map.enter, x, model, is_random=is_random, remedy=_REMEDIES[is_random])
+            check_rows_independent(feature_map.enter_whole, x, model, is_random=is_random, remedy=_REMEDIES[is_random])
             if self.batch_norm == "refuse":
                 check_output(feature_map, x)
             if is_random:
