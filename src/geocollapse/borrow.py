@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +133,7 @@ def without_graphs(model: nn.Module | None) -> AbstractContextManager[None]:
 def _first_tensor(model: object) -> Tensor | None:
     if not isinstance(model, nn.Module):
         return None
-    return next(iter([*model.parameters(), *model.buffers()]), None)
+    return next(chain(model.parameters(), model.buffers()), None)
 
 
 def _cuda_devices(model: nn.Module | None) -> list[int]:
