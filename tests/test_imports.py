@@ -15,11 +15,11 @@ PACKAGE = Path(__file__).parents[1] / "src" / "geocollapse"
 ORDER = (
     "_version",
     "estimate",
+    "borrow",
     "processes",
     "files",
     "provenance",
     "progress",
-    "borrow",
     "batches",
     "independence",
     "probes",

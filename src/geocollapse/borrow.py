@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
-_COMPILED = "_orig_mod"  # the module inside torch.compile's wrapper
+COMPILED = "_orig_mod"  # the module inside torch.compile's wrapper
 _DROPOUT = nn.modules.dropout._DropoutNd
 
 
@@ -96,7 +96,7 @@ def compiled_parts(model: nn.Module) -> list[str]:
     return [
         name
         for name, module in model.named_modules()
-        if _COMPILED in module._modules or module._compiled_call_impl is not None
+        if COMPILED in module._modules or module._compiled_call_impl is not None
     ]
 
 
@@ -107,7 +107,7 @@ def uncompiled_name(name: str) -> str:
         >>> uncompiled_name("_orig_mod.layer1.0"), uncompiled_name("body._orig_mod")
         ('layer1.0', 'body')
     """
-    return ".".join(part for part in name.split(".") if part != _COMPILED)
+    return ".".join(part for part in name.split(".") if part != COMPILED)
 
 
 def device_of(model: object) -> torch.device | None:

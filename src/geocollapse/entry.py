@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import Inputs, tensors_of
+from geocollapse.batches import MASK, TOKENS, Inputs, tensors_of
 from geocollapse.borrow import borrowed, uncompiled_name
 from geocollapse.jacobian import unshared
 
-TOKENS = "input_ids"  # (n, tokens), the numbers of the tokens
-MASK = "attention_mask"  # (n, tokens), 0 where a sequence is padded; of any dtype it is no continuous input
 NO_MASK = (
     "attention_mask: padding was found among the tokens and no mask that says so, so that it counts as text; "
     "do give attention_mask with input_ids"

@@ -11,14 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import Inputs, n_rows, rows_of
+from geocollapse.batches import MASK, TOKENS, Enter, Inputs, Take, n_rows, rows_of
 from geocollapse.borrow import borrowed, dtype_of
 
-_Take = Callable[[Tensor], tuple[list[Tensor], Any]]  # jacobian.Take, which is further down
 _Run = Callable[[], list[Tensor]]
-_Enter = Callable[[Any], tuple[_Take, Tensor]]
-
-_MASK, _TOKENS = "attention_mask", "input_ids"  # entry.MASK and TOKENS, which are further down
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ _AGAIN = (_Look("as given", 0, "as given", 0), _Look("as given", 1, "as given", 
 
 
 def check_rows_independent(
-    enter: _Enter,
+    enter: Enter,
     inputs: Inputs,
     module: nn.Module | None = None,
     *,
@@ -112,7 +108,7 @@ def check_rows_independent(
 
 
 def check_padding(
-    enter: _Enter,
+    enter: Enter,
     inputs: Inputs,
     module: nn.Module | None = None,
     *,
@@ -155,16 +151,16 @@ def check_padding(
         return
     raise RuntimeError(
         "model: expected features that padding does not change, got features of a text that move with one more padded "
-        f"token, whose {_MASK} is 0; do batch_size=1, which pads nothing"
+        f"token, whose {MASK} is 0; do batch_size=1, which pads nothing"
     )
 
 
 def _two_widths(inputs: Inputs, padding: int | None) -> tuple[Inputs, Inputs] | None:
     """The first two texts without their first column, and these with a padded one; None where that cannot be made."""
-    if not isinstance(inputs, Mapping) or _MASK not in inputs or n_rows(inputs) < 2:
+    if not isinstance(inputs, Mapping) or MASK not in inputs or n_rows(inputs) < 2:
         return None
     pair = {name: tensor[:2] for name, tensor in inputs.items()}
-    mask = pair[_MASK]
+    mask = pair[MASK]
     if mask.ndim != 2 or not bool(mask[:, 1:].any(dim=1).all()):
         return None
     if padding is None and not bool((mask == 0).any()):
@@ -174,7 +170,7 @@ def _two_widths(inputs: Inputs, padding: int | None) -> tuple[Inputs, Inputs] | 
         if tensor.shape[:2] == mask.shape:
             known = tensor[mask == 0][:1]  # what fills it up, if any of it is padded
             if not len(known):
-                known = torch.full_like(tensor[:1, 0], padding or 0 if name == _TOKENS else 0)
+                known = torch.full_like(tensor[:1, 0], padding or 0 if name == TOKENS else 0)
             fill = known.expand_as(tensor[:, 0])[:, None]
             narrow[name] = tensor[:, 1:]
             padded[name] = torch.cat([narrow[name], fill], dim=1)
@@ -182,11 +178,11 @@ def _two_widths(inputs: Inputs, padding: int | None) -> tuple[Inputs, Inputs] | 
 
 
 def _passes(
-    enter: _Enter, inputs: Inputs, module: nn.Module | None, *, is_random: bool
+    enter: Enter, inputs: Inputs, module: nn.Module | None, *, is_random: bool
 ) -> tuple[dict[str, _Run], Tensor]:
     """The three passes by name, and x of the first."""
 
-    def run(take: _Take, z: Tensor) -> list[Tensor]:
+    def run(take: Take, z: Tensor) -> list[Tensor]:
         with borrowed(module, evaluation=False) if is_random else nullcontext():
             return [features.detach().clone() for features in take(z.clone())[0]]  # it may work in place
 

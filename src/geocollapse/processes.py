@@ -21,6 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from geocollapse.borrow import COMPILED
+
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=BaseException)
 _ALONE = ContextVar("alone", default=False)
@@ -30,7 +32,6 @@ _KINDS = (*_FILE, OSError, ValueError, TypeError, ImportError)  # of an error th
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
 _WORDS_TOGETHER = 1 << 16  # they stay in the cache
 _KNOWN = "is_known_to_all_processes"
-_COMPILED = "_orig_mod"  # the module inside torch.compile's wrapper
 
 
 def share() -> tuple[int, int]:
@@ -200,8 +201,8 @@ def unwrapped(model: _T) -> _T:
     while isinstance(inner, nn.Module):
         if isinstance(inner, nn.parallel.DistributedDataParallel):
             model = inner = inner.module
-        elif _COMPILED in inner._modules:
-            inner = inner._modules[_COMPILED]
+        elif COMPILED in inner._modules:
+            inner = inner._modules[COMPILED]
         else:
             break
     for name, module in model.named_modules() if isinstance(model, nn.Module) else ():

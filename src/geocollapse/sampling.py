@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from geocollapse.batches import Batch, Inputs, MapExamples, StreamExamples, as_map, move, rows_of
+from geocollapse.batches import Batch, Enter, Inputs, MapExamples, StreamExamples, as_map, move, rows_of
 from geocollapse.estimate import Estimate
-from geocollapse.jacobian import Enter, Estimator, Probed, ProbePlan, SquaredNorms, examples_that_fit
+from geocollapse.jacobian import Estimator, Probed, ProbePlan, SquaredNorms, examples_that_fit
 from geocollapse.jacobian.plan import ALIGNED_EXAMPLES, WITHOUT_REPLACEMENT
 from geocollapse.probes import random_order
 from geocollapse.processes import agreed, shards, share

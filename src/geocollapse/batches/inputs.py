@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,11 @@ from torch import Tensor
 from geocollapse.borrow import device_of, dtype_of
 
 Inputs = Tensor | Mapping[str, Tensor]  # one tensor, or tensors by name; one row an example
+Take = Callable[[Tensor], tuple[list[Tensor], Any]]  # x to the features (n, p) of each layer, and the output
+Enter = Callable[[Any], tuple[Take, Tensor]]  # inputs to the map of these examples, and the x that it starts from
+
+TOKENS = "input_ids"  # (n, tokens), the numbers of the tokens
+MASK = "attention_mask"  # (n, tokens), 0 where a sequence is padded; of any dtype it is no continuous input
 
 
 @dataclass(frozen=True)

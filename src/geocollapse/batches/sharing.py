@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,17 +11,16 @@ from torch.utils.data import TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from geocollapse.batches.examples import MapExamples, StreamExamples, as_map
-from geocollapse.batches.inputs import Inputs, tensors_of
+from geocollapse.batches.inputs import Enter, Inputs, tensors_of
 from geocollapse.processes import check_same, digest, gather_object, gather_rows, share
 
-_Take = Callable[[Tensor], tuple[list[Tensor], Any]]  # jacobian.Take, which is further down
 _ONE_DATA_SET = "give each process the whole data set, or a loader with a DistributedSampler over it"
 
 
 def check_shared(
     examples: MapExamples | StreamExamples,
     model: nn.Module | None,
-    enter: Callable[[Any], tuple[_Take, Tensor]],
+    enter: Enter,
     pair: Inputs,
     settings: Mapping[str, Any],
     *,

@@ -9,12 +9,12 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import Inputs
+from geocollapse.batches import Inputs, Take
 from geocollapse.borrow import compiled_parts, without_graphs
 from geocollapse.entry import MOVED_PADDING, NO_MASK, Entry, enter, padding_without_mask, without_left_padding
 from geocollapse.features.layer import Layer, taps, the_tensor
 from geocollapse.features.pooling import Pool, pooled
-from geocollapse.jacobian import Take, check_floating, flatten_features, unshared
+from geocollapse.jacobian import check_floating, flatten_features, unshared
 from geocollapse.outputs import main_output, part_of
 
 _EAGER = "model: torch.compile was left aside, the same weights ran without its graphs"

@@ -5,9 +5,7 @@ reverse (vector-Jacobian products), forward (Jacobian-vector products), tangents
 masked (sampled entries), memory (what fits), checks (what is no norm), plan (the estimators).
 """
 
-from geocollapse.jacobian.ends import Enter as Enter
 from geocollapse.jacobian.ends import Map as Map
-from geocollapse.jacobian.ends import Take as Take
 from geocollapse.jacobian.ends import check_floating as check_floating
 from geocollapse.jacobian.ends import flatten_features as flatten_features
 from geocollapse.jacobian.ends import track as track

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from geocollapse.jacobian.ends import Take, track
+from geocollapse.batches import Take
+from geocollapse.jacobian.ends import track
 
 
 def check_terms(terms: Sequence[Tensor], take: Take, x: Tensor, features: Sequence[Tensor], indices: Tensor) -> None:
@@ -18,10 +19,10 @@ def check_terms(terms: Sequence[Tensor], take: Take, x: Tensor, features: Sequen
         RuntimeError: zeros of features that move with ``x`` and have no gradients.
     """
     for layer, (found, z) in enumerate(zip(terms, features, strict=True)):
-        is_finite = torch.isfinite(found).flatten(0, -2).all(dim=0)
-        if not bool(is_finite.all()):
-            raise _overflow(is_finite, indices)
-        if not bool(found.any()) and found.numel() and _is_cut(take, x, layer, z):
+        are_finite, is_any = torch.stack([torch.isfinite(found).all(), found.any()]).cpu().tolist()
+        if not are_finite:
+            raise _overflow(torch.isfinite(found).flatten(0, -2).all(dim=0), indices)
+        if not is_any and found.numel() and _is_cut(take, x, layer, z):
             place = "" if len(terms) == 1 else f" to layer {layer + 1} of {len(terms)}"
             raise RuntimeError(
                 f"layer: expected a path of gradients from the inputs{place}, got features that move with the inputs "

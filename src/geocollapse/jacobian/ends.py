@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +10,6 @@ from torch import Tensor
 from geocollapse.probes import accumulation_dtype
 
 Map = Callable[[Tensor], Tensor]
-Take = Callable[[Tensor], tuple[list[Tensor], Any]]  # x to the features (n, p) of each layer, and the output
-Enter = Callable[[Any], tuple[Take, Tensor]]  # inputs to the map of these examples, and the x that it starts from
 
 
 def track(x: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geocollapse.jacobian.ends import Take, track
+from geocollapse.batches import Take
+from geocollapse.jacobian.ends import track
 
 
 def examples_that_fit(take: Take, x: Tensor, memory_limit: int) -> int:

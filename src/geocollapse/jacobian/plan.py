@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from geocollapse import probes
+from geocollapse.batches import Take
 from geocollapse.borrow import borrowed, check_independent
 from geocollapse.estimate import check_finite
 from geocollapse.independence import check_rows_independent
 from geocollapse.jacobian.checks import check_terms
-from geocollapse.jacobian.ends import Map, Take, channel_scale, check_floating, flatten_features, track, unshared
+from geocollapse.jacobian.ends import Map, channel_scale, check_floating, flatten_features, track, unshared
 from geocollapse.jacobian.forward import push_forward
 from geocollapse.jacobian.masked import masked_entries
 from geocollapse.jacobian.memory import examples_that_fit

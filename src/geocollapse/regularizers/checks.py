@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from geocollapse.batches import Inputs, n_rows, rows_of, tensors_of
+from geocollapse.batches import Inputs, Take, n_rows, rows_of, tensors_of
 from geocollapse.features import FeatureMap
 from geocollapse.independence import check_rows_independent
-from geocollapse.jacobian import Take
 from geocollapse.regularizers.methods import METHODS, NumberOfProbes
 
 _WHOLE = "batch_norm='running', which takes the output from a forward pass of the whole batch"

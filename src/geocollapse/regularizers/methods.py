@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from geocollapse import probes
-from geocollapse.batches import Inputs, tensors_of
+from geocollapse.batches import Inputs, Take, tensors_of
 from geocollapse.features import FeatureMap
 from geocollapse.jacobian import (
-    Take,
     TwiceDifferentiable,
     differentiable_push_forward,
     in_right_order,

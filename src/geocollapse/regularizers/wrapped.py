@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from geocollapse.batches import Inputs
-from geocollapse.borrow import compiled_parts
+from geocollapse.borrow import COMPILED, compiled_parts
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Wrapped:
             if isinstance(plain, DistributedDataParallel):
                 parallel, plain = plain, plain.module
                 main = plain
-            elif isinstance(original := getattr(plain, "_orig_mod", None), nn.Module):
+            elif isinstance(original := getattr(plain, COMPILED, None), nn.Module):
                 plain = original
             else:
                 return cls(plain, main, parallel)
