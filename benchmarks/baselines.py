@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 
 def forward_backward(model: nn.Module, layer: nn.Module, inputs: Tensor, batch_size: int) -> None:
-    """Bare forward and backward to the inputs from the input of ``layer``; one vector-Jacobian product a batch."""
+    """Bare forward and backward to the inputs from the input of ``layer``; one vector-Jacobian
+    product a batch.
+    """
     taken: list[Tensor] = []
     handle = layer.register_forward_pre_hook(lambda _m, args: taken.append(args[0]))
     for parameter in model.parameters():
@@ -25,7 +27,9 @@ def forward_backward(model: nn.Module, layer: nn.Module, inputs: Tensor, batch_s
 
 
 def embedding_backward(model: nn.Module, batches: list[dict[str, Tensor]]) -> None:
-    """Bare forward and backward of a text model to its embedded tokens, from the mean over the tokens of each text."""
+    """Bare forward and backward of a text model to its embedded tokens, from the mean over the
+    tokens of each text.
+    """
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     embedding = model.get_input_embeddings()  # type: ignore[operator]
@@ -66,15 +70,25 @@ def vmap_jacrev(f: nn.Module, x: Tensor, chunk_size: int = 16) -> Tensor:
     return jacobian.flatten(1).square().sum(dim=1)
 
 
-def two_pass(features: Tensor, labels: Tensor, n_classes: int, batch_size: int = 512) -> tuple[Tensor, Tensor]:
-    """CDNV and NC1 as scripts compute them: a pass for the means, a pass for the scatter, a pseudo-inverse."""
+def two_pass(
+    features: Tensor, labels: Tensor, n_classes: int, batch_size: int = 512
+) -> tuple[Tensor, Tensor]:
+    """CDNV and NC1 as scripts compute them: a pass for the means, a pass for the scatter, a
+    pseudo-inverse.
+    """
     p = features.shape[1]
-    sums, counts = torch.zeros(n_classes, p, dtype=features.dtype), torch.zeros(n_classes, dtype=features.dtype)
+    sums, counts = (
+        torch.zeros(n_classes, p, dtype=features.dtype),
+        torch.zeros(n_classes, dtype=features.dtype),
+    )
     for x, y in zip(features.split(batch_size), labels.split(batch_size)):
         sums.index_add_(0, y, x)
         counts += torch.bincount(y, minlength=n_classes)
     means = sums / counts[:, None]
-    within, variances = torch.zeros(p, p, dtype=features.dtype), torch.zeros(n_classes, dtype=features.dtype)
+    within, variances = (
+        torch.zeros(p, p, dtype=features.dtype),
+        torch.zeros(n_classes, dtype=features.dtype),
+    )
     for x, y in zip(features.split(batch_size), labels.split(batch_size)):
         z = x - means[y]
         within += z.T @ z
@@ -98,14 +112,19 @@ def class_covariances(features: Tensor, labels: Tensor, n_classes: int) -> list[
     return covariances
 
 
-def episode_loop(features: Tensor, labels: Tensor, n_episodes: int, n_way: int = 5, k_shot: int = 5) -> Tensor:
+def episode_loop(
+    features: Tensor, labels: Tensor, n_episodes: int, n_way: int = 5, k_shot: int = 5
+) -> Tensor:
     """Few-shot episodes one by one: 15 queries a class, nearest class mean."""
     generator = torch.Generator().manual_seed(0)
     classes = [(labels == c).nonzero().flatten() for c in range(int(labels.max()) + 1)]
     accuracies = []
     for _ in range(n_episodes):
         ways = torch.randperm(len(classes), generator=generator)[:n_way]
-        rows = [classes[w][torch.randperm(len(classes[w]), generator=generator)[: k_shot + 15]] for w in ways]
+        rows = [
+            classes[w][torch.randperm(len(classes[w]), generator=generator)[: k_shot + 15]]
+            for w in ways
+        ]
         support = torch.stack([features[r[:k_shot]].mean(dim=0) for r in rows])
         query = torch.cat([features[r[k_shot:]] for r in rows])
         predicted = torch.cdist(query, support).argmin(dim=1)

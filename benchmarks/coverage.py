@@ -1,9 +1,10 @@
-"""``python benchmarks/coverage.py``: how often the intervals contain the truth, on the trained networks.
+"""``python benchmarks/coverage.py``: how often the intervals contain the truth, on the trained
+networks.
 
-Four probes of every training image are kept as the population: an image's probe is then a draw of one of its four, and
-the mean of all is the truth, known to the last digit. Each repetition draws images and probes anew and asks the
-library for its interval: of fixed samples, of samples that stop at ``rtol``, and of geometric collapse. Prints a table,
-and stores it with a figure for the docs.
+Four probes of every training image are kept as the population: an image's probe is then a draw of
+one of its four, and the mean of all is the truth, known to the last digit. Each repetition draws
+images and probes anew and asks the library for its interval: of fixed samples, of samples that stop
+at ``rtol``, and of geometric collapse. Prints a table, and stores it with a figure for the docs.
 """
 
 from __future__ import annotations
@@ -50,8 +51,11 @@ class Population:
         """||J||_F^2 of each image (n,): the mean of its probes, by definition of this population."""
         return self.probes.mean(dim=1)
 
-    def draw(self, rows: Tensor, r: int, generator: torch.Generator, n_pilot: int = SECOND_PROBES) -> SquaredNorms:
-        """r independent probes of each of ``rows``; of a single one, some get a second for the error, as in the library.
+    def draw(
+        self, rows: Tensor, r: int, generator: torch.Generator, n_pilot: int = SECOND_PROBES
+    ) -> SquaredNorms:
+        """r independent probes of each of ``rows``; of a single one, some get a second for the
+        error, as in the library.
 
         These are the first ``n_pilot``, and those above 5 times the mean.
         """
@@ -66,7 +70,9 @@ class Population:
 
 
 class Probabilities(nn.Module):
-    """A classifier with the softmax behind it: the map whose norms have a heavy tail once it is trained."""
+    """A classifier with the softmax behind it: the map whose norms have a heavy tail once it is
+    trained.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -118,7 +124,9 @@ def fixed(p: Population, n_samples: int, r: int, generator: torch.Generator) -> 
 
 
 def sequential(p: Population, rtol: float, generator: torch.Generator) -> Estimate:
-    """The library's rule: looks at its sizes, one probe at first, then as many as it thinks worth their cost."""
+    """The library's rule: looks at its sizes, one probe at first, then as many as it thinks worth
+    their cost.
+    """
     n, rule = len(p.labels), StoppingRule(rtol)
     order, start, r = torch.randperm(n, generator=generator), 0, 1
     parts: list[SquaredNorms] = []
@@ -149,7 +157,10 @@ def experiments(p: Population) -> dict[str, tuple[Callable[[torch.Generator], Es
     n = len(p.labels)
     found: dict[str, tuple[Callable[[torch.Generator], Estimate], float]] = {}
     for n_samples, r in ((200, 1), (200, 2), (1000, 1), (n, 1), (n, 2)):
-        found[f"n = {n_samples}, {r} probe{'s' if r > 1 else ''}"] = lambda g, k=n_samples, r=r: fixed(p, k, r, g), gc
+        found[f"n = {n_samples}, {r} probe{'s' if r > 1 else ''}"] = (
+            lambda g, k=n_samples, r=r: fixed(p, k, r, g),
+            gc,
+        )
     for rtol in RTOLS:
         found[f"rtol = {rtol}"] = lambda g, rtol=rtol: sequential(p, rtol, g), gc
     for n_class in (20, 50, 200):
@@ -165,7 +176,9 @@ def covered(name: str, repeats: int) -> list[dict[str, Any]]:
     for title, (draw, truth) in experiments(p).items():
         generator = torch.Generator().manual_seed(0)
         estimates = [draw(generator) for _ in range(repeats)]
-        hits = sum(low <= truth <= high for low, high in (e.interval() for e in estimates)) / repeats
+        hits = (
+            sum(low <= truth <= high for low, high in (e.interval() for e in estimates)) / repeats
+        )
         sizes = sum(e.n_samples for e in estimates) / repeats
         rows.append(
             {"population": name, "largest_share": share, "experiment": title, "coverage": hits, "mean_samples": sizes,
@@ -195,11 +208,15 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     axis.axvspan(93, 97, color="0.92")
     axis.axvline(95, color="0.6", linewidth=0.8)
     names = list(dict.fromkeys(row["population"] for row in rows))
-    for name, colour, marker in zip(names, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), "os^D", strict=False):
+    for name, colour, marker in zip(
+        names, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), "os^D", strict=False
+    ):
         mine = [row for row in rows if row["population"] == name]
         label = f"{name}, largest share {mine[0]['largest_share']:.2%}"
         places = [titles.index(row["experiment"]) for row in mine]
-        axis.plot([100 * row["coverage"] for row in mine], places, marker, color=colour, label=label)
+        axis.plot(
+            [100 * row["coverage"] for row in mine], places, marker, color=colour, label=label
+        )
     axis.set_yticks(range(len(titles)), titles)
     axis.invert_yaxis()
     axis.set_xlabel("intervals that contain the truth (%); 93 to 97 % shaded")

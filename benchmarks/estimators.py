@@ -1,7 +1,9 @@
-"""``python benchmarks/estimators.py``: variance and cost of every estimator of ||J||_F^2 on the trained networks.
+"""``python benchmarks/estimators.py``: variance and cost of every estimator of ||J||_F^2 on the
+trained networks.
 
-The whole Jacobian of a few images gives the variance of each estimator by its formula, without sampling noise; the cost
-is timed beside a bare forward pass. Prints a table, and stores it with a figure for the docs.
+The whole Jacobian of a few images gives the variance of each estimator by its formula, without
+sampling noise; the cost is timed beside a bare forward pass. Prints a table, and stores it with a
+figure for the docs.
 """
 
 from __future__ import annotations
@@ -96,7 +98,11 @@ def variances(jacobians: Tensor, basis: Tensor) -> Callable[[str, int], Tensor]:
         if estimator == "aligned":
             m = torch.cat([basis, torch.eye(p, dtype=basis.dtype) - basis @ basis.mT], dim=1)
             s = m.mT @ a @ m
-            return 2 * (s.square().sum(dim=(1, 2)) - s.diagonal(dim1=1, dim2=2).square().sum(dim=1)) / r
+            return (
+                2
+                * (s.square().sum(dim=(1, 2)) - s.diagonal(dim1=1, dim2=2).square().sum(dim=1))
+                / r
+            )
         if estimator == "gaussian":
             return 2 * norms / r
         if estimator == "orthogonal":
@@ -125,7 +131,14 @@ def measured(name: str) -> Iterator[Entry]:
         plan = ProbePlan(estimator, 0).fitted(*fitting)  # type: ignore[arg-type]
         seconds = _seconds(lambda: plan.probe(*timed, order[:N_TIMED], r))  # noqa: B023
         within = float(of(estimator, r).mean() / values.mean() ** 2)
-        yield Entry(name, method, within, float(values.var() / values.mean() ** 2), seconds / forward, machine())
+        yield Entry(
+            name,
+            method,
+            within,
+            float(values.var() / values.mean() ** 2),
+            seconds / forward,
+            machine(),
+        )
 
 
 @torch.no_grad()
@@ -134,7 +147,9 @@ def _forward(model: nn.Module, x: Tensor) -> None:
 
 
 def _seconds(work: Callable[[], Any]) -> float:
-    """Median time: of the processor, which other programs on the machine do not lengthen, or of the accelerator."""
+    """Median time: of the processor, which other programs on the machine do not lengthen, or of the
+    accelerator.
+    """
     work()
     clock = timed if torch.cuda.is_available() else _processor_time
     return statistics.median(clock(work) for _ in range(REPEATS))
@@ -147,7 +162,9 @@ def _processor_time(work: Callable[[], Any]) -> float:
 
 
 def show(entries: list[Entry]) -> None:
-    """Print the table: variances in percent of the squared mean, products relative to one rademacher probe."""
+    """Print the table: variances in percent of the squared mean, products relative to one
+    rademacher probe.
+    """
     table = Table("network", "estimator", "within, %", "between, %", "cost", "whole data", "sample")
     for entry in entries:
         base = next(e for e in entries if e.network == entry.network and e.method == "rademacher")
@@ -164,7 +181,9 @@ def show(entries: list[Entry]) -> None:
 
 
 def draw(entries: list[Entry], path: Path) -> None:
-    """Variance times cost of each estimator, relative to one rademacher probe, a panel for each way of sampling."""
+    """Variance times cost of each estimator, relative to one rademacher probe, a panel for each way
+    of sampling.
+    """
     from matplotlib.figure import Figure
 
     methods = [method for method, _, _ in METHODS]
@@ -172,11 +191,17 @@ def draw(entries: list[Entry], path: Path) -> None:
     axes = figure.subplots(1, 2, sharey=True)
     titles = ("every example probed", "a small sample probed")
     for axis, kind, title in zip(axes, ("whole_data", "sample"), titles, strict=True):
-        for (name, marker), colour in zip(_markers(entries), ("#0072B2", "#D55E00", "#009E73"), strict=False):
+        for (name, marker), colour in zip(
+            _markers(entries), ("#0072B2", "#D55E00", "#009E73"), strict=False
+        ):
             mine = {entry.method: entry for entry in entries if entry.network == name}
             base = getattr(mine["rademacher"], kind)
             axis.plot(
-                [getattr(mine[m], kind) / base for m in methods], range(len(methods)), marker, color=colour, label=name
+                [getattr(mine[m], kind) / base for m in methods],
+                range(len(methods)),
+                marker,
+                color=colour,
+                label=name,
             )
         axis.axvline(1.0, color="0.6", linewidth=0.8)
         axis.set_xscale("log")

@@ -1,4 +1,6 @@
-"""Times two ways to do the same work, interleaved, and stores the ratio with the machine it was measured on."""
+"""Times two ways to do the same work, interleaved, and stores the ratio with the machine it was
+measured on.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ class Row:
         prepare: makes the two pieces of work, (ours, theirs); not timed.
         repeats: interleaved repetitions; the median counts.
         check: compares the two results, raises if they are not the same number.
-        times: how often the other piece of work would have to be done for our result; it is timed once.
+        times: how often the other piece of work would have to be done for our result; it is timed
+            once.
         single: on one thread, in processor time: other jobs of the machine count less.
     """
 
@@ -118,7 +121,9 @@ def synchronise() -> None:
 
 
 def with_peak_memory(work: Work) -> tuple[Any, float]:
-    """The result of ``work`` and the most memory it held, in MB above the start: resident set sampled every 5 ms."""
+    """The result of ``work`` and the most memory it held, in MB above the start: resident set
+    sampled every 5 ms.
+    """
     with _sampled_memory() as samples:
         result = work()
     return result, (max(samples) - samples[0]) / 2**20
@@ -168,7 +173,9 @@ def _processor() -> str:
 
 def store(results: list[Result], path: Path) -> None:
     """Merge ``results`` into the file: rows that were not run keep their last value."""
-    known = {entry["name"]: entry for entry in json.loads(path.read_text())} if path.exists() else {}
+    known = (
+        {entry["name"]: entry for entry in json.loads(path.read_text())} if path.exists() else {}
+    )
     known |= {result.name: asdict(result) for result in results}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([known[name] for name in sorted(known)], indent=1) + "\n")
@@ -176,7 +183,17 @@ def store(results: list[Result], path: Path) -> None:
 
 def show(results: list[Result]) -> None:
     """Print the table."""
-    table = Table("row", "work", "against", "ratio", "range", "reach", "seconds", "peak MB", title="make bench")
+    table = Table(
+        "row",
+        "work",
+        "against",
+        "ratio",
+        "range",
+        "reach",
+        "seconds",
+        "peak MB",
+        title="make bench",
+    )
     for r in results:
         style = "green" if r.ratio <= r.reach else "red"
         table.add_row(

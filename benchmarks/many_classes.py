@@ -1,4 +1,5 @@
-"""``python benchmarks/many_classes.py``: CDNV of 100,000 classes x 768 dimensions from a stream, in bounded memory.
+"""``python benchmarks/many_classes.py``: CDNV of 100,000 classes x 768 dimensions from a stream, in
+bounded memory.
 
 The interval from a sample of class pairs is also checked against all pairs, at 20,000 classes.
 """
@@ -19,14 +20,18 @@ _CLASSES_A_BATCH = 500
 
 
 def stream(n_classes: int, n_features: int, per_class: int) -> ClassStatistics:
-    """Statistics of float32 features that are drawn batch by batch; classes differ in spread by a factor of 4."""
+    """Statistics of float32 features that are drawn batch by batch; classes differ in spread by a
+    factor of 4.
+    """
     generator = torch.Generator().manual_seed(0)
     statistics = ClassStatistics.empty(n_classes)
     for start in range(0, n_classes, _CLASSES_A_BATCH):
         labels = torch.arange(start, min(start + _CLASSES_A_BATCH, n_classes))
         means = torch.randn(len(labels), 1, n_features, generator=generator)
         spread = 0.5 + 1.5 * torch.rand(len(labels), 1, 1, generator=generator)
-        features = means + spread * torch.randn(len(labels), per_class, n_features, generator=generator)
+        features = means + spread * torch.randn(
+            len(labels), per_class, n_features, generator=generator
+        )
         statistics.update(features.flatten(0, 1), labels.repeat_interleave(per_class))
     return statistics
 
@@ -68,7 +73,11 @@ def main() -> None:
     show(f"stream of {arguments.check_classes:,} classes", time.perf_counter() - start, "")
     start = time.perf_counter()
     exact = float(mean_cdnv(small)[0])
-    show(f"all pairs of {arguments.check_classes:,} classes", time.perf_counter() - start, f"{exact:.6f}")
+    show(
+        f"all pairs of {arguments.check_classes:,} classes",
+        time.perf_counter() - start,
+        f"{exact:.6f}",
+    )
     estimate = sampled(small, arguments.pairs)
     deviation = (estimate.value - exact) / estimate.stderr
     del small

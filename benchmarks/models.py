@@ -1,7 +1,8 @@
 """``python benchmarks/models.py``: train the full-width networks that the benchmarks measure, once.
 
-Each learns 5,000 CIFAR-10 images by heart: until 99 % of them are right in evaluation mode. SGD with momentum and a
-rate that rises and falls once, in bfloat16 where the processor has it; no augmentation. The weights stay outside git.
+Each learns 5,000 CIFAR-10 images by heart: until 99 % of them are right in evaluation mode. SGD
+with momentum and a rate that rises and falls once, in bfloat16 where the processor has it; no
+augmentation. The weights stay outside git.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def vit() -> nn.Module:
     """timm's ViT-Tiny on patches of 8 pixels: 16 tokens of 192 numbers, and 4 of its 12 blocks."""
     import timm
 
-    return timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=32, patch_size=8, depth=4)
+    return timm.create_model(
+        "vit_tiny_patch16_224", num_classes=10, img_size=32, patch_size=8, depth=4
+    )
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class Network:
 
 NETWORKS = {
     "vgg13": Network(lambda: build("vgg13", num_classes=10, input_shape=_SHAPE), "sgd", 0.02, 24),
-    "resnet18": Network(lambda: build("resnet18", num_classes=10, input_shape=_SHAPE), "sgd", 0.05, 16),
+    "resnet18": Network(
+        lambda: build("resnet18", num_classes=10, input_shape=_SHAPE), "sgd", 0.05, 16
+    ),
     "vit": Network(vit, "adamw", 1e-3, 60),
 }
 
@@ -65,7 +70,9 @@ def trained(name: str) -> nn.Module:
     """
     path = FOLDER / f"{name}.safetensors"
     if not path.exists():
-        raise FileNotFoundError(f"weights: expected {path}, which does not exist; do make bench-models")
+        raise FileNotFoundError(
+            f"weights: expected {path}, which does not exist; do make bench-models"
+        )
     model = NETWORKS[name].make()
     model.load_state_dict(load_file(path))
     return model.eval()
@@ -78,25 +85,37 @@ def train(name: str) -> None:
     model = network.make().to(memory_format=torch.channels_last)
     n_steps = network.epochs * (N_IMAGES // _BATCH)
     optimizer = _optimizer(network, model)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, network.learning_rate, total_steps=n_steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, network.learning_rate, total_steps=n_steps
+    )
     start = time.perf_counter()
     for epoch in range(1, network.epochs + 1):
         _epoch(model, x, y, optimizer, schedule)
         accuracy = _accuracy(model, x, y)
-        print(f"{name}: epoch {epoch}, {accuracy:.2%} right, {time.perf_counter() - start:.0f} s", flush=True)
+        print(
+            f"{name}: epoch {epoch}, {accuracy:.2%} right, {time.perf_counter() - start:.0f} s",
+            flush=True,
+        )
         if accuracy >= TARGET:
             break
     FOLDER.mkdir(exist_ok=True)
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, FOLDER / f"{name}.safetensors")
+    save_file(
+        {key: value.contiguous() for key, value in model.state_dict().items()},
+        FOLDER / f"{name}.safetensors",
+    )
 
 
 def _optimizer(network: Network, model: nn.Module) -> torch.optim.Optimizer:
     if network.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), network.learning_rate, momentum=0.9, weight_decay=5e-4)
+        return torch.optim.SGD(
+            model.parameters(), network.learning_rate, momentum=0.9, weight_decay=5e-4
+        )
     return torch.optim.AdamW(model.parameters(), network.learning_rate)
 
 
-def _epoch(model: nn.Module, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer, schedule: object) -> None:
+def _epoch(
+    model: nn.Module, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer, schedule: object
+) -> None:
     model.train()
     for rows in torch.randperm(N_IMAGES)[: N_IMAGES // _BATCH * _BATCH].split(_BATCH):
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,8 +1,9 @@
-"""``python benchmarks/penalty.py``: the noise of the penalty's gradient by each method, and the bias of finite differences.
+"""``python benchmarks/penalty.py``: the noise of the penalty's gradient by each method, and the
+bias of finite differences.
 
-The noise of one step is the root mean square distance of its gradient from the mean of many, over the size of that mean.
-The bias is that of value and gradient at the same probes, against forward mode in float64, of the network as it is and
-without its kinks.
+The noise of one step is the root mean square distance of its gradient from the mean of many, over
+the size of that mean. The bias is that of value and gradient at the same probes, against forward
+mode in float64, of the network as it is and without its kinks.
 """
 
 from __future__ import annotations
@@ -28,7 +29,14 @@ def networks() -> dict[str, nn.Module]:
 
     torch.manual_seed(0)
     settings = {"num_classes": 10, "input_shape": (3, 32, 32), "batch_norm": False}
-    vit = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 4, "num_heads": 3, "num_classes": 10}
+    vit = {
+        "img_size": 32,
+        "patch_size": 4,
+        "embed_dim": 96,
+        "depth": 4,
+        "num_heads": 3,
+        "num_classes": 10,
+    }
     return {
         "VGG-13 width 8": build("vgg13", width=8, **settings),
         "VGG-13 width 16": build("vgg13", width=16, **settings),
@@ -36,7 +44,9 @@ def networks() -> dict[str, nn.Module]:
     }
 
 
-def gradient(penalty: geo.GeometricComplexityPenalty, model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def gradient(
+    penalty: geo.GeometricComplexityPenalty, model: nn.Module, x: Tensor
+) -> tuple[Tensor, Tensor]:
     """Value of the penalty, and its gradient in all parameters as one vector."""
     _, loss = penalty(model, x)
     found = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
@@ -44,7 +54,9 @@ def gradient(penalty: geo.GeometricComplexityPenalty, model: nn.Module, x: Tenso
 
 
 def noise(model: nn.Module, x: Tensor, method: str) -> float:
-    """Of one step, relative to the mean gradient; the mean of N draws is itself off by the noise over sqrt(N)."""
+    """Of one step, relative to the mean gradient; the mean of N draws is itself off by the noise
+    over sqrt(N).
+    """
     penalty = geo.GeometricComplexityPenalty(1.0, method=method)
     draws = torch.stack([gradient(penalty, model, x)[1] for _ in range(N_DRAWS)])
     variance = draws.var(dim=0).sum()
@@ -65,7 +77,9 @@ def smoothed(model: nn.Module) -> nn.Module:
 
 def bias(model: nn.Module, x: Tensor) -> tuple[float, float]:
     """Relative error of value and gradient by finite differences in float32, at the same probes."""
-    value, found = gradient(geo.GeometricComplexityPenalty(1.0, method="finite_difference"), model, x)
+    value, found = gradient(
+        geo.GeometricComplexityPenalty(1.0, method="finite_difference"), model, x
+    )
     model = copy.deepcopy(model).double()
     exact, expected = gradient(geo.GeometricComplexityPenalty(1.0), model, x.double())
     return float(value / exact - 1.0), float((found - expected).norm() / expected.norm())

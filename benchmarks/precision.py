@@ -1,9 +1,11 @@
-"""What a lower precision does to the measures: the same examples and probes in float64 and below it.
+"""What a lower precision does to the measures: the same examples and probes in float64 and below
+it.
 
-    python benchmarks/precision.py            # after `make bench-models`; prints a table, writes results/precision.json
+    python benchmarks/precision.py
+        # after `make bench-models`; prints a table, writes results/precision.json
 
-The difference of geometric complexity is a mean of paired differences, one an example, so it has a standard error of its
-own that has nothing to do with the sample of examples.
+The difference of geometric complexity is a mean of paired differences, one an example, so it has a
+standard error of its own that has nothing to do with the sample of examples.
 """
 
 from __future__ import annotations
@@ -91,14 +93,24 @@ def main() -> None:
     torch.set_num_threads(1)
     found = [bias for network in NETWORKS for bias in biases(network, n_images)]
     table = Table(title=f"relative difference from float64, {n_images} images")
-    for column in ("network", "precision", "GC", "GC's interval", "geometric collapse", "CDNV", "NC1"):
+    for column in (
+        "network",
+        "precision",
+        "GC",
+        "GC's interval",
+        "geometric collapse",
+        "CDNV",
+        "NC1",
+    ):
         table.add_column(column)
     for bias in found:
         gc = f"{bias.complexity:+.1e} ± {bias.complexity_stderr:.0e}"
         others = (f"{value:+.1e}" for value in (bias.collapse, bias.cdnv, bias.nc1))
         table.add_row(bias.network, bias.mode, gc, f"± {bias.interval:.1%}", *others)
     Console(width=120).print(table)
-    text = json.dumps({"machine": machine(), "n_images": n_images, "rows": [asdict(b) for b in found]}, indent=1)
+    text = json.dumps(
+        {"machine": machine(), "n_images": n_images, "rows": [asdict(b) for b in found]}, indent=1
+    )
     (RESULTS / "precision.json").write_text(text + "\n", encoding="utf-8")
 
 

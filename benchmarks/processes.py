@@ -1,4 +1,6 @@
-"""``measure`` in processes of one thread each that wait for their work, so that their start is not timed."""
+"""``measure`` in processes of one thread each that wait for their work, so that their start is not
+timed.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +53,12 @@ def together(n_processes: int, name: str, n_images: int) -> Work:
     return work
 
 
-def _serve(rank: int, n_processes: int, store: str, pipe: Connection, name: str, n_images: int) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=n_processes)
+def _serve(
+    rank: int, n_processes: int, store: str, pipe: Connection, name: str, n_images: int
+) -> None:
+    dist.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=n_processes
+    )
     work = alone(name, n_images)
     with suppress(EOFError):  # the benchmark has ended
         while True:

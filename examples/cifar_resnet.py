@@ -1,6 +1,7 @@
 """ResNets for CIFAR-10 with parameter-free shortcuts (He et al. 2016, section 4.2, option A).
 
-The names of the parameters are those of public checkpoints of these networks, so that their weights load:
+The names of the parameters are those of public checkpoints of these networks, so that their weights
+load:
 
     geocollapse measure examples/cifar_resnet.py:resnet20 cifar10:test --weights resnet20.th \\
         --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
@@ -12,7 +13,9 @@ from torch.nn import functional as F
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions; the shortcut drops every other pixel and pads the new channels with zeros."""
+    """Two 3 x 3 convolutions; the shortcut drops every other pixel and pads the new channels with
+    zeros.
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -25,7 +28,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.n_new, self.n_new))
+        shortcut = F.pad(
+            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.n_new, self.n_new)
+        )
         return F.relu(out + shortcut)
 
 

@@ -1,8 +1,10 @@
-"""Training with a penalty on geometric complexity, each strength to the same training loss, measured afterwards.
+"""Training with a penalty on geometric complexity, each strength to the same training loss,
+measured afterwards.
 
     python examples/regularised_training.py --out docs/figures/regularised
 
-trains what is not yet in FOLDER/runs.json, prints a line for each strength and draws FOLDER/regularised.png.
+trains what is not yet in FOLDER/runs.json, prints a line for each strength and draws
+FOLDER/regularised.png.
 """
 
 from __future__ import annotations
@@ -31,10 +33,16 @@ LEARNING_RATE = 0.02, 0.002  # the same: small near the target, so that no run g
 MAX_STEPS = 3000
 
 
-def train(weight: float, seed: int, x: torch.Tensor, y: torch.Tensor) -> tuple[nn.Module, dict[str, Any]]:
-    """SGD on cross-entropy + weight * GC until the training loss is at the target; gradients are clipped to norm 1."""
+def train(
+    weight: float, seed: int, x: torch.Tensor, y: torch.Tensor
+) -> tuple[nn.Module, dict[str, Any]]:
+    """SGD on cross-entropy + weight * GC until the training loss is at the target; gradients are
+    clipped to norm 1.
+    """
     torch.manual_seed(seed)
-    model = models.build("vgg13", num_classes=10, input_shape=(3, 32, 32), width=8, batch_norm=False)
+    model = models.build(
+        "vgg13", num_classes=10, input_shape=(3, 32, 32), width=8, batch_norm=False
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE[0], momentum=0.9)
     penalty = geo.GeometricComplexityPenalty(weight, seed=seed)
     loss, is_near, step, started = float("inf"), False, 0, time.process_time()
@@ -52,7 +60,11 @@ def train(weight: float, seed: int, x: torch.Tensor, y: torch.Tensor) -> tuple[n
                 optimizer.param_groups[0]["lr"] = LEARNING_RATE[is_near]
             if loss <= TARGET:
                 break
-    return model, {"training_loss": loss, "steps": step, "seconds": round(time.process_time() - started, 1)}
+    return model, {
+        "training_loss": loss,
+        "steps": step,
+        "seconds": round(time.process_time() - started, 1),
+    }
 
 
 @torch.no_grad()
@@ -66,12 +78,16 @@ def describe(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, fl
     measured = geo.measure(model, (x, y)).to_dict()
     names = ("geometric_complexity", "geometric_collapse", "cdnv", "gc_per_variance")
     values = {name: measured[name] for name in names}
-    return {name: value["value"] if isinstance(value, dict) else value for name, value in values.items()}
+    return {
+        name: value["value"] if isinstance(value, dict) else value for name, value in values.items()
+    }
 
 
 def main() -> None:
     """Train what is not stored yet, print, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--subset", type=int, default=1000)
     parser.add_argument("--data-root")
@@ -80,19 +96,30 @@ def main() -> None:
     stored = json.loads(file.read_text()) if file.exists() else {"runs": []}
     torch.set_num_threads(1)
     source = data.load("cifar10", subset=arguments.subset, data_root=arguments.data_root)
-    test = data.load("cifar10", split="test", subset=arguments.subset, data_root=arguments.data_root)
+    test = data.load(
+        "cifar10", split="test", subset=arguments.subset, data_root=arguments.data_root
+    )
     for seed in SEEDS:
         for weight in WEIGHTS:
             if any((run["weight"], run["seed"]) == (weight, seed) for run in stored["runs"]):
                 continue
             model, run = train(weight, seed, source.inputs, source.targets)
-            run = {"weight": weight, "seed": seed, **run, **describe(model, source.inputs, source.targets)}
+            run = {
+                "weight": weight,
+                "seed": seed,
+                **run,
+                **describe(model, source.inputs, source.targets),
+            }
             with torch.no_grad():
-                run["test_accuracy"] = float((model(test.inputs).argmax(dim=1) == test.targets).float().mean())
+                run["test_accuracy"] = float(
+                    (model(test.inputs).argmax(dim=1) == test.targets).float().mean()
+                )
             print(run, flush=True)
             stored["runs"].append(run)
             arguments.out.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps({"provenance": provenance(seed=0), **stored}, indent=1) + "\n")
+            file.write_text(
+                json.dumps({"provenance": provenance(seed=0), **stored}, indent=1) + "\n"
+            )
     show(stored["runs"])
     plot(stored["runs"], arguments.out / "regularised.png")
 
@@ -104,7 +131,9 @@ def show(runs: list[dict[str, Any]]) -> None:
 
 
 def plot(runs: list[dict[str, Any]], file: Path) -> None:
-    """GC, geometric collapse and CDNV against the weight: each seed, and the geometric mean; logarithmic but at 0."""
+    """GC, geometric collapse and CDNV against the weight: each seed, and the geometric mean;
+    logarithmic but at 0.
+    """
     import matplotlib
 
     matplotlib.use("agg")
@@ -119,7 +148,9 @@ def plot(runs: list[dict[str, Any]], file: Path) -> None:
     weights = sorted({run["weight"] for run in runs})
     figure, axes = plt.subplots(1, len(panels), figsize=(10, 3.4), layout="constrained")
     for axis, (key, name) in zip(axes, panels.items()):
-        values = torch.tensor([[run[key] for run in runs if run["weight"] == weight] for weight in weights])
+        values = torch.tensor(
+            [[run[key] for run in runs if run["weight"] == weight] for weight in weights]
+        )
         axis.plot(weights, values, "o", fillstyle="none", color="0.5", markersize=4)
         axis.plot(weights, values.log().mean(dim=1).exp(), ".-", color="C0")
         axis.set(yscale="log", xlabel="weight of the penalty", ylabel=name, xlim=(-3e-5, 2e-2))
@@ -129,7 +160,8 @@ def plot(runs: list[dict[str, Any]], file: Path) -> None:
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
     figure.suptitle(
-        f"VGG-13 (width 8, no batch norm), CIFAR-10 subset, each run trained to cross-entropy {TARGET:g}; "
+        f"VGG-13 (width 8, no batch norm), CIFAR-10 subset, each run trained to cross-entropy "
+        f"{TARGET:g}; "
         f"circles: seeds, line: their geometric mean",
         fontsize="medium",
     )

@@ -10,10 +10,17 @@ from collections.abc import Sequence
 from torch import nn
 
 
-def tabular_mlp(n_columns: int = 64, num_classes: int = 10, hidden: Sequence[int] = (128, 64)) -> nn.Sequential:
-    """Blocks of Linear, LayerNorm and GELU, then a linear classifier, ``head``, on the last of them."""
+def tabular_mlp(
+    n_columns: int = 64, num_classes: int = 10, hidden: Sequence[int] = (128, 64)
+) -> nn.Sequential:
+    """Blocks of Linear, LayerNorm and GELU, then a linear classifier, ``head``, on the last of
+    them.
+    """
     model = nn.Sequential(nn.Flatten())
     for number, (before, after) in enumerate(zip((n_columns, *hidden), hidden)):
-        model.add_module(f"block{number}", nn.Sequential(nn.Linear(before, after), nn.LayerNorm(after), nn.GELU()))
+        model.add_module(
+            f"block{number}",
+            nn.Sequential(nn.Linear(before, after), nn.LayerNorm(after), nn.GELU()),
+        )
     model.add_module("head", nn.Linear(hidden[-1], num_classes))
     return model

@@ -1,4 +1,6 @@
-"""Fixtures: the real data sets and checkpoints, where they are; a hypothesis profile for busy machines."""
+"""Fixtures: the real data sets and checkpoints, where they are; a hypothesis profile for busy
+machines.
+"""
 
 import http.server
 import os
@@ -26,7 +28,9 @@ def data_root():
     if not unpack.exists():
         pytest.skip("real data: set GEOCOLLAPSE_DATA to a folder in torchvision's layout")
     destination = ROOT / ".data"
-    subprocess.run([sys.executable, str(unpack), str(destination)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, str(unpack), str(destination)], check=True, stdout=subprocess.DEVNULL
+    )
     return destination
 
 
@@ -44,8 +48,12 @@ def server(tmp_path):
     """A local server: the folder that it serves, and its address."""
     served = tmp_path / "served"
     served.mkdir()
-    handler = type("Handler", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: handler(*a, directory=str(served)))
+    handler = type(
+        "Handler", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None}
+    )
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), lambda *a: handler(*a, directory=str(served))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield served, f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()

@@ -26,7 +26,9 @@ class Standardised(nn.Module):
 
 
 class Routed(nn.Module):
-    """A mixture of experts: each row goes to its two likeliest, each of which takes so many rows of a batch."""
+    """A mixture of experts: each row goes to its two likeliest, each of which takes so many rows of
+    a batch.
+    """
 
     def __init__(self, width, n_experts=4):
         super().__init__()
@@ -45,7 +47,9 @@ class Routed(nn.Module):
 
 
 class Reader(nn.Module):
-    """A small text model: embedding, position, attention that looks at tokens only, a linear classifier."""
+    """A small text model: embedding, position, attention that looks at tokens only, a linear
+    classifier.
+    """
 
     def __init__(self, vocabulary=11, width=6, n_classes=3):
         super().__init__()

@@ -1,4 +1,6 @@
-"""A pretended device without float64, such as Apple's MPS, on the CPU: what would fail there fails here."""
+"""A pretended device without float64, such as Apple's MPS, on the CPU: what would fail there fails
+here.
+"""
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -34,7 +36,10 @@ class Moves(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         is_to = function is torch.Tensor.to
         if function is torch.tensor or (is_to and not isinstance(args[0], OnDevice)):
-            places = [kwargs.get("device"), *(a for a in args[1:] if isinstance(a, str | torch.device) and is_to)]
+            places = [
+                kwargs.get("device"),
+                *(a for a in args[1:] if isinstance(a, str | torch.device) and is_to),
+            ]
             if any(place is not None and torch.device(place).type == NAME for place in places):
                 kwargs["device"] = "cpu"
                 dtypes = [a for a in args[1:] if isinstance(a, torch.dtype)]
@@ -76,6 +81,10 @@ def _run(function, args, kwargs):
     output = function(*args, **kwargs)
 
     def put(value):
-        return OnDevice(value) if isinstance(value, torch.Tensor) and not isinstance(value, OnDevice) else value
+        return (
+            OnDevice(value)
+            if isinstance(value, torch.Tensor) and not isinstance(value, OnDevice)
+            else value
+        )
 
     return tree_map(put, output) if is_on_device else output

@@ -1,7 +1,8 @@
-"""What the processes of test_processes measure together, and what each of them is refused; run under torchrun.
+"""What the processes of test_processes measure together, and what each of them is refused; run
+under torchrun.
 
-Each process writes rank<r>.json into the folder that it is given. In one process the same functions give the numbers to
-compare with: their data are a function of no rank.
+Each process writes rank<r>.json into the folder that it is given. In one process the same functions
+give the numbers to compare with: their data are a function of no rank.
 """
 
 from __future__ import annotations
@@ -23,9 +24,25 @@ import geocollapse as geo
 from geocollapse import cli
 from geocollapse.measurement.collect import collect_features
 from geocollapse.measurement.store import RowStore
-from geocollapse.processes import agreed, alone, failing_together, gather_object, gather_rows, shards, share
+from geocollapse.processes import (
+    agreed,
+    alone,
+    failing_together,
+    gather_object,
+    gather_rows,
+    shards,
+    share,
+)
 
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.bool)
+DTYPES = (
+    torch.float64,
+    torch.float32,
+    torch.bfloat16,
+    torch.float16,
+    torch.int64,
+    torch.int8,
+    torch.bool,
+)
 
 
 class Rows(Dataset):
@@ -43,7 +60,12 @@ class Rows(Dataset):
 
 def network(norm=False, dtype=torch.float32):
     torch.manual_seed(0)
-    layers = [nn.Linear(8, 24), *([nn.BatchNorm1d(24)] if norm else []), nn.ReLU(), nn.Linear(24, 6)]
+    layers = [
+        nn.Linear(8, 24),
+        *([nn.BatchNorm1d(24)] if norm else []),
+        nn.ReLU(),
+        nn.Linear(24, 6),
+    ]
     return nn.Sequential(*layers, nn.ReLU(), nn.Linear(6, 5)).to(dtype)
 
 
@@ -66,8 +88,14 @@ def everything(measurement):
     for layer in layers:
         del layer["provenance"]
     kept = [layer.kept for layer in measurement.layers]
-    arrays = [(k.features, k.norms.values, k.norms.variances, k.context.logits, k.context.ids, k.labels) for k in kept]
-    rows = [[None if a is None else a[:40].double().nan_to_num(nan=-1.0).tolist() for a in layer] for layer in arrays]
+    arrays = [
+        (k.features, k.norms.values, k.norms.variances, k.context.logits, k.context.ids, k.labels)
+        for k in kept
+    ]
+    rows = [
+        [None if a is None else a[:40].double().nan_to_num(nan=-1.0).tolist() for a in layer]
+        for layer in arrays
+    ]
     return {"layers": layers, "rows": rows}
 
 
@@ -107,7 +135,9 @@ def texts(n):
 
 
 def sampled(n, *, drop_last=False, epoch=0, ranks=None):
-    """A loader with a sampler for each process, which repeats or drops examples so that all have equally many."""
+    """A loader with a sampler for each process, which repeats or drops examples so that all have
+    equally many.
+    """
     dataset = TensorDataset(*examples(n))
     rank, world = share()
     sampler = None
@@ -129,7 +159,11 @@ class Strided(Sampler):
 
 def strided(ranks=None):
     dataset = TensorDataset(*examples(203))
-    return DataLoader(dataset, batch_size=32, sampler=Strided(203) if ranks is None or share()[0] in ranks else None)
+    return DataLoader(
+        dataset,
+        batch_size=32,
+        sampler=Strided(203) if ranks is None or share()[0] in ranks else None,
+    )
 
 
 def wrapped(*, then=lambda model: model):
@@ -139,7 +173,9 @@ def wrapped(*, then=lambda model: model):
 
 
 def streamed(num_classes, portion):
-    """CollapseMetric fed by each process with its own part: the classes in blocks, or all of it in the last one."""
+    """CollapseMetric fed by each process with its own part: the classes in blocks, or all of it in
+    the last one.
+    """
     from geocollapse.metrics import CollapseMetric  # imports torchmetrics, for seconds
 
     features, labels = examples(211)
@@ -167,13 +203,22 @@ def streamed_alone():
         with alone():
             found = float(metric.compute()["cdnv"])
             assert metric.statistics.n_samples == 211
-    return [agreed(found), float(metric.compute()["cdnv"])]  # the same examples twice have the same moments
+    return [
+        agreed(found),
+        float(metric.compute()["cdnv"]),
+    ]  # the same examples twice have the same moments
 
 
 def sent():
-    """Rows of each dtype, of uneven counts and shapes with more dimensions, and rows that one process alone has."""
+    """Rows of each dtype, of uneven counts and shapes with more dimensions, and rows that one
+    process alone has.
+    """
     rank, world = share()
-    found = {"object": gather_object("a" * 3), "agreed": agreed(3.5 if rank == 0 else -1.0), "dtypes": {}}
+    found = {
+        "object": gather_object("a" * 3),
+        "agreed": agreed(3.5 if rank == 0 else -1.0),
+        "dtypes": {},
+    }
     for dtype in DTYPES:
         rows = (torch.arange(24).reshape(6, 2, 2) % 3).to(dtype)
         own = rows[:0] if rank == 0 else rows[(rank - 1) * 4 : rank * 4]
@@ -198,7 +243,10 @@ def reads_all():
     x, y = examples(300)
     model = network().eval()
     comparison = geo.compare_complexity(model, cubes, x)
-    found = {"compared": comparison.difference.value, "features": collect_features(model, (x, y)).features.tolist()}
+    found = {
+        "compared": comparison.difference.value,
+        "features": collect_features(model, (x, y)).features.tolist(),
+    }
     value = None
     if share()[0] == 0:
         with alone():
@@ -210,29 +258,49 @@ CASES = {
     "whole": lambda: everything(geo.measure(network(), examples(), batch_size=50)),
     "rtol": lambda: everything(geo.measure(network(), examples(4000), batch_size=64, rtol=0.2)),
     "more probes": lambda: everything(geo.measure(network(), examples(), batch_size=64, rtol=0.05)),
-    "max_samples": lambda: everything(geo.measure(network(), examples(), batch_size=50, max_samples=301)),
-    "layers": lambda: everything(
-        geo.measure(network(), examples(), layer=["0", "2"], input_std=[0.5] * 8, estimator="rademacher")
+    "max_samples": lambda: everything(
+        geo.measure(network(), examples(), batch_size=50, max_samples=301)
     ),
-    "labels from batches": lambda: everything(geo.measure(network(), by_class(400), batch_size=200, n_probes=1)),
-    "one batch for all": lambda: everything(geo.measure(network(), examples(60), batch_size=100, n_probes=1)),
-    "bfloat16": lambda: everything(geo.measure(network(dtype=torch.bfloat16), examples(300), batch_size=64)),
+    "layers": lambda: everything(
+        geo.measure(
+            network(), examples(), layer=["0", "2"], input_std=[0.5] * 8, estimator="rademacher"
+        )
+    ),
+    "labels from batches": lambda: everything(
+        geo.measure(network(), by_class(400), batch_size=200, n_probes=1)
+    ),
+    "one batch for all": lambda: everything(
+        geo.measure(network(), examples(60), batch_size=100, n_probes=1)
+    ),
+    "bfloat16": lambda: everything(
+        geo.measure(network(dtype=torch.bfloat16), examples(300), batch_size=64)
+    ),
     "sampler": lambda: everything(geo.measure(network(), sampled(203))),
     "sampler that drops": lambda: everything(geo.measure(network(), sampled(203, drop_last=True))),
-    "sampler, other epochs": lambda: everything(geo.measure(network(), sampled(203, epoch=share()[0]))),
+    "sampler, other epochs": lambda: everything(
+        geo.measure(network(), sampled(203, epoch=share()[0]))
+    ),
     "sampler in one": lambda: everything(geo.measure(network(), sampled(203, ranks=[0]))),
     "sampler of one's own": lambda: everything(geo.measure(network(), strided())),
     "texts": lambda: everything(geo.measure(Reader(), texts(300), input_layer="tokens")),
     "wrapped": lambda: everything(geo.measure(wrapped(), examples(300), batch_size=64)),
-    "wrapped, compiled": lambda: everything(geo.measure(wrapped(then=torch.compile), examples(300), batch_size=64)),
-    "heavy tail": lambda: estimate(geo.geometric_complexity(cubes, examples(heavy=True)[0], batch_size=40)),
+    "wrapped, compiled": lambda: everything(
+        geo.measure(wrapped(then=torch.compile), examples(300), batch_size=64)
+    ),
+    "heavy tail": lambda: estimate(
+        geo.geometric_complexity(cubes, examples(heavy=True)[0], batch_size=40)
+    ),
     "complexity rtol": lambda: estimate(
         geo.geometric_complexity(cubes, examples(4000), rtol=0.3, n_probes=2, batch_size=90)
     ),
     "aligned": lambda: estimate(
-        geo.geometric_complexity(network().eval(), examples()[0], estimator="aligned", n_probes=1, max_samples=600)
+        geo.geometric_complexity(
+            network().eval(), examples()[0], estimator="aligned", n_probes=1, max_samples=600
+        )
     ),
-    "exact": lambda: estimate(geo.geometric_complexity(network().eval(), examples(150)[0], estimator="exact")),
+    "exact": lambda: estimate(
+        geo.geometric_complexity(network().eval(), examples(150)[0], estimator="exact")
+    ),
     "metric, uneven": lambda: streamed(None, "uneven"),
     "metric, declared": lambda: streamed(5, "uneven"),
     "metric, in one": lambda: streamed(None, "one"),
@@ -306,7 +374,9 @@ def sequences(n):
 
 
 def without_statistics():
-    return nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6, track_running_stats=other(True, False)), nn.Linear(6, 5))
+    return nn.Sequential(
+        nn.Linear(8, 6), nn.BatchNorm1d(6, track_running_stats=other(True, False)), nn.Linear(6, 5)
+    )
 
 
 class Ending(Rows):
@@ -357,12 +427,15 @@ def without_end():
 
 
 def part_wrapped():
-    return nn.Sequential(nn.Identity(), nn.parallel.DistributedDataParallel(network(norm=True))).eval()
+    return nn.Sequential(
+        nn.Identity(), nn.parallel.DistributedDataParallel(network(norm=True))
+    ).eval()
 
 
 BAD = {
     "sampler": lambda: geo.measure(
-        network(), DataLoader(Rows(*examples(50)), sampler=DistributedSampler(Rows(*examples(50)), 7, 0))
+        network(),
+        DataLoader(Rows(*examples(50)), sampler=DistributedSampler(Rows(*examples(50)), 7, 0)),
     ),
     "stream": lambda: geo.measure(network(), iter([examples(50)])),
     "stream of inputs": lambda: geo.geometric_complexity(cubes, iter([examples(50)])),
@@ -375,23 +448,31 @@ BAD = {
     "shards": lambda: geo.geometric_complexity(network().eval(), shard(300), estimator="exact"),
     "shards to read": lambda: geo.measure(network(), Rows(shard(300), examples(300)[1])),
     "architecture": lambda: geo.measure(otherwise_built(), examples(100)),
-    "callable": lambda: geo.geometric_complexity(lambda x: cubes(x) * other(1.0, 1.01), examples(100)[0]),
+    "callable": lambda: geo.geometric_complexity(
+        lambda x: cubes(x) * other(1.0, 1.01), examples(100)[0]
+    ),
     "classifier": lambda: geo.measure(network(), examples(100), classifier=other(None, "4")),
     "layer": lambda: geo.measure(network(), examples(100), layer=other("0", "2")),
     "pool": lambda: geo.measure(Tokens(), sequences(100), layer="body", pool=other("mean", "cls")),
     "input_std": lambda: geo.measure(network(), examples(100), input_std=other(0.5, 0.25)),
     "autocast": lambda: geo.measure(network(), examples(100), autocast=other(None, torch.bfloat16)),
-    "class_names": lambda: geo.measure(network(), examples(100), class_names=other(None, list("abcde"))),
+    "class_names": lambda: geo.measure(
+        network(), examples(100), class_names=other(None, list("abcde"))
+    ),
     "population": lambda: geo.geometric_complexity(
         cubes, examples(100)[0], population=other("dataset", "distribution")
     ),
     "sampler of one's own in one": lambda: geo.measure(network(), strided(ranks=[0])),
     "part wrapped": lambda: geo.measure(part_wrapped(), examples(100)),
     "argument": lambda: geo.measure(network(), examples(100), n_probes=other(1, 0)),
-    "argument of complexity": lambda: geo.geometric_complexity(cubes, examples(100)[0], n_probes=other(1, 0)),
+    "argument of complexity": lambda: geo.geometric_complexity(
+        cubes, examples(100)[0], n_probes=other(1, 0)
+    ),
     "statistics": lambda: geo.measure(without_statistics(), examples(100)),
     "exit": lambda: geo.measure(network(), DataLoader(Ending(SystemExit(3)), batch_size=32)),
-    "interrupt": lambda: geo.measure(network(), DataLoader(Ending(KeyboardInterrupt()), batch_size=32)),
+    "interrupt": lambda: geo.measure(
+        network(), DataLoader(Ending(KeyboardInterrupt()), batch_size=32)
+    ),
     "room": without_room,
     "disk": without_disk,
     "end": without_end,
@@ -405,7 +486,15 @@ BAD = {
 def refusal(work):
     try:
         work()
-    except (ValueError, RuntimeError, AttributeError, OSError, MemoryError, SystemExit, KeyboardInterrupt) as error:
+    except (
+        ValueError,
+        RuntimeError,
+        AttributeError,
+        OSError,
+        MemoryError,
+        SystemExit,
+        KeyboardInterrupt,
+    ) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -432,27 +521,51 @@ def leaving():
 def arguments(folder, factory):
     """Of the command line, which measures a factory of MODEL."""
     (folder / "model.py").write_text(MODEL)
-    return ["measure", f"{folder / 'model.py'}:{factory}", "digits", "--subset", "500", "--batch-size", "64", "--json"]
+    return [
+        "measure",
+        f"{folder / 'model.py'}:{factory}",
+        "digits",
+        "--subset",
+        "500",
+        "--batch-size",
+        "64",
+        "--json",
+    ]
 
 
 def command(folder, factory, rank):
-    """Exit code, stdout and stderr of the command, which makes a process group of its own and ends it."""
+    """Exit code, stdout and stderr of the command, which makes a process group of its own and ends
+    it.
+    """
     out, err = io.StringIO(), io.StringIO()
     own = folder / f"model-of-{rank}"
     own.mkdir()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main([*arguments(own, factory), "--save-features", str(own / "features.npz"), "--quiet"])
+        code = cli.main(
+            [*arguments(own, factory), "--save-features", str(own / "features.npz"), "--quiet"]
+        )
     assert not torch.distributed.is_initialized()
-    return {"code": code, "out": out.getvalue(), "err": err.getvalue(), "wrote": (own / "features.npz").exists()}
+    return {
+        "code": code,
+        "out": out.getvalue(),
+        "err": err.getvalue(),
+        "wrote": (own / "features.npz").exists(),
+    }
 
 
 def main(folder, factory):
-    """All of it in a group that meets in a file, then the command line in the one that torchrun offers."""
+    """All of it in a group that meets in a file, then the command line in the one that torchrun
+    offers.
+    """
     rank, n_processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=n_processes
     )
-    cases = CASES if n_processes == 2 else {name: CASES[name] for name in CASES if not name.startswith("metric")}
+    cases = (
+        CASES
+        if n_processes == 2
+        else {name: CASES[name] for name in CASES if not name.startswith("metric")}
+    )
     found = {"cases": {name: work() for name, work in cases.items()}, "sent": sent()}
     found["refused"] = {name: refusal(work) for name, work in BAD.items()}
     found["after"] = {name: CASES[name]() for name in ("one batch for all", "rtol")}

@@ -1,4 +1,6 @@
-"""A small sweep folder in the on-disk format of the interface, with effects that are known because they are put in."""
+"""A small sweep folder in the on-disk format of the interface, with effects that are known because
+they are put in.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ STEPS = [0, 20, 50, 100, 200, 400]
 
 @dataclass(frozen=True)
 class Levels:
-    """What moves a whole run, in logarithms: its GC, its squared distances, and what the target classes see."""
+    """What moves a whole run, in logarithms: its GC, its squared distances, and what the target
+    classes see.
+    """
 
     gc: float
     distance: float
@@ -62,11 +66,13 @@ def write_sweep(
     unconverged: Sequence[int] = (),
     name: str = "synthetic",
 ) -> Path:
-    """Write a sweep folder; ``failed`` and ``unconverged`` are positions of runs in the order of writing.
+    """Write a sweep folder; ``failed`` and ``unconverged`` are positions of runs in the order of
+    writing.
 
-    The settings come in the order in which the paper expects GC to fall. In a `perfect` sweep GC, GCol and NC fall
-    strictly with it, target NC falls and accuracy rises. In a `reversed` one all turn round with GC; in an
-    `opposed` one GC falls and all the others turn round; `noise` has no effect, and every quantity its own noise.
+    The settings come in the order in which the paper expects GC to fall. In a `perfect` sweep GC,
+    GCol and NC fall strictly with it, target NC falls and accuracy rises. In a `reversed` one all
+    turn round with GC; in an `opposed` one GC falls and all the others turn round; `noise` has no
+    effect, and every quantity its own noise.
     """
     folder.mkdir(parents=True, exist_ok=True)
     runs: list[dict[str, Any]] = []
@@ -83,9 +89,24 @@ def write_sweep(
                     "overrides": {key: value},
                 }
                 runs.append(run)
-                state = "failed" if number in failed else "unconverged" if number in unconverged else "done"
-                write_run(folder / "runs" / run["run_id"], run, levels, state=state, target=target, sampling=sampling)
-    (folder / "sweep.yaml").write_text(yaml.safe_dump(recipe(name, sweeps, n_settings, n_seeds) | {"runs": runs}))
+                state = (
+                    "failed"
+                    if number in failed
+                    else "unconverged"
+                    if number in unconverged
+                    else "done"
+                )
+                write_run(
+                    folder / "runs" / run["run_id"],
+                    run,
+                    levels,
+                    state=state,
+                    target=target,
+                    sampling=sampling,
+                )
+    (folder / "sweep.yaml").write_text(
+        yaml.safe_dump(recipe(name, sweeps, n_settings, n_seeds) | {"runs": runs})
+    )
     return folder
 
 
@@ -94,21 +115,38 @@ def recipe(name: str, sweeps: Sequence[str], n_settings: int, n_seeds: int) -> d
         "name": name,
         "title": "A sweep with known effects",
         "paper": "none: synthetic numbers",
-        "data": {"name": "digits", "source_classes": [0, 1, 2, 3, 4], "target_classes": [5, 6, 7, 8, 9]},
+        "data": {
+            "name": "digits",
+            "source_classes": [0, 1, 2, 3, 4],
+            "target_classes": [5, 6, 7, 8, 9],
+        },
         "training": {"learning_rate": 0.05, "batch_size": 32, "weight_decay": 0.0},
         "transfer": {"n_way": 5, "k_shots": [1, 5], "n_query": 15, "n_episodes": 600},
         "seeds": n_seeds,
-        "claims": {"expected_signs": SIGNS, "poincare_factor": 3.0, "coverage": 0.93, "relative_error": 0.05},
+        "claims": {
+            "expected_signs": SIGNS,
+            "poincare_factor": 3.0,
+            "coverage": 0.93,
+            "relative_error": 0.05,
+        },
         "sweeps": {sweep: {VALUES[sweep][0]: VALUES[sweep][1][:n_settings]} for sweep in sweeps},
     }
 
 
 def write_run(
-    folder: Path, run: Mapping[str, Any], levels: Levels, *, state: str, target: bool = True, sampling: int = 0
+    folder: Path,
+    run: Mapping[str, Any],
+    levels: Levels,
+    *,
+    state: str,
+    target: bool = True,
+    sampling: int = 0,
 ) -> None:
     folder.mkdir(parents=True)
     key, value = next(iter(run["overrides"].items()))
-    (folder / "config.yaml").write_text(yaml.safe_dump({"seed": run["seed"], "data": {"name": "digits"}, key: value}))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({"seed": run["seed"], "data": {"name": "digits"}, key: value})
+    )
     steps = STEPS[:3] if state == "failed" else STEPS
     lines = [record(step, levels, target=target) for step in steps]
     (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -124,13 +162,21 @@ def write_run(
         "seconds": 1.5,
         "final": lines[-1] | {"batch_norm_recalibrated": True} if done else None,
         "sampling": sampling_study(levels.gc, sampling) if sampling else {},
-        "provenance": {"geocollapse": "0.1.0", "torch": "2.6.0", "device": "cpu", "threads": 1, "python": "3.11"},
+        "provenance": {
+            "geocollapse": "0.1.0",
+            "torch": "2.6.0",
+            "device": "cpu",
+            "threads": 1,
+            "python": "3.11",
+        },
     }
     (folder / "result.json").write_text(json.dumps(result))
 
 
 def record(step: int, levels: Levels, *, target: bool = True) -> dict[str, Any]:
-    """One line of the history: loss falls, GC rises, collapse sets in; the levels move the whole run."""
+    """One line of the history: loss falls, GC rises, collapse sets in; the levels move the whole
+    run.
+    """
     progress = math.log1p(step) / math.log1p(STEPS[-1])
     gc = math.exp(levels.gc + 2.0 + progress)
     distance = math.exp(levels.distance) * (4.0 + 8.0 * progress)
@@ -148,7 +194,9 @@ def record(step: int, levels: Levels, *, target: bool = True) -> dict[str, Any]:
     }
     if target:
         error = min(0.9, 0.2 * math.exp(0.5 * levels.target))
-        line["target"] = measured(math.exp(levels.target), distance=3.0, error=error) | transferred(error)
+        line["target"] = measured(math.exp(levels.target), distance=3.0, error=error) | transferred(
+            error
+        )
     return line
 
 
@@ -160,16 +208,27 @@ def measured(gc: float, *, distance: float, error: float) -> dict[str, Any]:
     return {
         "accuracy": 1.0 - error,
         "n_classes": 5,
-        "geometric_complexity": {"value": gc, "stderr": 0.02 * gc, "ci95": [0.96 * gc, 1.04 * gc], "n_probes": 1},
+        "geometric_complexity": {
+            "value": gc,
+            "stderr": 0.02 * gc,
+            "ci95": [0.96 * gc, 1.04 * gc],
+            "n_probes": 1,
+        },
         "gc_pixel": 16 * gc,
         "gc_per_variance": gc / 50,
-        "geometric_collapse": {"value": gcol, "stderr": 0.02 * gcol, "ci95": [0.96 * gcol, 1.04 * gcol]},
+        "geometric_collapse": {
+            "value": gcol,
+            "stderr": 0.02 * gcol,
+            "ci95": [0.96 * gcol, 1.04 * gcol],
+        },
         "poincare_ratio": {"weighted_mean": 0.1, "max": 0.12, "per_class": {"0": 0.1, "1": 0.12}},
         "cdnv": cdnv,
         "cdnv_bias_corrected": 1.01 * cdnv,
         "nc1": 0.5 * cdnv,
         "nearest_mean_error": error / 2,
-        "nearest_mean_bound": {m: {"general": bound, "best": bound, "vacuous": bound >= 1} for m in ("inf", "1", "5")},
+        "nearest_mean_bound": {
+            m: {"general": bound, "best": bound, "vacuous": bound >= 1} for m in ("inf", "1", "5")
+        },
         "preprocessing": {"mean": [0.5], "std": [0.25]},
         "warnings": [],
     }
@@ -180,15 +239,27 @@ def transferred(error: float) -> dict[str, Any]:
         return {"value": value, "stderr": 0.004, "ci95": [value - 0.008, value + 0.008]}
 
     shots = {"1": accuracy(1 - 1.1 * error), "5": accuracy(1 - error)}
-    return {"accuracy": {"nearest_mean": shots, "linear_probe": shots}, "n_way": 5, "n_query": 15, "n_episodes": 600}
+    return {
+        "accuracy": {"nearest_mean": shots, "linear_probe": shots},
+        "n_way": 5,
+        "n_query": 15,
+        "n_episodes": 600,
+    }
 
 
-def sampling_study(level: float, n_estimates: int, *, relative_error: float = 0.02) -> dict[str, Any]:
+def sampling_study(
+    level: float, n_estimates: int, *, relative_error: float = 0.02
+) -> dict[str, Any]:
     """Repeated estimates with a normal relative error and the interval that it deserves."""
     full = math.exp(level + 3.0)
-    errors = np.random.default_rng(int(1e6 * abs(level)) + 1).normal(0.0, relative_error, n_estimates)
+    errors = np.random.default_rng(int(1e6 * abs(level)) + 1).normal(
+        0.0, relative_error, n_estimates
+    )
     estimates = [
-        {"value": full * (1 + e), "ci95": [full * (1 + e - 2 * relative_error), full * (1 + e + 2 * relative_error)]}
+        {
+            "value": full * (1 + e),
+            "ci95": [full * (1 + e - 2 * relative_error), full * (1 + e + 2 * relative_error)],
+        }
         for e in errors
     ]
     return {"examples": {"n_samples": 64, "n_probes": 1, "full": full, "estimates": estimates}}

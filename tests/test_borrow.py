@@ -52,7 +52,9 @@ def test_everything_is_handed_back(fails):
 
 
 class Queue(nn.Module):
-    """Keeps a mean from its first batch on, a queue of changing length, and buffers that come with a batch."""
+    """Keeps a mean from its first batch on, a queue of changing length, and buffers that come with
+    a batch.
+    """
 
     def __init__(self):
         super().__init__()
@@ -90,7 +92,9 @@ def test_buffers_that_come_or_grow_are_handed_back():
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_a_scripted_model_is_handed_back():
     model = torch.jit.script(
-        nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.BatchNorm1d(2, track_running_stats=False))
+        nn.Sequential(
+            nn.Linear(2, 2), nn.BatchNorm1d(2), nn.BatchNorm1d(2, track_running_stats=False)
+        )
     )
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with borrowed(model, evaluation=False):

@@ -1,4 +1,6 @@
-"""The nearest-mean bounds: references, laws, and simulations in which a wrong bound would be violated."""
+"""The nearest-mean bounds: references, laws, and simulations in which a wrong bound would be
+violated.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ SHOTS = (math.inf, 1, 5)
 
 
 def classes(counts, p, *, seed=0, spread=1.0, law="gaussian"):
-    """Classes with unequal scales along the axes; ``heavy`` is Student's t with 5 degrees, ``skewed`` exponential."""
+    """Classes with unequal scales along the axes; ``heavy`` is Student's t with 5 degrees,
+    ``skewed`` exponential.
+    """
     generator = np.random.default_rng(seed)
     labels = np.repeat(np.arange(len(counts)), counts)
     draw = {
@@ -32,9 +36,9 @@ def classes(counts, p, *, seed=0, spread=1.0, law="gaussian"):
         "skewed": lambda size: generator.exponential(size=size) - 1.0,
     }[law]
     noise = draw((len(labels), p)) * (0.5 + generator.random((len(counts), p)))[labels]
-    return torch.from_numpy(spread * generator.standard_normal((len(counts), p))[labels] + noise), torch.from_numpy(
-        labels
-    )
+    return torch.from_numpy(
+        spread * generator.standard_normal((len(counts), p))[labels] + noise
+    ), torch.from_numpy(labels)
 
 
 # references
@@ -93,7 +97,9 @@ def test_many_features_and_more_examples_form_no_square_matrix(monkeypatch):
 def test_a_class_without_variance_puts_no_constraint_on_the_stable_rank():
     x, y = classes((30, 40), 6)
     constant = torch.full((3, 6), 9.0, dtype=x.dtype)
-    with_constant = nearest_mean_bound(torch.cat([x, constant]), torch.cat([y, torch.full((3,), 2)]))
+    with_constant = nearest_mean_bound(
+        torch.cat([x, constant]), torch.cat([y, torch.full((3,), 2)])
+    )
     laws.assert_close(with_constant.stable_rank, nearest_mean_bound(x, y).stable_rank)
 
 
@@ -208,14 +214,18 @@ def test_moments_agree_with_simulation(law, p, k_shot):
     drawn = reference.drawn_statistics(x, y, k_shot, 400_000 if p < 40 else 100_000, seed=1)
     for a, b in ((0, 1), (1, 0)):
         variance = float(found.variance(k_shot)[a, b])
-        assert abs(float(found.mean(k_shot)[a, b]) - drawn[a, b].mean()) < 0.01 * math.sqrt(variance)
+        assert abs(float(found.mean(k_shot)[a, b]) - drawn[a, b].mean()) < 0.01 * math.sqrt(
+            variance
+        )
         assert variance == pytest.approx(drawn[a, b].var(), rel=0.02)
 
 
 def test_a_skewed_law_needs_its_third_and_fourth_moments():
     x, y = classes((60, 50), 1, seed=3, law="skewed")
     found = DecisionMoments.of(LabelledFeatures.of(x, y))
-    gaussian = DecisionMoments(**{**vars(found), "skew": 0 * found.skew, "excess": 0 * found.excess})
+    gaussian = DecisionMoments(
+        **{**vars(found), "skew": 0 * found.skew, "excess": 0 * found.excess}
+    )
     assert abs(float(gaussian.variance(1)[0, 1] / found.variance(1)[0, 1]) - 1.0) > 0.1
 
 
@@ -240,7 +250,9 @@ def three_points(share, width):
     """Two classes on a line, at 0 and 1: 1 - share at the centre, share / 2 at each of +-width."""
     n = 1000
     outside = round(share * n / 2)
-    law = torch.tensor([0.0] * (n - 2 * outside) + [-width] * outside + [width] * outside, dtype=torch.float64)
+    law = torch.tensor(
+        [0.0] * (n - 2 * outside) + [-width] * outside + [width] * outside, dtype=torch.float64
+    )
     return torch.cat([law, 1.0 + law])[:, None], torch.arange(2).repeat_interleave(n)
 
 
@@ -257,7 +269,9 @@ def test_three_point_laws_come_near_the_bounds():
 
 
 def test_a_two_point_law_attains_the_directional_bound():
-    x = torch.tensor([0.0, 0.0, 0.0, 4.0, 8.0, 8.0, 8.0, 4.0])[:, None]  # the two at 4 are ties, so errors
+    x = torch.tensor([0.0, 0.0, 0.0, 4.0, 8.0, 8.0, 8.0, 4.0])[
+        :, None
+    ]  # the two at 4 are ties, so errors
     y = torch.arange(2).repeat_interleave(4)
     laws.assert_close(nearest_mean_bound(x, y, k_shot=math.inf).directional, 0.25)
     laws.assert_close(neural_collapse(x, y).nearest_mean_error, 0.25)
@@ -280,7 +294,9 @@ def test_noise_along_the_line_violates_the_bound_that_assumes_symmetry():
 
 @pytest.mark.parametrize("k_shot", [0, -1, 0.5, 2.5, math.nan])
 def test_number_of_shots_is_checked(k_shot):
-    with pytest.raises(ValueError, match=r"k_shot: expected a whole number of at least 1 or math\.inf, got .*; do"):
+    with pytest.raises(
+        ValueError, match=r"k_shot: expected a whole number of at least 1 or math\.inf, got .*; do"
+    ):
         nearest_mean_bound(*classes((4, 5), 3), k_shot=k_shot)
 
 

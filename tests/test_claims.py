@@ -22,7 +22,9 @@ from geocollapse.experiments.claims.statistics import (
 from geocollapse.experiments.results import ACCURACY, GC, GCOL, NC, TARGET_NC, read_sweep
 from synthetic_sweep import write_sweep
 
-vectors = st.lists(st.integers(-20, 20), min_size=5, max_size=7).map(lambda v: np.array(v, dtype=float))
+vectors = st.lists(st.integers(-20, 20), min_size=5, max_size=7).map(
+    lambda v: np.array(v, dtype=float)
+)
 
 
 def verdicts(folder, view="main", claim=None):
@@ -66,7 +68,9 @@ def test_the_exact_p_is_the_share_of_orders_at_least_as_far(values):
     if len(set(values)) == 1:
         return
     observed = stats.spearmanr(x, y).statistic
-    share = np.mean([stats.spearmanr(x, y[list(o)]).statistic >= observed - 1e-9 for o in orders(range(5))])
+    share = np.mean(
+        [stats.spearmanr(x, y[list(o)]).statistic >= observed - 1e-9 for o in orders(range(5))]
+    )
     assert permutation_p(x, y, sign=1) == pytest.approx(share)
 
 
@@ -110,7 +114,9 @@ def test_wilson_interval_agrees_with_scipy():
 
 def test_a_perfect_order_of_five_settings_holds(tmp_path):
     write_sweep(tmp_path)
-    for verdict in verdicts(tmp_path, claim=1) + verdicts(tmp_path, claim=2) + verdicts(tmp_path, claim=3):
+    for verdict in (
+        verdicts(tmp_path, claim=1) + verdicts(tmp_path, claim=2) + verdicts(tmp_path, claim=3)
+    ):
         assert verdict.verdict == "holds"
         assert verdict.p == pytest.approx(1 / 120)
         assert abs(verdict.effect) == pytest.approx(1.0)
@@ -133,7 +139,13 @@ def test_a_reversed_sign_does_not_hold(tmp_path):
 def test_every_pair_is_judged_by_its_own_sign(tmp_path):
     write_sweep(tmp_path, effect="opposed")
     outcome = {(v.claim, v.y): v.verdict for v in verdicts(tmp_path)}
-    assert outcome[1, GCOL] == outcome[1, NC] == outcome[3, TARGET_NC] == outcome[3, ACCURACY] == "does not hold"
+    assert (
+        outcome[1, GCOL]
+        == outcome[1, NC]
+        == outcome[3, TARGET_NC]
+        == outcome[3, ACCURACY]
+        == "does not hold"
+    )
     assert outcome[2, GC] == "holds"
     assert outcome[2, GCOL] == "does not hold"
 
@@ -263,7 +275,12 @@ def test_one_error_above_its_bound_is_found(tmp_path):
     bound = verdicts(tmp_path, claim=4)[1]
     assert bound.verdict == "holds"
     assert "bound vacuous at the end in" in bound.remark
-    set_final(tmp_path, 2, nearest_mean_error=0.2, nearest_mean_bound={"inf": {"best": 0.1, "vacuous": False}})
+    set_final(
+        tmp_path,
+        2,
+        nearest_mean_error=0.2,
+        nearest_mean_bound={"inf": {"best": 0.1, "vacuous": False}},
+    )
     bound = verdicts(tmp_path, claim=4)[1]
     assert bound.verdict == "does not hold"
     assert bound.effect == pytest.approx(2.0)

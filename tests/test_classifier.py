@@ -1,4 +1,6 @@
-"""The classifier behind the features: outputs and classes matched by name, and what is said where there is none."""
+"""The classifier behind the features: outputs and classes matched by name, and what is said where
+there is none.
+"""
 
 import json
 from types import SimpleNamespace
@@ -30,7 +32,9 @@ class Named(nn.Module):
 
 
 def of_classes(names, order):
-    """Examples labelled as the model of ``NAMES`` answers, up to some errors; class k of the data is ``order[k]``."""
+    """Examples labelled as the model of ``NAMES`` answers, up to some errors; class k of the data
+    is ``order[k]``.
+    """
     labels = Named(NAMES).eval()(X).argmax(dim=1)
     labels[:9] = (labels[:9] + 1) % 3
     data = TensorDataset(X, torch.tensor([order.index(label) for label in labels.tolist()]))
@@ -51,7 +55,11 @@ def test_the_order_of_the_classes_changes_no_measure(order, change):
     assert about_accuracy(plain) == []
     assert (found.accuracy, found.nc4) == (plain.accuracy, plain.nc4)
     assert found.nc3 == pytest.approx(plain.nc3)
-    expected = [] if order == [0, 1, 2] else ["accuracy: outputs are matched to classes by name, the model's are in"]
+    expected = (
+        []
+        if order == [0, 1, 2]
+        else ["accuracy: outputs are matched to classes by name, the model's are in"]
+    )
     assert [note[: len(expected[0])] for note in about_accuracy(found)] == expected
 
 
@@ -68,11 +76,13 @@ def test_names_given_by_hand_are_matched_too():
         (["dog", "elk", "fox"], None),
         (
             ["bee", "ant", "dog"],
-            "accuracy: class names differ, the model's are bee, ant, dog, the data's ant, bee, cow;",
+            "accuracy: class names differ, the model's are bee, ant, dog, the data's ant, bee, "
+            "cow;",
         ),
         (
             ["bee", "ant", "ant"],
-            "accuracy: class names differ, the model's are bee, ant, ant, the data's ant, bee, cow;",
+            "accuracy: class names differ, the model's are bee, ant, ant, the data's ant, bee, "
+            "cow;",
         ),
         (["cow", "bee", "ant", "dog"], None),  # not of this classifier, which has three outputs
     ],
@@ -100,12 +110,25 @@ def saved_texts(folder):
 
     torch.manual_seed(0)
     words = ["[PAD]", "[UNK]", *(f"w{number}" for number in range(30))]
-    backend = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    backend = Tokenizer(
+        WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]")
+    )
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]"
+    )
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
     config = transformers.BertConfig(
-        **sizes, vocab_size=32, initializer_range=1.0, max_position_embeddings=12, id2label={0: "good", 1: "bad"}
+        **sizes,
+        vocab_size=32,
+        initializer_range=1.0,
+        max_position_embeddings=12,
+        id2label={0: "good", 1: "bad"},
     )
     model = transformers.BertForSequenceClassification(config).eval()
     model.save_pretrained(folder)
@@ -120,7 +143,9 @@ def saved_texts(folder):
 
 def test_a_transformers_classifier_on_the_command_line(tmp_path, capsys):
     folder = saved_texts(tmp_path)
-    assert main(["measure", f"hf:{folder}", f"csv:{folder / 'texts.csv'}", "--quiet", "--json"]) == 0
+    assert (
+        main(["measure", f"hf:{folder}", f"csv:{folder / 'texts.csv'}", "--quiet", "--json"]) == 0
+    )
     found = json.loads(capsys.readouterr().out)
     assert (found["classes"], found["accuracy"], found["nc4"] < 1) == (["bad", "good"], 1.0, True)
     assert any("outputs are matched to classes by name" in note for note in found["warnings"])
@@ -134,7 +159,9 @@ class Averaged(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.body, self.head, self.head_dist, self.last = (nn.Linear(*n) for n in ((6, 8), (8, 3), (8, 3), (3, 4)))
+        self.body, self.head, self.head_dist, self.last = (
+            nn.Linear(*n) for n in ((6, 8), (8, 3), (8, 3), (3, 4))
+        )
 
     def forward(self, x):
         z = self.body(x).relu()
@@ -146,7 +173,10 @@ class Averaged(nn.Module):
 @pytest.mark.parametrize(
     ("model", "hint"),
     [
-        (nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3), nn.LogSoftmax(1)), "do classifier='2'"),
+        (
+            nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3), nn.LogSoftmax(1)),
+            "do classifier='2'",
+        ),
         (Averaged(), "do classifier='head_dist' or classifier='head'"),
     ],
 )
@@ -155,19 +185,24 @@ def test_an_output_that_may_be_a_classifiers(model, hint):
     own = geo.measure(model, data)
     assert (own.layers[0].layer, own.accuracy) == ("", None)
     assert [note for note in own.warnings if note.startswith("layer: ")] == [
-        "layer: the model's own output is measured, which no linear layer gives unchanged; if it is a classifier, "
+        "layer: the model's own output is measured, which no linear layer gives unchanged; if it "
+        "is a classifier, "
         f"{hint}"
     ]
     assert "accuracy: no linear layer gives the model's output unchanged" in own.warnings
     name = hint.split("'")[1]
     found = geo.measure(model, data, classifier=name)
     assert found.layers[0].layer == f"{name}:in"
-    assert found.accuracy == pytest.approx(float((model(X).argmax(dim=1) == data[1]).double().mean()))
+    assert found.accuracy == pytest.approx(
+        float((model(X).argmax(dim=1) == data[1]).double().mean())
+    )
     assert found.nc3 is not None
 
 
 def test_an_embedding_that_no_linear_layer_is_as_wide_as_has_no_note():
-    found = geo.measure(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.AvgPool1d(2)), (X, torch.arange(90) % 3))
+    found = geo.measure(
+        nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.AvgPool1d(2)), (X, torch.arange(90) % 3)
+    )
     assert not [note for note in found.warnings if note.startswith("layer: ")]
 
 
@@ -177,7 +212,9 @@ def test_a_callable_has_no_known_classifier():
 
 
 class LastOfSequence(nn.Module):
-    """A classifier at every position of a sequence, of which the last one is kept, as of GPT-2 and Llama."""
+    """A classifier at every position of a sequence, of which the last one is kept, as of GPT-2 and
+    Llama.
+    """
 
     def __init__(self):
         super().__init__()
@@ -196,16 +233,22 @@ def test_a_classifier_at_every_position_is_named():
         geo.measure(model, data)
     assert "'[logits]'" in str(e.value)
     found = geo.measure(model, data, layer="score:in", pool="last", classifier="score")
-    assert found.accuracy == pytest.approx(float((model(X)["logits"].argmax(dim=1) == data[1]).double().mean()))
+    assert found.accuracy == pytest.approx(
+        float((model(X)["logits"].argmax(dim=1) == data[1]).double().mean())
+    )
     assert found.nc3 is not None
 
 
 def test_gpt2_as_a_classifier_of_sequences():
     import transformers
 
-    config = transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=11, num_labels=3, pad_token_id=0)
+    config = transformers.GPT2Config(
+        n_layer=1, n_embd=8, n_head=2, vocab_size=11, num_labels=3, pad_token_id=0
+    )
     model = transformers.GPT2ForSequenceClassification(config)
-    with pytest.raises(ValueError, match="do layer='score:in' with pool='last' and classifier='score'"):
+    with pytest.raises(
+        ValueError, match="do layer='score:in' with pool='last' and classifier='score'"
+    ):
         find_embedding(model, {"input_ids": torch.tensor([[3, 4, 5]])})
 
 
@@ -213,6 +256,8 @@ def test_a_scripted_model_is_measured_at_its_output_alone():
     model = torch.jit.trace(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), X[:2])
     data = (X, torch.arange(90) % 3)
     for layer in (None, "2:in"):
-        with pytest.raises(ValueError, match="layer: expected '' for a TopLevelTracedModule, .* do layer='', which"):
+        with pytest.raises(
+            ValueError, match="layer: expected '' for a TopLevelTracedModule, .* do layer='', which"
+        ):
             geo.measure(model, data, layer=layer)
     assert geo.measure(model, data, layer="").features.shape == (90, 3)

@@ -72,7 +72,12 @@ MEASURE = ("digits", "--subset", 300, "--max-samples", 100)
 
 def test_measure_answers_one_json_object(tiny, answer):
     found = answer("measure", tiny, *MEASURE)
-    assert (found["n_samples"], found["n_classes"], found["n_features"], found["split"]) == (300, 10, 8, "train")
+    assert (found["n_samples"], found["n_classes"], found["n_features"], found["split"]) == (
+        300,
+        10,
+        8,
+        "train",
+    )
     assert found["layer"] == "3:in"
     assert found["provenance"]["data"] == "digits"
     assert found["provenance"]["weights"] is None
@@ -107,12 +112,24 @@ def test_measure_as_csv_has_dotted_columns(tiny, run):
 @pytest.mark.parametrize("ending", ["json", "csv", "txt"])
 def test_out_gets_the_result_too(tiny, run, tmp_path, ending):
     path = tmp_path / "new" / f"result.{ending}"
-    _, out, _ = run("measure", tiny, *MEASURE, "--out", path, *([f"--{ending}"] if ending != "txt" else []))
+    _, out, _ = run(
+        "measure", tiny, *MEASURE, "--out", path, *([f"--{ending}"] if ending != "txt" else [])
+    )
     assert path.read_text() == out
 
 
 def test_classes_subset_and_model_arguments_reach_the_library(tiny, answer):
-    found = answer("measure", tiny, "digits:test", "--classes", "0-2,7", "--classes", "5", "--model-arg", "width=4")
+    found = answer(
+        "measure",
+        tiny,
+        "digits:test",
+        "--classes",
+        "0-2,7",
+        "--classes",
+        "5",
+        "--model-arg",
+        "width=4",
+    )
     assert found["classes"] == ["0", "1", "2", "7", "5"]
     assert found["n_features"] == 4
     assert found["split"] == "test"
@@ -122,14 +139,20 @@ def test_classes_subset_and_model_arguments_reach_the_library(tiny, answer):
 
 def test_weights_and_dtype_and_workers_are_used(tiny, answer, tmp_path):
     torch.manual_seed(3)
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10))
+    model = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10)
+    )
     path = tmp_path / "weights.pt"
-    torch.save({"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, path)
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, path
+    )
     exact = (*MEASURE, "--estimator", "exact", "--weights", path)
     found = answer("measure", tiny, *exact, "--seed", 1, "--dtype", "float64", "--num-workers", 1)
     again = answer("measure", tiny, *exact, "--seed", 1)
     assert found["provenance"]["weights_key"] == "state_dict"
-    assert found["geometric_complexity"]["value"] == pytest.approx(again["geometric_complexity"]["value"], rel=1e-4)
+    assert found["geometric_complexity"]["value"] == pytest.approx(
+        again["geometric_complexity"]["value"], rel=1e-4
+    )
 
 
 def test_mean_and_std_override_the_data_sets_own(tiny, answer):
@@ -145,8 +168,13 @@ def test_several_layers_are_one_table_and_one_object(tiny, answer, run):
     assert found["layers"][1]["cdnv"] == alone["cdnv"]
     assert found["layers"][1]["provenance"] == alone["provenance"]
     _, out, _ = run("measure", tiny, *MEASURE, *layers)
-    assert out.startswith(f"{tiny} (as its factory made it) on digits, split train\n\n3 layers: 300 examples, train")
-    assert len([line for line in out.splitlines() if line.split()[:1] in (["1"], ["2"], ["3:in"])]) == 3
+    assert out.startswith(
+        f"{tiny} (as its factory made it) on digits, split train\n\n3 layers: 300 examples, train"
+    )
+    assert (
+        len([line for line in out.splitlines() if line.split()[:1] in (["1"], ["2"], ["3:in"])])
+        == 3
+    )
     _, out, _ = run("measure", tiny, *MEASURE, *layers, "--csv")
     assert [row["layer"] for row in csv.DictReader(io.StringIO(out))] == ["1", "2", "3:in"]
 
@@ -179,7 +207,8 @@ def test_saved_features_are_measured_without_the_model(tiny, answer, run, tmp_pa
     _, out, _ = run("measure", f"features:{path}", "--save-features", path.with_suffix(".npz"))
     assert out.startswith(f"{path}: features of {tiny} on digits, split train")
     assert (
-        answer("measure", f"features:{path.with_suffix('.npz')}")["geometric_collapse"] == first["geometric_collapse"]
+        answer("measure", f"features:{path.with_suffix('.npz')}")["geometric_collapse"]
+        == first["geometric_collapse"]
     )
 
 
@@ -196,14 +225,26 @@ VIT = (
 
 
 def test_a_model_by_name_takes_its_own_preprocessing_and_says_random(answer, run):
-    found = answer("measure", "timm:vit_tiny_patch16_224@random", "digits", "--subset", 20, "--image-size", 32, *VIT)
+    found = answer(
+        "measure",
+        "timm:vit_tiny_patch16_224@random",
+        "digits",
+        "--subset",
+        20,
+        "--image-size",
+        32,
+        *VIT,
+    )
     assert (found["layer"], found["n_features"]) == ("head:in", 192)
     assert (found["provenance"]["model"], found["provenance"]["weights"]) == (
         "timm:vit_tiny_patch16_224@random",
         "random",
     )
     preprocessing = found["preprocessing"]
-    assert {key: preprocessing[key] for key in ("image_size", "resize", "crop", "interpolation", "mean", "std")} == {
+    assert {
+        key: preprocessing[key]
+        for key in ("image_size", "resize", "crop", "interpolation", "mean", "std")
+    } == {
         "image_size": [32, 32],
         "resize": [35],
         "crop": [32, 32],
@@ -212,16 +253,33 @@ def test_a_model_by_name_takes_its_own_preprocessing_and_says_random(answer, run
         "std": [0.5] * 3,
     }
     assert found["gc_pixel"] == pytest.approx(4 * found["geometric_complexity"]["value"])
-    _, out, _ = run("measure", "timm:vit_tiny_patch16_224@random", "digits", "--subset", 20, *VIT, "--quiet")
-    assert out.startswith("timm:vit_tiny_patch16_224@random (random weights) on digits, split train")
+    _, out, _ = run(
+        "measure", "timm:vit_tiny_patch16_224@random", "digits", "--subset", 20, *VIT, "--quiet"
+    )
+    assert out.startswith(
+        "timm:vit_tiny_patch16_224@random (random weights) on digits, split train"
+    )
 
 
 def test_mean_std_and_weights_of_a_model_by_name(answer, tmp_path):
     from geocollapse import models
 
     path = tmp_path / "w.pt"
-    torch.save(models.load("timm:test_resnet@random", model_args={"num_classes": 10}).model.state_dict(), path)
-    arguments = ("digits", "--subset", 20, "--image-size", 32, "--model-arg", "num_classes=10", "--mean", "0,0,0")
+    torch.save(
+        models.load("timm:test_resnet@random", model_args={"num_classes": 10}).model.state_dict(),
+        path,
+    )
+    arguments = (
+        "digits",
+        "--subset",
+        20,
+        "--image-size",
+        32,
+        "--model-arg",
+        "num_classes=10",
+        "--mean",
+        "0,0,0",
+    )
     found = answer("measure", "timm:test_resnet", *arguments, "--std", "1,1,1", "--weights", path)
     assert found["provenance"]["weights"] == str(path)
     assert (found["preprocessing"]["mean"], found["preprocessing"]["std"]) == ([0.0] * 3, [1.0] * 3)
@@ -240,7 +298,19 @@ def test_transfer_of_a_model_by_name(answer):
 
 
 def test_transfer_answers_accuracies_with_intervals(tiny, answer):
-    found = answer("transfer", tiny, "digits", "--n-way", 3, "--k-shot", "1,2", "--n-episodes", 20, "--n-query", 5)
+    found = answer(
+        "transfer",
+        tiny,
+        "digits",
+        "--n-way",
+        3,
+        "--k-shot",
+        "1,2",
+        "--n-episodes",
+        20,
+        "--n-query",
+        5,
+    )
     assert (found["n_way"], found["n_episodes"], found["split"]) == (3, 20, "test")
     for classifier in ("nearest_mean", "linear_probe"):
         assert set(found["accuracy"][classifier]) == {"1", "2"}
@@ -258,8 +328,13 @@ def test_transfer_shows_a_table(tiny, run):
 
 def test_transfer_of_saved_features(tiny, answer, tmp_path):
     path, episodes = tmp_path / "kept.npz", ("--n-episodes", 20, "--k-shot", 1, "--seed", 1)
-    answer("measure", tiny, "digits:test", "--seed", 1, "--save-features", path)  # the seed also makes the weights
-    first, again = answer("transfer", tiny, "digits", *episodes), answer("transfer", f"features:{path}", *episodes)
+    answer(
+        "measure", tiny, "digits:test", "--seed", 1, "--save-features", path
+    )  # the seed also makes the weights
+    first, again = (
+        answer("transfer", tiny, "digits", *episodes),
+        answer("transfer", f"features:{path}", *episodes),
+    )
     assert {**first, "provenance": None} == {**again, "provenance": None}
     assert again["provenance"]["model"] == tiny
 
@@ -270,8 +345,14 @@ def test_transfer_of_saved_features(tiny, answer, tmp_path):
 def test_report_writes_what_it_says_and_ends_with_its_path(answer, tmp_path):
     folder = write_sweep(tmp_path / "sweep")
     found = answer("report", folder)
-    assert all((tmp_path / path).is_file() for path in (found["report"], found["table"], *found["figures"]))
-    assert {verdict["verdict"] for verdict in found["verdicts"]} <= {"holds", "does not hold", "undecided"}
+    assert all(
+        (tmp_path / path).is_file() for path in (found["report"], found["table"], *found["figures"])
+    )
+    assert {verdict["verdict"] for verdict in found["verdicts"]} <= {
+        "holds",
+        "does not hold",
+        "undecided",
+    }
     text = report_text(found)
     assert "Verdicts" in text
     assert text.splitlines()[-1] == f"report: {folder.resolve() / 'report.html'}"
@@ -303,14 +384,33 @@ def swept(recipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept")
     rates = "sweeps.learning_rate.training.learning_rate=[0.05, 1e30]"
     with redirect_stdout(io.StringIO()) as out:
-        code = main(["sweep", str(recipe), "--set", rates, "--out", str(folder), "--workers", "1", "--json", "--quiet"])
+        code = main(
+            [
+                "sweep",
+                str(recipe),
+                "--set",
+                rates,
+                "--out",
+                str(folder),
+                "--workers",
+                "1",
+                "--json",
+                "--quiet",
+            ]
+        )
     return code, json.loads(out.getvalue()), folder
 
 
 def test_sweep_answers_with_its_runs_and_exits_with_1_where_one_failed(swept):
     code, found, folder = swept
     jsonschema.validate(found, schema("sweep"))
-    assert (code, found["n_runs"], found["n_done"], found["n_skipped"], found["n_failed"]) == (1, 2, 1, 0, 1)
+    assert (code, found["n_runs"], found["n_done"], found["n_skipped"], found["n_failed"]) == (
+        1,
+        2,
+        1,
+        0,
+        1,
+    )
     (failure,) = found["failures"]
     assert failure["failed_step"] is not None
     assert "finite" in failure["error"]
@@ -337,7 +437,9 @@ def test_train_answers_with_its_result_and_goes_on_from_it(recipe, answer, tmp_p
 
 
 def test_a_loss_that_is_no_number_exits_with_1(recipe, run, tmp_path):
-    code, out, _ = run("train", recipe, "--set", "training.learning_rate=1e30", "--out", tmp_path, "--quiet")
+    code, out, _ = run(
+        "train", recipe, "--set", "training.learning_rate=1e30", "--out", tmp_path, "--quiet"
+    )
     assert code == 1
     assert out.startswith("failed at step ")
 
@@ -368,7 +470,14 @@ def test_data_lists_every_source(answer, tmp_path):
 
 def test_the_forms_of_a_model_are_listed(answer, run):
     forms = [form["form"] for form in answer("models")["forms"]]
-    assert {"DIR", "timm:NAME", "torchvision:NAME", "NAME@random", "MODEL@FILE", "features:FILE"} <= set(forms)
+    assert {
+        "DIR",
+        "timm:NAME",
+        "torchvision:NAME",
+        "NAME@random",
+        "MODEL@FILE",
+        "features:FILE",
+    } <= set(forms)
     assert all(form in run("models")[1] for form in forms)
 
 
@@ -395,40 +504,92 @@ def error_of(run, *arguments):
     [
         (["mesure"], "No such command 'mesure'."),
         (["measure"], "Missing argument 'MODEL'."),
-        (["measure", "m.py:f"], "DATA: expected a data set behind MODEL, got none; do name one of `geocollapse data`"),
+        (
+            ["measure", "m.py:f"],
+            "DATA: expected a data set behind MODEL, got none; do name one of `geocollapse data`",
+        ),
         (
             ["measure", "features:a.npz", "digits"],
             "DATA: expected none with features:a.npz, whose features are measured",
         ),
-        (["measure", "features:a.npz", "--layer", "fc"], "--layer: expected none with features:a.npz, whose features"),
-        (["measure", "features:a.npz", "--max-samples", "9"], "--max-samples: expected none with features:a.npz"),
+        (
+            ["measure", "features:a.npz", "--layer", "fc"],
+            "--layer: expected none with features:a.npz, whose features",
+        ),
+        (
+            ["measure", "features:a.npz", "--max-samples", "9"],
+            "--max-samples: expected none with features:a.npz",
+        ),
         (["measure", "features:a.npz", "--seed", "9"], "--seed: expected none with features:a.npz"),
-        (["transfer", "features:a.npz", "--batch-size", "9"], "--batch-size: expected none with features:a.npz"),
-        (["measure", "features:a.npz"], "features: expected a file, got 'a.npz', which does not exist"),
-        (["transfer", "features:a.csv"], "features: expected a file, got 'a.csv', which does not exist"),
+        (
+            ["transfer", "features:a.npz", "--batch-size", "9"],
+            "--batch-size: expected none with features:a.npz",
+        ),
+        (
+            ["measure", "features:a.npz"],
+            "features: expected a file, got 'a.npz', which does not exist",
+        ),
+        (
+            ["transfer", "features:a.csv"],
+            "features: expected a file, got 'a.csv', which does not exist",
+        ),
         (
             ["measure", "m.py:f", "digits", "--save-features", "a.csv"],
             "--save-features: expected a file ending in .safetensors or .npz, got 'a.csv'",
         ),
         (
-            ["measure", "m.py:f", "digits", "--save-features", "a.npz", "--layer", "1", "--layer", "2"],
+            [
+                "measure",
+                "m.py:f",
+                "digits",
+                "--save-features",
+                "a.npz",
+                "--layer",
+                "1",
+                "--layer",
+                "2",
+            ],
             "--save-features: expected one layer, got 1, 2; do one call a layer",
         ),
         (
             ["measure", "m.py:f", "digits", "--plot", "a.jpeg"],
             "--plot: expected a file ending in .png, .pdf, .svg, got 'a.jpeg'; do figure.png",
         ),
-        (["transfer", "m.py:f", "digits", "--layer", "1", "--layer", "2"], "--layer: expected one layer, got 1, 2"),
+        (
+            ["transfer", "m.py:f", "digits", "--layer", "1", "--layer", "2"],
+            "--layer: expected one layer, got 1, 2",
+        ),
         (["measure", "m.py:f", "digits", "--lair", "x"], "No such option: --lair"),
         (["measure", "m.py:f", "digits", "--seed", "one"], "Invalid value for '--seed'"),
         (["measure", "m.py:f", "digits", "--device", "tpu"], "Invalid value for '--device'"),
-        (["measure", "m.py:f", "digits", "--json", "--csv"], "--csv: expected one form of the result, got --json and"),
-        (["measure", "m.py:f", "digits", "--n-probes", "none"], "--n-probes: expected a positive number or auto, got"),
-        (["measure", "m.py:f", "digits", "--threads", "0"], "--threads: expected a positive number, got 0"),
-        (["measure", TORCH, "digits", "--mean", "a,b"], "--mean: expected numbers separated by commas, got 'a,b'"),
-        (["measure", "m.py:f", "digits", "--model-arg", "w"], "--model-arg: expected KEY=VALUE, got 'w'"),
-        (["measure", "none.py:f", "digits"], "model: expected a Python file, got 'none.py', which does not exist"),
-        (["measure", "resnet", "digits"], "model: expected file.py:factory, package.module:factory, timm:NAME"),
+        (
+            ["measure", "m.py:f", "digits", "--json", "--csv"],
+            "--csv: expected one form of the result, got --json and",
+        ),
+        (
+            ["measure", "m.py:f", "digits", "--n-probes", "none"],
+            "--n-probes: expected a positive number or auto, got",
+        ),
+        (
+            ["measure", "m.py:f", "digits", "--threads", "0"],
+            "--threads: expected a positive number, got 0",
+        ),
+        (
+            ["measure", TORCH, "digits", "--mean", "a,b"],
+            "--mean: expected numbers separated by commas, got 'a,b'",
+        ),
+        (
+            ["measure", "m.py:f", "digits", "--model-arg", "w"],
+            "--model-arg: expected KEY=VALUE, got 'w'",
+        ),
+        (
+            ["measure", "none.py:f", "digits"],
+            "model: expected a Python file, got 'none.py', which does not exist",
+        ),
+        (
+            ["measure", "resnet", "digits"],
+            "model: expected file.py:factory, package.module:factory, timm:NAME",
+        ),
         (
             ["measure", "timm:resnt18@random", "digits"],
             "model: expected the name of a timm model, got 'resnt18'; do timm",
@@ -445,22 +606,53 @@ def error_of(run, *arguments):
             ["measure", "timm:test_resnet@random", "digits", "--image-size", "0"],
             "image_size: expected a positive number of pixels, got 0",
         ),
-        (["measure", TORCH, "digits", "--image-size", "32"], "image_size: expected None for digits, whose images this"),
-        (["measure", "no_such_package:f", "digits"], "model: expected an importable module, got 'no_such_package'"),
+        (
+            ["measure", TORCH, "digits", "--image-size", "32"],
+            "image_size: expected None for digits, whose images this",
+        ),
+        (
+            ["measure", "no_such_package:f", "digits"],
+            "model: expected an importable module, got 'no_such_package'",
+        ),
         (
             ["measure", "json:dumps", "digits"],
-            "model: expected json:dumps to make a model of no arguments, got TypeError: dumps() missing 1 required",
+            "model: expected json:dumps to make a model of no arguments, got TypeError: dumps() "
+            "missing 1 required",
         ),
         (
-            ["measure", "timm:vit_tiny_patch16_224@random", "digits", "--subset", "40", "--image-size", "32"],
-            "model: expected a forward pass of inputs of shape (1, 3, 32, 32), got AssertionError: Input height (32) doe",
+            [
+                "measure",
+                "timm:vit_tiny_patch16_224@random",
+                "digits",
+                "--subset",
+                "40",
+                "--image-size",
+                "32",
+            ],
+            "model: expected a forward pass of inputs of shape (1, 3, 32, 32), got AssertionError: "
+            "Input height (32) doe",
         ),
         (["measure", TORCH, "didgits"], "data: expected one of digits,"),
-        (["measure", TORCH, "digits:val"], "split: expected one of train, test of digits, got 'val'"),
-        (["measure", TORCH, "digits", "--classes", "0-12"], "classes: expected numbers from 0 to 9, got '0-12'"),
-        (["measure", TORCH, "digits", "--classes", "zero"], "classes: expected class numbers or names, got 'zero'"),
-        (["measure", TORCH, "digits", "--subset", "3"], "subset: expected 10 to 1437 examples, got 3"),
-        (["measure", TORCH, "folder:nowhere"], "data: expected a folder of class folders, got 'nowhere'"),
+        (
+            ["measure", TORCH, "digits:val"],
+            "split: expected one of train, test of digits, got 'val'",
+        ),
+        (
+            ["measure", TORCH, "digits", "--classes", "0-12"],
+            "classes: expected numbers from 0 to 9, got '0-12'",
+        ),
+        (
+            ["measure", TORCH, "digits", "--classes", "zero"],
+            "classes: expected class numbers or names, got 'zero'",
+        ),
+        (
+            ["measure", TORCH, "digits", "--subset", "3"],
+            "subset: expected 10 to 1437 examples, got 3",
+        ),
+        (
+            ["measure", TORCH, "folder:nowhere"],
+            "data: expected a folder of class folders, got 'nowhere'",
+        ),
         (["sweep", "dmo"], "recipe: expected a path ending in .yaml or one of demo"),
         (["train", "none.yaml"], "recipe: expected a file at none.yaml, got none"),
         (
@@ -471,7 +663,10 @@ def error_of(run, *arguments):
         (["train", "demo", "--preset", "smok"], "preset: expected one of smoke, got 'smok'"),
         (["sweep", "demo", "--workers", "0"], "workers: expected at least 1, got 0"),
         (["sweep", "demo", "--seeds", "0"], "seeds: expected 1 or more, got 0"),
-        (["transfer", "m.py:f", "digits", "--k-shot", "1,x"], "--k-shot: expected positive numbers, got '1,x'"),
+        (
+            ["transfer", "m.py:f", "digits", "--k-shot", "1,x"],
+            "--k-shot: expected positive numbers, got '1,x'",
+        ),
         (["report", "nowhere"], "DIR: expected a sweep folder with sweep.yaml, got nowhere"),
     ],
 )
@@ -486,12 +681,18 @@ def test_the_nearest_data_set_is_named(run):
 def test_the_nearest_layer_is_named(run, tiny):
     code, _, err = run("measure", tiny, *MEASURE, "--layer", "33", "--quiet")
     assert code == 2
-    assert err.splitlines()[-1] == "error: layer: expected the name of a module, got '33'; do layer='3'"
+    assert (
+        err.splitlines()[-1]
+        == "error: layer: expected the name of a module, got '33'; do layer='3'"
+    )
 
 
 def test_a_factory_that_is_missing_or_no_model_is_named(run, tiny):
     file = tiny.removesuffix(":tiny")
-    for name, words in (("small", "do one of"), ("pair", "expected a factory that returns a Module, got int")):
+    for name, words in (
+        ("small", "do one of"),
+        ("pair", "expected a factory that returns a Module, got int"),
+    ):
         code, _, err = run("measure", f"{file}:{name}", *MEASURE)
         assert code == 2
         assert words in err.splitlines()[-1]
@@ -561,7 +762,8 @@ def test_numbers_and_settings_are_parsed():
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("500", 500), ("500B", 500), ("2KB", 2000), ("1.5MB", 1_500_000), ("2GB", 2 * 10**9)]
+    ("text", "size"),
+    [("500", 500), ("500B", 500), ("2KB", 2000), ("1.5MB", 1_500_000), ("2GB", 2 * 10**9)],
 )
 def test_sizes_of_memory(text, size):
     from geocollapse.cli.measure import _parse_bytes
@@ -573,5 +775,7 @@ def test_sizes_of_memory(text, size):
 def test_bad_sizes_of_memory(text):
     from geocollapse.cli.measure import _parse_bytes
 
-    with pytest.raises(ValueError, match="--memory-limit: expected a size such as 500MB or 2GB, got"):
+    with pytest.raises(
+        ValueError, match="--memory-limit: expected a size such as 500MB or 2GB, got"
+    ):
         _parse_bytes(text)

@@ -68,7 +68,9 @@ def classes(counts, p, seed=0, spread=3.0):
 
 def head(n_classes, p, seed=1):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n_classes, p, generator=generator).double(), torch.randn(n_classes, generator=generator).double()
+    return torch.randn(n_classes, p, generator=generator).double(), torch.randn(
+        n_classes, generator=generator
+    ).double()
 
 
 def simplex(n_classes, p, seed=0):
@@ -155,19 +157,27 @@ class TestReferences:
             "nc4": reference.nc4(x, y, w, bias.numpy()),
         }
         for name, value in expected.items():
-            assert getattr(got, name) == pytest.approx(value, rel=1e-9 if name.startswith("nc1") else 1e-10, abs=1e-12)
+            assert getattr(got, name) == pytest.approx(
+                value, rel=1e-9 if name.startswith("nc1") else 1e-10, abs=1e-12
+            )
 
     @pytest.mark.parametrize("bias_corrected", [False, True])
     def test_pairs(self, bias_corrected):
         features, labels = classes([5, 9, 2, 30], 6)
         pairs = cdnv(features, labels, bias_corrected=bias_corrected, reduction="none")
-        laws.assert_close(pairs, reference.cdnv_matrix(features.numpy(), labels.numpy(), bias_corrected))
+        laws.assert_close(
+            pairs, reference.cdnv_matrix(features.numpy(), labels.numpy(), bias_corrected)
+        )
         laws.assert_close(pairs, pairs.T)
         directional = directional_cdnv(features, labels, reduction="none")
-        laws.assert_close(directional, reference.directional_cdnv_matrix(features.numpy(), labels.numpy()))
+        laws.assert_close(
+            directional, reference.directional_cdnv_matrix(features.numpy(), labels.numpy())
+        )
 
     def test_the_correction_moves_towards_the_population_value(self):
-        """True NC 0.875 of two Gaussian classes; the plug-in value of 5 examples a class is about half of it."""
+        """True NC 0.875 of two Gaussian classes; the plug-in value of 5 examples a class is about
+        half of it.
+        """
         p, d2 = 20, 20 / 0.875
         generator = torch.Generator().manual_seed(0)
         plug_in, corrected = [], []
@@ -224,10 +234,19 @@ class TestSampledPairs:
         matrix = reference.cdnv_matrix(features.numpy(), labels.numpy())
         values = np.array([matrix[i, j] for i, j in drawn])
         assert got.value == pytest.approx(values.mean(), rel=1e-10)
-        assert got.stderr == pytest.approx(math.sqrt(values.var(ddof=1) / 20 * (1 - 20 / 66)), rel=1e-10)
-        assert (got.n_samples, got.dof, got.population, got.estimator) == (20, 19, "dataset", "pairs")
+        assert got.stderr == pytest.approx(
+            math.sqrt(values.var(ddof=1) / 20 * (1 - 20 / 66)), rel=1e-10
+        )
+        assert (got.n_samples, got.dof, got.population, got.estimator) == (
+            20,
+            19,
+            "dataset",
+            "pairs",
+        )
 
-    @pytest.mark.parametrize("n_pairs", [3, 8])  # below and above half of the 10 pairs: two ways to draw
+    @pytest.mark.parametrize(
+        "n_pairs", [3, 8]
+    )  # below and above half of the 10 pairs: two ways to draw
     def test_every_pair_is_drawn_equally_often(self, n_pairs):
         counts = torch.zeros(5, 5)
         for seed in range(2000):
@@ -241,13 +260,17 @@ class TestSampledPairs:
     def test_pair_numbers_of_many_classes_stay_exact(self):
         i, j = draw_pairs(3_000_000, 1000, seed=0).unbind(dim=1)
         assert bool(((i >= 0) & (i < j) & (j < 3_000_000)).all())
-        assert float(j.double().mean()) == pytest.approx(2_000_000, rel=0.05)  # E max of two uniform numbers
+        assert float(j.double().mean()) == pytest.approx(
+            2_000_000, rel=0.05
+        )  # E max of two uniform numbers
 
     def test_the_interval_covers_the_mean_over_all_pairs_of_these_classes(self):
         """60 classes that every pair shares with 58 others; 400 samples of 100 pairs: about 0.95."""
         generator = torch.Generator().manual_seed(0)
         features, labels = classes([6] * 60, 16, spread=2.0)
-        features = features * (0.5 + torch.rand(60, 1, generator=generator, dtype=torch.float64))[labels]
+        features = (
+            features * (0.5 + torch.rand(60, 1, generator=generator, dtype=torch.float64))[labels]
+        )
         statistics = ClassStatistics.of(features, labels)
         truth = float(mean_cdnv(statistics)[0])
         intervals = [sampled_cdnv(statistics, 100, seed=seed).interval() for seed in range(400)]
@@ -259,13 +282,17 @@ class TestSampledPairs:
         assert math.isnan(got.value)
         assert "undefined for 3 of 6 drawn class pairs" in got.warnings[0]
         for n_pairs in (1, 7):
-            with pytest.raises(ValueError, match=f"n_pairs: expected 2 to 6, the pairs of 4 classes, got {n_pairs}"):
+            with pytest.raises(
+                ValueError, match=f"n_pairs: expected 2 to 6, the pairs of 4 classes, got {n_pairs}"
+            ):
                 sampled_cdnv(statistics, n_pairs)
 
 
 class TestManyClasses:
     def test_nc1_of_more_classes_than_dimensions(self):
-        """2,000 classes in 64 dimensions, 3 examples each: Sigma_B has rank 64, and no simplex exists."""
+        """2,000 classes in 64 dimensions, 3 examples each: Sigma_B has rank 64, and no simplex
+        exists.
+        """
         features, labels = classes([3] * 2000, 64)
         got = neural_collapse(features, labels)
         x, y = features.numpy(), labels.numpy()
@@ -278,7 +305,9 @@ class TestManyClasses:
         assert any("read hyperspherical_uniformity" in text for text in got.warnings)
 
     def test_nc1_of_a_long_tail(self):
-        """Counts 400, 200, 133, ..., down to single examples, in fewer dimensions than classes, and streamed."""
+        """Counts 400, 200, 133, ..., down to single examples, in fewer dimensions than classes, and
+        streamed.
+        """
         counts = [max(1, 400 // k) for k in range(1, 41)] + [1] * 10
         features, labels = classes(counts, 24)
         got = neural_collapse(features, labels)
@@ -288,7 +317,9 @@ class TestManyClasses:
         assert got.nc1_pooled == pytest.approx(reference.nc1(x, y, pooled=True), rel=1e-9)
         assert abs(got.nc1_pooled / got.nc1 - 1.0) > 0.01
         stream = ClassStatistics.empty(scatter=True)
-        for rows in torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).split(64):
+        for rows in torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).split(
+            64
+        ):
             stream.update(features[rows], labels[rows])
         assert nc1_pooled(stream) == (pytest.approx(got.nc1_pooled, rel=1e-9), 24)
 
@@ -299,7 +330,9 @@ class TestManyClasses:
         means = ClassStatistics.of(features, labels).means
         variances = ClassStatistics.of(features, labels).variances()
         squared = (means[:, None] - means).square().sum(dim=2)
-        laws.assert_close(matrix, ((variances[:, None] + variances) / (2 * squared)).fill_diagonal_(torch.nan))
+        laws.assert_close(
+            matrix, ((variances[:, None] + variances) / (2 * squared)).fill_diagonal_(torch.nan)
+        )
         laws.assert_close(cdnv(features, labels), matrix.nanmean())
         inverse = squared.reciprocal().fill_diagonal_(0.0)
         laws.assert_close(pair_weights(means), inverse.sum(dim=1) / (1537 * 1536))
@@ -311,7 +344,15 @@ class TestSimplex:
         frame = simplex(n_classes, p)
         features, labels = frame.repeat(5, 1), torch.arange(n_classes).repeat(5)
         got = neural_collapse(features, labels, weight=3 * frame, bias=torch.zeros(n_classes))
-        for name in ("cdnv", "directional_cdnv", "nc1", "nc1_pooled", "nc1_trace_ratio", "nc4", "nearest_mean_error"):
+        for name in (
+            "cdnv",
+            "directional_cdnv",
+            "nc1",
+            "nc1_pooled",
+            "nc1_trace_ratio",
+            "nc4",
+            "nearest_mean_error",
+        ):
             assert getattr(got, name) == pytest.approx(0.0, abs=1e-28)
         for name in (
             "nc2_equinorm",
@@ -323,32 +364,39 @@ class TestSimplex:
         ):
             assert getattr(got, name) == pytest.approx(0.0, abs=1e-14)
         assert got.nc1_rank == n_classes - 1
-        assert got.hyperspherical_uniformity == pytest.approx(-0.5 * math.log(2 * n_classes / (n_classes - 1)))
+        assert got.hyperspherical_uniformity == pytest.approx(
+            -0.5 * math.log(2 * n_classes / (n_classes - 1))
+        )
         assert got.warnings == ()
 
     def test_more_classes_than_a_simplex_can_hold(self):
         features, labels = classes([3] * 9, 4)
-        assert any("hyperspherical_uniformity" in text for text in neural_collapse(features, labels).warnings)
+        assert any(
+            "hyperspherical_uniformity" in text
+            for text in neural_collapse(features, labels).warnings
+        )
 
     def test_nc3_sees_the_gauge_unless_the_weight_is_centred(self):
         frame = simplex(4, 6)
         features, labels = frame.repeat(3, 1), torch.arange(4).repeat(3)
         shifted = frame + 2.0
         assert neural_collapse(features, labels, weight=shifted).nc3 > 0.5
-        assert neural_collapse(features, labels, weight=shifted, centre_weight=True).nc3 == pytest.approx(
-            0.0, abs=1e-14
-        )
+        assert neural_collapse(
+            features, labels, weight=shifted, centre_weight=True
+        ).nc3 == pytest.approx(0.0, abs=1e-14)
 
 
 class TestRank:
     def test_a_direction_that_only_rounding_fills_is_cut(self):
-        """Four means on a line: Sigma_B has rank 1, and a pseudo-inverse of rank 3 would be off by many orders."""
+        """Four means on a line: Sigma_B has rank 1, and a pseudo-inverse of rank 3 would be off by
+        many orders.
+        """
         generator = torch.Generator().manual_seed(0)
         line = torch.randn(30, generator=generator, dtype=torch.float64)
         noise = torch.randn(5, 30, generator=generator, dtype=torch.float64)
-        features = torch.cat([k * line + sign * z for k in range(4) for z in noise for sign in (1.0, -1.0)]).reshape(
-            -1, 30
-        )
+        features = torch.cat(
+            [k * line + sign * z for k in range(4) for z in noise for sign in (1.0, -1.0)]
+        ).reshape(-1, 30)
         labels = torch.repeat_interleave(torch.arange(4), 10)
         got = neural_collapse(features, labels)
         assert got.nc1_rank == 1
@@ -366,7 +414,10 @@ class TestRank:
 class TestStatistics:
     @settings(max_examples=25, deadline=None)
     @given(
-        data=data_sets, cuts=st.lists(st.integers(0, 60), max_size=5), declared=st.booleans(), seed=st.integers(0, 1000)
+        data=data_sets,
+        cuts=st.lists(st.integers(0, 60), max_size=5),
+        declared=st.booleans(),
+        seed=st.integers(0, 1000),
     )
     def test_any_split_merged_in_any_order_equals_the_whole(self, data, cuts, declared, seed):
         features, labels = data
@@ -387,7 +438,9 @@ class TestStatistics:
         for name in ("classes", "counts", "means", "sum_squares"):
             laws.assert_close(getattr(parts[0], name), getattr(whole, name))
         laws.assert_close(mean_cdnv(parts[0])[0], cdnv(features, labels))
-        laws.assert_close(nc1_pooled(parts[0])[0], neural_collapse(features, labels).nc1_pooled, rtol=1e-9)
+        laws.assert_close(
+            nc1_pooled(parts[0])[0], neural_collapse(features, labels).nc1_pooled, rtol=1e-9
+        )
 
     @pytest.mark.parametrize("p", [5, 96, 230])
     def test_the_scatter_is_the_whole_matrix_for_any_width(self, p):
@@ -400,7 +453,10 @@ class TestStatistics:
 
     def test_merge_leaves_both_parts_alone(self):
         features, labels = classes([5, 5], 3)
-        a, b = ClassStatistics.of(features[::2], labels[::2]), ClassStatistics.of(features[1::2], labels[1::2])
+        a, b = (
+            ClassStatistics.of(features[::2], labels[::2]),
+            ClassStatistics.of(features[1::2], labels[1::2]),
+        )
         before = a.means.clone(), b.means.clone()
         a.merge(b)
         laws.assert_close(a.means, before[0])
@@ -414,11 +470,15 @@ class TestStatistics:
             stream.update(x[None], names[y][None])
         assert stream.classes.tolist() == [-7, 12, 1 << 40]
         assert stream.counts.tolist() == [6.0, 3.0, 4.0]
-        laws.assert_close(stream.means, reference.means(features, names[labels].numpy()).astype(float))
+        laws.assert_close(
+            stream.means, reference.means(features, names[labels].numpy()).astype(float)
+        )
 
     @pytest.mark.parametrize("batch", [7, 64, 400])
     def test_float64_offset_of_a_million_deviations(self, batch):
-        features, labels = classes([100] * 4, 8, spread=1.0)  # 1e-9 is promised; 1e-12 pins the origin
+        features, labels = classes(
+            [100] * 4, 8, spread=1.0
+        )  # 1e-9 is promised; 1e-12 pins the origin
         features = features + 1e6
         stream = ClassStatistics.empty(scatter=True)
         for start in range(0, 400, batch):
@@ -426,22 +486,32 @@ class TestStatistics:
         x, y = features.numpy(), labels.numpy()
         assert float(mean_cdnv(stream)[0]) == pytest.approx(reference.cdnv(x, y), rel=1e-12)
         assert nc1_pooled(stream)[0] == pytest.approx(reference.nc1(x, y, pooled=True), rel=1e-12)
-        assert neural_collapse(features, labels).nc1 == pytest.approx(reference.nc1(x, y), rel=1e-12)
+        assert neural_collapse(features, labels).nc1 == pytest.approx(
+            reference.nc1(x, y), rel=1e-12
+        )
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_low_precision_features_give_the_float64_value_of_the_same_numbers(self, dtype):
         features, labels = classes([100] * 4, 8, spread=1.0)
         stored = (features + 1e3).to(dtype)
         got = neural_collapse(stored, labels)
-        assert got.cdnv == pytest.approx(reference.cdnv(stored.double().numpy(), labels.numpy()), rel=1e-5)
-        assert got.nc1 == pytest.approx(reference.nc1(stored.double().numpy(), labels.numpy()), rel=1e-5)
+        assert got.cdnv == pytest.approx(
+            reference.cdnv(stored.double().numpy(), labels.numpy()), rel=1e-5
+        )
+        assert got.nc1 == pytest.approx(
+            reference.nc1(stored.double().numpy(), labels.numpy()), rel=1e-5
+        )
 
     def test_float32_features_keep_eight_digits(self):
-        """float32 features of 40 classes, offset from 0: CDNV and both NC1 to 1e-8 of the float64 reference."""
+        """float32 features of 40 classes, offset from 0: CDNV and both NC1 to 1e-8 of the float64
+        reference.
+        """
         features, labels = classes([60, 9, 30, 21] * 10, 48, spread=1.0)
         stored = (features + 50.0).float()
         got, stream = neural_collapse(stored, labels), ClassStatistics.empty(scatter=True)
-        for rows in torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).split(100):
+        for rows in torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).split(
+            100
+        ):
             stream.update(stored[rows], labels[rows])
         x, y = stored.double().numpy(), labels.numpy()
         assert got.cdnv == pytest.approx(reference.cdnv(x, y), rel=1e-8)
@@ -450,12 +520,17 @@ class TestStatistics:
 
     @pytest.mark.parametrize("batch", [1, 2, 14])
     def test_equal_examples_have_variance_exactly_zero(self, batch):
-        features = torch.tensor([[0.1, 0.7, 1e3], [0.3, -0.2, 7.0]], dtype=torch.float64).repeat(7, 1)
+        features = torch.tensor([[0.1, 0.7, 1e3], [0.3, -0.2, 7.0]], dtype=torch.float64).repeat(
+            7, 1
+        )
         stream = ClassStatistics.empty()
         for x, y in zip(features.split(batch), torch.arange(14).remainder(2).split(batch)):
             stream.update(x, y)
         assert stream.variances().tolist() == [0.0, 0.0]
-        assert all(bool((z == 0.0).all()) for z, _ in LabelledFeatures.of(features, torch.arange(14) % 2).residuals())
+        assert all(
+            bool((z == 0.0).all())
+            for z, _ in LabelledFeatures.of(features, torch.arange(14) % 2).residuals()
+        )
 
     def test_parts_of_a_large_array_equal_one_part(self, monkeypatch):
         features, labels = classes([30, 7, 12], 5)
@@ -476,7 +551,10 @@ class TestStatistics:
 
     def test_long_features_refuse_the_scatter_and_not_nc1(self):
         features, labels = classes([4, 4, 4], 4100)
-        with pytest.raises(ValueError, match=r"scatter: expected at most 4096 features .* got 4100; do scatter=False"):
+        with pytest.raises(
+            ValueError,
+            match=r"scatter: expected at most 4096 features .* got 4100; do scatter=False",
+        ):
             ClassStatistics.of(features, labels, scatter=True)
         assert neural_collapse(features, labels).nc1 > 0.0
 
@@ -494,26 +572,36 @@ class TestUndefined:
             assert math.isnan(float(cdnv(features, labels, num_classes=3)))
         with pytest.warns(GeocollapseWarning, match="directional_cdnv: undefined for 4 of 6"):
             assert math.isnan(float(directional_cdnv(features, labels, num_classes=3)))
-        got = neural_collapse(features, labels, num_classes=3, weight=torch.ones(3, 4), bias=torch.zeros(3))
+        got = neural_collapse(
+            features, labels, num_classes=3, weight=torch.ones(3, 4), bias=torch.zeros(3)
+        )
         assert all(math.isnan(getattr(got, name)) for name in (*FEATURE_MEASURES, "nc3", "nc4"))
         assert "1 of 3 declared classes have no examples (2)" in got.warnings[0]
         assert got.to_dict()["cdnv"] is None
 
     def test_the_average_over_the_defined_pairs_is_the_callers_choice(self):
         features, labels = classes([5, 6, 1], 4)
-        with pytest.warns(GeocollapseWarning, match="undefined for 2 of 3 class pairs .*; the average is NaN"):
+        with pytest.warns(
+            GeocollapseWarning, match="undefined for 2 of 3 class pairs .*; the average is NaN"
+        ):
             assert math.isnan(float(cdnv(features, labels, bias_corrected=True)))
         with pytest.warns(GeocollapseWarning, match="over the others only"):
             selected = cdnv(features, labels, bias_corrected=True, reduction="nanmean")
         keep = labels < 2
-        with pytest.warns(GeocollapseWarning, match="directional_cdnv: undefined for 6 of 12 .* over the others only"):
+        with pytest.warns(
+            GeocollapseWarning,
+            match="directional_cdnv: undefined for 6 of 12 .* over the others only",
+        ):
             present = directional_cdnv(features, labels, reduction="nanmean", num_classes=4)
         laws.assert_close(present, directional_cdnv(features, labels))
         laws.assert_close(selected, cdnv(features[keep], labels[keep], bias_corrected=True))
 
     def test_a_corrected_distance_that_is_not_positive(self):
         features = torch.randn(4, 50, generator=torch.Generator().manual_seed(3))
-        assert "cdnv_bias_corrected: undefined" in neural_collapse(features, torch.tensor([0, 0, 1, 1])).warnings[-1]
+        assert (
+            "cdnv_bias_corrected: undefined"
+            in neural_collapse(features, torch.tensor([0, 0, 1, 1])).warnings[-1]
+        )
 
     def test_equal_means(self):
         features = torch.tensor([[-1.0], [1.0], [-2.0], [2.0]])
@@ -526,9 +614,13 @@ class TestUndefined:
 
     def test_nc4_needs_a_bias(self):
         features, labels = classes([5, 5], 4)
-        got = neural_collapse(features, labels, weight=torch.ones(2, 4) * torch.tensor([[1.0], [2.0]]))
+        got = neural_collapse(
+            features, labels, weight=torch.ones(2, 4) * torch.tensor([[1.0], [2.0]])
+        )
         assert got.nc4 is None
-        assert got.warnings == ("nc4: needs the bias, got None; do bias=torch.zeros(C) for a classifier without one",)
+        assert got.warnings == (
+            "nc4: needs the bias, got None; do bias=torch.zeros(C) for a classifier without one",
+        )
 
 
 FEATURES, LABELS = classes([3, 3], 4)
@@ -539,14 +631,56 @@ WITH_NAN[4, 2] = math.nan
 @pytest.mark.parametrize(
     ("features", "labels", "kwargs", "error", "match"),
     [
-        (FEATURES, LABELS.float(), {}, TypeError, r"labels: expected integers, got torch.float32; do labels.long\(\)"),
-        (FEATURES.long(), LABELS, {}, TypeError, r"features: expected floating point numbers, got torch.int64"),
-        (FEATURES.tolist(), LABELS, {}, TypeError, r"features: expected a torch.Tensor or numpy.ndarray, got list"),
-        (FEATURES[:, :, None], LABELS, {}, ValueError, r"features: expected shape \(n, p\), got \(6, 4, 1\)"),
+        (
+            FEATURES,
+            LABELS.float(),
+            {},
+            TypeError,
+            r"labels: expected integers, got torch.float32; do labels.long\(\)",
+        ),
+        (
+            FEATURES.long(),
+            LABELS,
+            {},
+            TypeError,
+            r"features: expected floating point numbers, got torch.int64",
+        ),
+        (
+            FEATURES.tolist(),
+            LABELS,
+            {},
+            TypeError,
+            r"features: expected a torch.Tensor or numpy.ndarray, got list",
+        ),
+        (
+            FEATURES[:, :, None],
+            LABELS,
+            {},
+            ValueError,
+            r"features: expected shape \(n, p\), got \(6, 4, 1\)",
+        ),
         (FEATURES, LABELS[:5], {}, ValueError, r"labels: expected shape \(6,\), .* got \(5,\)"),
-        (FEATURES, LABELS[:, None], {}, ValueError, r"labels: expected shape \(6,\), .* got \(6, 1\)"),
-        (FEATURES, 0 * LABELS + 3, {}, ValueError, r"labels: expected at least two classes, got label 3 only"),
-        (FEATURES[:0], LABELS[:0], {}, ValueError, r"labels: expected at least two classes, got no examples"),
+        (
+            FEATURES,
+            LABELS[:, None],
+            {},
+            ValueError,
+            r"labels: expected shape \(6,\), .* got \(6, 1\)",
+        ),
+        (
+            FEATURES,
+            0 * LABELS + 3,
+            {},
+            ValueError,
+            r"labels: expected at least two classes, got label 3 only",
+        ),
+        (
+            FEATURES[:0],
+            LABELS[:0],
+            {},
+            ValueError,
+            r"labels: expected at least two classes, got no examples",
+        ),
         (
             WITH_NAN,
             LABELS,
@@ -561,8 +695,20 @@ WITH_NAN[4, 2] = math.nan
             ValueError,
             r"labels: expected integers from 0 to 1 .* got 2 \(3 of 6",
         ),
-        (FEATURES, LABELS - 1, {"num_classes": 2}, ValueError, r"labels: expected integers from 0 to 1 .* got -1"),
-        (FEATURES, LABELS, {"num_classes": 0}, ValueError, r"num_classes: expected a positive number or None, got 0"),
+        (
+            FEATURES,
+            LABELS - 1,
+            {"num_classes": 2},
+            ValueError,
+            r"labels: expected integers from 0 to 1 .* got -1",
+        ),
+        (
+            FEATURES,
+            LABELS,
+            {"num_classes": 0},
+            ValueError,
+            r"num_classes: expected a positive number or None, got 0",
+        ),
     ],
 )
 @pytest.mark.parametrize("measure", [cdnv, directional_cdnv, neural_collapse])
@@ -574,26 +720,50 @@ def test_messages(measure, features, labels, kwargs, error, match):
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: cdnv(FEATURES, LABELS, reduction="sum"), "reduction: expected 'mean', 'nanmean' or 'none', got 'sum'"),
+        (
+            lambda: cdnv(FEATURES, LABELS, reduction="sum"),
+            "reduction: expected 'mean', 'nanmean' or 'none', got 'sum'",
+        ),
         (
             lambda: neural_collapse(FEATURES, LABELS, weight=torch.ones(3, 4)),
             r"weight: expected shape \(2, 4\), .*\(3, 4\)",
         ),
-        (lambda: neural_collapse(FEATURES, LABELS, bias=torch.ones(2)), "weight: expected the classifier's weight"),
+        (
+            lambda: neural_collapse(FEATURES, LABELS, bias=torch.ones(2)),
+            "weight: expected the classifier's weight",
+        ),
         (
             lambda: neural_collapse(FEATURES, LABELS, weight=FEATURES[:2], bias=torch.ones(3)),
             r"bias: expected shape \(2,\)",
         ),
-        (lambda: ClassStatistics.of(FEATURES, LABELS).update(FEATURES[:, :3], LABELS), "features: expected 4 columns"),
-        (lambda: ClassStatistics.empty(2).merge(ClassStatistics.empty(3)), "num_classes: expected 2, got 3"),
-        (lambda: ClassStatistics.empty(scatter=True).merge(ClassStatistics.empty()), "scatter: expected both parts"),
-        (lambda: nc1_pooled(ClassStatistics.of(FEATURES, LABELS)), "statistics: expected scatter, got None"),
+        (
+            lambda: ClassStatistics.of(FEATURES, LABELS).update(FEATURES[:, :3], LABELS),
+            "features: expected 4 columns",
+        ),
+        (
+            lambda: ClassStatistics.empty(2).merge(ClassStatistics.empty(3)),
+            "num_classes: expected 2, got 3",
+        ),
+        (
+            lambda: ClassStatistics.empty(scatter=True).merge(ClassStatistics.empty()),
+            "scatter: expected both parts",
+        ),
+        (
+            lambda: nc1_pooled(ClassStatistics.of(FEATURES, LABELS)),
+            "statistics: expected scatter, got None",
+        ),
         (
             lambda: largest_pairs(ClassStatistics.of(FEATURES, LABELS), class_names=["a"]),
             "class_names: expected 2 names",
         ),
-        (lambda: geometric_collapse(torch.ones(3), torch.ones(2, 4)), r"class_gc: expected shape \(2,\)"),
-        (lambda: geometric_collapse(torch.ones(1), torch.ones(1, 4)), "class_means: expected at least two classes"),
+        (
+            lambda: geometric_collapse(torch.ones(3), torch.ones(2, 4)),
+            r"class_gc: expected shape \(2,\)",
+        ),
+        (
+            lambda: geometric_collapse(torch.ones(1), torch.ones(1, 4)),
+            "class_means: expected at least two classes",
+        ),
     ],
 )
 def test_more_messages(call, match):
@@ -610,8 +780,13 @@ class TestLargestPairs:
         order = matrix.triu(1).flatten().sort(descending=True).values[:3]
         assert [pair.cdnv for pair in pairs] == pytest.approx(order.tolist())
         i, j = divmod(int(matrix.triu(1).argmax()), 4)
-        assert (pairs[0].first, pairs[0].second) == ("abcd"[i] + pairs[0].first[1:], "abcd"[j] + pairs[0].second[1:])
-        assert pairs[0].distance == pytest.approx(float((statistics.means[i] - statistics.means[j]).norm()))
+        assert (pairs[0].first, pairs[0].second) == (
+            "abcd"[i] + pairs[0].first[1:],
+            "abcd"[j] + pairs[0].second[1:],
+        )
+        assert pairs[0].distance == pytest.approx(
+            float((statistics.means[i] - statistics.means[j]).norm())
+        )
         assert len(largest_pairs(statistics, 100)) == 6
 
 
@@ -633,14 +808,20 @@ class TestGeometricCollapse:
         w = pair_weights(self.means).tolist()
         variances = [(a * e.stderr) ** 2 for a, e in zip(w, estimates)]
         assert got.stderr == pytest.approx(math.sqrt(sum(variances)))
-        assert got.dof == pytest.approx(sum(variances) ** 2 / sum(v * v / e.dof for v, e in zip(variances, estimates)))
-        assert got.value == pytest.approx(float(geometric_collapse(torch.tensor([1.0, 2.0, 5.0]), self.means)))
+        assert got.dof == pytest.approx(
+            sum(variances) ** 2 / sum(v * v / e.dof for v, e in zip(variances, estimates))
+        )
+        assert got.value == pytest.approx(
+            float(geometric_collapse(torch.tensor([1.0, 2.0, 5.0]), self.means))
+        )
         assert (got.n_samples, got.population) == (60, "dataset")
         shares = [0.1 * a * e.value / got.value for a, e in zip(w, estimates)]
         assert got.largest_share == pytest.approx(max(shares))
 
     def test_undefined_is_said(self):
-        got = geometric_collapse([Estimate(1.0, math.nan, 1), Estimate(1.0, 0.1, 9, dof=8)], self.means[:2])
+        got = geometric_collapse(
+            [Estimate(1.0, math.nan, 1), Estimate(1.0, 0.1, 9, dof=8)], self.means[:2]
+        )
         assert math.isnan(got.stderr)
         assert "no standard error" in got.warnings[0]
         same = geometric_collapse([Estimate(1.0, 0.1, 9), Estimate(1.0, 0.1, 9)], torch.zeros(2, 3))
@@ -669,7 +850,9 @@ class TestGeometricCollapse:
         assert float(cdnv(features, labels)) <= ratios["max"] * float(collapse)
 
     def test_interval_covers_the_data_set(self):
-        """10 classes of 400, 50 sampled from each, gamma values: 0.945 to 0.95 expected, 600 seeded repetitions."""
+        """10 classes of 400, 50 sampled from each, gamma values: 0.945 to 0.95 expected, 600 seeded
+        repetitions.
+        """
         generator = np.random.default_rng(0)
         population = generator.gamma(4.0, size=(10, 400)) * np.linspace(1, 3, 10)[:, None]
         means = torch.from_numpy(generator.normal(size=(10, 6)))
@@ -678,7 +861,10 @@ class TestGeometricCollapse:
         for _ in range(600):
             sample = np.stack([generator.choice(row, 50, replace=False) for row in population])
             errors = np.sqrt(sample.var(axis=1, ddof=1) / 50 * (1 - 50 / 400))
-            estimates = [Estimate(float(v), float(s), 50, dof=49) for v, s in zip(sample.mean(axis=1), errors)]
+            estimates = [
+                Estimate(float(v), float(s), 50, dof=49)
+                for v, s in zip(sample.mean(axis=1), errors)
+            ]
             low, high = geometric_collapse(estimates, means).interval()
             hits += low <= truth <= high
         assert 0.92 <= hits / 600 <= 0.975
@@ -690,7 +876,9 @@ class TestDistribution:
         rows = torch.cat([torch.arange(5, 25), torch.arange(45, 60), torch.arange(70, 90)])
         g = torch.rand(len(rows), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         got = geometric_collapse_of_distribution(g, features, labels, rows=rows)
-        value, stderr = reference.delta_method(g.numpy(), features.numpy(), labels.numpy(), rows.numpy())
+        value, stderr = reference.delta_method(
+            g.numpy(), features.numpy(), labels.numpy(), rows.numpy()
+        )
         assert got.value == pytest.approx(value, rel=1e-10)
         assert got.stderr == pytest.approx(stderr, rel=1e-10)
         assert (got.population, got.n_samples) == ("distribution", 55)
@@ -702,7 +890,9 @@ class TestDistribution:
         )
 
     def test_interval_covers_the_population(self):
-        """3 Gaussian classes of 60, g correlated with the features: about 0.95, 300 seeded repetitions."""
+        """3 Gaussian classes of 60, g correlated with the features: about 0.95, 300 seeded
+        repetitions.
+        """
         generator = torch.Generator().manual_seed(0)
         centres = 3 * torch.eye(3, 8, dtype=torch.float64)
         labels = torch.repeat_interleave(torch.arange(3), 60)
@@ -721,13 +911,22 @@ class TestDistribution:
 
     def test_undefined_and_refused(self):
         features, labels = classes([3, 1], 4)
-        assert "undefined" in geometric_collapse_of_distribution(torch.ones(4), features, labels).warnings[0]
-        with pytest.raises(ValueError, match="squared_norms: expected one number for each of 4 rows"):
+        assert (
+            "undefined"
+            in geometric_collapse_of_distribution(torch.ones(4), features, labels).warnings[0]
+        )
+        with pytest.raises(
+            ValueError, match="squared_norms: expected one number for each of 4 rows"
+        ):
             geometric_collapse_of_distribution(torch.ones(3), features, labels)
         with pytest.raises(ValueError, match="squared_norms: expected finite numbers"):
-            geometric_collapse_of_distribution(torch.tensor([1.0, math.nan, 1.0, 1.0]), features, labels)
+            geometric_collapse_of_distribution(
+                torch.tensor([1.0, math.nan, 1.0, 1.0]), features, labels
+            )
         with pytest.raises(ValueError, match="rows: expected distinct positions from 0 to 3"):
-            geometric_collapse_of_distribution(torch.ones(2), features, labels, rows=torch.tensor([1, 1]))
+            geometric_collapse_of_distribution(
+                torch.ones(2), features, labels, rows=torch.tensor([1, 1])
+            )
 
 
 def test_labelled_features_share_one_pass():

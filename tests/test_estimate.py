@@ -27,7 +27,9 @@ def test_linear_interval_is_symmetric():
 
 
 def test_infinite_dof_is_normal():
-    assert Estimate(0.0, 1.0, n_samples=1, scale="linear").interval()[1] == pytest.approx(1.959963984540054)
+    assert Estimate(0.0, 1.0, n_samples=1, scale="linear").interval()[1] == pytest.approx(
+        1.959963984540054
+    )
 
 
 @given(st.floats(1e-6, 1e6), st.floats(1e-3, 2.0), st.floats(0.5, 0.98))
@@ -44,14 +46,17 @@ def test_undefined_and_exact_values():
 
 
 def test_level_out_of_range():
-    with pytest.raises(ValueError, match=r"level: expected a number between 0 and 1, got 95; do interval"):
+    with pytest.raises(
+        ValueError, match=r"level: expected a number between 0 and 1, got 95; do interval"
+    ):
         Estimate(1.0, 0.1, n_samples=5).interval(95)
 
 
 def test_json_is_strict():
     e = Estimate(math.nan, math.inf, n_samples=3, largest_share=0.5)
     text = json.dumps(
-        strict_json({"e": e, "a": np.float64("nan"), "t": torch.tensor([1.0, math.inf])}), allow_nan=False
+        strict_json({"e": e, "a": np.float64("nan"), "t": torch.tensor([1.0, math.inf])}),
+        allow_nan=False,
     )
     assert json.loads(text)["t"] == [1.0, None]
     assert json.loads(text)["e"]["value"] is None
@@ -68,5 +73,8 @@ def test_check_finite_counts_rows():
     x = torch.ones(4, 3)
     check_finite("features", x)
     x[2, 1] = math.nan
-    with pytest.raises(ValueError, match=r"features: expected finite numbers, got NaN or infinity in 1 of 4 .* row 2"):
+    with pytest.raises(
+        ValueError,
+        match=r"features: expected finite numbers, got NaN or infinity in 1 of 4 .* row 2",
+    ):
         check_finite("features", x)

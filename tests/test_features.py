@@ -43,7 +43,12 @@ IMAGES = torch.randn(4, 3, 8, 8)
 
 
 @pytest.mark.parametrize(
-    "model", [FunctionalPool(), ConvHead(), nn.Sequential(nn.Flatten(), nn.Linear(192, 7), nn.ReLU(), nn.Linear(7, 5))]
+    "model",
+    [
+        FunctionalPool(),
+        ConvHead(),
+        nn.Sequential(nn.Flatten(), nn.Linear(192, 7), nn.ReLU(), nn.Linear(7, 5)),
+    ],
 )
 def test_split_is_the_model(model):
     feature_map, head = geo.split(model)
@@ -61,9 +66,13 @@ def test_split_at_a_named_layer_of_a_sequential():
 def test_split_says_when_the_rest_is_not_a_module():
     feature_map, head = geo.split(FunctionalPool(), "conv")
     feature_map(IMAGES)
-    with pytest.raises(RuntimeError, match="head: expected a layer that feeds the last module, got 'conv'"):
+    with pytest.raises(
+        RuntimeError, match="head: expected a layer that feeds the last module, got 'conv'"
+    ):
         head(torch.randn(4, 512))
-    with pytest.raises(RuntimeError, match=r"head: expected a known embedding.*do feature_map\(x\) first"):
+    with pytest.raises(
+        RuntimeError, match=r"head: expected a known embedding.*do feature_map\(x\) first"
+    ):
         geo.split(FunctionalPool())[1](torch.randn(4, 8))
 
 
@@ -83,15 +92,20 @@ def test_default_embedding(model, layer, classifier):
 def test_ambiguous_embedding_lists_candidates():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
     with pytest.raises(
-        ValueError, match=r"layer: expected a linear classifier .* got \(4, 4, 8, 8\); .* candidates: '0:in'"
+        ValueError,
+        match=r"layer: expected a linear classifier .* got \(4, 4, 8, 8\); .* candidates: '0:in'",
     ):
         find_embedding(model, IMAGES)
 
 
 def test_unknown_layer_suggests_the_nearest():
-    with pytest.raises(ValueError, match=r"layer: expected the name of a module, got 'liner'; do layer='linear'"):
+    with pytest.raises(
+        ValueError, match=r"layer: expected the name of a module, got 'liner'; do layer='linear'"
+    ):
         geo.measure(FunctionalPool(), (IMAGES, torch.tensor([0, 1, 0, 1])), layer="liner:in")
-    with pytest.raises(ValueError, match="classifier: expected a Linear or a 1x1 convolution, got Conv2d at 'conv'"):
+    with pytest.raises(
+        ValueError, match="classifier: expected a Linear or a 1x1 convolution, got Conv2d at 'conv'"
+    ):
         find_embedding(FunctionalPool(), IMAGES, classifier="conv")
 
 
@@ -123,7 +137,9 @@ def test_pool_averages_positions():
 def test_a_shared_layer_is_refused():
     shared = nn.Linear(6, 6)
     model = nn.Sequential(shared, nn.ReLU(), shared)
-    with pytest.raises(RuntimeError, match="expected '0' to run once in a forward pass, it ran 2 times"):
+    with pytest.raises(
+        RuntimeError, match="expected '0' to run once in a forward pass, it ran 2 times"
+    ):
         FeatureMap(model, [Layer("0")])(torch.randn(2, 6))
 
 
@@ -153,7 +169,9 @@ class Outputs(nn.Module):
 
 
 def transformers_output(hidden, logits):
-    outputs = pytest.importorskip("transformers.modeling_outputs", reason='pip install "geocollapse[text]"')
+    outputs = pytest.importorskip(
+        "transformers.modeling_outputs", reason='pip install "geocollapse[text]"'
+    )
 
     return outputs.ImageClassifierOutput(logits=logits, hidden_states=(hidden,))
 
@@ -182,7 +200,9 @@ def test_the_classifier_behind_an_output_of_any_kind(kind):
 
 
 class Parts(nn.Module):
-    """A layer that gives two tensors, the first of which is then written to, and a mapping as its output."""
+    """A layer that gives two tensors, the first of which is then written to, and a mapping as its
+    output.
+    """
 
     def __init__(self):
         super().__init__()
@@ -191,7 +211,11 @@ class Parts(nn.Module):
 
     def forward(self, x):
         first, second = self.pair(x.flatten(1))
-        return {"pooled": self.relu(first).mean(dim=1, keepdim=True), "second": second, "note": "text"}
+        return {
+            "pooled": self.relu(first).mean(dim=1, keepdim=True),
+            "second": second,
+            "note": "text",
+        }
 
 
 class Twice(nn.Module):
@@ -213,7 +237,9 @@ def test_a_part_of_what_a_layer_gives():
         torch.testing.assert_close(FeatureMap(model, [layer])(x), features)
     found = geo.measure(model, (PHOTOS, LABELS), layer=["pair[1]", "[second]"], estimator="exact")
     assert found.to_frame()["layer"].tolist() == ["pair[1]", "[second]"]
-    assert [layer.geometric_complexity.value for layer in found.layers] == pytest.approx([4 * 192] * 2)
+    assert [layer.geometric_complexity.value for layer in found.layers] == pytest.approx(
+        [4 * 192] * 2
+    )
     feature_map, head = geo.split(model, "[second]")
     assert torch.equal(head(feature_map(x)), feature_map(x))
 
@@ -224,15 +250,25 @@ def test_a_part_of_what_a_layer_gives():
         (
             "pair[2]",
             ValueError,
-            r"layer: expected a part of what 'pair' gives, got '2'; do layer='pair\[0\]' or 'pair\[1\]'",
+            r"layer: expected a part of what 'pair' gives, got '2'; do layer='pair\[0\]' or "
+            r"'pair\[1\]'",
         ),
-        ("[first]", ValueError, r"a part of what '' gives, got 'first'; do layer='\[pooled\]' or '\[second\]'"),
+        (
+            "[first]",
+            ValueError,
+            r"a part of what '' gives, got 'first'; do layer='\[pooled\]' or '\[second\]'",
+        ),
         ("relu[0]", ValueError, "a part of what 'relu' gives, got '0'; do layer='relu'"),
-        ("pair", TypeError, r"expected 'pair' to give one tensor, got tuple; do name a part of it \('pair\[0\]', "),
+        (
+            "pair",
+            TypeError,
+            r"expected 'pair' to give one tensor, got tuple; do name a part of it \('pair\[0\]', ",
+        ),
         (
             "",
             TypeError,
-            r"expected '' to give one tensor, got dict; do name a part of it \('\[pooled\]', '\[second\]'\)",
+            r"expected '' to give one tensor, got dict; do name a part of it \('\[pooled\]', "
+            r"'\[second\]'\)",
         ),
         ("[note]", TypeError, r"expected '\[note\]' to give one tensor, got str"),
         (None, ValueError, r"got dict; .* candidates: '\[pooled\]', '\[second\]'"),
@@ -248,7 +284,9 @@ def test_a_part_that_cannot_be_taken(layer, error, message):
 
 
 def test_a_linear_layer_whose_output_is_written_to_is_no_classifier():
-    """A backbone that ends in Linear and an in-place ReLU: its output is the embedding, not the layer's input."""
+    """A backbone that ends in Linear and an in-place ReLU: its output is the embedding, not the
+    layer's input.
+    """
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.ReLU(inplace=True))
     found = find_embedding(model, IMAGES)
     assert (str(found.layer), found.classifier) == ("", None)
@@ -282,7 +320,9 @@ def test_frozen_parameters_and_a_mapping_of_one_tensor():
     model = Outputs(lambda hidden, logits: logits)
     plain = geo.measure(model, (PHOTOS, LABELS)).to_dict()
     model.requires_grad_(False)
-    batches = DataLoader([{"pixel_values": x, "labels": y} for x, y in zip(PHOTOS, LABELS)], batch_size=40)
+    batches = DataLoader(
+        [{"pixel_values": x, "labels": y} for x, y in zip(PHOTOS, LABELS)], batch_size=40
+    )
     found = geo.measure(model, batches).to_dict()
     assert found["geometric_complexity"] == plain["geometric_complexity"]
     assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -300,8 +340,13 @@ def test_a_compiled_model_is_measured_by_its_own_names(how):
         model.compile(backend="eager")
     model(PHOTOS)  # the graph is there before anything is measured
     for layer in (None, "fc:in"):
-        found = geo.measure(model, (PHOTOS, LABELS), layer=layer, classifier=layer and "fc").to_dict()
-        assert any(warning.startswith("model: torch.compile was left aside") for warning in found["warnings"])
+        found = geo.measure(
+            model, (PHOTOS, LABELS), layer=layer, classifier=layer and "fc"
+        ).to_dict()
+        assert any(
+            warning.startswith("model: torch.compile was left aside")
+            for warning in found["warnings"]
+        )
         for name in ("layer", "accuracy", "cdnv", "nc3", "geometric_complexity"):
             assert found[name] == plain[name]
     several = geo.measure(model, (PHOTOS, LABELS), layer=["body.1", "fc:in"]).to_frame()
@@ -349,14 +394,18 @@ class FailsBackward(torch.autograd.Function):
             AssertionError("Input height doesn't match.\nSecond line"),
             r"got AssertionError: Input height doesn't match; do",
         ),
-        (AssertionError(), "got AssertionError; do check that the model takes images, and their size"),
+        (
+            AssertionError(),
+            "got AssertionError; do check that the model takes images, and their size",
+        ),
         (KeyError("a"), "got KeyError: 'a'; do"),
     ],
 )
 @pytest.mark.parametrize("call", [{}, {"layer": "fc:in", "classifier": "fc"}])
 def test_an_error_of_the_models_own_says_so(error, got, call):
     with pytest.raises(
-        ValueError, match=r"model: expected a forward pass of inputs of shape \(1, 3, 8, 8\), " + got
+        ValueError,
+        match=r"model: expected a forward pass of inputs of shape \(1, 3, 8, 8\), " + got,
     ) as e:
         geo.measure(Fails(error), (PHOTOS, LABELS), **call)
     assert e.value.__cause__ is error
@@ -367,12 +416,16 @@ def test_an_error_of_the_models_own_says_so(error, got, call):
 def test_an_error_of_a_later_batch_says_so_too():
     photos = PHOTOS.clone()
     photos[30] = 10.0
-    with pytest.raises(ValueError, match=r"forward pass of inputs of shape .*, got IndexError: index out of"):
+    with pytest.raises(
+        ValueError, match=r"forward pass of inputs of shape .*, got IndexError: index out of"
+    ):
         geo.measure(Fails("later"), (photos, LABELS), batch_size=8)
 
 
 def test_other_errors_are_not_the_models():
-    """Ours inside its forward pass, those of its backward pass, and memory that is used up stay what they are."""
+    """Ours inside its forward pass, those of its backward pass, and memory that is used up stay
+    what they are.
+    """
     with pytest.raises(ValueError, match="^x: expected images of at least 32 x 32"):
         geo.measure(models.build("vgg11", num_classes=5, input_shape=(3, 8, 8)), (PHOTOS, LABELS))
     with pytest.raises(RuntimeError, match="^no backward pass"):

@@ -26,7 +26,11 @@ def drawn(tmp_path_factory):
 
 def test_every_claim_and_every_history_has_its_figure(drawn):
     sweep = ["gc-and-collapse", "settings", "transfer", "curves", "training"]
-    assert list(drawn) == [f"{name}-learning_rate" for name in sweep] + ["poincare-ratio", "bound", "sampling"]
+    assert list(drawn) == [f"{name}-learning_rate" for name in sweep] + [
+        "poincare-ratio",
+        "bound",
+        "sampling",
+    ]
 
 
 def test_labels_carry_quantity_and_unit(drawn):
@@ -42,14 +46,25 @@ def test_an_unknown_quantity_is_called_by_its_column():
 
 
 def test_settings_differ_in_colour_and_in_shape():
-    assert len({m.colour for m in MARKS}) == len({m.plotly for m in MARKS}) == len({m.matplotlib for m in MARKS}) == 8
+    assert (
+        len({m.colour for m in MARKS})
+        == len({m.plotly for m in MARKS})
+        == len({m.matplotlib for m in MARKS})
+        == 8
+    )
     assert mark(0) == MARKS[0]
     assert len({mark(i) for i in range(64)}) == 64
 
 
 def test_runs_that_did_not_converge_are_hollow_and_failed_ones_are_not_drawn(drawn):
     series = drawn["gc-and-collapse-learning_rate"].panels[0].series
-    assert [list(s.hollow) for s in series] == [[True, False], [False] * 2, [False] * 2, [False] * 2, [False]]
+    assert [list(s.hollow) for s in series] == [
+        [True, False],
+        [False] * 2,
+        [False] * 2,
+        [False] * 2,
+        [False],
+    ]
 
 
 def test_the_band_spans_the_seeds(drawn):
@@ -57,7 +72,9 @@ def test_the_band_spans_the_seeds(drawn):
         assert (series.low <= series.y).all()
         assert (series.y <= series.high).all()
         assert (series.low < series.high).any()
-    assert [s.dashed for s in drawn["curves-learning_rate"].panels[0].series] == [True] + [False] * 4
+    assert [s.dashed for s in drawn["curves-learning_rate"].panels[0].series] == [True] + [
+        False
+    ] * 4
 
 
 def test_swept_values_are_in_their_order(drawn):

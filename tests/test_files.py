@@ -7,7 +7,10 @@ from geocollapse.files import write_whole, written_whole
 
 def test_writing_several_files_writes_all_before_the_first_rename(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("pathlib.Path.replace", lambda path, _: seen.append(sorted(p.name for p in tmp_path.iterdir())))
+    monkeypatch.setattr(
+        "pathlib.Path.replace",
+        lambda path, _: seen.append(sorted(p.name for p in tmp_path.iterdir())),
+    )
     write_whole({tmp_path / "a": b"1", tmp_path / "b": b"2"})
     assert seen == [["a.part", "b.part"]] * 2
 

@@ -78,7 +78,9 @@ def module_name(path):
 
 
 def room_of(name):
-    """The room that a module belongs to: `collapse.cdnv` to `collapse`, `experiments.claims.judge` to its claims."""
+    """The room that a module belongs to: `collapse.cdnv` to `collapse`, `experiments.claims.judge`
+    to its claims.
+    """
     parts = name.split(".")
     return ".".join(parts[:2] if parts[0] == "experiments" else parts[:1])
 
@@ -91,7 +93,9 @@ def imported(path, *, at_top):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (
-                [node.module] if node.module != "geocollapse" else [f"geocollapse.{a.name}" for a in node.names]
+                [node.module]
+                if node.module != "geocollapse"
+                else [f"geocollapse.{a.name}" for a in node.names]
             )
 
 
@@ -103,7 +107,9 @@ def walk_run_time(node):
             yield from walk_run_time(child)
 
 
-MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if module_name(path) not in ("", "experiments")]
+MODULES = [
+    path for path in sorted(PACKAGE.rglob("*.py")) if module_name(path) not in ("", "experiments")
+]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
@@ -126,15 +132,23 @@ def test_the_measuring_core_needs_only_torch_and_numpy(path):
 def test_contributors_are_shown_this_order():
     text = (PACKAGE.parents[1] / "CONTRIBUTING.md").read_text()
     listed = [
-        name for line in re.findall(r"^    ((?:\w+, )?\w+)  ?\S* ", text, re.MULTILINE) for name in line.split(", ")
+        name
+        for line in re.findall(r"^    ((?:\w+, )?\w+)  ?\S* ", text, re.MULTILINE)
+        for name in line.split(", ")
     ]
-    rooms = dict.fromkeys(room.split(".")[0] for rooms in ORDER for room in rooms.split() if room[0] != "_")
+    rooms = dict.fromkeys(
+        room.split(".")[0] for rooms in ORDER for room in rooms.split() if room[0] != "_"
+    )
     assert listed == list(rooms)
 
 
 def test_no_relative_imports():
     for path in MODULES:
-        relative = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.level]
+        relative = [
+            n
+            for n in ast.walk(ast.parse(path.read_text()))
+            if isinstance(n, ast.ImportFrom) and n.level
+        ]
         assert not relative, module_name(path)
 
 
@@ -160,9 +174,16 @@ def test_help_answers_in_under_three_tenths_of_a_second():
 
     def seconds():
         before = os.times()
-        subprocess.run([sys.executable, "-m", "geocollapse", "--help"], capture_output=True, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "geocollapse", "--help"], capture_output=True, check=True
+        )
         after = os.times()
-        return after.children_user + after.children_system - before.children_user - before.children_system
+        return (
+            after.children_user
+            + after.children_system
+            - before.children_user
+            - before.children_system
+        )
 
     assert min(seconds() for _ in range(5)) < 0.3
 

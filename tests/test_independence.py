@@ -25,7 +25,9 @@ class Applied(nn.Module):
 def through(*layers, width=6):
     """Layers in the middle of a network, in evaluation mode."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, width), *layers, nn.ReLU(inplace=True), nn.Linear(width, 3)).eval()
+    return nn.Sequential(
+        nn.Linear(4, width), *layers, nn.ReLU(inplace=True), nn.Linear(width, 3)
+    ).eval()
 
 
 def check(model, x, **settings):
@@ -42,7 +44,10 @@ MIXING = {
     "softmax over the batch": (nn.Softmax(dim=0), "'1' (Softmax)"),
     "contrast to the next row": (Applied(lambda z: z - 1e-2 * z.roll(1, dims=0)), "'1' (Applied)"),
     "running sum": (Applied(lambda z: z.cumsum(dim=0)), "'1' (Applied)"),
-    "normalised by the largest": (nn.Sequential(Applied(lambda z: z / z.abs().max())), "'1.0' (Applied)"),
+    "normalised by the largest": (
+        nn.Sequential(Applied(lambda z: z / z.abs().max())),
+        "'1.0' (Applied)",
+    ),
     "mean of the batch": (Applied(lambda z: z.mean(dim=0, keepdim=True) + 0 * z), "'1' (Applied)"),
 }
 
@@ -51,7 +56,9 @@ MIXING = {
 def test_the_layer_that_mixes_is_named(layer, place, x):
     with pytest.raises(RuntimeError, match="examples that do not influence each other") as raised:
         check(through(layer), x)
-    assert f"first at {place}: a batch-wise layer; do measure a layer before it" in str(raised.value)
+    assert f"first at {place}: a batch-wise layer; do measure a layer before it" in str(
+        raised.value
+    )
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -78,7 +85,9 @@ def test_what_mixes_is_refused_wherever_it_is_measured(measured):
 
 
 def test_layers_before_the_one_that_mixes_can_be_measured():
-    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), Standardised(), nn.Linear(6, 3))
+    model = nn.Sequential(
+        nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), Standardised(), nn.Linear(6, 3)
+    )
     data = torch.randn(300, 4), torch.arange(300) % 3
     assert geo.measure(model, data, layer="2").geometric_complexity.value > 0.0
     with pytest.raises(RuntimeError, match=r"'3' \(Standardised\)"):
@@ -89,14 +98,18 @@ def test_batches_of_one_example_cannot_mix():
     f = nn.Sequential(nn.Linear(4, 3), Applied(lambda z: z - 0.5 * z.mean(dim=0))).eval()
     x = torch.randn(20, 4)
     alone = geo.geometric_complexity(f, x, batch_size=1, estimator="exact").value
-    assert alone == pytest.approx(0.25 * float(f[0].weight.detach().double().square().sum()), rel=1e-6)
+    assert alone == pytest.approx(
+        0.25 * float(f[0].weight.detach().double().square().sum()), rel=1e-6
+    )
 
 
 def test_a_model_in_training_mode_is_told_to_leave_it(x):
     model = through(Standardised()).train()
     with pytest.raises(RuntimeError, match=r"a batch-wise layer; do model.eval\(\) first"):
         check(model, x)
-    with pytest.raises(RuntimeError, match=r"batch normalisation or dropout in training mode in '1'; do model.eval"):
+    with pytest.raises(
+        RuntimeError, match=r"batch normalisation or dropout in training mode in '1'; do model.eval"
+    ):
         geo.geometric_complexity(through(nn.BatchNorm1d(6)).train(), x)
     geo.geometric_complexity(through(nn.BatchNorm1d(6)), x)
 
@@ -109,7 +122,9 @@ def test_a_callable_is_refused_without_a_name(x):
 
 def test_chance_is_told_from_mixing(x):
     model = through(Applied(lambda z: F.dropout(z, 0.5)))
-    with pytest.raises(RuntimeError, match=r"change by chance, first at '1' \(Applied\); do switch it off"):
+    with pytest.raises(
+        RuntimeError, match=r"change by chance, first at '1' \(Applied\); do switch it off"
+    ):
         geo.geometric_complexity(model, x)
     check(model, x, is_random=True)
     with pytest.raises(RuntimeError, match=r"'2' \(Standardised\): a batch-wise layer"):
@@ -144,7 +159,11 @@ def test_half_precision_is_no_mixing_and_hides_none(dtype, x):
 def test_transformers_of_timm_pass(name):
     timm = pytest.importorskip("timm")
     sizes = {"img_size": 32, "num_classes": 3, "embed_dim": 16, "patch_size": 4}
-    more = {"depth": 2, "num_heads": 2} if name == "test_vit" else {"depths": (1, 1), "num_heads": (2, 4)}
+    more = (
+        {"depth": 2, "num_heads": 2}
+        if name == "test_vit"
+        else {"depths": (1, 1), "num_heads": (2, 4)}
+    )
     if name != "test_vit":
         more["window_size"] = 4
     torch.manual_seed(0)
@@ -159,7 +178,9 @@ def test_transformers_of_timm_pass(name):
 
 @pytest.mark.parametrize(("dtype", "constant"), [(torch.float32, 1e5), (torch.bfloat16, 100.0)])
 def test_one_large_feature_hides_no_mixing(dtype, constant, x):
-    beside = Applied(lambda z: F.pad(F.batch_norm(z, None, None, training=True), (0, 1), value=constant))
+    beside = Applied(
+        lambda z: F.pad(F.batch_norm(z, None, None, training=True), (0, 1), value=constant)
+    )
     with pytest.raises(RuntimeError, match=r"'1' \(Applied\): a batch-wise layer"):
         check(nn.Sequential(nn.Linear(4, 6), beside).to(dtype).eval(), x.to(dtype))
     alone = Applied(lambda z: F.pad(z, (0, 1), value=constant))
@@ -167,7 +188,9 @@ def test_one_large_feature_hides_no_mixing(dtype, constant, x):
 
 
 class Choosy(nn.Module):
-    """Takes the values of its data only: the first column is a row of a table, the others are not negative."""
+    """Takes the values of its data only: the first column is a row of a table, the others are not
+    negative.
+    """
 
     def __init__(self, *layers):
         super().__init__()
@@ -200,13 +223,21 @@ def test_a_stream_is_checked_at_its_first_batch_of_two():
     x, labels = torch.randn(9, 4), torch.arange(9) % 2
     sizes = [1, 1, 4, 3]
     stream = list(zip(x.split(sizes), labels.split(sizes), strict=True))
-    for measured in (lambda f, data: geo.measure(f, data), lambda f, data: geo.geometric_complexity(f, data)):
+    for measured in (
+        lambda f, data: geo.measure(f, data),
+        lambda f, data: geo.geometric_complexity(f, data),
+    ):
         with pytest.raises(RuntimeError, match=r"'1' \(Standardised\)"):
             measured(through(Standardised()), iter(stream))
     norms = geo.measure(through(), iter(stream), layer="").geometric_complexity.values
-    assert torch.allclose(norms, geo.measure(through(), (x, labels), layer="").geometric_complexity.values)
+    assert torch.allclose(
+        norms, geo.measure(through(), (x, labels), layer="").geometric_complexity.values
+    )
     ones = [(x[i : i + 1], labels[i : i + 1]) for i in range(9)]
-    assert geo.measure(through(Standardised()), iter(ones), layer="1").geometric_complexity.value == 0.0
+    assert (
+        geo.measure(through(Standardised()), iter(ones), layer="1").geometric_complexity.value
+        == 0.0
+    )
 
 
 class Deaf(Reader):
@@ -225,10 +256,15 @@ def labelled(batch):
     return [batch | {"labels": torch.arange(len(batch["input_ids"])) % 2}]
 
 
-@pytest.mark.parametrize("texts", [TEXTS, [[1, 5, 9], [2, 6, 5], [3], [4]]], ids=["a pair padded", "a pair as long"])
+@pytest.mark.parametrize(
+    "texts", [TEXTS, [[1, 5, 9], [2, 6, 5], [3], [4]]], ids=["a pair padded", "a pair as long"]
+)
 def test_features_that_move_with_padding_are_refused(texts):
     deaf = text_model(Deaf)
-    with pytest.raises(RuntimeError, match="features that padding does not change.*; do batch_size=1, which pads noth"):
+    with pytest.raises(
+        RuntimeError,
+        match="features that padding does not change.*; do batch_size=1, which pads noth",
+    ):
         geo.measure(deaf, labelled(padded(texts)), input_layer="tokens")
     geo.measure(text_model(Reader), labelled(padded(texts)), input_layer="tokens")
     rows = [{"input_ids": text} for text in texts]
@@ -261,7 +297,9 @@ def test_padding_is_what_the_model_says_it_is():
 
     model, texts = text_model(ByToken), padded([[1, 5, 9], [2, 6, 5], [3, 1, 4], [4, 4, 2]])
     model.tokens.padding_idx = None
-    geo.measure(model, labelled(texts), input_layer="tokens")  # nobody knows the token: not looked at
+    geo.measure(
+        model, labelled(texts), input_layer="tokens"
+    )  # nobody knows the token: not looked at
     model.tokens.padding_idx = 10
     geo.measure(model, labelled(texts), input_layer="tokens")
     deaf = text_model(Deaf)
@@ -283,7 +321,8 @@ def test_texts_of_one_width_alone_are_not_looked_at():
     for kind in (Flat, Strict):
         geo.measure(text_model(kind), labelled(padded(TEXTS)), input_layer="tokens")
     check_padding(
-        lambda x: (lambda z: ([z], None), x["x"]), {"x": torch.randn(3, 4), "attention_mask": torch.ones(3, 4)}
+        lambda x: (lambda z: ([z], None), x["x"]),
+        {"x": torch.randn(3, 4), "attention_mask": torch.ones(3, 4)},
     )
     one = padded(TEXTS[2:3] * 3)
     geo.measure(text_model(Deaf), labelled(one), input_layer="tokens")
@@ -291,7 +330,9 @@ def test_texts_of_one_width_alone_are_not_looked_at():
 
 def test_draws_that_hang_on_the_data_are_no_batch_statistics():
     x = torch.tensor([[-1.0, -1.0, -1.0], [-1.0, 1.0, 1.0]])  # RReLU draws three numbers, then one
-    with pytest.raises(RuntimeError, match=r"first at '0' \(RReLU\): random draws that hang on the data"):
+    with pytest.raises(
+        RuntimeError, match=r"first at '0' \(RReLU\): random draws that hang on the data"
+    ):
         check(nn.Sequential(nn.RReLU()).train(), x, is_random=True)
 
 

@@ -21,7 +21,9 @@ def probe(plan, f, x, n_probes, **settings):
 
 def small_net(p=6, d=5, seed=0):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(d, 9), nn.Tanh(), nn.Linear(9, p), nn.ReLU(), nn.Linear(p, p)).double()
+    return nn.Sequential(
+        nn.Linear(d, 9), nn.Tanh(), nn.Linear(9, p), nn.ReLU(), nn.Linear(p, p)
+    ).double()
 
 
 @given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 10**6))
@@ -32,7 +34,10 @@ def test_linear_map_gives_the_frobenius_norm(p, d, seed):
     expected = f.weight.detach().square().sum().expand(4)
     torch.testing.assert_close(squared_jacobian_norms(f, x), expected, rtol=1e-10, atol=0)
     torch.testing.assert_close(
-        squared_jacobian_norms(f, x, estimator="orthogonal", n_probes=p), expected, rtol=1e-10, atol=0
+        squared_jacobian_norms(f, x, estimator="orthogonal", n_probes=p),
+        expected,
+        rtol=1e-10,
+        atol=0,
     )
     torch.testing.assert_close(
         squared_jacobian_norms(f, x, estimator="outputs", n_probes=p), expected, rtol=1e-10, atol=0
@@ -42,7 +47,9 @@ def test_linear_map_gives_the_frobenius_norm(p, d, seed):
 @pytest.mark.parametrize(("p", "d"), [(4, 7), (9, 3)])  # reverse mode, forward mode
 def test_exact_agrees_with_both_references(p, d):
     f, x = small_net(p, d), torch.randn(5, d).double()
-    torch.testing.assert_close(squared_jacobian_norms(f, x), reference.squared_norms(f, x), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        squared_jacobian_norms(f, x), reference.squared_norms(f, x), rtol=1e-10, atol=0
+    )
     numeric = reference.finite_difference_squared_norms(lambda z: f(z).detach(), x)
     torch.testing.assert_close(squared_jacobian_norms(f, x), numeric, rtol=1e-6, atol=0)
 
@@ -98,7 +105,9 @@ def test_input_scale_gives_the_norm_for_each_raw_pixel():
 @settings(max_examples=10)
 def test_degree_two_in_f_and_rotation_invariant(seed):
     f, x = small_net(), torch.randn(3, 5, generator=torch.Generator().manual_seed(seed)).double()
-    q, _ = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(seed + 1)).double())
+    q, _ = torch.linalg.qr(
+        torch.randn(6, 6, generator=torch.Generator().manual_seed(seed + 1)).double()
+    )
     whole = squared_jacobian_norms(f, x)
     torch.testing.assert_close(squared_jacobian_norms(lambda z: 3 * f(z), x), 9 * whole)
     torch.testing.assert_close(squared_jacobian_norms(lambda z: f(z) @ q, x), whole)
@@ -109,7 +118,10 @@ def test_in_place_layers_and_any_shape():
     x = torch.randn(2, 2, 6, 6)
     before = x.clone()
     torch.testing.assert_close(
-        squared_jacobian_norms(net, x), reference.squared_norms(net.double(), x), rtol=1e-5, atol=1e-6
+        squared_jacobian_norms(net, x),
+        reference.squared_norms(net.double(), x),
+        rtol=1e-5,
+        atol=1e-6,
     )
     assert torch.equal(x, before)
 
@@ -134,15 +146,22 @@ def test_aligned_probes_vary_less_where_features_vary_along_the_jacobian():
     found = squared_jacobian_norms(f, x, estimator="aligned")
     plain = squared_jacobian_norms(f, x, estimator="rademacher")
     assert float(found.mean()) == pytest.approx(38.0, rel=0.02)
-    assert float(found.std()) < 0.3 * float(plain.std())  # the principal directions are those of a sample
+    assert float(found.std()) < 0.3 * float(
+        plain.std()
+    )  # the principal directions are those of a sample
 
 
 @pytest.mark.parametrize("n_entries", [1, 7, 30])
 def test_masked_is_unbiased_with_the_stated_variance(n_entries):
     f, x, repeats = small_net(), torch.randn(1, 5).double(), 20_000
     norms = probe(ProbePlan("masked", 1), f, x.expand(repeats, -1), n_entries)
-    exact, variance = reference.squared_norms(f, x)[0], reference.masked_variance(f, x, n_entries)[0]
-    assert abs(float(norms.values.mean() - exact)) <= 4 * float((variance / repeats).sqrt()) + 1e-9 * float(exact)
+    exact, variance = (
+        reference.squared_norms(f, x)[0],
+        reference.masked_variance(f, x, n_entries)[0],
+    )
+    assert abs(float(norms.values.mean() - exact)) <= 4 * float(
+        (variance / repeats).sqrt()
+    ) + 1e-9 * float(exact)
     assert float(norms.values.var()) == pytest.approx(float(variance), rel=0.08, abs=1e-20)
     if n_entries > 1:
         assert float(norms.variances.mean()) == pytest.approx(float(variance), rel=0.05, abs=1e-20)
@@ -181,12 +200,24 @@ def test_memory_limit_sends_examples_in_parts_that_fit():
         return (x @ weight).tanh()
 
     weight, x = torch.randn(50, 40), torch.randn(64, 50)
-    one = (50 + 40 + 2 * 50) * 4  # the leaf, the output that tanh saves, and two gradients of the leaf's size
+    one = (
+        50 + 40 + 2 * 50
+    ) * 4  # the leaf, the output that tanh saves, and two gradients of the leaf's size
     whole = squared_jacobian_norms(f, x)
     sizes.clear()
     parts = squared_jacobian_norms(f, x, memory_limit=20 * one)
     torch.testing.assert_close(parts, whole)
-    assert sizes == [2, 2, 2, 1, 2, 20, 20, 20, 4]  # rows are independent; one and two to count; parts of 20
+    assert sizes == [
+        2,
+        2,
+        2,
+        1,
+        2,
+        20,
+        20,
+        20,
+        4,
+    ]  # rows are independent; one and two to count; parts of 20
     assert examples_that_fit(*CallableMap(f).enter(x), 1000 * one) == 1000
 
 
@@ -215,7 +246,11 @@ def test_bad_input(call, error, message):
 
 
 def test_a_map_that_ignores_its_input_has_norm_zero():
-    assert squared_jacobian_norms(lambda x: torch.ones(len(x), 2), torch.randn(3, 4)).tolist() == [0, 0, 0]
+    assert squared_jacobian_norms(lambda x: torch.ones(len(x), 2), torch.randn(3, 4)).tolist() == [
+        0,
+        0,
+        0,
+    ]
 
 
 def test_exact_falls_back_to_rows_without_forward_mode():
@@ -224,7 +259,9 @@ def test_exact_falls_back_to_rows_without_forward_mode():
 
 
 class Tokens(nn.Module):
-    """A convolution whose positions become tokens: the gradient of a single example arrives with its channels last."""
+    """A convolution whose positions become tokens: the gradient of a single example arrives with
+    its channels last.
+    """
 
     def __init__(self):
         super().__init__()
@@ -242,7 +279,8 @@ def test_one_example_alone_has_the_norm_it_has_among_others(estimator):
     model.norm.running_var.uniform_(0.5, 2)
     together = squared_jacobian_norms(model, x, estimator=estimator)
     alone = [
-        squared_jacobian_norms(model, x[i : i + 1], indices=torch.tensor([i]), estimator=estimator) for i in range(3)
+        squared_jacobian_norms(model, x[i : i + 1], indices=torch.tensor([i]), estimator=estimator)
+        for i in range(3)
     ]
     torch.testing.assert_close(torch.cat(alone), together, rtol=1e-10, atol=0.0)
 
@@ -250,7 +288,9 @@ def test_one_example_alone_has_the_norm_it_has_among_others(estimator):
 @pytest.mark.parametrize("estimator", ["exact", "rademacher", "outputs", "masked"])
 @pytest.mark.parametrize("how", ["no_grad", "detach", "parameters alone"])
 def test_a_cut_graph_is_refused(estimator, how):
-    """Features that move with x and have no gradients would have norm zero; "parameters alone" have a graph without x."""
+    """Features that move with x and have no gradients would have norm zero; "parameters alone" have
+    a graph without x.
+    """
     net, head = small_net(), small_net(p=4, d=6)
 
     def f(x):
@@ -259,7 +299,8 @@ def test_a_cut_graph_is_refused(estimator, how):
         return head(z.detach()) if how == "parameters alone" else z.detach()
 
     with pytest.raises(
-        RuntimeError, match=r"layer: expected a path of gradients .* got .* torch.no_grad or .detach\(\)"
+        RuntimeError,
+        match=r"layer: expected a path of gradients .* got .* torch.no_grad or .detach\(\)",
     ):
         squared_jacobian_norms(f, torch.randn(3, 5).double(), estimator=estimator)
 
@@ -270,7 +311,8 @@ def test_a_cut_graph_is_refused_in_forward_mode_where_it_is_cut_there_too():
         squared_jacobian_norms(lambda z: net(z.detach()), x, estimator="input")
     f = torch.no_grad()(net)  # forward mode has no need of the graph
     torch.testing.assert_close(
-        squared_jacobian_norms(f, x, estimator="input"), squared_jacobian_norms(net, x, estimator="input")
+        squared_jacobian_norms(f, x, estimator="input"),
+        squared_jacobian_norms(net, x, estimator="input"),
     )
 
 
@@ -278,7 +320,11 @@ def test_a_cut_graph_is_refused_in_forward_mode_where_it_is_cut_there_too():
 def test_zero_derivatives_are_no_cut_graph(estimator):
     """A step moves with x and has derivative 0 by its own gradient."""
     x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    assert squared_jacobian_norms(lambda z: (1e6 * z).round(), x, estimator=estimator).tolist() == [0, 0, 0]
+    assert squared_jacobian_norms(lambda z: (1e6 * z).round(), x, estimator=estimator).tolist() == [
+        0,
+        0,
+        0,
+    ]
 
 
 @pytest.mark.parametrize("estimator", ["exact", "rademacher", "input"])
@@ -286,7 +332,8 @@ def test_norms_that_overflow_are_refused(estimator):
     x = torch.tensor([[1.0], [0.0], [0.0]])
     indices = torch.tensor([7, 8, 9])
     with pytest.raises(
-        ValueError, match=r"features: .* infinity in 2 of 3 examples \(first in example 8\); do float32"
+        ValueError,
+        match=r"features: .* infinity in 2 of 3 examples \(first in example 8\); do float32",
     ):
         squared_jacobian_norms(torch.sqrt, x, estimator=estimator, indices=indices)
 
@@ -296,12 +343,16 @@ STD = torch.tensor([0.3, 0.7, 1.1, 0.9], dtype=torch.float64)
 
 @pytest.mark.parametrize(("estimator", "n_probes"), [("outputs", 10), ("exact", 1), ("masked", 40)])
 def test_half_precision_rounds_no_scale(estimator, n_probes):
-    """Neither sqrt(p) nor the input scale: the sums of a linear map in bfloat16 are those of its rounded weight."""
+    """Neither sqrt(p) nor the input scale: the sums of a linear map in bfloat16 are those of its
+    rounded weight.
+    """
     f = nn.Linear(4, 10, bias=False).bfloat16()
     weight = f.weight.detach().double()
     norms = probe(ProbePlan(estimator, 0, STD), f, torch.randn(5, 4).bfloat16(), n_probes)
     torch.testing.assert_close(norms.values, weight.square().sum().expand(5), rtol=1e-12, atol=0)
-    torch.testing.assert_close(norms.scaled, (weight / STD).square().sum().expand(5), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        norms.scaled, (weight / STD).square().sum().expand(5), rtol=1e-12, atol=0
+    )
 
 
 def test_aligned_directions_have_length_one_in_half_precision():

@@ -17,7 +17,9 @@ from maps import Twice
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(12, 9), nn.BatchNorm1d(9), nn.ReLU(inplace=True), nn.Linear(9, 3))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(12, 9), nn.BatchNorm1d(9), nn.ReLU(inplace=True), nn.Linear(9, 3)
+    )
 
 
 @pytest.fixture
@@ -44,7 +46,9 @@ def test_every_measure_against_its_reference(model, data):
     variance = float((z - z.mean(dim=0)).square().sum(dim=1).mean())
     assert m.gc_per_variance == pytest.approx(float(norms.mean()) / variance, rel=1e-5)
     assert m.cdnv == pytest.approx(float(collapse_reference.cdnv(z, data[1])), rel=1e-5)
-    assert m.accuracy == pytest.approx(float((model.double()(x).argmax(dim=1) == data[1]).double().mean()))
+    assert m.accuracy == pytest.approx(
+        float((model.double()(x).argmax(dim=1) == data[1]).double().mean())
+    )
     assert m.layers[0].layer == "4:in"
 
 
@@ -60,12 +64,18 @@ def test_any_reading_gives_the_same(model, data):
     first = geo.measure(model, data, seed=3)
     for way in (DataLoader(whole, batch_size=7, shuffle=True, drop_last=True), whole):
         other = geo.measure(model, way, seed=3)
-        assert other.geometric_complexity.value == pytest.approx(first.geometric_complexity.value, rel=1e-6)
+        assert other.geometric_complexity.value == pytest.approx(
+            first.geometric_complexity.value, rel=1e-6
+        )
         assert other.cdnv == pytest.approx(first.cdnv, rel=1e-6)
         assert torch.equal(other.layers[0].labels, data[1])
     stream = geo.measure(model, ((x, y) for x, y in DataLoader(whole, batch_size=50)), seed=3)
-    assert stream.geometric_complexity.value == pytest.approx(first.geometric_complexity.value, rel=1e-6)
-    assert stream.geometric_complexity.stderr > first.geometric_complexity.stderr  # no second probes in a stream
+    assert stream.geometric_complexity.value == pytest.approx(
+        first.geometric_complexity.value, rel=1e-6
+    )
+    assert (
+        stream.geometric_complexity.stderr > first.geometric_complexity.stderr
+    )  # no second probes in a stream
 
 
 def test_max_samples_bounds_the_probes_only(model, data):
@@ -138,7 +148,9 @@ def test_the_table_of_several_layers_has_one_row_a_layer(model, data):
 
 def drawn(axis):
     """What the lines of a panel show, by label."""
-    return {c.get_label(): (list(c[0].get_xdata()), list(c[0].get_ydata()), c) for c in axis.containers}
+    return {
+        c.get_label(): (list(c[0].get_xdata()), list(c[0].get_ydata()), c) for c in axis.containers
+    }
 
 
 def test_the_figure_of_several_layers_shows_depth(model, data):
@@ -156,7 +168,9 @@ def test_the_figure_of_several_layers_shows_depth(model, data):
     ends = [end for name in names for end in m[name].geometric_complexity.interval()]
     assert [end for bar in bars for end in bar[:, 1]] == pytest.approx(ends)
     assert drawn(scaled)["per feature variance"][1] == [m[name].gc_per_variance for name in names]
-    assert drawn(scaled)["geometric collapse, 95 % interval"][1] == [m[name].geometric_collapse.value for name in names]
+    assert drawn(scaled)["geometric collapse, 95 % interval"][1] == [
+        m[name].geometric_collapse.value for name in names
+    ]
     assert drawn(collapse)["CDNV"][1] == [m[name].neural_collapse.cdnv for name in names]
     corrected = [m[name].neural_collapse.cdnv_bias_corrected for name in names]
     assert drawn(collapse)["CDNV, bias corrected"][1] == corrected
@@ -188,10 +202,17 @@ class Frozen(nn.Module):
 
 
 def test_a_backbone_without_gradients_is_refused(data):
-    with pytest.raises(RuntimeError, match="layer: expected a path of gradients from the inputs, got .*no_grad"):
+    with pytest.raises(
+        RuntimeError, match="layer: expected a path of gradients from the inputs, got .*no_grad"
+    ):
         geo.measure(Frozen(), data)
     with pytest.raises(RuntimeError, match="from the inputs to layer 2 of 2, got"):
-        geo.measure(nn.Sequential(nn.Flatten(), nn.Linear(12, 12), Frozen()), data, layer=["1", "2"], estimator="exact")
+        geo.measure(
+            nn.Sequential(nn.Flatten(), nn.Linear(12, 12), Frozen()),
+            data,
+            layer=["1", "2"],
+            estimator="exact",
+        )
     several = geo.measure(Frozen(), data, layer=["body", "head:in"])  # forward mode goes through
     assert several["head:in"].geometric_complexity.value > 0
 
@@ -211,7 +232,9 @@ def test_what_a_log_axis_cannot_show_is_said(data):
 
 
 def test_long_features_form_no_square_matrix(monkeypatch):
-    """Above p = 4,096: no p x p matrix, in no measure; NC1 from the features projected on the span of the means."""
+    """Above p = 4,096: no p x p matrix, in no measure; NC1 from the features projected on the span
+    of the means.
+    """
     n, p = 60, 4200
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(n) % 3
@@ -223,7 +246,9 @@ def test_long_features_form_no_square_matrix(monkeypatch):
     assert not any(shape.count(p) > 1 for shape in shapes.made)
     z = m.features.double()
     assert m.cdnv == pytest.approx(float(collapse_reference.cdnv(z, labels)), rel=1e-8)
-    basis = torch.linalg.svd(z - z.mean(dim=0), full_matrices=False).Vh  # the same geometry in n coordinates
+    basis = torch.linalg.svd(
+        z - z.mean(dim=0), full_matrices=False
+    ).Vh  # the same geometry in n coordinates
     assert m.nc1 == pytest.approx(float(collapse_reference.nc1(z @ basis.T, labels)), rel=1e-8)
 
 
@@ -265,7 +290,9 @@ class Stream(IterableDataset):
 def test_an_iterable_data_set(model, data):
     m = geo.measure(model, Stream(data), batch_size=30)
     assert len(m.features) == 240
-    with pytest.raises(ValueError, match="max_samples: .* stream of batches; do pass a map-style data set"):
+    with pytest.raises(
+        ValueError, match="max_samples: .* stream of batches; do pass a map-style data set"
+    ):
         geo.measure(model, Stream(data), max_samples=50)
 
 
@@ -273,14 +300,26 @@ def test_an_iterable_data_set(model, data):
     ("change", "error", "message"),
     [
         ({"data": (torch.randn(6, 12), torch.zeros(6))}, TypeError, "labels: expected integers"),
-        ({"data": (torch.randn(6, 12), torch.zeros(6).long())}, ValueError, "labels: expected at least two classes"),
-        ({"data": torch.randn(6, 12)}, ValueError, r"data: expected batches with labels .* do pass \(inputs, labels\)"),
+        (
+            {"data": (torch.randn(6, 12), torch.zeros(6).long())},
+            ValueError,
+            "labels: expected at least two classes",
+        ),
+        (
+            {"data": torch.randn(6, 12)},
+            ValueError,
+            r"data: expected batches with labels .* do pass \(inputs, labels\)",
+        ),
         (
             {"data": DataLoader(TensorDataset(torch.randn(0, 12), torch.zeros(0).long()))},
             ValueError,
             "data: expected at least one example",
         ),
-        ({"data": (torch.zeros(6, 12).long(), torch.arange(6) % 2)}, TypeError, "inputs: expected a floating tensor"),
+        (
+            {"data": (torch.zeros(6, 12).long(), torch.arange(6) % 2)},
+            TypeError,
+            "inputs: expected a floating tensor",
+        ),
         ({"data": 3}, TypeError, "data: expected a DataLoader, .* got int"),
         ({"layer": "4x"}, ValueError, "layer: expected the name of a module, got '4x'"),
         ({"input_std": [1.0, 2.0]}, ValueError, r"input_std: expected 1 or 3 positive numbers"),
@@ -336,7 +375,9 @@ def test_a_layer_of_the_classifiers_width_is_not_what_feeds_it():
     data = (torch.randn(60, 12), torch.arange(60) % 3)
     early = geo.measure(model, data, layer="0")
     assert early.nc3 is None
-    assert any("the classifier is fed by '4:in', not by this layer" in note for note in early.warnings)
+    assert any(
+        "the classifier is fed by '4:in', not by this layer" in note for note in early.warnings
+    )
     assert early.accuracy is not None
     fed = geo.measure(model, data).nc3
     assert geo.measure(model, data, layer="3", classifier="4").nc3 == pytest.approx(fed)
@@ -354,18 +395,25 @@ def test_several_layers_from_one_pass_are_those_of_single_ones(model, data):
     for name in names:
         alone = geo.measure(model, data, layer=name)
         assert alone.geometric_complexity.estimator == "rademacher"
-        assert together[name].geometric_complexity.value == pytest.approx(alone.geometric_complexity.value, rel=1e-6)
-        assert together[name].geometric_collapse.stderr == pytest.approx(alone.geometric_collapse.stderr, rel=1e-6)
+        assert together[name].geometric_complexity.value == pytest.approx(
+            alone.geometric_complexity.value, rel=1e-6
+        )
+        assert together[name].geometric_collapse.stderr == pytest.approx(
+            alone.geometric_collapse.stderr, rel=1e-6
+        )
         assert together[name].neural_collapse.cdnv == pytest.approx(alone.cdnv, rel=1e-9)
     assert [layer["layer"] for layer in together.to_dict()["layers"]] == names
     assert len(together.to_frame()) == 4
     with pytest.raises(
-        AttributeError, match=r"cdnv: expected a measurement of one layer, got \['1', .*do m\['1'\].cdnv"
+        AttributeError,
+        match=r"cdnv: expected a measurement of one layer, got \['1', .*do m\['1'\].cdnv",
     ):
         _ = together.cdnv
     with pytest.raises(ValueError, match="layer: expected at least one name, got none"):
         geo.measure(model, data, layer=[])
-    with pytest.raises(ValueError, match=r"layer: expected different layers, got \['1', '1'\]; do name each once"):
+    with pytest.raises(
+        ValueError, match=r"layer: expected different layers, got \['1', '1'\]; do name each once"
+    ):
         geo.measure(model, data, layer=["1", "1"])
 
 
@@ -376,9 +424,16 @@ def test_several_layers_are_probed_by_one_sweep_where_there_is_a_forward_mode(mo
         gc = swept[name].geometric_complexity
         assert gc.estimator == "input"
         low, high = gc.interval(0.999)
-        assert low < geo.measure(model, data, layer=name, estimator="exact").geometric_complexity.value < high
+        assert (
+            low
+            < geo.measure(model, data, layer=name, estimator="exact").geometric_complexity.value
+            < high
+        )
     without = nn.Sequential(model[:4], WithoutForwardMode(), model[4])
-    assert geo.measure(without, data, layer=["0", "1"])["1"].geometric_complexity.estimator == "rademacher"
+    assert (
+        geo.measure(without, data, layer=["0", "1"])["1"].geometric_complexity.estimator
+        == "rademacher"
+    )
 
 
 class WithoutForwardMode(nn.Module):

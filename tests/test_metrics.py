@@ -58,7 +58,9 @@ def test_merge_state(as_dict):
     b.update(features[50:], labels[50:])
     a.merge_state(b.metric_state if as_dict else b)
     assert_measures(a, features, labels)
-    with pytest.raises(TypeError, match="incoming_state: expected a CollapseMetric or its metric_state, got int"):
+    with pytest.raises(
+        TypeError, match="incoming_state: expected a CollapseMetric or its metric_state, got int"
+    ):
         a.merge_state(3)
 
 
@@ -90,7 +92,11 @@ def test_reset_pickle_and_state_dict():
 def test_in_a_collection():
     features, labels = stream()
     metrics = MetricCollection(
-        {"collapse": CollapseMetric(), "same": CollapseMetric(), "accuracy": MulticlassAccuracy(num_classes=6)}
+        {
+            "collapse": CollapseMetric(),
+            "same": CollapseMetric(),
+            "accuracy": MulticlassAccuracy(num_classes=6),
+        }
     )
     for start in range(0, len(labels), 40):
         metrics.update(features[start : start + 40], labels[start : start + 40])
@@ -116,7 +122,9 @@ def test_a_refused_batch_leaves_the_state_alone():
     features, labels = stream()
     metric = CollapseMetric(4)
     metric.update(features, labels)
-    with pytest.raises(ValueError, match=r"labels: expected integers from 0 to 3 \(num_classes=4\), got 4"):
+    with pytest.raises(
+        ValueError, match=r"labels: expected integers from 0 to 3 \(num_classes=4\), got 4"
+    ):
         metric.update(features, labels + 1)
     with pytest.raises(ValueError, match="features: expected 6 columns as before, got 5"):
         metric.update(features[:, 1:], labels)
@@ -150,7 +158,11 @@ def test_a_module_of_another_dtype_leaves_the_states_alone(convert):
 @pytest.mark.parametrize(
     ("ours", "theirs", "message"),
     [
-        ({"num_classes": 4}, {"num_classes": 5}, "num_classes: expected 4, got 5; do declare the same"),
+        (
+            {"num_classes": 4},
+            {"num_classes": 5},
+            "num_classes: expected 4, got 5; do declare the same",
+        ),
         ({"num_classes": 5}, {}, "num_classes: expected 5, got"),
         ({}, {"num_classes": 5}, "num_classes: expected None, got 5"),
         ({}, {"scatter": False}, "scatter: expected both parts with it or both without"),
@@ -165,7 +177,9 @@ def test_merging_refuses_a_state_of_another_kind(ours, theirs, message, as_dict)
         metric.merge_state(other.metric_state if as_dict else other)
 
 
-@pytest.mark.parametrize("settings", [{}, {"num_classes": 4}, {"scatter": False}, {"num_classes": 6, "scatter": False}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"num_classes": 4}, {"scatter": False}, {"num_classes": 6, "scatter": False}]
+)
 def test_merging_takes_a_state_of_the_same_kind_also_before_its_first_update(settings):
     features, labels = stream()
     metric, empty, full = (CollapseMetric(**settings) for _ in range(3))

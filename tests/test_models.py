@@ -34,8 +34,14 @@ def test_the_classifier_is_fed_by_the_embedding(name, shape, settings):
 def test_full_width_has_the_published_number_of_parameters(name, n_parameters):
     model = models.build(name, num_classes=10, input_shape=(3, 32, 32))
     bias_free = sum(p.numel() for p in model.parameters())
-    conv_biases = sum(m.num_features for m in model.modules() if isinstance(m, nn.BatchNorm2d)) if "vgg" in name else 0
-    assert bias_free + conv_biases == n_parameters  # the published VGGs keep a bias in front of batch normalisation
+    conv_biases = (
+        sum(m.num_features for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+        if "vgg" in name
+        else 0
+    )
+    assert (
+        bias_free + conv_biases == n_parameters
+    )  # the published VGGs keep a bias in front of batch normalisation
 
 
 def test_he_initialisation():
@@ -49,7 +55,9 @@ def test_he_initialisation():
 
 def test_batch_norm_is_an_option():
     with_norm = models.build("vgg11", num_classes=2, input_shape=(3, 32, 32), width=8)
-    without = models.build("vgg11", num_classes=2, input_shape=(3, 32, 32), width=8, batch_norm=False)
+    without = models.build(
+        "vgg11", num_classes=2, input_shape=(3, 32, 32), width=8, batch_norm=False
+    )
     assert any(isinstance(m, nn.BatchNorm2d) for m in with_norm.modules())
     assert not any(isinstance(m, nn.BatchNorm2d) for m in without.modules())
 
@@ -68,7 +76,9 @@ def test_bad_names(call, message):
 
 def test_small_images_are_refused():
     model = models.build("vgg13", num_classes=2, input_shape=(1, 8, 8), width=8)
-    with pytest.raises(ValueError, match=r"x: expected images of at least 32 x 32, got \(8, 8\); do pad them"):
+    with pytest.raises(
+        ValueError, match=r"x: expected images of at least 32 x 32, got \(8, 8\); do pad them"
+    ):
         model(torch.zeros(1, 1, 8, 8))
 
 
@@ -101,18 +111,25 @@ def test_weights_of_every_kind(factory, tmp_path):
     for name, key in (("a.safetensors", None), ("b.th", "state_dict"), ("c.pt", None)):
         loaded = load_factory(factory, weights=tmp_path / name, model_args={"width": 6})
         assert loaded.weights_key == key
-        assert all(torch.equal(v, loaded.model.state_dict()[k]) for k, v in model.state_dict().items())
+        assert all(
+            torch.equal(v, loaded.model.state_dict()[k]) for k, v in model.state_dict().items()
+        )
 
 
 @pytest.mark.parametrize(
-    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
+    "prefix",
+    ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."],
 )
 @pytest.mark.parametrize("name", ["part", "mixed", "wrapped"])
 def test_prefixes_of_wrappers(tmp_path, prefix, name):
-    """What a wrapper put before all names is stripped, and a part of the model that is called `module` keeps its name."""
+    """What a wrapper put before all names is stripped, and a part of the model that is called
+    `module` keeps its name.
+    """
     model = NAMED[name]()
     expected = {key: torch.randn_like(value) for key, value in model.state_dict().items()}
-    save_file({f"{prefix}{key}": value for key, value in expected.items()}, tmp_path / "w.safetensors")
+    save_file(
+        {f"{prefix}{key}": value for key, value in expected.items()}, tmp_path / "w.safetensors"
+    )
     models.load_weights(model, tmp_path / "w.safetensors")
     assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
 
@@ -128,12 +145,14 @@ def test_two_entries_that_fit_need_a_key(factory, tmp_path):
     state = load_factory(factory).model.state_dict()
     torch.save({"model": state, "ema": state}, tmp_path / "w.pt")
     with pytest.raises(
-        ValueError, match="weights: expected one entry that fits, got model, ema; do weights_key='model'"
+        ValueError,
+        match="weights: expected one entry that fits, got model, ema; do weights_key='model'",
     ):
         load_factory(factory, weights=tmp_path / "w.pt")
     assert load_factory(factory, weights=tmp_path / "w.pt", weights_key="ema").weights_key == "ema"
     with pytest.raises(
-        ValueError, match="weights_key: expected an entry that is a state dict, got 'net'; do one of model, ema"
+        ValueError,
+        match="weights_key: expected an entry that is a state dict, got 'net'; do one of model, ema",
     ):
         load_factory(factory, weights=tmp_path / "w.pt", weights_key="net")
 
@@ -144,9 +163,7 @@ def test_weights_that_do_not_fit(factory, tmp_path):
     state["extra"] = torch.zeros(1)
     state["2.bias"] = torch.zeros(7)
     torch.save(state, tmp_path / "w.pt")
-    expected = (
-        r"fits Sequential, got one with missing 0.bias; unexpected extra; other shape 2.bias \(7,\) instead of \(2,\)"
-    )
+    expected = r"fits Sequential, got one with missing 0.bias; unexpected extra; other shape 2.bias \(7,\) instead of \(2,\)"
     with pytest.raises(ValueError, match=expected):
         load_factory(factory, weights=tmp_path / "w.pt")
 
@@ -176,12 +193,16 @@ def test_a_state_dict_inside_another_entry(factory, tmp_path):
     state = load_factory(factory).model.state_dict()
     torch.save({"checkpoint": {"model": state, "step": 3}, "args": {"lr": 0.1}}, tmp_path / "w.pt")
     assert load_factory(factory, weights=tmp_path / "w.pt").weights_key == "checkpoint.model"
-    assert load_factory(factory, weights=tmp_path / "w.pt", weights_key="checkpoint.model").weights is not None
+    assert (
+        load_factory(factory, weights=tmp_path / "w.pt", weights_key="checkpoint.model").weights
+        is not None
+    )
 
 
 def test_a_model_file_may_define_dataclasses(tmp_path):
     (tmp_path / "with_config.py").write_text(
-        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom torch import nn\n"
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom torch import "
+        "nn\n"
         "@dataclass\nclass Config:\n    width: int = 3\n"
         "def net(width: int = 3) -> nn.Module:\n    return nn.Linear(Config(width).width, 2)\n"
     )
@@ -192,14 +213,27 @@ def test_a_model_file_may_define_dataclasses(tmp_path):
     ("spec", "error", "message"),
     [
         ("nothing.py:net", FileNotFoundError, "model: expected a Python file, got 'nothing.py'"),
-        ("{factory}:nett", ValueError, "model: expected a factory in .*, got 'nett'; do one of net"),
-        ("{factory}:number", ValueError, "model: expected a factory that returns a Module, got int"),
+        (
+            "{factory}:nett",
+            ValueError,
+            "model: expected a factory in .*, got 'nett'; do one of net",
+        ),
+        (
+            "{factory}:number",
+            ValueError,
+            "model: expected a factory that returns a Module, got int",
+        ),
         (
             "resnet",
             ValueError,
-            "model: expected file.py:factory, package.module:factory, timm:NAME, .* got 'resnet'; do e.g. examples",
+            "model: expected file.py:factory, package.module:factory, timm:NAME, .* got 'resnet'; "
+            "do e.g. examples",
         ),
-        ("no_such_package.x:net", ValueError, "model: expected an importable module, got 'no_such_package.x'"),
+        (
+            "no_such_package.x:net",
+            ValueError,
+            "model: expected an importable module, got 'no_such_package.x'",
+        ),
     ],
 )
 def test_bad_specs(factory, spec, error, message):
@@ -216,9 +250,12 @@ def test_missing_weights(factory, tmp_path):
 @pytest.mark.parametrize(("name", "file", "hits"), [("resnet20", "resnet20-12fca82f.th", 9173)])
 def test_public_checkpoint_has_its_published_accuracy(name, file, hits, checkpoints, data_root):
     model = models.load(f"examples/cifar_resnet.py:{name}", weights=checkpoints / file).model.eval()
-    test = data.load("cifar10:test", data_root=data_root, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    test = data.load(
+        "cifar10:test", data_root=data_root, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
     with torch.no_grad():
         right = sum(
-            int((model(x).argmax(dim=1) == y).sum()) for x, y in zip(test.inputs.split(500), test.targets.split(500))
+            int((model(x).argmax(dim=1) == y).sum())
+            for x, y in zip(test.inputs.split(500), test.targets.split(500))
         )
     assert right == hits

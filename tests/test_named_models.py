@@ -1,4 +1,6 @@
-"""Models by name: pretrained from a cache, never random unless asked for, with their own preprocessing."""
+"""Models by name: pretrained from a cache, never random unless asked for, with their own
+preprocessing.
+"""
 
 import json
 
@@ -48,7 +50,9 @@ def same(model, state):
 
 def photo(size=(50, 40)):
     generator = torch.Generator().manual_seed(0)
-    return Image.fromarray(torch.randint(0, 256, (size[1], size[0], 3), generator=generator).byte().numpy())
+    return Image.fromarray(
+        torch.randint(0, 256, (size[1], size[0], 3), generator=generator).byte().numpy()
+    )
 
 
 # timm
@@ -61,7 +65,10 @@ def test_timm_weights_come_from_the_hub_cache(caches):
     save_file(state, hub_folder(caches, "timm/test_resnet.r160_in1k") / "model.safetensors")
     loaded = models.load("timm:test_resnet.r160_in1k")
     assert same(loaded.model, state)
-    assert (loaded.name, loaded.weights) == ("timm:test_resnet.r160_in1k", "timm/test_resnet.r160_in1k")
+    assert (loaded.name, loaded.weights) == (
+        "timm:test_resnet.r160_in1k",
+        "timm/test_resnet.r160_in1k",
+    )
 
 
 def test_timm_preprocessing_is_timms_own():
@@ -73,7 +80,12 @@ def test_timm_preprocessing_is_timms_own():
     assert torch.equal(loaded.preprocessing(photo()), expected)
     small = loaded.preprocessing.changed(image_size=32)
     assert small(photo()).shape == (3, 32, 32)
-    assert small.as_dict() == {**small.as_dict(), "image_size": [32, 32], "resize": [33], "source": "timm"}
+    assert small.as_dict() == {
+        **small.as_dict(),
+        "image_size": [32, 32],
+        "resize": [33],
+        "source": "timm",
+    }
 
 
 def test_timm_takes_arguments_and_grey_images():
@@ -86,12 +98,17 @@ def test_timm_takes_arguments_and_grey_images():
 
 
 def test_own_weights_need_no_pretrained_ones(tmp_path):
-    state = {f"module.{key}": value for key, value in models.load("timm:test_resnet@random").model.state_dict().items()}
+    state = {
+        f"module.{key}": value
+        for key, value in models.load("timm:test_resnet@random").model.state_dict().items()
+    }
     path = tmp_path / "w.pt"
     torch.save({"ema": state, "model": {name: value + 1 for name, value in state.items()}}, path)
     loaded = models.load("timm:test_resnet", weights=path, weights_key="ema")
     assert (loaded.weights, loaded.weights_key) == (str(path), "ema")
-    assert same(loaded.model, {name.removeprefix("module."): value for name, value in state.items()})
+    assert same(
+        loaded.model, {name.removeprefix("module."): value for name, value in state.items()}
+    )
     torch.save(state, path)
     at = models.load(f"timm:test_resnet@{path}")
     assert (at.name, at.weights) == ("timm:test_resnet", str(path))
@@ -128,7 +145,9 @@ def saved_vit(folder, *, with_processor):
     model.save_pretrained(folder)
     if with_processor:
         size = {"height": 16, "width": 16}
-        transformers.ViTImageProcessor(size=size, image_mean=[0.1] * 3, image_std=[0.25] * 3).save_pretrained(folder)
+        transformers.ViTImageProcessor(
+            size=size, image_mean=[0.1] * 3, image_std=[0.25] * 3
+        ).save_pretrained(folder)
     return model.state_dict()
 
 
@@ -150,7 +169,9 @@ def test_hugging_face_preprocessing_is_that_of_the_image_processor(tmp_path):
     saved_vit(tmp_path / "vit", with_processor=True)
     loaded = models.load(f"hf:{tmp_path / 'vit'}")
     own = loaded.preprocessing
-    expected = AutoImageProcessor.from_pretrained(tmp_path / "vit")(photo(), return_tensors="pt")["pixel_values"][0]
+    expected = AutoImageProcessor.from_pretrained(tmp_path / "vit")(photo(), return_tensors="pt")[
+        "pixel_values"
+    ][0]
     assert torch.equal(own(photo()), expected)
     assert own.as_dict() == {
         "image_size": [16, 16],
@@ -174,9 +195,16 @@ def test_a_processor_that_crops(tmp_path):
 
     from geocollapse.models.hugging_face import processor_preprocessing
 
-    processor = transformers.CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32})
+    processor = transformers.CLIPImageProcessor(
+        size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}
+    )
     own = processor_preprocessing(processor, 3)
-    assert (own.resize, own.crop, own.image_size, own.interpolation) == ((40,), (32, 32), (32, 32), "bicubic")
+    assert (own.resize, own.crop, own.image_size, own.interpolation) == (
+        (40,),
+        (32, 32),
+        (32, 32),
+        "bicubic",
+    )
     small = own.changed(image_size=16)
     assert (small.resize, small.crop) == ((20,), (16, 16))
     assert small(photo()).shape == (3, 16, 16)
@@ -194,7 +222,12 @@ def test_a_text_model_comes_with_its_tokenizer(tmp_path):
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
 
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    small = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
     loaded = models.load("hf:bert@random", model_args={**small, "vocab_size": 20})
     assert type(loaded.model).__name__ == "BertModel"
     assert (loaded.tokenizer, loaded.preprocessing, loaded.weights) == (None, None, "random")
@@ -203,7 +236,9 @@ def test_a_text_model_comes_with_its_tokenizer(tmp_path):
     loaded.model.save_pretrained(tmp_path)
     assert models.load(f"hf:{tmp_path}").tokenizer is None
     words = Tokenizer(WordLevel({"[UNK]": 0, "hello": 1}, unk_token="[UNK]"))
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(tmp_path)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(
+        tmp_path
+    )
     again = models.load(f"hf:{tmp_path}")
     assert again.tokenizer("hello")["input_ids"] == [1]
     assert same(again.model, loaded.model.state_dict())
@@ -212,7 +247,10 @@ def test_a_text_model_comes_with_its_tokenizer(tmp_path):
 def test_tied_weights_may_be_missing_from_a_file(tmp_path):
     arguments = {"n_layer": 1, "n_embd": 8, "n_head": 2, "vocab_size": 11}
     state = models.load("hf:gpt2@random", model_args=arguments).model.state_dict()
-    save_file({name: value for name, value in state.items() if name != "lm_head.weight"}, tmp_path / "w.safetensors")
+    save_file(
+        {name: value for name, value in state.items() if name != "lm_head.weight"},
+        tmp_path / "w.safetensors",
+    )
     loaded = models.load("hf:gpt2@random", model_args=arguments).model
     models.load_weights(loaded, tmp_path / "w.safetensors")
     assert same(loaded, state)
@@ -224,11 +262,18 @@ def test_tied_weights_may_be_missing_from_a_file(tmp_path):
 def test_weights_that_leave_a_part_random_are_refused(tmp_path):
     state = saved_vit(tmp_path, with_processor=False)
     save_file(
-        {k: v for k, v in state.items() if "classifier" not in k}, tmp_path / "model.safetensors", {"format": "pt"}
+        {k: v for k, v in state.items() if "classifier" not in k},
+        tmp_path / "model.safetensors",
+        {"format": "pt"},
     )
-    with pytest.raises(ValueError, match="expected weights for all of ViT.*got none for classifier.bias, classifier.w"):
+    with pytest.raises(
+        ValueError,
+        match="expected weights for all of ViT.*got none for classifier.bias, classifier.w",
+    ):
         models.load(f"hf:{tmp_path}")
-    with pytest.raises(ValueError, match="expected weights that fit ViTFor.*, got other shapes in hf:"):
+    with pytest.raises(
+        ValueError, match="expected weights that fit ViTFor.*, got other shapes in hf:"
+    ):
         models.load(f"hf:{tmp_path}", model_args={"intermediate_size": 24})
 
 
@@ -241,10 +286,15 @@ def test_a_configuration_without_architectures_is_the_plain_model(tmp_path):
     assert type(models.load(f"hf:{tmp_path}@random").model).__name__ == "ViTModel"
 
 
-@pytest.mark.parametrize("config", [{"model_type": "nothing_known"}, {"auto_map": {"AutoConfig": "code.Config"}}])
+@pytest.mark.parametrize(
+    "config", [{"model_type": "nothing_known"}, {"auto_map": {"AutoConfig": "code.Config"}}]
+)
 def test_code_of_a_models_own_is_not_run(tmp_path, config):
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="expected a model that transformers itself knows, got hf:.*do load it in a"):
+    with pytest.raises(
+        ValueError,
+        match="expected a model that transformers itself knows, got hf:.*do load it in a",
+    ):
         models.load(f"hf:{tmp_path}")
 
 
@@ -276,12 +326,16 @@ ARCHITECTURES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "classifier", "arguments"), ARCHITECTURES, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("name", "classifier", "arguments"), ARCHITECTURES, ids=lambda value: str(value)[:40]
+)
 def test_the_embedding_of_an_architecture_is_found(name, classifier, arguments):
     torch.manual_seed(0)
     n_classes = {"num_labels" if name.startswith("hf:") else "num_classes": 10}
     loaded = models.load(f"{name}@random", model_args={**arguments, **n_classes})
-    torch.nn.init.normal_(loaded.model.get_submodule(classifier).weight)  # zero in an untrained mixer: NC3 undefined
+    torch.nn.init.normal_(
+        loaded.model.get_submodule(classifier).weight
+    )  # zero in an untrained mixer: NC3 undefined
     size = arguments.get("img_size") or arguments.get("image_size", 32)
     digits = data.load("digits", subset=20, preprocessing=loaded.preprocessing, image_size=size)
     found = geo.measure(loaded.model, digits).to_dict()
@@ -300,19 +354,69 @@ def test_the_embedding_of_an_architecture_is_found(name, classifier, arguments):
 @pytest.mark.parametrize(
     ("spec", "arguments", "error", "message"),
     [
-        ("timm:test_resnet", {}, FileNotFoundError, "the pretrained weights of timm:test_resnet at .*hub or from"),
-        ("timm:resnt18", {}, ValueError, "expected the name of a timm model, got 'resnt18'; do timm:resnet18"),
+        (
+            "timm:test_resnet",
+            {},
+            FileNotFoundError,
+            "the pretrained weights of timm:test_resnet at .*hub or from",
+        ),
+        (
+            "timm:resnt18",
+            {},
+            ValueError,
+            "expected the name of a timm model, got 'resnt18'; do timm:resnet18",
+        ),
         ("timm:nosuch", {}, ValueError, r"got 'nosuch'; do see timm's list_models\(\)"),
-        ("timm:resnet18:2", {}, ValueError, "expected the name of a timm model, got 'resnet18:2'; do timm:resnet18"),
+        (
+            "timm:resnet18:2",
+            {},
+            ValueError,
+            "expected the name of a timm model, got 'resnet18:2'; do timm:resnet18",
+        ),
         ("timm:resnet18.a9_in1k", {}, ValueError, "got 'resnet18.a9_in1k'; do timm:resnet18.a"),
-        ("timm:mixer_s32_224", {}, ValueError, "got none, for none are published; do timm:mixer_s32_224@random"),
-        ("timm:resnet18", {"num_classes": 10}, ValueError, r"expected num_classes=1000 .*\(another classifier"),
-        ("timm:resnet18@random", {"widht": 2}, ValueError, "expected arguments that timm:resnet18 takes.*'widht'"),
+        (
+            "timm:mixer_s32_224",
+            {},
+            ValueError,
+            "got none, for none are published; do timm:mixer_s32_224@random",
+        ),
+        (
+            "timm:resnet18",
+            {"num_classes": 10},
+            ValueError,
+            r"expected num_classes=1000 .*\(another classifier",
+        ),
+        (
+            "timm:resnet18@random",
+            {"widht": 2},
+            ValueError,
+            "expected arguments that timm:resnet18 takes.*'widht'",
+        ),
         ("timm:resnet18@none.pt", {}, FileNotFoundError, "weights: expected a file, got 'none.pt'"),
-        ("torchvision:resnet18", {}, FileNotFoundError, "checkpoints/resnet18-f37072fd.pth or from https:.*@random"),
-        ("torchvision:swin", {}, ValueError, "expected the name of a torchvision model, got 'swin'; do torchvision:sw"),
-        ("torchvision:fcn_resnet50", {}, ValueError, "expected the name of a torchvision model, got 'fcn_resnet50'"),
-        ("torchvision:swin_t", {"num_classes": 3}, ValueError, "expected num_classes=1000 of the pretrained torch"),
+        (
+            "torchvision:resnet18",
+            {},
+            FileNotFoundError,
+            "checkpoints/resnet18-f37072fd.pth or from https:.*@random",
+        ),
+        (
+            "torchvision:swin",
+            {},
+            ValueError,
+            "expected the name of a torchvision model, got 'swin'; do torchvision:sw",
+        ),
+        (
+            "torchvision:fcn_resnet50",
+            {},
+            ValueError,
+            "expected the name of a torchvision model, got 'fcn_resnet50'",
+        ),
+        (
+            "torchvision:swin_t",
+            {"num_classes": 3},
+            ValueError,
+            "expected num_classes=1000 of the pretrained torch",
+        ),
         (
             "hf:somebody/none",
             {},
@@ -326,7 +430,12 @@ def test_the_embedding_of_an_architecture_is_found(name, classifier, arguments):
             ValueError,
             "keys of the configuration of hf:vit, got 'hiden_size'; do hid",
         ),
-        ("torch.nn:Identity@random", {}, ValueError, "expected random weights of a timm:, torchvision: or hf: model"),
+        (
+            "torch.nn:Identity@random",
+            {},
+            ValueError,
+            "expected random weights of a timm:, torchvision: or hf: model",
+        ),
     ],
 )
 def test_bad_names(spec, arguments, error, message):
@@ -340,12 +449,16 @@ def test_a_configuration_without_weights_says_so(caches):
     folder = hub_folder(caches, "somebody/small")
     saved_vit(folder, with_processor=False)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="expected the pretrained weights of hf:somebody/small .* got none"):
+    with pytest.raises(
+        FileNotFoundError, match="expected the pretrained weights of hf:somebody/small .* got none"
+    ):
         models.load("hf:somebody/small")
 
 
 def test_two_weights_are_one_too_many(tmp_path):
-    with pytest.raises(ValueError, match="weights: expected none with 'timm:resnet18@random', which names its own"):
+    with pytest.raises(
+        ValueError, match="weights: expected none with 'timm:resnet18@random', which names its own"
+    ):
         models.load("timm:resnet18@random", weights=tmp_path / "w.pt")
 
 
@@ -367,7 +480,9 @@ def test_a_hub_without_network_is_not_waited_for(monkeypatch):
     with hub.without_waiting():
         assert constants.HF_HUB_OFFLINE or hub.has_network(constants.ENDPOINT)
     assert before == constants.HF_HUB_OFFLINE
-    monkeypatch.setattr("socket.getaddrinfo", lambda *_: (_ for _ in ()).throw(OSError("no address")))
+    monkeypatch.setattr(
+        "socket.getaddrinfo", lambda *_: (_ for _ in ()).throw(OSError("no address"))
+    )
     monkeypatch.setattr("urllib.request.getproxies", dict)
     monkeypatch.delenv("ALL_PROXY", raising=False)
     with hub.without_waiting():

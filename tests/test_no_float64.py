@@ -60,14 +60,19 @@ def test_measures_of_features_there(device):
     assert float(geo.cdnv(x, labels)) == float(geo.cdnv(X, LABELS))
     assert geo.rankme(x) == geo.rankme(X)
     episodes = {"n_way": 2, "k_shot": 2, "n_query": 3, "n_episodes": 5}
-    assert geo.few_shot_accuracy(x, labels, **episodes).value == geo.few_shot_accuracy(X, LABELS, **episodes).value
+    assert (
+        geo.few_shot_accuracy(x, labels, **episodes).value
+        == geo.few_shot_accuracy(X, LABELS, **episodes).value
+    )
 
 
 def test_a_metric_stays_on_the_cpu(device):
     metric = geo.CollapseMetric(num_classes=3).to(device)
     apart = X + 5.0 * torch.eye(3)[LABELS].repeat(1, 4)
     metric.update(apart.to(device), LABELS.to(device))
-    assert float(metric.compute()["cdnv"]) == pytest.approx(float(geo.cdnv(apart, LABELS)), rel=1e-9)
+    assert float(metric.compute()["cdnv"]) == pytest.approx(
+        float(geo.cdnv(apart, LABELS)), rel=1e-9
+    )
     assert metric.device.type == "cpu"
 
 
@@ -83,5 +88,11 @@ def test_a_penalty_is_read_on_the_cpu(device):
 
 def test_float64_is_refused_on_mps(monkeypatch, capsys):
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
-    assert main(["measure", "torch.nn:Identity", "digits", "--device", "mps", "--dtype", "float64"]) == 2
-    assert "--dtype: expected float32 or bfloat16 on mps, which has no float64" in capsys.readouterr().err
+    assert (
+        main(["measure", "torch.nn:Identity", "digits", "--device", "mps", "--dtype", "float64"])
+        == 2
+    )
+    assert (
+        "--dtype: expected float32 or bfloat16 on mps, which has no float64"
+        in capsys.readouterr().err
+    )

@@ -13,12 +13,21 @@ EXACT = ("forward_mode", "double_backward")
 
 
 class Awkward(nn.Module):
-    """Statements in place, on fresh tensors, on views and on parts of them; two branches; every rule of forward mode."""
+    """Statements in place, on fresh tensors, on views and on parts of them; two branches; every
+    rule of forward mode.
+    """
 
     def __init__(self):
         super().__init__()
-        self.first, self.second = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding="same", bias=False)
-        self.norm, self.relu, self.layer_norm = nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.LayerNorm(16)
+        self.first, self.second = (
+            nn.Conv2d(2, 4, 3, padding=1),
+            nn.Conv2d(4, 4, 3, padding="same", bias=False),
+        )
+        self.norm, self.relu, self.layer_norm = (
+            nn.BatchNorm2d(4),
+            nn.ReLU(inplace=True),
+            nn.LayerNorm(16),
+        )
         self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
         self.gate, self.classifier = F.hardsigmoid, nn.Linear(16, 3)
 
@@ -39,19 +48,27 @@ class Awkward(nn.Module):
 def test_forward_mode_has_the_derivatives_of_double_backward():
     torch.manual_seed(0)
     model, x = Awkward().double().eval(), torch.randn(5, 2, 4, 4).double()
-    nn.init.normal_(model.norm.bias), nn.init.normal_(model.layer_norm.weight), model.norm.running_var.uniform_(0.5, 2)
+    (
+        nn.init.normal_(model.norm.bias),
+        nn.init.normal_(model.layer_norm.weight),
+        model.norm.running_var.uniform_(0.5, 2),
+    )
     a, output, first = gradients_of_all(model, x, "forward_mode")
     model.gate = lambda z: F.relu6(z + 3) / 6  # hardsigmoid has no second derivative in torch
     b, _, second = gradients_of_all(model, x, "double_backward")
     torch.testing.assert_close(output, model(x))
     assert a == pytest.approx(b, rel=1e-12)
     for one, other in zip(first, second, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-9)  # torch's own hardsigmoid has 1/6 in float32
+        torch.testing.assert_close(
+            one, other, rtol=1e-5, atol=1e-9
+        )  # torch's own hardsigmoid has 1/6 in float32
 
 
 def gradients_of_all(model, x, method):
     output, loss = GeometricComplexityPenalty(1.0, method=method, n_probes="exact")(model, x)
-    parameters = [parameter for name, parameter in model.named_parameters() if "classifier" not in name]
+    parameters = [
+        parameter for name, parameter in model.named_parameters() if "classifier" not in name
+    ]
     found = torch.autograd.grad(loss + output.square().sum(), parameters)
     return loss.item(), output, found
 
@@ -80,7 +97,14 @@ def exact_gradients(model, x, method):
 )
 def test_gradients_of_both_modes(norm):
     torch.manual_seed(1)
-    layers = [nn.Conv2d(3, 4, 3, padding=1), norm(), nn.Flatten(), nn.Linear(256, 6), nn.Tanh(), nn.Linear(6, 3)]
+    layers = [
+        nn.Conv2d(3, 4, 3, padding=1),
+        norm(),
+        nn.Flatten(),
+        nn.Linear(256, 6),
+        nn.Tanh(),
+        nn.Linear(6, 3),
+    ]
     model = nn.Sequential(*layers).double()
     found, expected = (exact_gradients(model, images().double(), method) for method in EXACT)
     for a, b in zip(found, expected, strict=True):
@@ -101,11 +125,18 @@ class Direct(nn.Module):
 
 
 class Solved(nn.Module):
-    """A linear system: torch's forward rule has a wrong graph. Behind it a layer whose gradient is much larger."""
+    """A linear system: torch's forward rule has a wrong graph. Behind it a layer whose gradient is
+    much larger.
+    """
 
     def __init__(self, gate):
         super().__init__()
-        self.first, self.gate, self.large, self.last = nn.Linear(4, 4), gate, nn.Linear(2, 200), nn.Linear(200, 3)
+        self.first, self.gate, self.large, self.last = (
+            nn.Linear(4, 4),
+            gate,
+            nn.Linear(2, 200),
+            nn.Linear(200, 3),
+        )
 
     def forward(self, x):
         a = self.first(x).view(-1, 2, 2) + 3 * torch.eye(2).to(x)
@@ -118,7 +149,8 @@ def test_a_wrong_rule_of_torch_is_refused():
     torch.manual_seed(0)
     model = Solved(nn.Identity())
     with pytest.raises(
-        NotImplementedError, match="method: expected forward rules with a right derivative, got a gradient in 'first"
+        NotImplementedError,
+        match="method: expected forward rules with a right derivative, got a gradient in 'first",
     ):
         GeometricComplexityPenalty(1.0)(model, X.float())
     assert GeometricComplexityPenalty(1.0, method="double_backward")(model, X.float())[1] > 0
@@ -135,11 +167,15 @@ def test_rules_that_cannot_be_compared_are_told():
         def forward(self, x):
             return self.last(OnlyForward.apply(self.first(x)))
 
-    with pytest.warns(GeocollapseWarning, match="method: forward rules could not be checked .* once_differentiable"):
+    with pytest.warns(
+        GeocollapseWarning,
+        match="method: forward rules could not be checked .* once_differentiable",
+    ):
         _, loss = GeometricComplexityPenalty(1.0)(Gated(), X.float())
     assert loss > 0
     with pytest.raises(
-        NotImplementedError, match="second derivatives, got an operation that is once_differentiable; do"
+        NotImplementedError,
+        match="second derivatives, got an operation that is once_differentiable; do",
     ):
         GeometricComplexityPenalty(1.0, method="double_backward")(Gated(), X.float())
 
@@ -179,15 +215,21 @@ def test_a_model_that_differentiates_inside_its_forward_pass():
 
     torch.manual_seed(0)
     model = Energy().double()
-    with pytest.raises(NotImplementedError, match="got a (value|gradient) .* a model that differentiates inside"):
+    with pytest.raises(
+        NotImplementedError, match="got a (value|gradient) .* a model that differentiates inside"
+    ):
         GeometricComplexityPenalty(1.0)(model, X)
     _, loss = GeometricComplexityPenalty(1.0, method="double_backward", n_probes="exact")(model, X)
-    expected = reference.squared_norms(lambda z: torch.tanh(model.post(0.3 * _inside(model, z) + z)), X).mean()
+    expected = reference.squared_norms(
+        lambda z: torch.tanh(model.post(0.3 * _inside(model, z) + z)), X
+    ).mean()
     assert loss.item() == pytest.approx(float(expected), rel=1e-6)
 
 
 def _inside(model, z):
-    (gradient,) = torch.autograd.grad(model.b(torch.tanh(model.norm(model.a(z)))).sum(), z, create_graph=True)
+    (gradient,) = torch.autograd.grad(
+        model.b(torch.tanh(model.norm(model.a(z)))).sum(), z, create_graph=True
+    )
     return gradient
 
 
@@ -195,15 +237,23 @@ def test_complex_and_sparse_parameters():
     class Fourier(nn.Module):
         def __init__(self):
             super().__init__()
-            self.weight, self.last = nn.Parameter(torch.randn(3, dtype=torch.complex128)), nn.Linear(4, 3).double()
+            self.weight, self.last = (
+                nn.Parameter(torch.randn(3, dtype=torch.complex128)),
+                nn.Linear(4, 3).double(),
+            )
 
         def forward(self, x):
             return self.last(torch.tanh(torch.fft.irfft(torch.fft.rfft(x) * self.weight, n=4)))
 
     torch.manual_seed(0)
-    values = [GeometricComplexityPenalty(1.0, method=m, n_probes="exact")(Fourier(), X)[1].item() for m in EXACT[:1]]
+    values = [
+        GeometricComplexityPenalty(1.0, method=m, n_probes="exact")(Fourier(), X)[1].item()
+        for m in EXACT[:1]
+    ]
     assert values[0] > 0
-    words = nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 3))
+    words = nn.Sequential(
+        nn.Embedding(9, 4, sparse=True), nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 3)
+    )
     _, loss = GeometricComplexityPenalty(1.0, input_layer="0")(words, torch.arange(6).view(2, 3))
     loss.backward()
     assert words[2].weight.grad.abs().max() > 0
@@ -220,7 +270,10 @@ def test_vmap_inside_a_model():
 
     torch.manual_seed(0)
     model = Mapped().double()
-    values = [GeometricComplexityPenalty(1.0, method=m, n_probes="exact")(model, X)[1].item() for m in EXACT]
+    values = [
+        GeometricComplexityPenalty(1.0, method=m, n_probes="exact")(model, X)[1].item()
+        for m in EXACT
+    ]
     assert values[0] == pytest.approx(values[1], rel=1e-12)
 
 
@@ -228,7 +281,9 @@ def test_vmap_inside_a_model():
 def test_a_gate_without_a_second_derivative_in_torch(method):
     """Hardsigmoid, as in MobileNetV3, by both methods and without a warning."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 6), nn.Hardsigmoid(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    model = nn.Sequential(
+        nn.Linear(4, 6), nn.Hardsigmoid(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)
+    ).double()
     _, loss = GeometricComplexityPenalty(1.0, method=method, n_probes="exact")(model, X)
     assert loss.item() == pytest.approx(
         float(reference.squared_norms(model[:4], X).mean()), rel=1e-6
@@ -243,13 +298,17 @@ def test_a_model_whose_mode_or_trained_parameters_change_is_looked_at_again():
         penalty(model.train(), X)
     penalty(model.eval(), X)
     model[0].requires_grad_(False)
-    with pytest.raises(ValueError, match="layer: expected features that trained parameters can change"):
+    with pytest.raises(
+        ValueError, match="layer: expected features that trained parameters can change"
+    ):
         penalty(model, X)
     penalty = GeometricComplexityPenalty(1.0)
     model[0].requires_grad_(True)
     penalty(model, X)
     model[0].requires_grad_(False)
-    with pytest.raises(ValueError, match="layer: expected features that trained parameters can change"):
+    with pytest.raises(
+        ValueError, match="layer: expected features that trained parameters can change"
+    ):
         penalty(model, X)
 
 
@@ -282,7 +341,9 @@ def test_finite_differences_are_refused_with_tf32(monkeypatch):
 
 def test_operations_without_derivatives():
     model = nn.Sequential(nn.Linear(4, 8), nn.GLU(), nn.Linear(4, 3))
-    with pytest.raises(NotImplementedError, match="method: expected a map with second derivatives, got .*glu_jvp"):
+    with pytest.raises(
+        NotImplementedError, match="method: expected a map with second derivatives, got .*glu_jvp"
+    ):
         GeometricComplexityPenalty(1.0)(model, X.float())
 
     class Distances(nn.Module):
@@ -293,7 +354,9 @@ def test_operations_without_derivatives():
         def forward(self, x):
             return self.last(torch.cdist(self.first(x)[:, None], torch.ones(len(x), 1, 5))[:, 0])
 
-    with pytest.raises(NotImplementedError, match="method: expected a map with forward-mode derivatives, .*cdist"):
+    with pytest.raises(
+        NotImplementedError, match="method: expected a map with forward-mode derivatives, .*cdist"
+    ):
         GeometricComplexityPenalty(1.0)(Distances(), X.float())
 
 
@@ -301,7 +364,11 @@ def test_in_place_hardsigmoid_as_a_statement():
     class Gated(nn.Module):
         def __init__(self, inplace):
             super().__init__()
-            self.first, self.gate, self.last = nn.Linear(4, 5), nn.Hardsigmoid(inplace=inplace), nn.Linear(5, 3)
+            self.first, self.gate, self.last = (
+                nn.Linear(4, 5),
+                nn.Hardsigmoid(inplace=inplace),
+                nn.Linear(5, 3),
+            )
 
         def forward(self, x):
             h = self.first(x)
@@ -311,7 +378,9 @@ def test_in_place_hardsigmoid_as_a_statement():
     values = []
     for inplace in (False, True):
         torch.manual_seed(0)
-        values.append(GeometricComplexityPenalty(1.0, n_probes="exact")(Gated(inplace).double(), X)[1].item())
+        values.append(
+            GeometricComplexityPenalty(1.0, n_probes="exact")(Gated(inplace).double(), X)[1].item()
+        )
     assert values[0] == values[1] > 0
 
 
@@ -327,7 +396,10 @@ def test_linear_layer_whose_weight_depends_on_the_inputs():
             return self.last(torch.cat(rows))
 
     model = Weighted().double()
-    values = [GeometricComplexityPenalty(1.0, method=m, n_probes="exact")(model, X)[1].item() for m in EXACT]
+    values = [
+        GeometricComplexityPenalty(1.0, method=m, n_probes="exact")(model, X)[1].item()
+        for m in EXACT
+    ]
     assert values[0] == pytest.approx(values[1], rel=1e-12)
 
 

@@ -14,7 +14,9 @@ Y = torch.arange(400) % 4
 
 def net():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    return nn.Sequential(
+        nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4)
+    ).eval()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -55,7 +57,9 @@ def test_a_mean_over_positions_keeps_its_digits():
 
 def test_a_model_in_bfloat16():
     half, whole = geo.measure(net().bfloat16(), (X, Y)), geo.measure(net(), (X, Y))
-    assert half.geometric_complexity.value == pytest.approx(whole.geometric_complexity.value, rel=0.05)
+    assert half.geometric_complexity.value == pytest.approx(
+        whole.geometric_complexity.value, rel=0.05
+    )
     assert half.to_dict()["preprocessing"]["dtype"] == "bfloat16"
 
 
@@ -63,7 +67,9 @@ def test_float16_gradients_that_overflow_are_refused():
     """Features within the range of float16, gradients outside of it."""
     model = nn.Sequential(nn.Linear(6, 8, bias=False), nn.Linear(8, 4))
     nn.init.constant_(model[0].weight, 6e4)
-    with pytest.raises(ValueError, match="features: expected finite Jacobians, .*do float32, or bfloat16 autocast"):
+    with pytest.raises(
+        ValueError, match="features: expected finite Jacobians, .*do float32, or bfloat16 autocast"
+    ):
         geo.measure(model, (1e-3 * X, Y), autocast=torch.float16)
     whole = geo.measure(model, (1e-3 * X, Y), autocast=torch.bfloat16).geometric_complexity.value
     assert whole == pytest.approx(48 * 6e4**2, rel=0.2)
@@ -72,7 +78,9 @@ def test_float16_gradients_that_overflow_are_refused():
 def test_float64_on_request():
     model = net().double()
     gc = geo.measure(model, (X, Y), estimator="exact").geometric_complexity
-    assert gc.value == pytest.approx(float(reference.squared_norms(model[:4], X.double()).mean()), rel=1e-12)
+    assert gc.value == pytest.approx(
+        float(reference.squared_norms(model[:4], X.double()).mean()), rel=1e-12
+    )
 
 
 def test_autocast_ends_with_the_measurement():
@@ -85,13 +93,24 @@ def test_autocast_ends_with_the_measurement():
 
 @pytest.mark.parametrize("call", [geo.geometric_complexity, geo.measure])
 def test_other_dtypes_are_refused(call):
-    with pytest.raises(ValueError, match=r"autocast: expected torch\.bfloat16 or torch\.float16, got torch\.float64"):
+    with pytest.raises(
+        ValueError,
+        match=r"autocast: expected torch\.bfloat16 or torch\.float16, got torch\.float64",
+    ):
         call(net(), (X, Y), autocast=torch.float64)
 
 
 def test_the_command_line(capsys):
     from geocollapse.cli import main
 
-    command = ["measure", "geocollapse.models.architectures:MLP", "digits", "--subset", "100", "--json", "--quiet"]
+    command = [
+        "measure",
+        "geocollapse.models.architectures:MLP",
+        "digits",
+        "--subset",
+        "100",
+        "--json",
+        "--quiet",
+    ]
     assert main([*command, "--autocast", "bfloat16"]) == 0
     assert '"autocast": "bfloat16"' in capsys.readouterr().out

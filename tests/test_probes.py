@@ -57,7 +57,9 @@ def test_sampled_outputs_are_distinct():
 
 @pytest.mark.parametrize("kind", [probes.orthogonal, probes.sampled_outputs])
 def test_too_many_probes(kind):
-    with pytest.raises(ValueError, match=r"n_probes: expected at most n_features = 3 .* got 4; do n_probes=3"):
+    with pytest.raises(
+        ValueError, match=r"n_probes: expected at most n_features = 3 .* got 4; do n_probes=3"
+    ):
         kind(0, torch.arange(2), 4, 3)
 
 

@@ -45,11 +45,27 @@ REFUSED = {
 }
 # What the last process raises, and the others, who are told so.
 ENDED = {
-    "one fails": ("ValueError: ", "ValueError: process {last}: ", "features: expected finite numbers, got NaN or inf"),
-    "one fails at once": ("AttributeError: ", "RuntimeError: process {last}: ", "'Tensor' object has no attribute"),
+    "one fails": (
+        "ValueError: ",
+        "ValueError: process {last}: ",
+        "features: expected finite numbers, got NaN or inf",
+    ),
+    "one fails at once": (
+        "AttributeError: ",
+        "RuntimeError: process {last}: ",
+        "'Tensor' object has no attribute",
+    ),
     "argument": ("ValueError: ", "ValueError: process {last}: ", "n_probes: expected"),
-    "argument of complexity": ("ValueError: ", "ValueError: process {last}: ", "n_probes: expected"),
-    "statistics": ("RuntimeError: ", "RuntimeError: process {last}: ", "model: expected examples that do not"),
+    "argument of complexity": (
+        "ValueError: ",
+        "ValueError: process {last}: ",
+        "n_probes: expected",
+    ),
+    "statistics": (
+        "RuntimeError: ",
+        "RuntimeError: process {last}: ",
+        "model: expected examples that do not",
+    ),
     "exit": ("SystemExit: 3", "RuntimeError: process {last}: SystemExit 3", ""),
     "interrupt": ("KeyboardInterrupt: ", "RuntimeError: process {last}: KeyboardInterrupt", ""),
     "room": ("RuntimeError: ", "RuntimeError: process {last}: ", "out of memory"),
@@ -60,7 +76,9 @@ ENDED = {
 
 def started(n_processes, *arguments):
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)]
-    return subprocess.run([sys.executable, "-m", *launcher, *arguments], capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", *launcher, *arguments], capture_output=True, text=True, timeout=300
+    )
 
 
 def launch(n_processes, folder, factory):
@@ -92,7 +110,9 @@ def assert_the_numbers_of_one(ranks):
         expected = json.loads(json.dumps(shared_work.CASES[name]()))
         for rank, found in enumerate(ranks):
             assert_same(found["cases"][name], expected, f"{name}, process {rank}")
-            assert_same(found["after"].get(name, expected), expected, f"{name} after errors, process {rank}")
+            assert_same(
+                found["after"].get(name, expected), expected, f"{name} after errors, process {rank}"
+            )
 
 
 def assert_rows_in_the_order_of_the_ranks(ranks):
@@ -100,7 +120,9 @@ def assert_rows_in_the_order_of_the_ranks(ranks):
     for found in (rank["sent"] for rank in ranks):
         assert found["object"] == ["aaa"] * len(ranks)
         assert found["agreed"] == 3.5
-        assert found["dtypes"] == {str(dtype): rows.to(dtype).double().tolist() for dtype in shared_work.DTYPES}
+        assert found["dtypes"] == {
+            str(dtype): rows.to(dtype).double().tolist() for dtype in shared_work.DTYPES
+        }
         assert found["last"] == [[1.0, 1.0]] * 3
         assert found["none"] == []
 
@@ -108,7 +130,9 @@ def assert_rows_in_the_order_of_the_ranks(ranks):
 def assert_refused_in_every_process(ranks):
     for found in ranks:
         for name, start in REFUSED.items():
-            assert found["refused"][name].startswith(start.format(n=len(ranks))), found["refused"][name]
+            assert found["refused"][name].startswith(start.format(n=len(ranks))), found["refused"][
+                name
+            ]
 
 
 def assert_one_error_ended_all(ranks):
@@ -160,10 +184,15 @@ def test_other_commands_are_refused_under_torchrun(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main(["models"]) == 2
-    assert "torchrun: expected the command measure, got models in 2 processes" in capsys.readouterr().err
+    assert (
+        "torchrun: expected the command measure, got models in 2 processes"
+        in capsys.readouterr().err
+    )
 
 
-@pytest.mark.parametrize("option", [["--help"], ["--version"], ["measure", "--help"], ["measure", "--json-schema"]])
+@pytest.mark.parametrize(
+    "option", [["--help"], ["--version"], ["measure", "--help"], ["measure", "--json-schema"]]
+)
 def test_one_process_answers_for_all(option, monkeypatch, capsys):
     def answer(rank):
         monkeypatch.setenv("RANK", rank)
@@ -183,7 +212,10 @@ def test_a_part_of_the_data_is_refused_in_one_process():
         DataLoader(dataset, batch_sampler=BatchSampler(sampler, 4, drop_last=False)),
     )
     for loader in loaders:
-        with pytest.raises(ValueError, match="sampler: expected num_replicas = world size 1, got 2, .*do init_process"):
+        with pytest.raises(
+            ValueError,
+            match="sampler: expected num_replicas = world size 1, got 2, .*do init_process",
+        ):
             as_examples(loader)
 
 
@@ -192,7 +224,9 @@ def test_a_share_is_some_of_the_batches_as_they_are(n_processes):
     examples = as_examples(shared_work.examples(500), batch_size=32)
     segments = examples.indices.split([130, 20, 350])
     whole = [(batch.segment, batch.indices.tolist()) for batch in examples.batches(*segments)]
-    shares = [list(examples.batches(*segments, share=(rank, n_processes))) for rank in range(n_processes)]
+    shares = [
+        list(examples.batches(*segments, share=(rank, n_processes))) for rank in range(n_processes)
+    ]
     parts = [[(batch.segment, batch.indices.tolist()) for batch in share] for share in shares]
     assert sorted(part for share in parts for part in share) == sorted(whole)
     assert all(part == sorted(part, key=whole.index) for part in parts)

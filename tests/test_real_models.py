@@ -13,7 +13,9 @@ pytestmark = pytest.mark.data
 
 @pytest.fixture(scope="module")
 def resnet20(checkpoints):
-    return models.load("examples/cifar_resnet.py:resnet20", weights=checkpoints / "resnet20-12fca82f.th").model
+    return models.load(
+        "examples/cifar_resnet.py:resnet20", weights=checkpoints / "resnet20-12fca82f.th"
+    ).model
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,10 @@ def test_layer_accuracy_and_collapse(measured, resnet20, images):
     resnet20.double().eval()
     with torch.no_grad():
         z = torch.cat([embedding(resnet20)(x.double()) for x in images.inputs.split(250)])
-        hits = torch.cat([resnet20(x.double()).argmax(dim=1) for x in images.inputs.split(250)]) == images.targets
+        hits = (
+            torch.cat([resnet20(x.double()).argmax(dim=1) for x in images.inputs.split(250)])
+            == images.targets
+        )
     weight, bias = resnet20.linear.weight.detach().clone(), resnet20.linear.bias.detach().clone()
     resnet20.float()
     assert measured.accuracy == pytest.approx(float(hits.double().mean()))
@@ -50,8 +55,12 @@ def test_layer_accuracy_and_collapse(measured, resnet20, images):
     assert measured.cdnv == pytest.approx(float(collapse_reference.cdnv(z, y)), rel=1e-6)
     assert measured.nc1 == pytest.approx(float(collapse_reference.nc1(z, y)), rel=1e-6)
     centred = collapse_reference.centred_means(z, y)
-    assert measured.nc3 == pytest.approx(float(collapse_reference.nc3(weight.numpy(), centred)), rel=1e-6)
-    assert measured.nc4 == pytest.approx(float(collapse_reference.nc4(z, y, weight.numpy(), bias.numpy())), abs=1e-9)
+    assert measured.nc3 == pytest.approx(
+        float(collapse_reference.nc3(weight.numpy(), centred)), rel=1e-6
+    )
+    assert measured.nc4 == pytest.approx(
+        float(collapse_reference.nc4(z, y, weight.numpy(), bias.numpy())), abs=1e-9
+    )
 
 
 def test_interval_contains_the_exact_value(resnet20, images):

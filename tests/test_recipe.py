@@ -1,4 +1,6 @@
-"""Recipes: what is refused and how, presets and overrides, what is planned, and names of runs that never change."""
+"""Recipes: what is refused and how, presets and overrides, what is planned, and names of runs that
+never change.
+"""
 
 import dataclasses
 
@@ -46,7 +48,9 @@ SWEEPS = {
 
 @pytest.fixture
 def recipe():
-    return Recipe.of(MINIMAL | {"sweeps": SWEEPS, "seeds": 2, "presets": {"smoke": {"training.max_steps": 3}}})
+    return Recipe.of(
+        MINIMAL | {"sweeps": SWEEPS, "seeds": 2, "presets": {"smoke": {"training.max_steps": 3}}}
+    )
 
 
 def message(call, *args):
@@ -60,28 +64,54 @@ def message(call, *args):
 @pytest.mark.parametrize(
     ("pair", "expected"),
     [
-        ("training.learning_rat=1", "recipe: training.learning_rat: unknown key; do training.learning_rate"),
+        (
+            "training.learning_rat=1",
+            "recipe: training.learning_rat: unknown key; do training.learning_rate",
+        ),
         ("learning_rate=1", "recipe: learning_rate: unknown key; do training.learning_rate"),
         (
             "training.gc_penalty.wieght=1",
             "recipe: training.gc_penalty.wieght: unknown key; do training.gc_penalty.weight",
         ),
         ("model.width=4", "recipe: model.width: unknown key; do model."),
-        ("training.batch_size.x=4", "recipe: training.batch_size.x: unknown key; do training.batch_size"),
+        (
+            "training.batch_size.x=4",
+            "recipe: training.batch_size.x: unknown key; do training.batch_size",
+        ),
         (
             "training.learning_rate=fast",
-            "recipe: training.learning_rate: expected a number, got 'fast' (str); do set training.learning_rate to a number",
+            "recipe: training.learning_rate: expected a number, got 'fast' (str); do set "
+            "training.learning_rate to a number",
         ),
-        ("training.batch_size=1.5", "recipe: training.batch_size: expected a whole number, got 1.5 (float); do set"),
-        ("training.batch_size=0", "recipe: training.batch_size: expected at least 1, got 0 (int); do set"),
-        ("training.batch_size=true", "recipe: training.batch_size: expected a whole number, got True (bool); do set"),
+        (
+            "training.batch_size=1.5",
+            "recipe: training.batch_size: expected a whole number, got 1.5 (float); do set",
+        ),
+        (
+            "training.batch_size=0",
+            "recipe: training.batch_size: expected at least 1, got 0 (int); do set",
+        ),
+        (
+            "training.batch_size=true",
+            "recipe: training.batch_size: expected a whole number, got True (bool); do set",
+        ),
         (
             "training.schedule=linear",
             "recipe: training.schedule: expected 'constant', 'cosine' or 'step', got 'linear'",
         ),
-        ("measuring.n_probes=many", "recipe: measuring.n_probes: expected a whole number or 'auto', got 'many' (str)"),
-        ("data.source_classes={a: 1}", "recipe: data.source_classes: expected a list or text, got {'a': 1} (dict)"),
-        ("measuring.every=5", "recipe: measuring: expected one of points and every, got points=2, every=5; do set one"),
+        (
+            "measuring.n_probes=many",
+            "recipe: measuring.n_probes: expected a whole number or 'auto', got 'many' (str)",
+        ),
+        (
+            "data.source_classes={a: 1}",
+            "recipe: data.source_classes: expected a list or text, got {'a': 1} (dict)",
+        ),
+        (
+            "measuring.every=5",
+            "recipe: measuring: expected one of points and every, got points=2, every=5; do set "
+            "one",
+        ),
         (
             "sweeps.learning_rate.training.learning_rate=[]",
             "recipe: sweeps.learning_rate.training.learning_rate: expected",
@@ -100,19 +130,32 @@ def test_a_bad_value_is_refused_in_one_line(recipe, pair, expected):
 
 def test_a_missing_key_is_named():
     without = {key: value for key, value in MINIMAL.items() if key != "training"}
-    assert message(Recipe.of, without) == "recipe: training: expected a value, got none; do add training"
+    assert (
+        message(Recipe.of, without)
+        == "recipe: training: expected a value, got none; do add training"
+    )
 
 
 def test_unknown_names_name_the_nearest(recipe):
-    assert message(load_recipe, "cifar10-vgg13-weight-decy").endswith("; do cifar10-vgg13-weight-decay")
+    assert message(load_recipe, "cifar10-vgg13-weight-decy").endswith(
+        "; do cifar10-vgg13-weight-decay"
+    )
     assert "demo, cifar-fs-resnet18-batch-size" in message(load_recipe, "nope")
-    assert message(recipe.with_preset, "smke") == "preset: expected one of smoke, got 'smke'; do --preset smoke"
+    assert (
+        message(recipe.with_preset, "smke")
+        == "preset: expected one of smoke, got 'smke'; do --preset smoke"
+    )
     assert message(Recipe.of(MINIMAL).with_preset, "smoke").endswith("do leave --preset out")
 
 
 def test_overrides_are_read_as_yaml_and_leave_the_recipe_alone(recipe):
     changed = recipe.with_overrides(
-        ["training.learning_rate=1e-4", "model.args.hidden=[4, 4]", "data.source_classes=0-4", "data.subset=null"]
+        [
+            "training.learning_rate=1e-4",
+            "model.args.hidden=[4, 4]",
+            "data.source_classes=0-4",
+            "data.subset=null",
+        ]
     )
     assert changed.training.learning_rate == 1e-4
     assert changed.model.args == {"hidden": [4, 4]}
@@ -153,7 +196,9 @@ def test_the_number_of_seeds_can_be_given(recipe):
 
 
 def test_a_base_outside_its_sweeps_is_run_too():
-    runs = Recipe.of(MINIMAL | {"sweeps": {"rate": {"training.learning_rate": [1, 2]}}}).planned_runs()
+    runs = Recipe.of(
+        MINIMAL | {"sweeps": {"rate": {"training.learning_rate": [1, 2]}}}
+    ).planned_runs()
     assert [run.sweeps for run in runs] == [
         {},
         {"rate": {"training.learning_rate": 1.0}},
@@ -174,7 +219,9 @@ def test_a_sweep_over_an_unknown_key_or_a_bad_value_is_refused():
         planned, {"training.learning_rat": [1]}
     )
     assert "expected a whole number" in message(planned, {"training.batch_size": ["many"]})
-    assert "expected a key of a run's configuration, got 'seeds'" in message(planned, {"seeds": [1]})
+    assert "expected a key of a run's configuration, got 'seeds'" in message(
+        planned, {"seeds": [1]}
+    )
 
 
 def test_the_name_of_a_run_is_pinned():
@@ -197,20 +244,32 @@ def test_a_recipe_is_its_own_expansion(recipe):
 def test_a_recipe_of_ones_own_extends_a_shipped_one(tmp_path):
     (tmp_path / "parent.yaml").write_text("extends: demo\nseeds: 1\n")
     mine = tmp_path / "mine.yaml"
-    mine.write_text("extends: parent.yaml\ntitle: Mine\nsweeps: {rate: {training.learning_rate: [1e-2]}}\n")
+    mine.write_text(
+        "extends: parent.yaml\ntitle: Mine\nsweeps: {rate: {training.learning_rate: [1e-2]}}\n"
+    )
     recipe = load_recipe(str(mine))
-    assert (recipe.name, recipe.title, recipe.seeds, recipe.data.name) == ("mine", "Mine", 1, "digits")
+    assert (recipe.name, recipe.title, recipe.seeds, recipe.data.name) == (
+        "mine",
+        "Mine",
+        1,
+        "digits",
+    )
     assert recipe.sweeps == {"rate": {"training.learning_rate": [0.01]}}
 
 
 def test_a_recipe_file_that_cannot_be_read_is_refused(tmp_path):
     path = tmp_path / "mine.yaml"
-    with pytest.raises(FileNotFoundError, match=r"recipe: expected a file at .*mine.yaml, got none; do"):
+    with pytest.raises(
+        FileNotFoundError, match=r"recipe: expected a file at .*mine.yaml, got none; do"
+    ):
         load_recipe(str(path))
     for text, expected in (
         ("- a list", "recipe mine.yaml: expected keys with values, got list"),
         ("a: [1", "recipe mine.yaml: expected YAML, got "),
-        ("extends: mine.yaml", "recipe: extends: expected a recipe that does not lead back, got mine.yaml"),
+        (
+            "extends: mine.yaml",
+            "recipe: extends: expected a recipe that does not lead back, got mine.yaml",
+        ),
         ("extends: 3", "recipe: extends: expected names of recipes, got 3"),
         ("extends: dmo", "recipe: expected a path ending in .yaml or one of"),
     ):
@@ -246,19 +305,36 @@ def test_the_claims_of_a_recipe_are_what_the_verdicts_read(name):
     assert {field.name for field in dataclasses.fields(expected)} - {"signs"} == set(
         type(recipe.claims).model_fields
     ) - {"expected_signs"}
-    assert (expected.poincare_factor, expected.coverage, expected.relative_error) == (3.0, 0.93, 0.05)
+    assert (expected.poincare_factor, expected.coverage, expected.relative_error) == (
+        3.0,
+        0.93,
+        0.05,
+    )
     for grid in recipe.sweeps.values():
         assert all(hypothesis.sign for hypothesis in expected.hypotheses(list(grid)))
 
 
 def test_the_published_settings():
     rates = load_recipe("cifar10-vgg13-learning-rate")
-    assert rates.sweeps["learning_rate"]["training.learning_rate"] == [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1]
+    assert rates.sweeps["learning_rate"]["training.learning_rate"] == [
+        0.001,
+        0.0025,
+        0.005,
+        0.01,
+        0.025,
+        0.1,
+    ]
     assert (rates.training.batch_size, rates.seeds, rates.model.args["width"]) == (512, 5, 64)
     batches = load_recipe("cifar10-vgg13-batch-size")
     assert batches.sweeps["batch_size"]["training.batch_size"] == [8, 16, 32, 64, 128, 256]
     decay = load_recipe("cifar10-vgg13-weight-decay")
-    assert decay.sweeps["weight_decay"]["training.weight_decay"] == [0.0, 0.00025, 0.0005, 0.001, 0.0025]
+    assert decay.sweeps["weight_decay"]["training.weight_decay"] == [
+        0.0,
+        0.00025,
+        0.0005,
+        0.001,
+        0.0025,
+    ]
     assert (decay.training.learning_rate, decay.training.batch_size) == (0.01, 256)
     penalty = load_recipe("cifar10-vgg13-gc-penalty")
     assert penalty.sweeps["gc_penalty"]["training.gc_penalty.weight"] == [0.0, 1e-7, 1e-6, 1e-4]

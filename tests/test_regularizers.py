@@ -18,7 +18,9 @@ METHODS = ("forward_mode", "double_backward", "finite_difference")
 
 def net(p=6):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, p), nn.Softplus(), nn.Linear(p, 3)).double()
+    return nn.Sequential(
+        nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, p), nn.Softplus(), nn.Linear(p, 3)
+    ).double()
 
 
 X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -31,18 +33,27 @@ def exact_gradient(model):
 
 
 def gradients(penalty, model, calls, x):
-    """The penalty's gradient in the first layer's weight, each the mean of as many calls as there are to a period."""
+    """The penalty's gradient in the first layer's weight, each the mean of as many calls as there
+    are to a period.
+    """
     zero = torch.zeros_like(model[0].weight)
     for _ in range(calls):
         losses = [penalty(model, x)[1] for _ in range(penalty.every)]
-        terms = [torch.autograd.grad(loss, model[0].weight)[0] if loss.requires_grad else zero for loss in losses]
+        terms = [
+            torch.autograd.grad(loss, model[0].weight)[0] if loss.requires_grad else zero
+            for loss in losses
+        ]
         yield torch.stack(terms).mean(dim=0)
 
 
 def agrees(draws, expected, within=4.5):
     """Whether the mean of the draws is as expected, in standard errors."""
     draws = torch.stack(list(draws))
-    return bool(((draws.mean(dim=0) - expected).abs() <= within * draws.std(dim=0) / len(draws) ** 0.5).all())
+    return bool(
+        (
+            (draws.mean(dim=0) - expected).abs() <= within * draws.std(dim=0) / len(draws) ** 0.5
+        ).all()
+    )
 
 
 SETTINGS = [{}, {"n_probes": 2}, {"batch_fraction": 0.25}, {"every": 3}]
@@ -69,7 +80,9 @@ def test_gradcheck_in_the_parameters(method, n_probes):
 
     def gc(weight):
         model[0].weight = weight
-        return GeometricComplexityPenalty(1.0, layer="3", method=method, n_probes=n_probes)(model, X)[1]
+        return GeometricComplexityPenalty(1.0, layer="3", method=method, n_probes=n_probes)(
+            model, X
+        )[1]
 
     assert gradcheck(gc, (torch.randn(8, 4, dtype=torch.float64).requires_grad_(),))
 
@@ -79,7 +92,9 @@ def test_exact_form(method):
     model, penalty = net(), GeometricComplexityPenalty(1.0, method=method, n_probes="exact")
     _, loss = penalty(model, X)
     (gradient,) = torch.autograd.grad(loss, model[0].weight)
-    assert loss.item() == pytest.approx(float(reference.squared_norms(model[:4], X).mean()), rel=1e-12)
+    assert loss.item() == pytest.approx(
+        float(reference.squared_norms(model[:4], X).mean()), rel=1e-12
+    )
     torch.testing.assert_close(gradient, exact_gradient(model), rtol=1e-10, atol=1e-12)
     assert (penalty.last.estimator, penalty.last.n_probes) == ("exact", 1)
 
@@ -101,7 +116,9 @@ IMAGES = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 @pytest.mark.parametrize(("dtype", "bias"), [(torch.float32, 2e-3), (torch.float64, 1e-6)])
 def test_bias_of_finite_differences(dtype, bias):
-    """At the same probes the difference is Jacobian times probe up to the stated bias, in value and gradient."""
+    """At the same probes the difference is Jacobian times probe up to the stated bias, in value and
+    gradient.
+    """
     model = smooth_image_net(torch.float64)
     exact, expected = value_and_gradient(model, IMAGES.double(), "forward_mode")
     value, gradient = value_and_gradient(model.to(dtype), IMAGES.to(dtype), "finite_difference")
@@ -142,7 +159,9 @@ def test_collapse_beside_complexity():
     gc = [norms[labels == c].mean() for c in range(3)]
     means = [features[labels == c].mean(dim=0) for c in range(3)]
     pairs = [(a, b) for a in range(3) for b in range(a)]
-    expected = sum((gc[a] + gc[b]) / (2 * (means[a] - means[b]).square().sum()) for a, b in pairs) / len(pairs)
+    expected = sum(
+        (gc[a] + gc[b]) / (2 * (means[a] - means[b]).square().sum()) for a, b in pairs
+    ) / len(pairs)
     assert penalty.last_collapse.value == pytest.approx(float(expected), rel=1e-10)
     gone = GeometricComplexityPenalty(1.0, batch_fraction=0.1)
     gone(model, X, labels=labels)
@@ -156,11 +175,15 @@ def test_step_count_is_state():
     resumed = GeometricComplexityPenalty(1e-2, every=2)
     resumed.load_state_dict(penalty.state_dict())
     assert resumed(model, X)[1].item() == 0.0
-    assert resumed(model, X)[1].item() == pytest.approx([penalty(model, X), penalty(model, X)][1][1].item())
+    assert resumed(model, X)[1].item() == pytest.approx(
+        [penalty(model, X), penalty(model, X)][1][1].item()
+    )
 
 
 def test_a_batch_wise_layer_is_refused():
-    """Its Jacobian mixes the examples of a batch; dropout, which draws the same for each look, does not."""
+    """Its Jacobian mixes the examples of a batch; dropout, which draws the same for each look, does
+    not.
+    """
     model = nn.Sequential(nn.Linear(4, 5), Standardised(), nn.Linear(5, 3)).double().train()
     with pytest.raises(RuntimeError, match=r"first at '1' \(Standardised\): a batch-wise layer"):
         GeometricComplexityPenalty(1.0)(model, X)
@@ -170,12 +193,18 @@ def test_a_batch_wise_layer_is_refused():
 
 def normalised_net():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)).double().train()
+    return (
+        nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+        .double()
+        .train()
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_running_statistics_are_those_of_the_call(method):
-    """Also if the model sees other examples before the backward pass; and modules inside the layer keep their mode."""
+    """Also if the model sees other examples before the backward pass; and modules inside the layer
+    keep their mode.
+    """
     gradients = []
     for again in (False, True):
         model = normalised_net()
@@ -211,17 +240,29 @@ def test_batch_norm_is_refused_or_running():
     [
         ({"weight": -1.0}, "weight: expected a number of at least 0, got -1.0"),
         ({"weight": 1.0, "n_probes": 0}, "n_probes: expected at least 1, or 'exact', got 0"),
-        ({"weight": 1.0, "n_probes": "all"}, "n_probes: expected at least 1, or 'exact', got 'all'"),
+        (
+            {"weight": 1.0, "n_probes": "all"},
+            "n_probes: expected at least 1, or 'exact', got 'all'",
+        ),
         (
             {"weight": 1.0, "n_probes": "exact", "method": "finite_difference"},
             "n_probes: expected a number with finite",
         ),
-        ({"weight": 1.0, "batch_fraction": 0.0}, r"batch_fraction: expected a share in \(0, 1\], got 0.0"),
+        (
+            {"weight": 1.0, "batch_fraction": 0.0},
+            r"batch_fraction: expected a share in \(0, 1\], got 0.0",
+        ),
         ({"weight": 1.0, "every": 0}, "every: expected a number of steps of at least 1, got 0"),
         ({"weight": 1.0, "every": 1.5}, "every: expected a number of steps of at least 1, got 1.5"),
         ({"weight": 1.0, "n_probes": 1.5}, "n_probes: expected at least 1, or 'exact', got 1.5"),
-        ({"weight": 1.0, "batch_norm": "eval"}, "batch_norm: expected 'refuse' or 'running', got 'eval'"),
-        ({"weight": 1.0, "method": "hessian"}, "method: expected one of forward_mode, .* got 'hessian'"),
+        (
+            {"weight": 1.0, "batch_norm": "eval"},
+            "batch_norm: expected 'refuse' or 'running', got 'eval'",
+        ),
+        (
+            {"weight": 1.0, "method": "hessian"},
+            "method: expected one of forward_mode, .* got 'hessian'",
+        ),
     ],
 )
 def test_bad_settings(settings, message):
@@ -230,14 +271,18 @@ def test_bad_settings(settings, message):
 
 
 def test_batch_norm_without_running_statistics_mixes_the_batch():
-    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Linear(5, 3)).double()
+    model = nn.Sequential(
+        nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Linear(5, 3)
+    ).double()
     with pytest.raises(RuntimeError, match="batch normalisation without running statistics in '1'"):
         GeometricComplexityPenalty(1.0, batch_norm="running")(model, X)
 
 
 @pytest.mark.parametrize("settings", [{}, {"batch_fraction": 0.5}, {"every": 2}])
 def test_accumulated_gradients_have_the_expectation_of_the_batch(settings):
-    """Three micro-batches, each loss divided by three: 3 and 2 have no common factor, so each one takes its turn."""
+    """Three micro-batches, each loss divided by three: 3 and 2 have no common factor, so each one
+    takes its turn.
+    """
     model = net()
     penalty = GeometricComplexityPenalty(1.0, **settings)
 
@@ -260,7 +305,9 @@ def test_bfloat16_autocast(method):
     value, gradient = value_and_gradient(model, IMAGES, method)
     with torch.autocast("cpu", torch.bfloat16):
         rounded, other = value_and_gradient(model, IMAGES, method)
-        output, loss = GeometricComplexityPenalty(1.0, method=method, batch_fraction=0.25)(model, IMAGES)
+        output, loss = GeometricComplexityPenalty(1.0, method=method, batch_fraction=0.25)(
+            model, IMAGES
+        )
     assert (output.dtype, loss.dtype) == (torch.bfloat16, torch.float32)
     assert rounded == pytest.approx(value, rel=0.02)
     assert float((other - gradient).norm() / gradient.norm()) < 0.05
@@ -281,14 +328,18 @@ def test_finite_differences_are_refused_where_rounding_or_chance_would_drown_the
             return F.dropout(x, 0.5, self.training)
 
     for layer in (nn.Dropout(), Dropped()):
-        with pytest.raises(RuntimeError, match=r"first at '1' \(.*\); do method='forward_mode' with dropout"):
+        with pytest.raises(
+            RuntimeError, match=r"first at '1' \(.*\); do method='forward_mode' with dropout"
+        ):
             penalty(nn.Sequential(nn.Linear(4, 5), layer, nn.Linear(5, 3)).double(), X)
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("settings", [{}, {"batch_fraction": 0.25}, {"every": 2}], ids=str)
 def test_compiled_model(method, settings):
-    """Penalised examples go through the module inside, others through the compiled one: the same numbers."""
+    """Penalised examples go through the module inside, others through the compiled one: the same
+    numbers.
+    """
     model = smooth_image_net()
     expected, other = (GeometricComplexityPenalty(1.0, method=method, **settings) for _ in range(2))
     compiled = torch.compile(model, backend="aot_eager")
@@ -304,7 +355,8 @@ def test_compiled_inside():
     model[2] = torch.compile(model[2], backend="aot_eager")
     for method in EXACT:
         with pytest.raises(
-            RuntimeError, match=r"expected no compiled module inside .* got '2'; do torch.compile\(model\)"
+            RuntimeError,
+            match=r"expected no compiled module inside .* got '2'; do torch.compile\(model\)",
         ):
             GeometricComplexityPenalty(1.0, method=method)(model, IMAGES)
     ran = []
@@ -318,7 +370,9 @@ def test_compiled_inside():
     output, loss = penalty(model, IMAGES)
     (output.square().mean() + loss).backward()
     assert ran  # the compiled graphs, not the code behind them
-    assert loss.item() == pytest.approx(value_and_gradient(smooth_image_net(), IMAGES, "forward_mode")[0], rel=0.3)
+    assert loss.item() == pytest.approx(
+        value_and_gradient(smooth_image_net(), IMAGES, "forward_mode")[0], rel=0.3
+    )
     with pytest.raises(RuntimeError, match="expected a layer outside compiled modules, got '2'"):
         GeometricComplexityPenalty(1.0, layer="2", method="finite_difference")(model, IMAGES)
 
@@ -327,7 +381,14 @@ def test_compiled_inside():
 def test_attention(method):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
-    settings = {"img_size": 8, "patch_size": 4, "depth": 1, "embed_dim": 12, "num_heads": 2, "num_classes": 3}
+    settings = {
+        "img_size": 8,
+        "patch_size": 4,
+        "depth": 1,
+        "embed_dim": 12,
+        "num_heads": 2,
+        "num_classes": 3,
+    }
     model = timm.create_model("vit_tiny_patch16_224", **settings).double()
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     _, loss = GeometricComplexityPenalty(1.0, "head:in", method=method, n_probes="exact")(model, x)
@@ -335,7 +396,9 @@ def test_attention(method):
     def embedding(z):
         return model.forward_head(model.forward_features(z), pre_logits=True)
 
-    assert loss.item() == pytest.approx(float(reference.squared_norms(embedding, x).mean()), rel=1e-10)
+    assert loss.item() == pytest.approx(
+        float(reference.squared_norms(embedding, x).mean()), rel=1e-10
+    )
 
 
 def gradient_with_buffers(x):
@@ -354,7 +417,9 @@ def gradient_of_text(wrap, texts):
     torch.manual_seed(0)
     model = Reader().double()
     wrapped = wrap(model)
-    output, loss = GeometricComplexityPenalty(1.0, input_layer="tokens", n_probes="exact")(wrapped, padded(texts))
+    output, loss = GeometricComplexityPenalty(1.0, input_layer="tokens", n_probes="exact")(
+        wrapped, padded(texts)
+    )
     (loss + 0.0 * output.sum()).backward()
     return model.tokens.weight.grad
 
@@ -368,22 +433,32 @@ def averaged_gradients(rank, folder):
         parallel = nn.parallel.DistributedDataParallel(model, find_unused_parameters=find_unused)
         for method in EXACT:
             model.zero_grad()
-            output, loss = GeometricComplexityPenalty(1.0, "3", method=method, n_probes="exact")(parallel, half)
+            output, loss = GeometricComplexityPenalty(1.0, "3", method=method, n_probes="exact")(
+                parallel, half
+            )
             (loss + 0.0 * output.sum()).backward()
             found[method, find_unused] = model[0].weight.grad.clone()
     penalty = GeometricComplexityPenalty(1.0, "3", batch_fraction=0.5)
     output, loss = penalty(parallel, X)
     model.zero_grad()
     (loss + 0.0 * output.sum()).backward()
-    found["output"], found["value"], found["random"] = output.detach(), loss.item(), model[0].weight.grad.clone()
+    found["output"], found["value"], found["random"] = (
+        output.detach(),
+        loss.item(),
+        model[0].weight.grad.clone(),
+    )
     found["normalised"] = gradient_with_buffers(half)
-    found["text"] = gradient_of_text(nn.parallel.DistributedDataParallel, TEXTS[2 * rank : 2 * rank + 2])
+    found["text"] = gradient_of_text(
+        nn.parallel.DistributedDataParallel, TEXTS[2 * rank : 2 * rank + 2]
+    )
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
 def test_two_processes(tmp_path, monkeypatch):
-    """Layer names without `module.`; averaged gradients are those of the global batch; each rank has its own probes."""
+    """Layer names without `module.`; averaged gradients are those of the global batch; each rank
+    has its own probes.
+    """
     torch.multiprocessing.spawn(averaged_gradients, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     model = net()
@@ -394,13 +469,17 @@ def test_two_processes(tmp_path, monkeypatch):
             assert torch.equal(found, second[method, find_unused])
     assert torch.equal(first["normalised"], second["normalised"])
     assert first["normalised"].abs().max() > 0
-    torch.testing.assert_close(first["text"], gradient_of_text(lambda model: model, TEXTS), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        first["text"], gradient_of_text(lambda model: model, TEXTS), rtol=1e-10, atol=1e-12
+    )
     torch.testing.assert_close(first["output"], model(X))
     assert first["value"] != second["value"]
     alone = []
     for rank in range(2):
         monkeypatch.setattr("geocollapse.regularizers.penalty.share", lambda rank=rank: (rank, 2))
-        alone += list(gradients(GeometricComplexityPenalty(1.0, "3", batch_fraction=0.5), model, 1, X))
+        alone += list(
+            gradients(GeometricComplexityPenalty(1.0, "3", batch_fraction=0.5), model, 1, X)
+        )
     torch.testing.assert_close(first["random"], (alone[0] + alone[1]) / 2)
 
 
@@ -414,12 +493,16 @@ def test_example(tmp_path, monkeypatch):
     model, run = example.train(1e-3, 0, images, labels)
     assert run["training_loss"] < 3.0
     values = example.describe(model, images, labels)
-    example.plot([{"weight": weight, "seed": 0, **values} for weight in (0.0, 1e-3)], tmp_path / "figure.png")
+    example.plot(
+        [{"weight": weight, "seed": 0, **values} for weight in (0.0, 1e-3)], tmp_path / "figure.png"
+    )
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
 def test_data_parallel_is_refused():
-    with pytest.raises(TypeError, match=r"got DataParallel; do DistributedDataParallel\(model.module\)"):
+    with pytest.raises(
+        TypeError, match=r"got DataParallel; do DistributedDataParallel\(model.module\)"
+    ):
         GeometricComplexityPenalty(1.0)(nn.DataParallel(net()), X)
 
 
@@ -451,7 +534,10 @@ def test_an_output_that_parts_of_the_batch_do_not_give_is_refused():
         output, _ = GeometricComplexityPenalty(1.0, "net.3", batch_norm="running")(model, X)
         torch.testing.assert_close(output, model(X))
 
-    refused(Standardised(), r"first at 'head' \(Standardised\): a batch-wise layer; do batch_norm='running', which")
+    refused(
+        Standardised(),
+        r"first at 'head' \(Standardised\): a batch-wise layer; do batch_norm='running', which",
+    )
     of = "model: expected outputs with a row for each of 2 examples, got "
     refused(Scalar(), rf"{of}shape \(\); do switch it off .*, or batch_norm='running'")
     refused(TimeFirst(), rf"{of}shape \(7, 2, 3\)")
@@ -475,7 +561,9 @@ class WithNone(nn.Module):
 
 
 def test_each_model_is_looked_at():
-    """One penalty for two models: the layer of each, and a model seen with one example is looked at with two."""
+    """One penalty for two models: the layer of each, and a model seen with one example is looked at
+    with two.
+    """
     a, b = net(), nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     penalty = GeometricComplexityPenalty(1.0, n_probes="exact")
     penalty(a, X)
@@ -509,20 +597,30 @@ def test_outputs_of_several_tensors():
 
 def test_bad_calls():
     model, penalty = net(), GeometricComplexityPenalty(1.0)
-    with pytest.raises(TypeError, match="inputs: expected a floating tensor .* got inputs of torch.int64"):
+    with pytest.raises(
+        TypeError, match="inputs: expected a floating tensor .* got inputs of torch.int64"
+    ):
         penalty(model, torch.ones(3, 4, dtype=torch.int64))
     with (
         torch.no_grad(),
-        pytest.raises(RuntimeError, match=r"penalty: expected gradients to be on, got torch.no_grad\(\)"),
+        pytest.raises(
+            RuntimeError, match=r"penalty: expected gradients to be on, got torch.no_grad\(\)"
+        ),
     ):
         penalty(model, X)
-    with pytest.raises(ValueError, match=r"labels: expected 12 integers, .* got torch.int64 of shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"labels: expected 12 integers, .* got torch.int64 of shape \(3,\)"
+    ):
         penalty(model, X, labels=torch.arange(3))
-    with pytest.raises(ValueError, match=r"x: expected a batch of at least one example, got shape \(0, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"x: expected a batch of at least one example, got shape \(0, 4\)"
+    ):
         penalty(model, X[:0])
     with pytest.raises(TypeError, match="model: expected a torch.nn.Module, got function"):
         penalty(lambda x: x, X)
-    with pytest.raises(ValueError, match="inputs: expected finite derivatives at the first examples, got NaN"):
+    with pytest.raises(
+        ValueError, match="inputs: expected finite derivatives at the first examples, got NaN"
+    ):
         penalty(model, X * torch.nan)
     assert int(penalty.step) == 0
 
@@ -532,7 +630,8 @@ def test_no_trained_parameter_before_the_layer(method):
     model = deepcopy(net())
     model[:4].requires_grad_(False)
     with pytest.raises(
-        ValueError, match="layer: expected features that trained parameters can change, .* '4:in'; do unfreeze"
+        ValueError,
+        match="layer: expected features that trained parameters can change, .* '4:in'; do unfreeze",
     ):
         GeometricComplexityPenalty(1.0, method=method)(model, X)
 

@@ -15,17 +15,31 @@ from geocollapse.experiments.recipe import load_recipe
 from geocollapse.experiments.results import read_sweep
 from geocollapse.experiments.runs import SweepFolder
 from geocollapse.figures import charts
-from geocollapse.report import VerdictGrid, count_sentence, effect_size, number, verdict_table, write_report
+from geocollapse.report import (
+    VerdictGrid,
+    count_sentence,
+    effect_size,
+    number,
+    verdict_table,
+    write_report,
+)
 from synthetic_sweep import VALUES, write_sweep
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     return write_sweep(
-        folder, effect="opposed", failed=[9], unconverged=[0], sampling=5, name="synthetic <script>alert(1)</script>"
+        folder,
+        effect="opposed",
+        failed=[9],
+        unconverged=[0],
+        sampling=5,
+        name="synthetic <script>alert(1)</script>",
     )
 
 
@@ -60,7 +74,9 @@ def test_the_page_needs_no_network_and_holds_plotly_once(page):
 
 
 def test_every_panel_of_the_page_has_its_data(page):
-    panels = json.loads(re.search(r'id="panels">(.*?)</script>', page, flags=re.S)[1].replace("<\\/", "</"))
+    panels = json.loads(
+        re.search(r'id="panels">(.*?)</script>', page, flags=re.S)[1].replace("<\\/", "</")
+    )
     places = re.findall(r'data-chart="([^"]+)" data-panel="(\d+)"', page)
     assert len(places) == sum(len(chart) for chart in panels.values())
     assert all(panels[name][int(i)]["data"] for name, i in places)
@@ -89,7 +105,9 @@ def test_provenance_names_versions_device_seeds_and_the_command(page):
 def test_the_command_names_a_shipped_recipe_with_its_preset(tmp_path):
     recipe = load_recipe("demo").with_preset("smoke")
     SweepFolder(tmp_path).write_recipe(recipe, recipe.planned_runs())
-    assert "geocollapse sweep demo --preset smoke" in words(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "geocollapse sweep demo --preset smoke" in words(
+        write_report(tmp_path).read_text(encoding="utf-8")
+    )
 
 
 def test_figures_and_the_table_lie_beside_the_page(sweep, page):
@@ -103,7 +121,12 @@ def test_text_of_a_recipe_cannot_become_markup(page):
 
 
 @pytest.mark.parametrize(
-    "case", [{"n_settings": 1, "n_seeds": 1}, {"target": False, "n_settings": 2}, {"n_settings": 1, "failed": [0, 1]}]
+    "case",
+    [
+        {"n_settings": 1, "n_seeds": 1},
+        {"target": False, "n_settings": 2},
+        {"n_settings": 1, "failed": [0, 1]},
+    ],
 )
 def test_a_poor_sweep_gives_a_page_that_says_what_is_missing(tmp_path, case):
     write_sweep(tmp_path, **case)
@@ -117,7 +140,12 @@ def test_a_sweep_over_words_has_its_figures_and_no_verdict_on_their_order(tmp_pa
     write_sweep(tmp_path, sweeps=("schedule",), n_seeds=1)
     results = read_sweep(tmp_path)
     assert all(v.note == "The recipe expects no sign here." for v in judge(results) if v.claim == 2)
-    assert next(chart for chart in charts(results) if chart.name == "settings-schedule").panels[0].ticks[1] == "cosine"
+    assert (
+        next(chart for chart in charts(results) if chart.name == "settings-schedule")
+        .panels[0]
+        .ticks[1]
+        == "cosine"
+    )
 
 
 def test_a_recipe_without_sweeps_is_reported_on_claims_4_and_5(tmp_path):
@@ -136,7 +164,9 @@ def test_a_recipe_without_sweeps_is_reported_on_claims_4_and_5(tmp_path):
 def test_quantities_that_are_null_everywhere_are_missing_and_nothing_breaks(tmp_path):
     write_sweep(tmp_path, n_settings=2, n_seeds=1)
     for path in [*tmp_path.rglob("history.jsonl"), *tmp_path.rglob("result.json")]:
-        text = re.sub(r'"(max|cdnv|best|vacuous|gc_per_variance)": [^,}]+', r'"\1": null', path.read_text())
+        text = re.sub(
+            r'"(max|cdnv|best|vacuous|gc_per_variance)": [^,}]+', r'"\1": null', path.read_text()
+        )
         path.write_text(text)
     text = words(write_report(tmp_path).read_text(encoding="utf-8"))
     assert "Not recorded: source.cdnv." in text
@@ -155,7 +185,13 @@ def test_a_sweep_that_has_only_begun_names_its_unfinished_runs(tmp_path):
 def test_the_verdict_table_has_a_column_for_each_sweep(tmp_path):
     write_sweep(tmp_path, sweeps=("learning_rate", "batch_size"))
     table = verdict_table(tmp_path)
-    assert [column.header for column in table.columns] == ["claim", "pair", "learning rate", "batch size", "all runs"]
+    assert [column.header for column in table.columns] == [
+        "claim",
+        "pair",
+        "learning rate",
+        "batch size",
+        "all runs",
+    ]
     console = Console(width=140, file=open("/dev/null", "w"), record=True)  # noqa: SIM115
     console.print(table)
     text = console.export_text()
@@ -166,11 +202,20 @@ def test_the_verdict_table_has_a_column_for_each_sweep(tmp_path):
 def test_the_grid_keeps_only_main_verdicts(sweep):
     verdicts = judge(read_sweep(sweep))
     grid = VerdictGrid.of(verdicts)
-    assert sum(cell is not None for *_, cells in grid.rows for cell in cells) == sum(v.view == "main" for v in verdicts)
+    assert sum(cell is not None for *_, cells in grid.rows for cell in cells) == sum(
+        v.view == "main" for v in verdicts
+    )
 
 
 def test_numbers_have_three_digits_and_missing_ones_a_dash():
-    assert [number(x) for x in (0.123456, 3.0, 7, None, float("nan"), "done")] == ["0.123", "3", "7", "—", "—", "done"]
+    assert [number(x) for x in (0.123456, 3.0, 7, None, float("nan"), "done")] == [
+        "0.123",
+        "3",
+        "7",
+        "—",
+        "—",
+        "done",
+    ]
 
 
 PROBE = """<script>parent.postMessage([
@@ -182,7 +227,9 @@ FRAME = """<title>nothing came</title><script>addEventListener("message", (m) =>
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_draws_every_panel_within_the_width_and_without_a_console_message(page, tmp_path, width):
+def test_a_browser_draws_every_panel_within_the_width_and_without_a_console_message(
+    page, tmp_path, width
+):
     (tmp_path / "page.html").write_text(page.replace("</body>", PROBE), encoding="utf-8")
     (tmp_path / "frame.html").write_text(FRAME.replace("WIDTH", str(width)), encoding="utf-8")
     options = [
@@ -192,7 +239,11 @@ def test_a_browser_draws_every_panel_within_the_width_and_without_a_console_mess
         "--disable-background-networking",
         "--enable-logging=stderr",
     ]
-    options += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,2000", "--virtual-time-budget=10000"]
+    options += [
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--window-size=1400,2000",
+        "--virtual-time-budget=10000",
+    ]
     command = [str(CHROMIUM), *options, "--dump-dom", (tmp_path / "frame.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     n_panels = len(re.findall(r"data-panel=", page))

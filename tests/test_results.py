@@ -5,7 +5,15 @@ import json
 import pandas as pd
 import pytest
 
-from geocollapse.experiments.results import FIRST_COLUMNS, GC, GCOL, NC, flatten, read_sweep, write_table
+from geocollapse.experiments.results import (
+    FIRST_COLUMNS,
+    GC,
+    GCOL,
+    NC,
+    flatten,
+    read_sweep,
+    write_table,
+)
 from synthetic_sweep import STEPS, write_sweep
 
 
@@ -43,7 +51,9 @@ def test_what_is_missing_or_broken_is_named_and_the_rest_is_read(tmp_path):
     results = read_sweep(tmp_path)
     assert list(results.runs["status"]) == ["unfinished", "unfinished", "done"]
     assert len(results.problems) == 3
-    assert all(run.name in problem for run, problem in zip((first, second, third), results.problems))
+    assert all(
+        run.name in problem for run, problem in zip((first, second, third), results.problems)
+    )
 
 
 def test_a_run_of_the_base_setting_belongs_to_several_sweeps(tmp_path):
@@ -71,9 +81,16 @@ def test_null_is_a_missing_number_and_not_zero(tmp_path):
 
 
 def test_a_folder_without_sweep_yaml_is_refused_with_the_remedy(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"expected a sweep folder with sweep.yaml.*do geocollapse sweep"):
+    with pytest.raises(
+        FileNotFoundError, match=r"expected a sweep folder with sweep.yaml.*do geocollapse sweep"
+    ):
         read_sweep(tmp_path)
 
 
 def test_flatten_names_numbers_by_index_and_keeps_other_lists_as_text():
-    assert flatten({"a": {"b": [1, 2], "c": ["x"], "d": []}}) == {"a.b.0": 1, "a.b.1": 2, "a.c": '["x"]', "a.d": "[]"}
+    assert flatten({"a": {"b": [1, 2], "c": ["x"], "d": []}}) == {
+        "a.b.0": 1,
+        "a.b.1": 2,
+        "a.c": '["x"]',
+        "a.d": "[]",
+    }

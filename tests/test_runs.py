@@ -47,7 +47,10 @@ def test_configuration_and_result_come_back(run):
 
 def test_a_checkpoint_comes_back_bit_for_bit(run):
     weights, buffers, info = run.load_checkpoint()
-    assert all(torch.equal(weights[key], value) and weights[key].dtype == value.dtype for key, value in WEIGHTS.items())
+    assert all(
+        torch.equal(weights[key], value) and weights[key].dtype == value.dtype
+        for key, value in WEIGHTS.items()
+    )
     assert torch.equal(buffers["a"], BUFFERS["a"])
     assert info == INFO
     assert run.problems == []
@@ -99,7 +102,11 @@ def test_a_crash_between_two_renames_is_noticed(run, monkeypatch):
 def test_lines_of_the_history_are_strict_json(run):
     run.append_history({"step": 6, "train_loss": float("inf"), "gc": torch.tensor(2.0)})
     line = run.file("history.jsonl").read_text().splitlines()[-1]
-    assert json.loads(line, parse_constant=pytest.fail) == {"step": 6, "train_loss": None, "gc": 2.0}
+    assert json.loads(line, parse_constant=pytest.fail) == {
+        "step": 6,
+        "train_loss": None,
+        "gc": 2.0,
+    }
 
 
 def test_an_incomplete_last_line_is_dropped(run):
@@ -141,7 +148,10 @@ def test_a_damaged_file_is_named_set_aside_and_not_used(run, name, caplog):
     content[len(content) // 2 :] = b"\xff" * 7
     path.write_bytes(bytes(content))
     assert run.load_checkpoint() is None
-    assert f"run 0123456789ab: {name} set aside as {name}.corrupt, to be computed anew" in run.problems[0]
+    assert (
+        f"run 0123456789ab: {name} set aside as {name}.corrupt, to be computed anew"
+        in run.problems[0]
+    )
     assert run.problems[0] in caplog.text
     assert path.with_name(f"{name}.corrupt").read_bytes() == bytes(content)
     assert not path.exists()
@@ -163,7 +173,9 @@ def test_one_flipped_bit_is_noticed(run):
     assert run.load_checkpoint() is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"status": "perhaps"}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b'{"status": "perhaps"}', b"\xff\xfe"]
+)
 def test_a_damaged_result_is_not_a_result(run, content):
     run.file("result.json").write_bytes(content)
     assert run.result() is None
@@ -199,7 +211,11 @@ def test_a_damaged_configuration_is_refused(run):
     ],
 )
 def test_the_trained_model_is_read_back(run, name, args, shape):
-    run.write_config(CONFIG.model_copy(update={"model": CONFIG.model.model_copy(update={"name": name, "args": args})}))
+    run.write_config(
+        CONFIG.model_copy(
+            update={"model": CONFIG.model.model_copy(update={"name": name, "args": args})}
+        )
+    )
     model = build(name, num_classes=7, input_shape=shape, **args).eval()
     run.save_checkpoint(model.state_dict(), {}, INFO)
     loaded = load_model(run.path)
@@ -212,10 +228,15 @@ def test_the_trained_model_is_read_back(run, name, args, shape):
 
 def test_a_model_without_its_weights_is_refused(run):
     run.file("checkpoint.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"MODEL: expected weights at .*, got a file where it is not a safetensors"):
+    with pytest.raises(
+        ValueError, match=r"MODEL: expected weights at .*, got a file where it is not a safetensors"
+    ):
         load_model(run.path)
     run.file("checkpoint.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"MODEL: expected weights at .*checkpoint.safetensors, got none; do"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"MODEL: expected weights at .*checkpoint.safetensors, got none; do",
+    ):
         load_model(run.path)
 
 
@@ -244,11 +265,15 @@ def test_what_is_written_is_what_the_results_read(tmp_path):
         on_disk = folder.run(run.run_id)
         on_disk.write_config(run.config)
         on_disk.append_history({"step": 0, "source": {"cdnv": 0.5}})
-        on_disk.write_result({"status": "done", "converged": True, "final": {"step": 3, "source": {"cdnv": 0.25}}})
+        on_disk.write_result(
+            {"status": "done", "converged": True, "final": {"step": 3, "source": {"cdnv": 0.25}}}
+        )
     results = read_sweep(tmp_path)
     assert results.problems == ()
     assert results.sweeps == ["learning_rate", "batch_size", "weight_decay"]
     assert set(results.runs["source.cdnv"]) == {0.25}
     rates = results.of_sweep("learning_rate")
-    assert set(rates["training.learning_rate"]) == set(recipe.sweeps["learning_rate"]["training.learning_rate"])
+    assert set(rates["training.learning_rate"]) == set(
+        recipe.sweeps["learning_rate"]["training.learning_rate"]
+    )
     assert (rates["swept.training.learning_rate"] == rates["training.learning_rate"]).all()

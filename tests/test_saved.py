@@ -1,4 +1,6 @@
-"""Features files: what was measured is measured again from the file, and what is wrong in one is named."""
+"""Features files: what was measured is measured again from the file, and what is wrong in one is
+named.
+"""
 
 import functools
 import json
@@ -20,7 +22,9 @@ ENDINGS = [".safetensors", ".npz"]
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(12, 9), nn.BatchNorm1d(9), nn.ReLU(inplace=True), nn.Linear(9, 3))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(12, 9), nn.BatchNorm1d(9), nn.ReLU(inplace=True), nn.Linear(9, 3)
+    )
 
 
 @pytest.fixture
@@ -31,8 +35,12 @@ def data():
 
 
 def numbers(measurement):
-    """All of the JSON form but where it comes from, to 11 digits: sums over a mapped file may be added up otherwise."""
-    return {key: rounded(value) for key, value in measurement.to_dict().items() if key != "provenance"}
+    """All of the JSON form but where it comes from, to 11 digits: sums over a mapped file may be
+    added up otherwise.
+    """
+    return {
+        key: rounded(value) for key, value in measurement.to_dict().items() if key != "provenance"
+    }
 
 
 def rounded(value):
@@ -93,24 +101,35 @@ def test_callables_streams_and_labels_with_gaps(model, data, tmp_path):
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_what_the_file_holds(model, data, tmp_path, ending):
     rows = torch.arange(299, 0, -2)
-    m = geo.measure(model, Subset(TensorDataset(*data), rows.tolist()), max_samples=60, input_std=2.0)
+    m = geo.measure(
+        model, Subset(TensorDataset(*data), rows.tolist()), max_samples=60, input_std=2.0
+    )
     path = tmp_path / f"a{ending}"
     m.save_features(path, origin={"model": "mine"})
     kept = read_features(path)
     assert torch.equal(kept.features, m.features)
-    assert torch.equal(kept.context.ids, torch.arange(150))  # positions in the data set that was measured
+    assert torch.equal(
+        kept.context.ids, torch.arange(150)
+    )  # positions in the data set that was measured
     assert len(kept.context.probed) == 60
     assert torch.equal(kept.norms.values.sort().values, m.geometric_complexity.values.sort().values)
     assert torch.allclose(kept.norms.scaled, kept.norms.values / 4)
     assert not kept.norms.variances.isnan().any()
     weight, bias = kept.head
-    assert torch.equal(kept.context.logits.argmax(dim=1), (kept.features @ weight.T + bias).argmax(dim=1))
+    assert torch.equal(
+        kept.context.logits.argmax(dim=1), (kept.features @ weight.T + bias).argmax(dim=1)
+    )
     assert kept.context.provenance["model"] == "mine"
-    assert kept.context.provenance["features_from"] == {**m.kept.context.provenance, "model": "mine"}
+    assert kept.context.provenance["features_from"] == {
+        **m.kept.context.provenance,
+        "model": "mine",
+    }
 
 
 def test_positions_are_those_of_the_data_set(model, data, tmp_path):
-    loader = torch.utils.data.DataLoader(TensorDataset(*data), sampler=[7, 250, 31, 100, 200, 0, 1, 2], batch_size=3)
+    loader = torch.utils.data.DataLoader(
+        TensorDataset(*data), sampler=[7, 250, 31, 100, 200, 0, 1, 2], batch_size=3
+    )
     geo.measure(model, loader).save_features(tmp_path / "a.npz")
     assert read_features(tmp_path / "a.npz").context.ids.tolist() == [0, 1, 2, 7, 31, 100, 200, 250]
 
@@ -135,14 +154,19 @@ def foreign(path, **arrays):
     if path.suffix == ".npz":
         np.savez(
             path,
-            **{name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in arrays.items()},
+            **{
+                name: value.numpy() if isinstance(value, torch.Tensor) else value
+                for name, value in arrays.items()
+            },
         )
     elif path.suffix == ".pt":
         torch.save(arrays, path)
     else:
         from safetensors.torch import save_file
 
-        save_file({name: value.clone() for name, value in arrays.items()}, path)  # it refuses shared memory
+        save_file(
+            {name: value.clone() for name, value in arrays.items()}, path
+        )  # it refuses shared memory
     return path
 
 
@@ -163,7 +187,9 @@ def test_features_and_labels_alone_give_all_but_complexity(model, data, tmp_path
         "classes",
     )
     assert {key: found[key] for key in same} == {key: expected[key] for key in same}
-    assert found["nearest_mean_bound"]["5"] == expected["nearest_mean_bound"]["5"] | {"gc_empirical": None}
+    assert found["nearest_mean_bound"]["5"] == expected["nearest_mean_bound"]["5"] | {
+        "gc_empirical": None
+    }
     assert found["geometric_complexity"]["value"] is None
     assert found["geometric_complexity"]["n_samples"] == 0
     assert found["geometric_collapse"]["value"] is None
@@ -179,9 +205,19 @@ def test_features_and_labels_alone_give_all_but_complexity(model, data, tmp_path
 
 def test_a_classifier_and_logits_beside_them_are_used(model, data, tmp_path):
     m = geo.measure(model, data)
-    head = {"classifier_weight": model[4].weight.detach(), "classifier_bias": model[4].bias.detach()}
+    head = {
+        "classifier_weight": model[4].weight.detach(),
+        "classifier_bias": model[4].bias.detach(),
+    }
     logits = m.features @ head["classifier_weight"].T + head["classifier_bias"]
-    path = foreign(tmp_path / "a.npz", features=m.features, labels=m.labels, logits=logits, **head, paths=np.zeros(3))
+    path = foreign(
+        tmp_path / "a.npz",
+        features=m.features,
+        labels=m.labels,
+        logits=logits,
+        **head,
+        paths=np.zeros(3),
+    )
     found = geo.measure_features(path)
     assert (found.nc3, found.nc4, found.accuracy) == (m.nc3, m.nc4, m.accuracy)
     assert any(note.startswith("features: paths of a.npz not read") for note in found.warnings)
@@ -200,20 +236,44 @@ X, Y, NORM = torch.randn(6, 4), torch.arange(6) % 2, torch.ones(6)
 @pytest.mark.parametrize(
     ("arrays", "error", "message"),
     [
-        ({"features": X}, ValueError, r"features: expected a file with features .* without labels \(with features\)"),
+        (
+            {"features": X},
+            ValueError,
+            r"features: expected a file with features .* without labels \(with features\)",
+        ),
         (
             {"x": X, "y": Y},
             ValueError,
             r"got one without features and labels \(with none of the known names\); do save",
         ),
-        ({"features": X[0], "labels": Y}, ValueError, r"features: expected shape \(n, p\), got \(4,\)"),
-        ({"features": X, "labels": Y[:5]}, ValueError, r"labels: expected shape \(6,\), .* got \(5,\)"),
-        ({"features": X, "labels": Y.double()}, TypeError, "labels: expected integers, got torch.float64"),
+        (
+            {"features": X[0], "labels": Y},
+            ValueError,
+            r"features: expected shape \(n, p\), got \(4,\)",
+        ),
+        (
+            {"features": X, "labels": Y[:5]},
+            ValueError,
+            r"labels: expected shape \(6,\), .* got \(5,\)",
+        ),
+        (
+            {"features": X, "labels": Y.double()},
+            TypeError,
+            "labels: expected integers, got torch.float64",
+        ),
         ({"features": X.long(), "labels": Y}, TypeError, "features: expected floating point"),
         ({"features": X, "labels": Y * 0}, ValueError, "labels: expected at least two classes"),
         ({"features": X / 0, "labels": Y}, ValueError, "features: expected finite numbers"),
-        ({"features": X, "labels": Y, "logits": X[:3]}, ValueError, r"logits: expected shape \(6, o\), got \(3, 4\)"),
-        ({"features": X, "labels": Y, "ids": X}, ValueError, r"ids: expected shape \(6\), got \(6, 4\)"),
+        (
+            {"features": X, "labels": Y, "logits": X[:3]},
+            ValueError,
+            r"logits: expected shape \(6, o\), got \(3, 4\)",
+        ),
+        (
+            {"features": X, "labels": Y, "ids": X},
+            ValueError,
+            r"ids: expected shape \(6\), got \(6, 4\)",
+        ),
         (
             {"features": X, "labels": Y, "classifier_weight": X[:2], "classifier_bias": X[0]},
             ValueError,
@@ -227,7 +287,8 @@ X, Y, NORM = torch.randn(6, 4), torch.arange(6) % 2, torch.ones(6)
         (
             {"features": X, "labels": Y, "squared_jacobian_norms": NORM},
             ValueError,
-            "expected probed, squared_jacobian_norms, probe_variances, probe_counts and how they were estimated, or none of it, got",
+            "expected probed, squared_jacobian_norms, probe_variances, probe_counts and how they "
+            "were estimated, or none of it, got",
         ),
         (
             {"features": X, "labels": Y, "squared_jacobian_norms_per_pixel": NORM},
@@ -235,7 +296,13 @@ X, Y, NORM = torch.randn(6, 4), torch.arange(6) % 2, torch.ones(6)
             "or none of it, got squared_jacobian_norms_per_pixel",
         ),
         (
-            {"features": X, "labels": Y, "probed": Y + 5, "squared_jacobian_norms": NORM, "probe_variances": NORM},
+            {
+                "features": X,
+                "labels": Y,
+                "probed": Y + 5,
+                "squared_jacobian_norms": NORM,
+                "probe_variances": NORM,
+            },
             ValueError,
             "probed: expected rows from 0 to 5",
         ),
@@ -250,37 +317,53 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path, arrays, error, message, endi
 def test_files_that_cannot_be_read(tmp_path):
     for ending in [*ENDINGS, ".pt"]:
         path = tmp_path / f"a{ending}"
-        with pytest.raises(FileNotFoundError, match=r"features: expected a file, got '.*', which does not exist"):
+        with pytest.raises(
+            FileNotFoundError, match=r"features: expected a file, got '.*', which does not exist"
+        ):
             geo.measure_features(path)
         path.write_bytes(b"no such thing")
-        with pytest.raises(ValueError, match="features: expected .* a damaged file in a.pt|readable file, got a"):
+        with pytest.raises(
+            ValueError, match="features: expected .* a damaged file in a.pt|readable file, got a"
+        ):
             geo.measure_features(path)
     torch.save({"features": X, "labels": Y, "code": nn.Linear(2, 2)}, tmp_path / "a.pt")
-    with pytest.raises(ValueError, match=r"features: expected tensors only, got pickled code \(not run\)"):
+    with pytest.raises(
+        ValueError, match=r"features: expected tensors only, got pickled code \(not run\)"
+    ):
         geo.measure_features(tmp_path / "a.pt")
     torch.save([X, Y], tmp_path / "a.pt")
     with pytest.raises(ValueError, match="it holds a list, not a dictionary of tensors"):
         geo.measure_features(tmp_path / "a.pt")
     np.savez(tmp_path / "a.npz", features=X.numpy(), labels=np.array(["a"] * 6))
-    with pytest.raises(TypeError, match="labels: expected numbers, got <U1; do store class numbers"):
+    with pytest.raises(
+        TypeError, match="labels: expected numbers, got <U1; do store class numbers"
+    ):
         geo.measure_features(tmp_path / "a.npz")
     (tmp_path / "a.csv").write_text("1,2")
-    with pytest.raises(ValueError, match=r"expected a file ending in .safetensors, .npz, .pt, got 'a.csv'"):
+    with pytest.raises(
+        ValueError, match=r"expected a file ending in .safetensors, .npz, .pt, got 'a.csv'"
+    ):
         geo.measure_features(tmp_path / "a.csv")
 
 
 def test_a_text_of_another_version_is_refused(tmp_path):
     for text in ("{", "[]", '{"version": 2}', '{"version": 1}'):
         path = foreign(tmp_path / "a.npz", features=X, labels=Y, geocollapse=np.array(text))
-        with pytest.raises(ValueError, match="expected the text in a.npz as version 1 of geocollapse writes it"):
+        with pytest.raises(
+            ValueError, match="expected the text in a.npz as version 1 of geocollapse writes it"
+        ):
             geo.measure_features(path)
 
 
 def test_another_ending_and_several_layers_are_refused(model, data, tmp_path):
     m = geo.measure(model, data, layer=["1", "4:in"])
-    with pytest.raises(AttributeError, match=r"save_features: expected a measurement of one layer, .*do m\['1'\]"):
+    with pytest.raises(
+        AttributeError, match=r"save_features: expected a measurement of one layer, .*do m\['1'\]"
+    ):
         m.save_features(tmp_path / "a.npz")
-    with pytest.raises(ValueError, match=r"path: expected a file ending in .safetensors or .npz, got '.*a.pt'"):
+    with pytest.raises(
+        ValueError, match=r"path: expected a file ending in .safetensors or .npz, got '.*a.pt'"
+    ):
         m["1"].save_features(tmp_path / "a.pt")
     assert list(tmp_path.iterdir()) == []
     m["1"].save_features(tmp_path / "a.npz")
@@ -291,7 +374,9 @@ def test_a_write_that_fails_leaves_the_old_file(model, data, tmp_path, monkeypat
     m, path = geo.measure(model, data), tmp_path / "a.npz"
     m.save_features(path)
     old = path.read_bytes()
-    monkeypatch.setattr("numpy.savez", lambda file, **_: (file.write(b"half"), file.no_such_method()))
+    monkeypatch.setattr(
+        "numpy.savez", lambda file, **_: (file.write(b"half"), file.no_such_method())
+    )
     with pytest.raises(AttributeError):
         m.save_features(path)
     assert path.read_bytes() == old

@@ -34,7 +34,10 @@ def test_a_missing_key_and_a_wrong_type_do_not_fit():
     value = Estimate(1.0, 0.1, n_samples=3).to_dict()
     estimate = schema("measure")["$defs"]["EstimateDict"]
     jsonschema.validate(json.loads(json.dumps(value)), estimate)
-    for broken in ({**value, "value": "one"}, {key: item for key, item in value.items() if key != "stderr"}):
+    for broken in (
+        {**value, "value": "one"},
+        {key: item for key, item in value.items() if key != "stderr"},
+    ):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(json.loads(json.dumps(broken)), estimate)
 

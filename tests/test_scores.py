@@ -1,4 +1,6 @@
-"""The label-free baselines: closed forms, references, laws, and what happens where they are undefined."""
+"""The label-free baselines: closed forms, references, laws, and what happens where they are
+undefined.
+"""
 
 from __future__ import annotations
 
@@ -146,7 +148,9 @@ def test_invariant_under_permutation_and_rotation(name, x, seed):
 @pytest.mark.parametrize("name", MEASURES)
 @given(x=EXAMPLES)
 def test_degree_of_scale(name, x):
-    laws.assert_homogeneous(unlabelled(MEASURES[name]), x, LABELS[: len(x)], degree=float(name == "feature_norm"))
+    laws.assert_homogeneous(
+        unlabelled(MEASURES[name]), x, LABELS[: len(x)], degree=float(name == "feature_norm")
+    )
 
 
 @pytest.mark.parametrize("name", TRANSLATED)
@@ -167,7 +171,9 @@ def test_ranks_are_between_1_and_the_smaller_side(x):
 @pytest.mark.parametrize("name", sorted(set(MEASURES) - {"rankme"}))
 @given(x=EXAMPLES)
 def test_the_same_examples_twice_change_nothing(name, x):
-    """Also across the two sides: fewer examples than features become more. RankMe's epsilon counts zeros too."""
+    """Also across the two sides: fewer examples than features become more. RankMe's epsilon counts
+    zeros too.
+    """
     laws.assert_close(MEASURES[name](torch.cat([x, x])), MEASURES[name](x))
 
 
@@ -182,25 +188,67 @@ def test_rankme_does_not_tell_rows_from_columns(x):
 @pytest.mark.parametrize(
     ("measure", "features", "error", "message"),
     [
-        (geo.rankme, torch.zeros(5, 3), ValueError, "features: expected numbers that are not all 0, got only zeros"),
-        (geo.effective_rank, torch.full((5, 3), 0.1), ValueError, "features: expected examples that differ by more"),
-        (geo.effective_rank, torch.ones(1, 3), ValueError, "features: expected examples that differ by more than"),
+        (
+            geo.rankme,
+            torch.zeros(5, 3),
+            ValueError,
+            "features: expected numbers that are not all 0, got only zeros",
+        ),
+        (
+            geo.effective_rank,
+            torch.full((5, 3), 0.1),
+            ValueError,
+            "features: expected examples that differ by more",
+        ),
+        (
+            geo.effective_rank,
+            torch.ones(1, 3),
+            ValueError,
+            "features: expected examples that differ by more than",
+        ),
         (
             geo.alpha_req,
             gaussian(200, 64),
             ValueError,
-            r"fit_range: expected a range within the 64 eigenvalues above rounding, got \(11, 100\); do choose one",
+            r"fit_range: expected a range within the 64 eigenvalues above rounding, got \(11, "
+            r"100\); do choose one",
         ),
-        (geo.feature_norm, torch.ones(2, 3).long(), TypeError, "features: expected floating point numbers, got"),
-        (geo.rankme, torch.ones(2, 3, 4), ValueError, r"features: expected shape \(n, p\), got \(2, 3, 4\)"),
-        (geo.rankme, torch.ones(0, 3), ValueError, r"features: expected at least one example, got shape \(0, 3\)"),
-        (geo.alpha_req, torch.tensor([[math.nan]]), ValueError, "features: expected finite numbers, got NaN"),
-        (geo.rankme, [[1.0]], TypeError, "features: expected a torch.Tensor or numpy.ndarray, got list"),
+        (
+            geo.feature_norm,
+            torch.ones(2, 3).long(),
+            TypeError,
+            "features: expected floating point numbers, got",
+        ),
+        (
+            geo.rankme,
+            torch.ones(2, 3, 4),
+            ValueError,
+            r"features: expected shape \(n, p\), got \(2, 3, 4\)",
+        ),
+        (
+            geo.rankme,
+            torch.ones(0, 3),
+            ValueError,
+            r"features: expected at least one example, got shape \(0, 3\)",
+        ),
+        (
+            geo.alpha_req,
+            torch.tensor([[math.nan]]),
+            ValueError,
+            "features: expected finite numbers, got NaN",
+        ),
+        (
+            geo.rankme,
+            [[1.0]],
+            TypeError,
+            "features: expected a torch.Tensor or numpy.ndarray, got list",
+        ),
         (
             geo.effective_rank,
             torch.zeros(1, 1).expand(4097, 4097),
             ValueError,
-            r"features: expected at most 4096 examples or features .* got shape \(4097, 4097\); do pass features\[:4096\]",
+            r"features: expected at most 4096 examples or features .* got shape \(4097, 4097\); do "
+            r"pass features\[:4096\]",
         ),
     ],
 )
@@ -211,18 +259,24 @@ def test_bad_features(measure, features, error, message):
 
 @pytest.mark.parametrize("fit_range", [(0, 5), (5, 5), (6, 5)])
 def test_a_bad_fit_range(fit_range):
-    with pytest.raises(ValueError, match=r"fit_range: expected 1 <= first < last, got .*; do fit_range=\(11, 100\)"):
+    with pytest.raises(
+        ValueError, match=r"fit_range: expected 1 <= first < last, got .*; do fit_range=\(11, 100\)"
+    ):
         geo.alpha_req(gaussian(20, 8), fit_range=fit_range)
 
 
 @pytest.mark.parametrize("epsilon", [-1e-9, math.nan])
 def test_a_bad_epsilon(epsilon):
-    with pytest.raises(ValueError, match="epsilon: expected a number from 0, got .*; do epsilon=1e-07"):
+    with pytest.raises(
+        ValueError, match="epsilon: expected a number from 0, got .*; do epsilon=1e-07"
+    ):
         geo.rankme(gaussian(20, 8), epsilon=epsilon)
 
 
 def test_an_eigenvalue_of_rounding_is_none():
-    """float32 features of rank 3 have 8 eigenvalues that are not 0, and 3 that are above their rounding."""
+    """float32 features of rank 3 have 8 eigenvalues that are not 0, and 3 that are above their
+    rounding.
+    """
     x = with_spectrum([5.0, 2.0, 1.0], 60, 8).float()
     assert float(torch.linalg.svdvals(x.double() - x.double().mean(dim=0))[3]) > 0.0
     assert geo.alpha_req(x, fit_range=(1, 3)) > 0.0
@@ -236,7 +290,10 @@ def test_an_eigenvalue_of_rounding_is_none():
 @pytest.fixture
 def narrow():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3)), (torch.randn(240, 12), torch.arange(240) % 3)
+    return nn.Sequential(nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3)), (
+        torch.randn(240, 12),
+        torch.arange(240) % 3,
+    )
 
 
 def test_measure_holds_them_all(narrow):
@@ -247,7 +304,9 @@ def test_measure_holds_them_all(narrow):
     assert free["feature_norm"] == geo.feature_norm(m.features)
     assert free["alpha_req"] is None
     assert math.isnan(m.label_free.alpha_req)
-    (note,) = [note for note in m.warnings if note.startswith("alpha_req: fit_range: expected a range")]
+    (note,) = [
+        note for note in m.warnings if note.startswith("alpha_req: fit_range: expected a range")
+    ]
     rank = int((torch.linalg.svdvals(m.features - m.features.mean(dim=0)) > 1e-4).sum())
     assert f"within the {rank} eigenvalues above rounding, got (11, 100)" in note
     for name in ("RankMe", "effective rank", "alpha-ReQ", "feature norm"):
@@ -270,14 +329,17 @@ def test_a_layer_too_large_for_singular_values_says_so(narrow, monkeypatch):
     assert [free[name] for name in ("rankme", "effective_rank", "alpha_req")] == [None] * 3
     assert free["feature_norm"] == geo.feature_norm(m.features)
     assert any(
-        note.startswith("rankme, effective_rank, alpha_req: features: expected at most 8") for note in m.warnings
+        note.startswith("rankme, effective_rank, alpha_req: features: expected at most 8")
+        for note in m.warnings
     )
 
 
 def test_more_than_4096_features_use_the_side_of_the_examples(monkeypatch):
     widths = []
     qr = torch.linalg.qr
-    monkeypatch.setattr(torch.linalg, "qr", lambda a, mode: widths.append(a.shape[1]) or qr(a, mode))
+    monkeypatch.setattr(
+        torch.linalg, "qr", lambda a, mode: widths.append(a.shape[1]) or qr(a, mode)
+    )
     x = gaussian(30, 5000)
     laws.assert_close(geo.rankme(x), reference.rankme(x, 1e-7))
     laws.assert_close(geo.effective_rank(x), reference.effective_rank(x))

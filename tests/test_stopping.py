@@ -1,4 +1,6 @@
-"""Until when examples are probed: precision, examples, time, Ctrl-C, and the effort between examples and probes."""
+"""Until when examples are probed: precision, examples, time, Ctrl-C, and the effort between
+examples and probes.
+"""
 
 import itertools
 import math
@@ -63,7 +65,10 @@ def test_atol_is_the_standard_error_aimed_at(net, data):
         ({"atol": -1.0}, "atol: expected a positive number, got -1.0"),
         ({"max_seconds": 0}, "max_seconds: expected a positive number, got 0"),
         ({"max_samples": 1}, "max_samples: expected at least 2, got 1"),
-        ({"max_samples": 7}, "max_samples: expected at least 8, two for each of 4 classes, got 7; do max_samples=8"),
+        (
+            {"max_samples": 7},
+            "max_samples: expected at least 8, two for each of 4 classes, got 7; do max_samples=8",
+        ),
         (
             {"rtol": 0.1, "atol": 0.1},
             "atol: expected one precision to stop at, got rtol=0.1 and atol=0.1; do leave one",
@@ -83,7 +88,9 @@ def test_contradictory_or_impossible_rules_are_refused(net, data, settings, mess
 
 @pytest.mark.parametrize("name", ["rtol", "atol", "max_samples", "max_seconds"])
 def test_rules_for_any_order_are_refused_for_a_stream(net, data, name):
-    with pytest.raises(ValueError, match=f"{name}: expected a data set that can be read in any order, got a stream"):
+    with pytest.raises(
+        ValueError, match=f"{name}: expected a data set that can be read in any order, got a stream"
+    ):
         geo.geometric_complexity(net, [data], **{name: 5})
 
 
@@ -117,7 +124,9 @@ def test_ctrl_c_in_a_measurement(net, data):
         calls = itertools.count(1)
 
         def forward(self, x):
-            if next(self.calls) == 11:  # one call peeks at the layers, three check that rows are independent
+            if (
+                next(self.calls) == 11
+            ):  # one call peeks at the layers, three check that rows are independent
                 interrupt()
             return super().forward(x)
 
@@ -162,7 +171,9 @@ def norms_with(between, single, n=200):
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(n, generator=generator).double()
     values = (values - values.mean()) / values.std() * math.sqrt(between + single) + 10
-    return SquaredNorms(values, torch.full((n,), float(single)).double(), torch.ones(n, dtype=torch.int64))
+    return SquaredNorms(
+        values, torch.full((n,), float(single)).double(), torch.ones(n, dtype=torch.int64)
+    )
 
 
 def test_effort_is_shared_by_cost_and_variance():
@@ -216,7 +227,9 @@ def test_top_examples_carry_the_largest_share(net, data):
     assert best[0].value == pytest.approx(float(exact.max()), rel=1e-6)
     sample = geo.geometric_complexity(f, x, max_samples=700, estimator="exact")
     first = sample.top_examples(1)[0]
-    assert first.value == pytest.approx(float(geo.squared_jacobian_norms(f, x[first.index][None])), rel=1e-6)
+    assert first.value == pytest.approx(
+        float(geo.squared_jacobian_norms(f, x[first.index][None])), rel=1e-6
+    )
     with pytest.raises(ValueError, match="k: expected a positive number of examples, got 0"):
         m.top_examples(0)
 

@@ -69,7 +69,9 @@ def test_failed_runs_do_not_stop_the_sweep(swept: tuple[Path, Any]) -> None:
     found = results(out)
     assert found[0.05, 16]["status"] == found[0.1, 16]["status"] == "done"
     assert found[1e18, 16]["failed_step"] >= 1
-    assert "batch_size: expected at most the 60 training examples, got 61" in found[0.05, 61]["error"]
+    assert (
+        "batch_size: expected at most the 60 training examples, got 61" in found[0.05, 61]["error"]
+    )
     assert {result["provenance"]["threads"] for result in found.values()} == {1}
 
 
@@ -84,12 +86,18 @@ def test_done_runs_are_skipped_and_failed_ones_tried_again(swept: tuple[Path, An
     before = results(out)
     summary = run_sweep(Recipe.of(TINY), out, workers=1, progress=False)
     assert (summary.n_done, summary.n_skipped, summary.n_failed) == (0, 2, 2)
-    assert all(results(out)[key] == result for key, result in before.items() if result["status"] == "done")
+    assert all(
+        results(out)[key] == result for key, result in before.items() if result["status"] == "done"
+    )
 
 
-def test_killed_worker_costs_its_own_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_worker_costs_its_own_run_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sweep, "_work", work_or_die)
-    recipe = Recipe.of(TINY | {"sweeps": {"learning_rate": {"training.learning_rate": [DEADLY_RATE]}}})
+    recipe = Recipe.of(
+        TINY | {"sweeps": {"learning_rate": {"training.learning_rate": [DEADLY_RATE]}}}
+    )
     summary = run_sweep(recipe, tmp_path / "out", workers=2, progress=False)
     assert (summary.n_done, summary.n_failed) == (1, 1)
     assert results(tmp_path / "out")[DEADLY_RATE, 16]["error"].startswith(
@@ -106,8 +114,12 @@ def test_missing_data_are_said_before_any_run(tmp_path: Path) -> None:
 
 def test_script_that_cannot_be_imported_is_no_failed_run(tmp_path: Path) -> None:
     script = "from geocollapse.experiments.recipe import Recipe\nfrom geocollapse.experiments.sweep import run_sweep\n"
-    script += f"run_sweep(Recipe.of({TINY!r}), {str(tmp_path / 'out')!r}, workers=1, progress=False)\n"
-    done = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True, check=False)
+    script += (
+        f"run_sweep(Recipe.of({TINY!r}), {str(tmp_path / 'out')!r}, workers=1, progress=False)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-"], input=script, capture_output=True, text=True, check=False
+    )
     assert "workers: expected processes that start, got none" in done.stderr
     assert not list(tmp_path.glob("out/runs/*"))
 

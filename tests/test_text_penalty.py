@@ -26,7 +26,9 @@ def embedding_of(model, x):
 
 
 def exact_complexity(model):
-    """Mean over the texts, each alone, of the squared norm of the Jacobian in its embedded tokens, with a graph."""
+    """Mean over the texts, each alone, of the squared norm of the Jacobian in its embedded tokens,
+    with a graph.
+    """
     norms = []
     for text in TEXTS:
         x = model.tokens(torch.tensor([text]))
@@ -39,25 +41,33 @@ def exact_complexity(model):
 @pytest.mark.parametrize("method", EXACT)
 @pytest.mark.parametrize("width", [6, 9])
 def test_exact_form(method, width):
-    """Of a padded batch the value of the single texts; gradients reach the embedding of the tokens too."""
+    """Of a padded batch the value of the single texts; gradients reach the embedding of the tokens
+    too.
+    """
     model = reader()
-    _, loss = GeometricComplexityPenalty(1.0, input_layer="tokens", method=method, n_probes="exact")(
-        model, padded(TEXTS, width)
-    )
+    _, loss = GeometricComplexityPenalty(
+        1.0, input_layer="tokens", method=method, n_probes="exact"
+    )(model, padded(TEXTS, width))
     singles = [
-        reference.squared_norms(lambda z: embedding_of(model, z), model.tokens(torch.tensor([text])).detach())
+        reference.squared_norms(
+            lambda z: embedding_of(model, z), model.tokens(torch.tensor([text])).detach()
+        )
         for text in TEXTS
     ]
     assert loss.item() == pytest.approx(float(torch.cat(singles).mean()), rel=1e-10)
     trained = [model.tokens.weight, model.positions, model.attention.in_proj_weight]
-    found, expected = (torch.autograd.grad(value, trained) for value in (loss, exact_complexity(model)))
+    found, expected = (
+        torch.autograd.grad(value, trained) for value in (loss, exact_complexity(model))
+    )
     for gradient, other in zip(found, expected, strict=True):
         assert gradient.abs().max() > 0
         torch.testing.assert_close(gradient, other, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("settings", [{}, {"batch_fraction": 0.25}, {"every": 2}, {"batch_norm": "running"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"batch_fraction": 0.25}, {"every": 2}, {"batch_norm": "running"}], ids=str
+)
 def test_output_is_the_models(method, settings):
     model, batch = reader(), padded(TEXTS * 10)
     penalty = GeometricComplexityPenalty(1e-2, input_layer="tokens", method=method, **settings)
@@ -82,7 +92,9 @@ def test_transformers_names_its_own_embedding():
     transformers = pytest.importorskip("transformers", reason='pip install "geocollapse[text]"')
     torch.manual_seed(0)
     sizes = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = transformers.BertConfig(**sizes, intermediate_size=16, num_labels=3, hidden_dropout_prob=0.0)
+    config = transformers.BertConfig(
+        **sizes, intermediate_size=16, num_labels=3, hidden_dropout_prob=0.0
+    )
     model = transformers.BertForSequenceClassification(config).double().eval()
     batch = padded(TEXTS)
     penalty = GeometricComplexityPenalty(1.0, n_probes="exact")
@@ -100,17 +112,29 @@ def test_transformers_names_its_own_embedding():
 def test_bad_calls():
     model, batch = reader(), padded(TEXTS)
     penalty = GeometricComplexityPenalty(1.0, input_layer="tokens")
-    with pytest.raises(ValueError, match="x: expected inputs alone, got 'labels' among them, .* do labels = batch.pop"):
+    with pytest.raises(
+        ValueError,
+        match="x: expected inputs alone, got 'labels' among them, .* do labels = batch.pop",
+    ):
         penalty(model, batch | {"labels": torch.arange(4)})
-    with pytest.raises(ValueError, match=r"batch: expected inputs of one length, got \{'input_ids': 4, 'a"):
+    with pytest.raises(
+        ValueError, match=r"batch: expected inputs of one length, got \{'input_ids': 4, 'a"
+    ):
         penalty(model, batch | {"attention_mask": batch["attention_mask"][:2]})
-    with pytest.raises(TypeError, match=r"inputs: expected a floating tensor .* input_layer=NAME .*: 'tokens'"):
+    with pytest.raises(
+        TypeError, match=r"inputs: expected a floating tensor .* input_layer=NAME .*: 'tokens'"
+    ):
         GeometricComplexityPenalty(1.0)(model, batch)
-    with pytest.raises(ValueError, match="input_layer: expected the name of a module, got 'token'; do one of 'tokens'"):
+    with pytest.raises(
+        ValueError,
+        match="input_layer: expected the name of a module, got 'token'; do one of 'tokens'",
+    ):
         GeometricComplexityPenalty(1.0, input_layer="token")(model, batch)
     with pytest.raises(TypeError, match="x: expected a tensor, or tensors by name, got list"):
         penalty(model, TEXTS)
-    with pytest.warns(GeocollapseWarning, match="attention_mask: padding was found among the tokens and no mask"):
+    with pytest.warns(
+        GeocollapseWarning, match="attention_mask: padding was found among the tokens and no mask"
+    ):
         penalty(model, {"input_ids": batch["input_ids"]})
 
 
@@ -125,6 +149,7 @@ def test_a_cache_among_the_outputs_is_refused():
 
     penalty = GeometricComplexityPenalty(1.0, "reader.head:in", input_layer="reader.tokens")
     with pytest.raises(
-        ValueError, match="model: expected outputs with a row for each of 2 examples, got object; do sw"
+        ValueError,
+        match="model: expected outputs with a row for each of 2 examples, got object; do sw",
     ):
         penalty(Cached(), padded(TEXTS))

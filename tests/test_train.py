@@ -1,4 +1,6 @@
-"""One run: resumed bit for bit, stopped by the rule, recorded with everything that definitions 8 ask for."""
+"""One run: resumed bit for bit, stopped by the rule, recorded with everything that definitions 8
+ask for.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,21 @@ from torch.nn import functional as F
 
 from geocollapse.experiments import train
 from geocollapse.experiments.recipe import Recipe, RunConfig
-from geocollapse.experiments.recording import loss_and_flatness, measure_record, recalibrate_batch_norm, study_sampling
+from geocollapse.experiments.recording import (
+    loss_and_flatness,
+    measure_record,
+    recalibrate_batch_norm,
+    study_sampling,
+)
 from geocollapse.experiments.runs import RunFolder
-from geocollapse.experiments.train import NonFiniteLossError, Training, prepare, record_steps, take_step, train_run
+from geocollapse.experiments.train import (
+    NonFiniteLossError,
+    Training,
+    prepare,
+    record_steps,
+    take_step,
+    train_run,
+)
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -28,15 +42,25 @@ SMALL: dict[str, Any] = {
         "target_subset": 90,
     },
     "model": {"name": "mlp", "args": {"hidden": [12, 8]}},
-    "training": {"learning_rate": 0.05, "batch_size": 16, "momentum": 0.9, "max_steps": 18, "stop_accuracy": 1.0},
+    "training": {
+        "learning_rate": 0.05,
+        "batch_size": 16,
+        "momentum": 0.9,
+        "max_steps": 18,
+        "stop_accuracy": 1.0,
+    },
     "measuring": {"every": 6, "points": None},
     "transfer": {"n_way": 3, "k_shots": [1, 5], "n_query": 5, "n_episodes": 20},
 }
 
 
 def config(**values: Any) -> RunConfig:
-    """The small run with dotted keys set; ``training__max_steps=3`` stands for ``training.max_steps``."""
-    return Recipe.of(SMALL).run_config({key.replace("__", "."): value for key, value in values.items()})
+    """The small run with dotted keys set; ``training__max_steps=3`` stands for
+    ``training.max_steps``.
+    """
+    return Recipe.of(SMALL).run_config(
+        {key.replace("__", "."): value for key, value in values.items()}
+    )
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
@@ -98,7 +122,9 @@ def test_resumed_run_equals_uninterrupted_one(
     assert outcome(tmp_path / "resumed") == outcome(tmp_path / "whole")
 
 
-def test_history_is_cut_back_to_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_history_is_cut_back_to_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train_run(config(), RunFolder(tmp_path / "whole"))
     train_until(9, config(), tmp_path / "run", monkeypatch)
     lines = history(tmp_path / "run")
@@ -140,9 +166,19 @@ def test_stopping_rule_takes_as_many_steps_again(tmp_path: Path) -> None:
     result = train_run(run, RunFolder(tmp_path / "run"))
     assert result["converged"]
     assert result["status"] == "done"
-    assert result["stop_step"] % 5 == 0 or result["stop_step"] % 6 == 0  # the end of an epoch, or a record
-    assert result["steps"] == result["stop_step"] + -(-3 * result["stop_step"] // 2) == result["final"]["step"]
-    seen = [line["train_accuracy"] for line in history(tmp_path / "run") if line["step"] < result["stop_step"]]
+    assert (
+        result["stop_step"] % 5 == 0 or result["stop_step"] % 6 == 0
+    )  # the end of an epoch, or a record
+    assert (
+        result["steps"]
+        == result["stop_step"] + -(-3 * result["stop_step"] // 2)
+        == result["final"]["step"]
+    )
+    seen = [
+        line["train_accuracy"]
+        for line in history(tmp_path / "run")
+        if line["step"] < result["stop_step"]
+    ]
     assert max(seen) < 0.5
 
 
@@ -171,7 +207,9 @@ def test_diverged_weights_are_found_when_they_are_recorded(tmp_path: Path) -> No
     training = prepare(config())
     with torch.no_grad():
         next(training.model.parameters()).fill_(float("nan"))
-    with pytest.raises(NonFiniteLossError, match="training loss: expected a finite number, got nan at step 0"):
+    with pytest.raises(
+        NonFiniteLossError, match="training loss: expected a finite number, got nan at step 0"
+    ):
         train._measured(training, recalibrated=False)
 
 
@@ -206,7 +244,9 @@ def test_epoch_shows_each_example_once_without_the_partial_batch() -> None:
 def test_penalty_lowers_geometric_complexity(tmp_path: Path) -> None:
     values = {"training__max_steps": 60, "measuring__every": 60}
     plain = train_run(config(**values), RunFolder(tmp_path / "plain"))
-    penalised = train_run(config(**values, **{"training__gc_penalty.weight": 0.05}), RunFolder(tmp_path / "penalised"))
+    penalised = train_run(
+        config(**values, **{"training__gc_penalty.weight": 0.05}), RunFolder(tmp_path / "penalised")
+    )
     gc = [run["final"]["source"]["geometric_complexity"]["value"] for run in (plain, penalised)]
     assert gc[1] < 0.5 * gc[0]
 
@@ -216,9 +256,13 @@ def test_flatness_is_the_squared_gradient_of_the_loss() -> None:
     model, data = training.model.double(), training.source
     data = type(data)(data.inputs.double(), data.targets, data.about)
     loss = F.cross_entropy(model(data.inputs), data.targets, label_smoothing=0.1)
-    expected = sum(float(g.square().sum()) for g in torch.autograd.grad(loss, list(model.parameters())))
+    expected = sum(
+        float(g.square().sum()) for g in torch.autograd.grad(loss, list(model.parameters()))
+    )
     for batch_size in (7, 90):
-        mean, _, flatness = loss_and_flatness(model, data, batch_size=batch_size, label_smoothing=0.1)
+        mean, _, flatness = loss_and_flatness(
+            model, data, batch_size=batch_size, label_smoothing=0.1
+        )
         assert mean == pytest.approx(float(loss.detach()), rel=1e-12)
         assert flatness == pytest.approx(expected, rel=1e-10)
 
@@ -238,7 +282,9 @@ def test_recalibration_does_not_depend_on_the_statistics_before() -> None:
     first = {name: value.clone() for name, value in training.model.named_buffers()}
     take_step(training)
     prepare_again = prepare(config(**VARIANTS["batch_norm"])).model.state_dict()
-    training.model.load_state_dict(prepare_again | {name: value + 1 for name, value in first.items()})
+    training.model.load_state_dict(
+        prepare_again | {name: value + 1 for name, value in first.items()}
+    )
     recalibrate_batch_norm(training.model, training.source, batch_size=16)
     assert all(torch.equal(value, first[name]) for name, value in training.model.named_buffers())
 
@@ -250,7 +296,9 @@ def test_record_leaves_the_model_alone() -> None:
     measure_record(training.model, training.source, training.target, training.config)
     assert training.model.training
     assert all(p.requires_grad and p.grad is None for p in training.model.parameters())
-    assert all(torch.equal(value, before[name]) for name, value in training.model.state_dict().items())
+    assert all(
+        torch.equal(value, before[name]) for name, value in training.model.state_dict().items()
+    )
 
 
 @pytest.mark.parametrize(
@@ -272,7 +320,13 @@ def test_points_are_geometric_from_the_first_step_to_the_limit() -> None:
 
 
 def test_sampling_study_compares_with_the_exact_value(tmp_path: Path) -> None:
-    study = {"repeats": 40, "n_samples": [30], "n_outputs": [4], "n_probes": [2], "kept_shares": [0.1]}
+    study = {
+        "repeats": 40,
+        "n_samples": [30],
+        "n_outputs": [4],
+        "n_probes": [2],
+        "kept_shares": [0.1],
+    }
     run = config(training__max_steps=2, measuring__sampling=study)
     sampling = train_run(run, RunFolder(tmp_path / "run"))["sampling"]
     assert set(sampling) == {"examples 30", "outputs 4", "probes 2", "entries 0.1"}
@@ -285,16 +339,22 @@ def test_sampling_study_compares_with_the_exact_value(tmp_path: Path) -> None:
 
 
 def test_sampling_studies_of_two_runs_are_independent() -> None:
-    """Equal examples and probes in every run would make its errors common ones, and the coverage a matter of luck."""
+    """Equal examples and probes in every run would make its errors common ones, and the coverage a
+    matter of luck.
+    """
     study = {"repeats": 3, "n_samples": [30]}
     runs = [config(measuring__sampling=study, training__weight_decay=value) for value in (0.0, 0.1)]
     model, data = (training := prepare(runs[0])).model, training.source
-    values = [[e["value"] for e in study_sampling(model, data, run)["examples 30"]["estimates"]] for run in runs]
+    values = [
+        [e["value"] for e in study_sampling(model, data, run)["examples 30"]["estimates"]]
+        for run in runs
+    ]
     assert len({*values[0], *values[1]}) == 6
 
 
 def test_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match="batch_size: expected at most the 90 training examples, got 91; do batch_size=90"
+        ValueError,
+        match="batch_size: expected at most the 90 training examples, got 91; do batch_size=90",
     ):
         train_run(config(training__batch_size=91), RunFolder(tmp_path / "run"))

@@ -25,7 +25,9 @@ def classes(counts, p, *, seed=0, spread=0.7):
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     labels = labels[torch.randperm(len(labels), generator=generator)]
     centres = spread * torch.randn(len(counts), p, generator=generator, dtype=torch.float64)
-    return centres[labels] + torch.randn(len(labels), p, generator=generator, dtype=torch.float64), labels
+    return centres[labels] + torch.randn(
+        len(labels), p, generator=generator, dtype=torch.float64
+    ), labels
 
 
 # references
@@ -48,7 +50,9 @@ def test_linear_probe_equals_the_ridge_classifier_on_the_same_episodes(n_way, k_
     sizes = {"n_way": n_way, "k_shot": k_shot, "n_query": 6, "n_episodes": 30}
     found = few_shot_accuracy(x, y, seed=3, classifier="linear_probe", **sizes)
     episodes = draw_episodes(y, EpisodeSizes(**sizes), 3)
-    expected = reference.accuracies(x, episodes, k_shot, lambda s, q: reference.linear_probe_accuracy(s, q, RIDGE))
+    expected = reference.accuracies(
+        x, episodes, k_shot, lambda s, q: reference.linear_probe_accuracy(s, q, RIDGE)
+    )
     assert found.values.tolist() == expected
 
 
@@ -65,7 +69,9 @@ def test_chunks_do_not_matter(monkeypatch, classifier):
 
 
 def test_an_episode_has_distinct_classes_and_distinct_examples():
-    y = torch.tensor([7] * 9 + [-2] * 8 + [4] * 12)[torch.randperm(29, generator=torch.Generator().manual_seed(0))]
+    y = torch.tensor([7] * 9 + [-2] * 8 + [4] * 12)[
+        torch.randperm(29, generator=torch.Generator().manual_seed(0))
+    ]
     episodes = draw_episodes(y, EpisodeSizes(2, 3, 5, 200), 0)
     assert episodes.shape == (200, 2, 8)
     drawn = y[episodes]
@@ -92,7 +98,9 @@ def test_episodes_depend_on_labels_sizes_and_seed_alone():
     one = few_shot_accuracy(x, y, n_way=3, seed=5)
     assert torch.equal(few_shot_accuracy(x, y, n_way=3, seed=5).values, one.values)
     assert not torch.equal(few_shot_accuracy(x, y, n_way=3, seed=6).values, one.values)
-    paired = few_shot_accuracy(x + 0.3 * torch.randn_like(x), y, n_way=3, seed=5).values - one.values
+    paired = (
+        few_shot_accuracy(x + 0.3 * torch.randn_like(x), y, n_way=3, seed=5).values - one.values
+    )
     assert paired.std() < 0.8 * one.values.std() * math.sqrt(2)
 
 
@@ -116,7 +124,10 @@ def test_separated_classes_give_one(classifier):
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_a_tie_is_an_error(classifier):
     y = torch.arange(100) % 5
-    assert few_shot_accuracy(torch.full((100, 7), 0.3), y, classifier=classifier, n_episodes=20).value == 0.0
+    assert (
+        few_shot_accuracy(torch.full((100, 7), 0.3), y, classifier=classifier, n_episodes=20).value
+        == 0.0
+    )
 
 
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
@@ -133,7 +144,12 @@ def test_the_estimate_is_the_mean_over_episodes():
     assert values.shape == (40,)
     assert found.value == pytest.approx(values.mean())
     assert found.stderr == pytest.approx(values.std(ddof=1) / math.sqrt(40))
-    assert (found.dof, found.n_samples, found.scale, found.estimator) == (39, 40, "linear", "nearest_mean")
+    assert (found.dof, found.n_samples, found.scale, found.estimator) == (
+        39,
+        40,
+        "linear",
+        "nearest_mean",
+    )
 
 
 def test_precision_and_container_do_not_matter():
@@ -149,7 +165,12 @@ def test_precision_and_container_do_not_matter():
 # laws
 
 
-@given(seed=st.integers(0, 99), p=st.integers(1, 9), k_shot=st.integers(1, 4), classifier=st.sampled_from(CLASSIFIERS))
+@given(
+    seed=st.integers(0, 99),
+    p=st.integers(1, 9),
+    k_shot=st.integers(1, 4),
+    classifier=st.sampled_from(CLASSIFIERS),
+)
 def test_laws(seed, p, k_shot, classifier):
     x, y = classes((12, 9, 10), p, seed=seed)
 
@@ -185,7 +206,12 @@ def test_transfer_holds_the_single_accuracies():
             assert (entry["value"], entry["stderr"]) == (single.value, single.stderr)
             assert tuple(entry["ci95"]) == single.interval()
     assert found["predicted_error"] == {"1": None, "4": None}
-    assert (found["n_way"], found["n_query"], found["n_episodes"], found["n_classes"]) == (3, 5, 20, 4)
+    assert (found["n_way"], found["n_query"], found["n_episodes"], found["n_classes"]) == (
+        3,
+        5,
+        20,
+        4,
+    )
     json.dumps(found, allow_nan=False)
 
 
@@ -205,19 +231,30 @@ def test_sizes_are_checked():
     assert message(n_way=1).startswith("n_way: expected a whole number of at least 2, got 1")
     assert message(k_shot=0).startswith("k_shot: expected a whole number of at least 1, got 0")
     assert message(n_query=0).startswith("n_query: expected a whole number of at least 1, got 0")
-    assert message(n_episodes=1).startswith("n_episodes: expected a whole number of at least 2, got 1")
+    assert message(n_episodes=1).startswith(
+        "n_episodes: expected a whole number of at least 2, got 1"
+    )
 
 
 def test_a_class_with_too_few_examples_is_named():
     found = message(n_query=7)
-    assert found == "n_query: expected k_shot + n_query = 9 examples of each class, got 8 of class 1; do n_query=6"
-    assert message(k_shot=8).endswith("got 8 of class 1; do k_shot=1 and n_query=5, or drop the class")
-    assert message(n_query=2.5).startswith("n_query: expected a whole number of at least 1, got 2.5")
+    assert (
+        found
+        == "n_query: expected k_shot + n_query = 9 examples of each class, got 8 of class 1; do n_query=6"
+    )
+    assert message(k_shot=8).endswith(
+        "got 8 of class 1; do k_shot=1 and n_query=5, or drop the class"
+    )
+    assert message(n_query=2.5).startswith(
+        "n_query: expected a whole number of at least 1, got 2.5"
+    )
 
 
 def test_features_and_labels_are_checked():
     x, y = classes((20, 8, 30), 4)
-    assert message(labels=0 * y).startswith("labels: expected at least two classes, got label 0 only")
+    assert message(labels=0 * y).startswith(
+        "labels: expected at least two classes, got label 0 only"
+    )
     assert message(labels=y.float()).startswith("labels: expected integers")
     assert message(labels=y[1:]).startswith("labels: expected shape (58,)")
     assert message(features=x / 0.0).startswith("features: expected finite numbers")

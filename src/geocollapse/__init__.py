@@ -1,4 +1,6 @@
-"""Geometry of learned representations: geometric complexity, neural collapse, geometric collapse, transfer."""
+"""Geometry of learned representations: geometric complexity, neural collapse, geometric collapse,
+transfer.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The caller's model is borrowed: measured in evaluation mode, handed back as it was, also after an exception."""
+"""The caller's model is borrowed: measured in evaluation mode, handed back as it was, also after an
+exception.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +18,19 @@ _DROPOUT = nn.modules.dropout._DropoutNd
 
 @contextmanager
 def borrowed(model: nn.Module | None, *, evaluation: bool = True) -> Iterator[None]:
-    """Inside, no parameter of ``model`` takes a gradient and, if ``evaluation``, every module is in evaluation mode.
+    """Inside, no parameter of ``model`` takes a gradient and, if ``evaluation``, every module is in
+    evaluation mode.
 
-    Afterwards training modes, gradient flags, buffers and torch's random state are as before. ``model=None`` guards
-    the random state alone (a callable whose modules cannot be seen). A compiled model runs without its graphs, which
-    hooks do not reach.
+    Afterwards training modes, gradient flags, buffers and torch's random state are as before.
+    ``model=None`` guards the random state alone (a callable whose modules cannot be seen). A
+    compiled model runs without its graphs, which hooks do not reach.
     """
     modules = [] if model is None else list(model.modules())
     modes = [module.training for module in modules]
-    flags = [(parameter, parameter.requires_grad) for parameter in ([] if model is None else model.parameters())]
+    flags = [
+        (parameter, parameter.requires_grad)
+        for parameter in ([] if model is None else model.parameters())
+    ]
     buffers = [_Buffers(module) for module in modules]
     with torch.random.fork_rng(devices=_cuda_devices(model)), without_graphs(model):
         try:
@@ -43,14 +49,16 @@ def borrowed(model: nn.Module | None, *, evaluation: bool = True) -> Iterator[No
 
 
 def check_independent(model: nn.Module | None, *, evaluation: bool = False) -> None:
-    """Refuse a model in which one example's output depends on the others of its batch, or on chance.
+    """Refuse a model in which one example's output depends on the others of its batch, or on
+    chance.
 
-    The Jacobian of one example exists only without batch statistics, dropout and random depth (definitions 1).
+    The Jacobian of one example exists only without batch statistics, dropout and random depth
+    (definitions 1).
 
     Args:
         model: the module, or None for a callable that cannot be looked into.
-        evaluation: the model will be measured in evaluation mode, so that only layers which use batch statistics even
-            there are refused.
+        evaluation: the model will be measured in evaluation mode, so that only layers which use
+            batch statistics even there are refused.
 
     Raises:
         RuntimeError: names the modules and the remedy.
@@ -58,31 +66,42 @@ def check_independent(model: nn.Module | None, *, evaluation: bool = False) -> N
     if model is None:
         return
     named = list(model.named_modules())
-    stateless = [name for name, module in named if is_batch_norm(module) and module.running_mean is None]
+    stateless = [
+        name for name, module in named if is_batch_norm(module) and module.running_mean is None
+    ]
     if stateless:
         raise RuntimeError(
-            f"model: expected examples that do not influence each other, got batch normalisation without running "
-            f"statistics in {_names(stateless)}; do build these layers with track_running_stats=True"
+            f"model: expected examples that do not influence each other, got batch normalisation "
+            f"without running "
+            f"statistics in {_names(stateless)}; do build these layers with "
+            f"track_running_stats=True"
         )
-    active = [name for name, module in named if not evaluation and module.training and _mixes(module)]
+    active = [
+        name for name, module in named if not evaluation and module.training and _mixes(module)
+    ]
     if active:
         raise RuntimeError(
-            f"model: expected evaluation mode, got batch normalisation or dropout in training mode in "
+            f"model: expected evaluation mode, got batch normalisation or dropout in training mode "
+            f"in "
             f"{_names(active)}; do model.eval() first"
         )
 
 
 def check_batch_norm(model: nn.Module) -> None:
-    """Refuse batch normalisation in training mode: a penalty on one example's Jacobian would mix the batch.
+    """Refuse batch normalisation in training mode: a penalty on one example's Jacobian would mix
+    the batch.
 
     Raises:
         RuntimeError: names the layers and the remedies.
     """
-    active = [name for name, module in model.named_modules() if is_batch_norm(module) and module.training]
+    active = [
+        name for name, module in model.named_modules() if is_batch_norm(module) and module.training
+    ]
     if active:
         raise RuntimeError(
             f"model: expected no batch normalisation in training mode, got {_names(active)}; "
-            f"do batch_norm='running', which takes a second forward pass, or build the model without it"
+            f"do batch_norm='running', which takes a second forward pass, or build the model "
+            f"without it"
         )
 
 
@@ -101,7 +120,8 @@ def compiled_parts(model: nn.Module) -> list[str]:
 
 
 def uncompiled_name(name: str) -> str:
-    """The name of a module as it was before torch.compile put a wrapper around some of those above it.
+    """The name of a module as it was before torch.compile put a wrapper around some of those above
+    it.
 
     Examples:
         >>> uncompiled_name("_orig_mod.layer1.0"), uncompiled_name("body._orig_mod")
@@ -111,7 +131,9 @@ def uncompiled_name(name: str) -> str:
 
 
 def device_of(model: object) -> torch.device | None:
-    """The device of the model's first parameter or buffer, None if it has none or is a plain callable."""
+    """The device of the model's first parameter or buffer, None if it has none or is a plain
+    callable.
+    """
     first = _first_tensor(model)
     return None if first is None else first.device
 

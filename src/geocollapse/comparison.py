@@ -1,4 +1,6 @@
-"""Which of two models has the lower geometric complexity: paired differences, looked at with a corrected level."""
+"""Which of two models has the lower geometric complexity: paired differences, looked at with a
+corrected level.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,14 @@ from geocollapse.complexity import mean_norm
 from geocollapse.estimate import Estimate, Population
 from geocollapse.features import CallableMap
 from geocollapse.independence import check_rows_independent
-from geocollapse.jacobian import Estimator, Map, ProbePlan, SquaredNorms, check_estimator, mean_of_probes
+from geocollapse.jacobian import (
+    Estimator,
+    Map,
+    ProbePlan,
+    SquaredNorms,
+    check_estimator,
+    mean_of_probes,
+)
 from geocollapse.probes import random_order
 from geocollapse.sampling import SECOND_PROBES, fitted_plan
 from geocollapse.stopping import StoppingRule
@@ -48,8 +57,10 @@ class ComplexityComparison:
     def __str__(self) -> str:
         low, high = self.interval
         return (
-            f"{self.decision}: GC {self.first:.4g} and {self.second:.4g}, difference {self.difference.value:.4g} "
-            f"[{low:.4g}, {high:.4g}] after {self.difference.n_samples} examples and {len(self.looks)} looks"
+            f"{self.decision}: GC {self.first:.4g} and {self.second:.4g}, difference "
+            f"{self.difference.value:.4g} "
+            f"[{low:.4g}, {high:.4g}] after {self.difference.n_samples} examples and "
+            f"{len(self.looks)} looks"
         )
 
 
@@ -66,31 +77,37 @@ def compare_complexity(
     seed: int = 0,
     batch_size: int | None = None,
 ) -> ComplexityComparison:
-    """Decide which of two maps has the lower geometric complexity, with as few examples as the difference needs.
+    """Decide which of two maps has the lower geometric complexity, with as few examples as the
+    difference needs.
 
         D = 1/n sum_x ( ||J_f(x)||_F^2 - ||J_g(x)||_F^2 )
 
-    Both maps see the same examples and the same probes, so that what they share cancels. The sample sizes of the J
-    looks, 256 2^j, are fixed beforehand; each look decides at level alpha / J, so that two equal models are told apart
-    in at most a share alpha of the cases, where looking at 95 % intervals until they part does so in 4 of 10. Compare
-    maps of the same inputs and the same feature scale only. Cost: as two ``geometric_complexity`` up to the decision.
+    Both maps see the same examples and the same probes, so that what they share cancels. The sample
+    sizes of the J looks, 256 2^j, are fixed beforehand; each look decides at level alpha / J, so
+    that two equal models are told apart in at most a share alpha of the cases, where looking at 95
+    % intervals until they part does so in 4 of 10. Compare maps of the same inputs and the same
+    feature scale only. Cost: as two ``geometric_complexity`` up to the decision.
 
     Source: definitions 1, stopping on a comparison (Bonferroni over fixed looks).
 
     Args:
         f: a map (n, ...) -> (n, ...), in evaluation mode.
         g: another map of the same inputs.
-        inputs: as ``geometric_complexity`` takes them; examples are drawn at random, labels are not used.
+        inputs: as ``geometric_complexity`` takes them; examples are drawn at random, labels are not
+            used.
         alpha: probability of a wrong decision between equal models.
         estimator: see ``geometric_complexity``.
-        n_probes: probes for each example and map; ``auto``: one, and a second one on the first 200 examples.
+        n_probes: probes for each example and map; ``auto``: one, and a second one on the first 200
+            examples.
         max_samples: look at most at this many examples.
-        population: what the difference speaks about: the ``dataset`` at hand or the ``distribution`` behind it.
+        population: what the difference speaks about: the ``dataset`` at hand or the
+            ``distribution`` behind it.
         seed: of the sample and the probes.
         batch_size: examples that go through a map together.
 
     Raises:
-        ValueError: alpha outside (0, 1), a stream, an empty data set; see ``squared_jacobian_norms``.
+        ValueError: alpha outside (0, 1), a stream, an empty data set; see
+        ``squared_jacobian_norms``.
         RuntimeError: a map mixes the examples of a batch, or draws at random; names the module.
 
     Examples:
@@ -134,7 +151,9 @@ def comparison_looks(n_examples: int) -> list[int]:
 
 
 class _Pairs:
-    """Both maps' squared Jacobian norms of the same examples with the same probes, read in a random order."""
+    """Both maps' squared Jacobian norms of the same examples with the same probes, read in a random
+    order.
+    """
 
     def __init__(
         self,
@@ -146,7 +165,10 @@ class _Pairs:
     ) -> None:
         self._plan, self._maps, self._examples, self._population = plan, maps, examples, population
         self._enter = [CallableMap(h).enter for h in maps]
-        self._plans = [fitted_plan(plan, enter, examples, h) for enter, h in zip(self._enter, maps, strict=True)]
+        self._plans = [
+            fitted_plan(plan, enter, examples, h)
+            for enter, h in zip(self._enter, maps, strict=True)
+        ]
         self._n_counted = 1 if n_probes == "auto" else n_probes
         self._n_second = SECOND_PROBES if n_probes == "auto" and plan.estimator != "exact" else 0
         self._order = random_order(plan.seed, examples.indices)
@@ -154,7 +176,9 @@ class _Pairs:
         self._norms: list[tuple[SquaredNorms, SquaredNorms, SquaredNorms]] = []
 
     def read_until(self, end: int) -> None:
-        """Send the examples up to the ``end``-th of the order through both maps; the first 200 with a second probe."""
+        """Send the examples up to the ``end``-th of the order through both maps; the first 200 with
+        a second probe.
+        """
         second = self._order[self._n_read : min(end, self._n_second)]
         rest = self._order[max(self._n_read, self._n_second) : end]
         for batch in self._examples.batches(second, rest):

@@ -1,4 +1,6 @@
-"""Geometric complexity of a map over a data set: the mean squared Frobenius norm of its Jacobian, with its error."""
+"""Geometric complexity of a map over a data set: the mean squared Frobenius norm of its Jacobian,
+with its error.
+"""
 
 from __future__ import annotations
 
@@ -55,41 +57,49 @@ def geometric_complexity(
 
     GC(f, D) = 1/n sum_x ||J_f(x)||_F^2,  J_f(x) = df/dx in R^{p x d}
 
-    Range [0, inf). Degree 2 in f, -2 in the input scale; invariant under rotations of either. Unit: (output unit /
-    input unit)^2: compare models at the same preprocessing only. Cost: one forward pass and one vector-Jacobian
-    product for each example and probe; memory of one batch's graph. The same seed gives the same value, to rounding,
-    for any batch size, order and number of processes: with a process group each process measures its share of the
-    batches, and all return the same. A first Ctrl-C ends with the estimate so far, marked ``interrupted``.
+    Range [0, inf). Degree 2 in f, -2 in the input scale; invariant under rotations of either. Unit:
+    (output unit / input unit)^2: compare models at the same preprocessing only. Cost: one forward
+    pass and one vector-Jacobian product for each example and probe; memory of one batch's graph.
+    The same seed gives the same value, to rounding, for any batch size, order and number of
+    processes: with a process group each process measures its share of the batches, and all return
+    the same. A first Ctrl-C ends with the estimate so far, marked ``interrupted``.
 
-    Source: Dherin, Munn, Rosca, Barrett (2022), definition 1; standard error and interval: definitions 1.
+    Source: Dherin, Munn, Rosca, Barrett (2022), definition 1; standard error and interval:
+    definitions 1.
 
     Args:
         f: a map (n, ...) -> (n, ...) that treats examples independently, in evaluation mode.
-        inputs: (n, ...) floating, or a data set, a loader, or a pair (inputs, labels); known labels stratify a sample.
+        inputs: (n, ...) floating, or a data set, a loader, or a pair (inputs, labels); known labels
+            stratify a sample.
         estimator: of ||J||_F^2, see ``squared_jacobian_norms``.
-        n_probes: probes for each example; ``auto``: one, and a second one on a random 200 examples to learn the error;
-            with ``rtol`` or ``atol`` more of them where that is cheaper than more examples, or all examples are used.
-            Costs are measured: a number gives the same probes on every machine.
-        rtol: stop when the relative half-width of the 95 % interval is at most this; examples are read in a random
-            order, looked at after max(512, 2 C) and each time 1.25 times more.
+        n_probes: probes for each example; ``auto``: one, and a second one on a random 200 examples
+            to learn the error; with ``rtol`` or ``atol`` more of them where that is cheaper than
+            more examples, or all examples are used. Costs are measured: a number gives the same
+            probes on every machine.
+        rtol: stop when the relative half-width of the 95 % interval is at most this; examples are
+            read in a random order, looked at after max(512, 2 C) and each time 1.25 times more.
         atol: stop, at the same looks, when the standard error is at most this.
         max_samples: measure at most this many examples, drawn at random.
         max_seconds: start no batch after this time.
-        population: what the standard error speaks about: the ``dataset`` at hand or the ``distribution`` behind it.
+        population: what the standard error speaks about: the ``dataset`` at hand or the
+            ``distribution`` behind it.
         seed: of the probes and of the sample.
         batch_size: examples that go through f together.
         memory_limit: bytes that the graph of a batch may take; the batches are made small enough.
-        autocast: ``torch.bfloat16`` or ``torch.float16`` to run f under ``torch.autocast``; squares are summed in
-            float64 either way.
+        autocast: ``torch.bfloat16`` or ``torch.float16`` to run f under ``torch.autocast``; squares
+            are summed in float64 either way.
 
     Returns:
-        An Estimate on the log scale; ``values`` holds ||J||_F^2 of each example measured, in the order of the data.
+        An Estimate on the log scale; ``values`` holds ||J||_F^2 of each example measured, in the
+        order of the data.
 
     Raises:
-        ValueError, TypeError: see ``squared_jacobian_norms``; also an empty data set, contradictory stopping arguments,
-            with several processes a stream, ``max_seconds``, or other data or weights in one of them.
-        RuntimeError: f mixes the examples of a batch (batch normalisation in training mode, a router with capacity),
-            or draws at random (dropout); names the module. Seen from two examples, three times.
+        ValueError, TypeError: see ``squared_jacobian_norms``; also an empty data set, contradictory
+            stopping arguments, with several processes a stream, ``max_seconds``, or other data or
+            weights in one of them.
+        RuntimeError: f mixes the examples of a batch (batch normalisation in training mode, a
+            router with capacity), or draws at random (dropout); names the module. Seen from two
+            examples, three times.
 
     Examples:
         >>> f = torch.nn.Linear(3, 2, bias=False)
@@ -109,21 +119,36 @@ def geometric_complexity(
         examples = as_examples(inputs, batch_size=batch_size)
         if memory_limit is not None:
             examples = bounded_by_memory(examples, enter, move(examples.peek(), f), memory_limit)
-        schedule = schedule_probes(examples, rule, estimator=estimator, n_probes=n_probes, seed=seed)
+        schedule = schedule_probes(
+            examples, rule, estimator=estimator, n_probes=n_probes, seed=seed
+        )
         pair = move(examples.peek(2), f)
         check_rows_independent(enter, pair, module, dtype=autocast)
         plan = fitted_plan(plan, enter, examples, f)
-        asked = {**vars(rule), "estimator": estimator, "n_probes": n_probes, "seed": seed, "population": population}
+        asked = {
+            **vars(rule),
+            "estimator": estimator,
+            "n_probes": n_probes,
+            "seed": seed,
+            "population": population,
+        }
         check_shared(examples, module, enter, pair, {**asked, "autocast": autocast}, dtype=autocast)
         settings = estimate_settings(plan, schedule, rule, population)
-        probing = Probing(schedule, rule, plan, lambda: [complexity_so_far(probing.readings[0], examples, **settings)])
+        probing = Probing(
+            schedule,
+            rule,
+            plan,
+            lambda: [complexity_so_far(probing.readings[0], examples, **settings)],
+        )
         for batch in examples.batches(*schedule.probed, share=share()):
             if (interrupted() and probing.interrupt()) or not probing.wants(batch):
                 break
             probing.probe(enter, move(batch.inputs, f), batch)
         probing.finish()
     estimate = complexity_so_far(probing.readings[0], examples, **settings)
-    return rule.marked(estimate, len(examples) if isinstance(examples, MapExamples) else None, probing.ending)
+    return rule.marked(
+        estimate, len(examples) if isinstance(examples, MapExamples) else None, probing.ending
+    )
 
 
 def estimate_settings(
@@ -138,7 +163,9 @@ def estimate_settings(
     }
 
 
-def complexity_so_far(readings: Readings, examples: MapExamples | StreamExamples, **settings: Any) -> Estimate:
+def complexity_so_far(
+    readings: Readings, examples: MapExamples | StreamExamples, **settings: Any
+) -> Estimate:
     """Geometric complexity of the data set from the examples read so far."""
     norms, indices = readings.gathered()
     labels, counts = known_classes(examples, indices)
@@ -155,12 +182,17 @@ def samples_needed(norms: SquaredNorms, rtol: float, seed: int) -> int:
 
 
 def dataset_complexity(
-    norms: SquaredNorms, n_population: float, labels: Tensor | None, counts: Mapping[int, float], **settings: Any
+    norms: SquaredNorms,
+    n_population: float,
+    labels: Tensor | None,
+    counts: Mapping[int, float],
+    **settings: Any,
 ) -> Estimate:
-    """Geometric complexity of a data set from a sample: by class where ``labels`` are given, else the plain mean.
+    """Geometric complexity of a data set from a sample: by class where ``labels`` are given, else
+    the plain mean.
 
-    A sample that is the whole data set says the same either way. Classes with fewer than two examples in the sample
-    tell no variance: they make one stratum.
+    A sample that is the whole data set says the same either way. Classes with fewer than two
+    examples in the sample tell no variance: they make one stratum.
     """
     if labels is None or len(norms) == n_population:
         return mean_norm(norms, n_population, **settings)
@@ -174,8 +206,12 @@ def dataset_complexity(
         n_rest = sum(counts[label] for label in thin)
         kept = [classes[label] for label in classes if label not in set(thin)]
         sizes = [counts[label] for label in classes if label not in set(thin)]
-        return stratified_mean([*kept, mean_norm(norms[rest], n_rest, **settings)], [*sizes, n_rest], norms.values)
-    return stratified_mean(list(classes.values()), [counts[label] for label in classes], norms.values)
+        return stratified_mean(
+            [*kept, mean_norm(norms[rest], n_rest, **settings)], [*sizes, n_rest], norms.values
+        )
+    return stratified_mean(
+        list(classes.values()), [counts[label] for label in classes], norms.values
+    )
 
 
 def norms_by_class(
@@ -186,7 +222,12 @@ def norms_by_class(
     order = labels.argsort(stable=True)
     members = dict(zip(present.tolist(), order.split(sizes.tolist()), strict=True))
     return {
-        label: mean_norm(norms[members.get(label, order[:0])], count, min_known=SECOND_PROBES_PER_CLASS, **settings)
+        label: mean_norm(
+            norms[members.get(label, order[:0])],
+            count,
+            min_known=SECOND_PROBES_PER_CLASS,
+            **settings,
+        )
         for label, count in class_counts.items()
     }
 
@@ -201,17 +242,28 @@ def mean_norm(
     sequential: bool = False,
     min_known: int = SECOND_PROBES,
 ) -> Estimate:
-    """Mean of squared Jacobian norms of n_s examples drawn at random from n, with its standard error.
+    """Mean of squared Jacobian norms of n_s examples drawn at random from n, with its standard
+    error.
 
-    SE^2 = s^2/n_s (1 - n_s/n) + w/(r n_s) n_s/n, s^2 the variance of the y_i, w/r the mean variance of one y_i given
-    its example, from the examples with a second probe (``SquaredNorms.filled_variances``). Where it cannot be
-    estimated, or for the distribution behind the data: SE^2 = s^2/n_s.
+    SE^2 = s^2/n_s (1 - n_s/n) + w/(r n_s) n_s/n, s^2 the variance of the y_i, w/r the mean variance
+    of one y_i given its example, from the examples with a second probe
+    (``SquaredNorms.filled_variances``). Where it cannot be estimated, or for the distribution
+    behind the data: SE^2 = s^2/n_s.
 
-    Source: definitions 1 (derived there): only the between part carries the finite population factor.
+    Source: definitions 1 (derived there): only the between part carries the finite population
+    factor.
     """
     values, n = norms.values, len(norms.values)
     if n == 0:
-        return Estimate(math.nan, math.nan, 0, n_probes, population, estimator, warnings=("no example was sampled",))
+        return Estimate(
+            math.nan,
+            math.nan,
+            0,
+            n_probes,
+            population,
+            estimator,
+            warnings=("no example was sampled",),
+        )
     between = float(values.var()) if n > 1 else math.nan
     known = ~norms.variances.isnan()
     is_known = bool(known.all()) or int((known & (norms.n_probes == 1)).sum()) >= min_known
@@ -233,7 +285,9 @@ def mean_norm(
     )
 
 
-def stratified_mean(classes: Sequence[Estimate], counts: Sequence[float], values: Tensor) -> Estimate:
+def stratified_mean(
+    classes: Sequence[Estimate], counts: Sequence[float], values: Tensor
+) -> Estimate:
     """Mean over a data set from the means of its classes.
 
     GC = sum_c (N_c/n) G_c,  SE^2 = sum_c (N_c/n)^2 SE_c^2, with Satterthwaite degrees of freedom.
@@ -262,9 +316,20 @@ def _estimate(values: Tensor, value: float, stderr: float, **settings: Any) -> E
     largest = float(values.max()) / total if total > 0.0 else None
     notes = []
     if value == 0.0:
-        notes.append("geometric complexity is 0: the features have no derivative in the inputs but 0")
+        notes.append(
+            "geometric complexity is 0: the features have no derivative in the inputs but 0"
+        )
     if largest is not None and largest > LARGEST_SHARE_LIMIT and len(values) >= _WARN_SAMPLES:
-        notes.append(f"one example carries {largest:.1%} of geometric complexity: the interval may be too short")
+        notes.append(
+            f"one example carries {largest:.1%} of geometric complexity: the interval may be too "
+            f"short"
+        )
     return Estimate(
-        value, stderr, n_samples=len(values), largest_share=largest, values=values, warnings=tuple(notes), **settings
+        value,
+        stderr,
+        n_samples=len(values),
+        largest_share=largest,
+        values=values,
+        warnings=tuple(notes),
+        **settings,
     )

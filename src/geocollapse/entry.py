@@ -1,4 +1,6 @@
-"""Where a Jacobian begins: the floating inputs of a model, or the output of the layer that embeds its tokens."""
+"""Where a Jacobian begins: the floating inputs of a model, or the output of the layer that embeds
+its tokens.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from geocollapse.borrow import borrowed, uncompiled_name
 from geocollapse.jacobian import unshared
 
 NO_MASK = (
-    "attention_mask: padding was found among the tokens and no mask that says so, so that it counts as text; "
+    "attention_mask: padding was found among the tokens and no mask that says so, so that it "
+    "counts as text; "
     "do give attention_mask with input_ids"
 )
 MOVED_PADDING = "attention_mask: left padding was moved to the right, so that positions count from the first token"
@@ -38,8 +41,8 @@ class Entry:
 def enter(model: nn.Module, inputs: Inputs, input_layer: str | None = None) -> Entry:
     """Where the Jacobian of ``model`` begins for these examples.
 
-    With an input layer, its output: the forward pass is run up to there, and from there with another output in its
-    place. Without one, the floating tensor among the inputs.
+    With an input layer, its output: the forward pass is run up to there, and from there with
+    another output in its place. Without one, the floating tensor among the inputs.
 
     Raises:
         TypeError: integer inputs and no layer that embeds them (the candidates are listed).
@@ -48,7 +51,11 @@ def enter(model: nn.Module, inputs: Inputs, input_layer: str | None = None) -> E
     """
     mask = inputs.get(MASK) if isinstance(inputs, Mapping) else None
     if input_layer is not None:
-        return Entry(_embedded(model, inputs, input_layer), lambda x: _run_from(model, inputs, input_layer, x), mask)
+        return Entry(
+            _embedded(model, inputs, input_layer),
+            lambda x: _run_from(model, inputs, input_layer, x),
+            mask,
+        )
     if isinstance(inputs, Tensor):
         _check_one(model, {"inputs": inputs})
         return Entry(inputs, lambda x: model(unshared(x)))
@@ -57,19 +64,25 @@ def enter(model: nn.Module, inputs: Inputs, input_layer: str | None = None) -> E
 
 
 def find_input_layer(model: nn.Module, inputs: Inputs, input_layer: str | None) -> str | None:
-    """The layer that embeds the inputs: as named, else that of a transformers model with integer inputs.
+    """The layer that embeds the inputs: as named, else that of a transformers model with integer
+    inputs.
 
-    What a transformers model names may hold the weights alone, and others embed the tokens with them: then it is the
-    first embedding that runs on the tokens, found by a forward pass.
+    What a transformers model names may hold the weights alone, and others embed the tokens with
+    them: then it is the first embedding that runs on the tokens, found by a forward pass.
 
     Raises:
         ValueError: no module of that name.
     """
     if input_layer is not None:
-        names = {uncompiled_name(name): name for name, _ in model.named_modules() if uncompiled_name(name)}
+        names = {
+            uncompiled_name(name): name
+            for name, _ in model.named_modules()
+            if uncompiled_name(name)
+        }
         if uncompiled_name(input_layer) not in names:
             raise ValueError(
-                f"input_layer: expected the name of a module, got {input_layer!r}; do one of {_embeddings(model)}"
+                f"input_layer: expected the name of a module, got {input_layer!r}; do one of "
+                f"{_embeddings(model)}"
             )
         return names[uncompiled_name(input_layer)]
     find = getattr(model, "get_input_embeddings", None)
@@ -88,8 +101,9 @@ def find_input_layer(model: nn.Module, inputs: Inputs, input_layer: str | None) 
 def without_left_padding(inputs: Inputs) -> Inputs:
     """The inputs with each sequence from its first token on, what was padded before it behind it.
 
-    Positions are counted from the left, so that a model with learned positions, or one that reads the first place,
-    gives a text the values it has alone. Inputs that begin with tokens are handed back as they are.
+    Positions are counted from the left, so that a model with learned positions, or one that reads
+    the first place, gives a text the values it has alone. Inputs that begin with tokens are handed
+    back as they are.
 
     Examples:
         >>> ids, mask = torch.tensor([[0, 0, 5], [7, 8, 9]]), torch.tensor([[0, 0, 1], [1, 1, 1]])
@@ -119,7 +133,11 @@ def padding_without_mask(model: nn.Module, inputs: Inputs, input_layer: str | No
 
 def padding_token(model: Any, input_layer: str | None) -> int | None:
     """The token that fills up texts, as the embedding or the configuration of a model says."""
-    padding = None if input_layer is None else getattr(model.get_submodule(input_layer), "padding_idx", None)
+    padding = (
+        None
+        if input_layer is None
+        else getattr(model.get_submodule(input_layer), "padding_idx", None)
+    )
     if padding is None:
         padding = getattr(getattr(model, "config", None), "pad_token_id", None)
     return padding if isinstance(padding, int) else None
@@ -139,16 +157,21 @@ def _embedded(model: nn.Module, inputs: Inputs, input_layer: str) -> Tensor:
     taken = _taken(model, inputs, input_layer)
     if not taken or not isinstance(taken[0], Tensor) or not taken[0].is_floating_point():
         got = f"{type(taken[0]).__name__}" if taken else "a layer that did not run"
-        ran = ", ".join(repr(uncompiled_name(name)) for name in _ran_on(model, inputs)) or "none here"
+        ran = (
+            ", ".join(repr(uncompiled_name(name)) for name in _ran_on(model, inputs)) or "none here"
+        )
         raise RuntimeError(
-            f"input_layer: expected {input_layer!r} to give one floating tensor, got {got}; do name the embedding, of "
+            f"input_layer: expected {input_layer!r} to give one floating tensor, got {got}; do "
+            f"name the embedding, of "
             f"those that ran: {ran}"
         )
     return taken[0]
 
 
 def _taken(model: nn.Module, inputs: Inputs, input_layer: str) -> list[Any]:
-    """The output of the input layer, from a forward pass that ends there; empty where it does not run."""
+    """The output of the input layer, from a forward pass that ends there; empty where it does not
+    run.
+    """
     taken: list[Any] = []
 
     def stop(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -166,7 +189,9 @@ def _taken(model: nn.Module, inputs: Inputs, input_layer: str) -> list[Any]:
 
 
 def _that_runs(model: nn.Module, inputs: Inputs, named: str) -> str:
-    """``named``, or where it does not run, the first embedding that has its weights or runs on the same tokens."""
+    """``named``, or where it does not run, the first embedding that has its weights or runs on the
+    same tokens.
+    """
     with borrowed(model), torch.no_grad():
         if _taken(model, inputs, named):
             return named
@@ -174,13 +199,17 @@ def _that_runs(model: nn.Module, inputs: Inputs, named: str) -> str:
     weight = getattr(model.get_submodule(named), "weight", None)
     tokens = _tokens_of(inputs)
     for name, numbers in ran.items():
-        if model.get_submodule(name).weight is weight or (tokens is not None and torch.equal(numbers, tokens)):
+        if model.get_submodule(name).weight is weight or (
+            tokens is not None and torch.equal(numbers, tokens)
+        ):
             return name
     return named
 
 
 def _ran_on(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
-    """The embeddings that run in a forward pass, in that order, and the numbers that each embeds first."""
+    """The embeddings that run in a forward pass, in that order, and the numbers that each embeds
+    first.
+    """
     ran: dict[str, Tensor] = {}
 
     def remember(name: str) -> Any:
@@ -219,7 +248,8 @@ def _run_from(model: nn.Module, inputs: Inputs, input_layer: str, x: Tensor) -> 
         handle.remove()
     if n_runs != 1:
         raise RuntimeError(
-            f"input_layer: expected {input_layer!r} to run once in a forward pass, it ran {n_runs} times; "
+            f"input_layer: expected {input_layer!r} to run once in a forward pass, it ran {n_runs} "
+            f"times; "
             f"do name a layer that is used once"
         )
     return output
@@ -237,13 +267,16 @@ def _check_one(model: nn.Module, inputs: Mapping[str, Tensor]) -> str:
     if not floating:
         got = ", ".join(f"{name} of {dtype}" for name, dtype in dtypes.items())
         raise TypeError(
-            f"inputs: expected a floating tensor (a Jacobian needs a continuous input), got {got}; do inputs.float(), "
-            f"scaled as the model expects, or for tokens input_layer=NAME (--input-layer NAME) of their embedding: "
+            f"inputs: expected a floating tensor (a Jacobian needs a continuous input), got {got}; "
+            f"do inputs.float(), "
+            f"scaled as the model expects, or for tokens input_layer=NAME (--input-layer NAME) of "
+            f"their embedding: "
             f"{_embeddings(model)}"
         )
     if len(floating) > 1:
         raise ValueError(
-            f"inputs: expected one floating tensor, got {', '.join(floating)}; do input_layer=NAME (--input-layer NAME)"
+            f"inputs: expected one floating tensor, got {', '.join(floating)}; do input_layer=NAME "
+            f"(--input-layer NAME)"
         )
     return floating[0]
 

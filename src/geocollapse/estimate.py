@@ -15,7 +15,9 @@ from typing_extensions import TypedDict
 Population = Literal["dataset", "distribution"]
 Scale = Literal["log", "linear"]
 
-SEQUENTIAL_Z = 2.24  # definitions 1: quantile of a 95 % interval whose sample size was chosen by looking at it
+SEQUENTIAL_Z = (
+    2.24  # definitions 1: quantile of a 95 % interval whose sample size was chosen by looking at it
+)
 LARGEST_SHARE_LIMIT = 0.03  # definitions 1: above it a few examples carry the mean
 
 
@@ -44,7 +46,9 @@ class EstimateDict(IntervalDict):
 
 @dataclass(frozen=True)
 class TopExample:
-    """An example that carries much of a mean: its position in the data set, its value, its share of the sum."""
+    """An example that carries much of a mean: its position in the data set, its value, its share of
+    the sum.
+    """
 
     index: int
     value: float
@@ -56,7 +60,8 @@ class TopExample:
 class Estimate:
     """A measured value with its standard error.
 
-    The interval at level L with t the Student quantile of (1 + L)/2 at ``dof`` degrees of freedom is
+    The interval at level L with t the Student quantile of (1 + L)/2 at ``dof`` degrees of freedom
+    is
 
         log scale (positive, right-skewed: GC and ratios):   value * exp(+- t * stderr / value)
         linear scale (accuracies):                           value +- t * stderr
@@ -68,13 +73,14 @@ class Estimate:
         stderr: its standard error, in the unit of ``value``; NaN where it cannot be estimated.
         n_samples: number of examples (or episodes) behind it.
         n_probes: random probes for each example.
-        population: ``dataset`` (the examples at hand) or ``distribution`` (what they were drawn from).
+        population: ``dataset`` (the examples at hand) or ``distribution`` (what they were drawn
+            from).
         estimator: how the value was obtained.
         largest_share: largest example's share of the sum; above 0.03 the interval may be too short.
         dof: degrees of freedom of the Student quantile.
         scale: ``log`` or ``linear``, see above.
-        sequential: the sample size was chosen by looking at the interval, which is then made wider: the normal quantile
-            of half the error probability, z = 2.24 at 95 %.
+        sequential: the sample size was chosen by looking at the interval, which is then made wider:
+            the normal quantile of half the error probability, z = 2.24 at 95 %.
         interrupted: Ctrl-C ended the sampling; the estimate is of the examples until then.
         values: the terms (n_samples,) behind the mean, in float64, where they are kept.
         indices: (n_samples,) the positions in the data set that ``values`` belong to.
@@ -110,11 +116,15 @@ class Estimate:
             ValueError: ``level`` is not strictly between 0 and 1.
         """
         if not 0.0 < level < 1.0:
-            raise ValueError(f"level: expected a number between 0 and 1, got {level}; do interval(level=0.95)")
+            raise ValueError(
+                f"level: expected a number between 0 and 1, got {level}; do interval(level=0.95)"
+            )
         if self.stderr == 0.0:
             return (self.value, self.value)
         probability = (3.0 + level) / 4.0 if self.sequential else (1.0 + level) / 2.0
-        half = _student_quantile(probability, math.inf if self.sequential else self.dof) * self.stderr
+        half = (
+            _student_quantile(probability, math.inf if self.sequential else self.dof) * self.stderr
+        )
         if self.scale == "linear":
             return (self.value - half, self.value + half)
         if self.value <= 0.0 or math.isnan(half):
@@ -123,15 +133,21 @@ class Estimate:
         return (self.value / factor, self.value * factor)
 
     def top_examples(self, k: int = 10) -> list[TopExample]:
-        """The k examples that carry most of the mean, largest first; the first carries ``largest_share``.
+        """The k examples that carry most of the mean, largest first; the first carries
+        ``largest_share``.
 
         Raises:
             ValueError: k below 1, or an estimate that kept no values.
         """
         if k < 1:
-            raise ValueError(f"k: expected a positive number of examples, got {k}; do top_examples(10)")
+            raise ValueError(
+                f"k: expected a positive number of examples, got {k}; do top_examples(10)"
+            )
         if self.values is None:
-            raise ValueError("top_examples: expected an estimate over examples, got one without values; do measure GC")
+            raise ValueError(
+                "top_examples: expected an estimate over examples, got one without values; do "
+                "measure GC"
+            )
         values, rows = self.values.sort(descending=True, stable=True)
         indices = rows if self.indices is None else self.indices[rows]
         shares = values / values.sum()
@@ -141,7 +157,11 @@ class Estimate:
     def to_interval_dict(self) -> IntervalDict:
         """Value, standard error and interval alone: strict JSON, undefined numbers are None."""
         low, high = self.interval()
-        return {"value": _finite(self.value), "stderr": _finite(self.stderr), "ci95": (_finite(low), _finite(high))}
+        return {
+            "value": _finite(self.value),
+            "stderr": _finite(self.stderr),
+            "ci95": (_finite(low), _finite(high)),
+        }
 
     def to_dict(self) -> EstimateDict:
         """The JSON form: strict, undefined numbers are None."""
@@ -157,7 +177,9 @@ class Estimate:
 
 
 def strict_json(value: Any) -> Any:
-    """Plain Python of ``value`` that strict JSON can hold: tensors become lists, NaN and infinities None."""
+    """Plain Python of ``value`` that strict JSON can hold: tensors become lists, NaN and infinities
+    None.
+    """
     if isinstance(value, Estimate):
         return strict_json(value.to_dict())
     if isinstance(value, Tensor | np.ndarray):
@@ -190,7 +212,8 @@ def check_finite(name: str, tensor: Tensor) -> None:
     if bool(bad.any()):
         first = int(bad.nonzero()[0])
         raise ValueError(
-            f"{name}: expected finite numbers, got NaN or infinity in {int(bad.sum())} of {len(bad)} examples "
+            f"{name}: expected finite numbers, got NaN or infinity in {int(bad.sum())} of "
+            f"{len(bad)} examples "
             f"(first at row {first}); do check the model's output or drop these examples"
         )
 

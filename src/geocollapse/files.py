@@ -1,4 +1,6 @@
-"""Files written whole (temporary file, fsync, rename): a reader sees the old content or the new, never a part of it."""
+"""Files written whole (temporary file, fsync, rename): a reader sees the old content or the new,
+never a part of it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from pathlib import Path
 
 
 def write_whole(files: Mapping[Path, bytes]) -> None:
-    """Write files so that a reader sees the old content or the new: all are on disk before the first is renamed."""
+    """Write files so that a reader sees the old content or the new: all are on disk before the
+    first is renamed.
+    """
     partial = {path: _part_of(path) for path in files}
     for path, content in files.items():
         partial[path].write_bytes(content)
@@ -20,7 +24,8 @@ def write_whole(files: Mapping[Path, bytes]) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to, for what is too large to be held as bytes; its content then takes the place of ``path``.
+    """A path to write to, for what is too large to be held as bytes; its content then takes the
+    place of ``path``.
 
     After an error ``path`` is as it was, and nothing is left beside it.
     """

@@ -1,4 +1,6 @@
-"""Whether a map treats its examples one by one: seen from what it does, not from the names of its layers."""
+"""Whether a map treats its examples one by one: seen from what it does, not from the names of its
+layers.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,10 @@ _Run = Callable[[], list[Tensor]]
 class _Look:
     """A pass and a row of it, and another pass and row in which all must be the same, to rounding.
 
-    In one row of passes of one shape the same kernels run, which on a CPU agree to the last bit (where a router does
-    not send other rows along): there every coordinate is held to its own size, so that a large one hides nothing.
-    Other rows add in another order, with errors as large as the terms: there it is the largest coordinate's size.
+    In one row of passes of one shape the same kernels run, which on a CPU agree to the last bit
+    (where a router does not send other rows along): there every coordinate is held to its own size,
+    so that a large one hides nothing. Other rows add in another order, with errors as large as the
+    terms: there it is the largest coordinate's size.
     """
 
     one: str
@@ -32,11 +35,17 @@ class _Look:
     other_row: int
 
     def is_same(self, one: list[Tensor], other: list[Tensor], tolerance: float) -> bool:
-        """Whether what belongs to the row in one pass is what belongs to the other row in the other pass."""
+        """Whether what belongs to the row in one pass is what belongs to the other row in the other
+        pass.
+        """
         if [a.shape for a in one] != [b.shape for b in other]:
             return False
-        parts = [(_part(a, self.row), _part(b, self.other_row)) for a, b in zip(one, other, strict=True)]
-        return all(_equal(a, b, tolerance, by_coordinate=self.row == self.other_row) for a, b in parts)
+        parts = [
+            (_part(a, self.row), _part(b, self.other_row)) for a, b in zip(one, other, strict=True)
+        ]
+        return all(
+            _equal(a, b, tolerance, by_coordinate=self.row == self.other_row) for a, b in parts
+        )
 
 
 _LOOKS = (_Look("as given", 0, "first twice", 0), _Look("as given", 1, "second twice", 1))
@@ -55,28 +64,33 @@ def check_rows_independent(
 ) -> None:
     """Refuse a map in which one example's features depend on the others of its batch, or on chance.
 
-    The Jacobian of one example exists only if its features are a function of itself alone. Two examples go through the
-    map. Then a copy of the first one takes the second one's place: the first one's features must stay. Then a copy of
-    the second one takes the first one's place, and a router's places before it: the second one's features must stay,
-    and be those of its copy. Copies are examples that the map takes; where both examples are the same, noise on the
-    second one stands for the first copy. Not seen: what moves the features by less than rounding, or shows in larger
-    batches only (a router with places for two). With one example there is nothing to mix, and nothing is checked.
+    The Jacobian of one example exists only if its features are a function of itself alone. Two
+    examples go through the map. Then a copy of the first one takes the second one's place: the
+    first one's features must stay. Then a copy of the second one takes the first one's place, and a
+    router's places before it: the second one's features must stay, and be those of its copy. Copies
+    are examples that the map takes; where both examples are the same, noise on the second one
+    stands for the first copy. Not seen: what moves the features by less than rounding, or shows in
+    larger batches only (a router with places for two). With one example there is nothing to mix,
+    and nothing is checked.
 
-    Cost: three forward passes of two examples. Model, buffers and random state are left as they were.
+    Cost: three forward passes of two examples. Model, buffers and random state are left as they
+    were.
 
     Source: definitions 1.
 
     Args:
-        enter: from inputs to the map of these examples, x (n, ...) to the features (n, p) of each layer and an
-            output, and the x that it starts from.
+        enter: from inputs to the map of these examples, x (n, ...) to the features (n, p) of each
+            layer and an output, and the x that it starts from.
         inputs: the first two examples are used.
         module: the model behind the map, whose modules can be named; None for a callable.
-        dtype: the coarsest precision inside the map (autocast); by default that of the model, or of x.
+        dtype: the coarsest precision inside the map (autocast); by default that of the model, or of
+            x.
         is_random: the map may draw at random, as in training: every pass draws the same numbers.
         remedy: what to do instead, by default for a measurement.
 
     Raises:
-        RuntimeError: names the first module whose output moved while its input did not, and the remedy.
+        RuntimeError: names the first module whose output moved while its input did not, and the
+        remedy.
 
     Examples:
         >>> f = nn.Sequential(nn.Linear(3, 2), nn.Tanh())
@@ -98,7 +112,11 @@ def check_rows_independent(
         if not all(bool(torch.isfinite(z).all()) for z in features["as given"]):
             return  # refused where they are measured
         looks = _LOOKS if is_random else (*_LOOKS, _COPIES)  # copies draw other numbers
-        moved = [look for look in looks if not look.is_same(features[look.one], features[look.other], tolerance)]
+        moved = [
+            look
+            for look in looks
+            if not look.is_same(features[look.one], features[look.other], tolerance)
+        ]
         if not moved:
             return
         given, again = features["as given"], runs["as given"]()
@@ -115,12 +133,14 @@ def check_padding(
     padding: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Refuse a model in which the features of a text move with the padding that its batch happens to need.
+    """Refuse a model in which the features of a text move with the padding that its batch happens
+    to need.
 
-    A text is padded to the longest of its batch: a model that ignores ``attention_mask`` mixes their lengths. Two texts
-    without their first column go through it, and again with a column of padding behind them. So they are no wider than
-    given, and a table of positions has room. Nothing is checked with one text, without a mask, where a model takes one
-    width alone, or where neither the texts nor ``padding`` say what fills them up.
+    A text is padded to the longest of its batch: a model that ignores ``attention_mask`` mixes
+    their lengths. Two texts without their first column go through it, and again with a column of
+    padding behind them. So they are no wider than given, and a table of positions has room. Nothing
+    is checked with one text, without a mask, where a model takes one width alone, or where neither
+    the texts nor ``padding`` say what fills them up.
 
     Cost: two forward passes of two texts.
 
@@ -129,7 +149,8 @@ def check_padding(
         inputs: the first two texts are used.
         module: the model behind the map.
         padding: the token that fills texts up, None where the model does not say.
-        dtype: the coarsest precision inside the map (autocast); by default that of the model, or of x.
+        dtype: the coarsest precision inside the map (autocast); by default that of the model, or of
+            x.
 
     Raises:
         RuntimeError: features that move.
@@ -146,17 +167,22 @@ def check_padding(
         except (AssertionError, IndexError, RuntimeError, ValueError):
             return  # a width that the model does not take
         tolerance = _tolerance(dtype or dtype_of(module) or entered[0][1].dtype)
-    alike = [(a, b) for a, b in zip(narrow, padded, strict=True) if a.shape == b.shape]  # not flattened over positions
+    alike = [
+        (a, b) for a, b in zip(narrow, padded, strict=True) if a.shape == b.shape
+    ]  # not flattened over positions
     if all(_equal(_part(a, row), _part(b, row), tolerance) for a, b in alike for row in (0, 1)):
         return
     raise RuntimeError(
-        "model: expected features that padding does not change, got features of a text that move with one more padded "
+        "model: expected features that padding does not change, got features of a text that move "
+        "with one more padded "
         f"token, whose {MASK} is 0; do batch_size=1, which pads nothing"
     )
 
 
 def _two_widths(inputs: Inputs, padding: int | None) -> tuple[Inputs, Inputs] | None:
-    """The first two texts without their first column, and these with a padded one; None where that cannot be made."""
+    """The first two texts without their first column, and these with a padded one; None where that
+    cannot be made.
+    """
     if not isinstance(inputs, Mapping) or MASK not in inputs or n_rows(inputs) < 2:
         return None
     pair = {name: tensor[:2] for name, tensor in inputs.items()}
@@ -164,7 +190,9 @@ def _two_widths(inputs: Inputs, padding: int | None) -> tuple[Inputs, Inputs] | 
     if mask.ndim != 2 or not bool(mask[:, 1:].any(dim=1).all()):
         return None
     if padding is None and not bool((mask == 0).any()):
-        return None  # with a token that is none of the model's padding, a model that knows padding by it would move
+        # with a token that is none of the model's padding, a model that knows padding by it would
+        # move
+        return None
     narrow, padded = dict(pair), dict(pair)
     for name, tensor in pair.items():
         if tensor.shape[:2] == mask.shape:
@@ -184,23 +212,30 @@ def _passes(
 
     def run(take: Take, z: Tensor) -> list[Tensor]:
         with borrowed(module, evaluation=False) if is_random else nullcontext():
-            return [features.detach().clone() for features in take(z.clone())[0]]  # it may work in place
+            return [
+                features.detach().clone() for features in take(z.clone())[0]
+            ]  # it may work in place
 
     rows = {"as given": [0, 1], "first twice": [0, 0], "second twice": [1, 1]}
-    entered = {name: enter(rows_of(inputs, torch.tensor(numbers))) for name, numbers in rows.items()}
+    entered = {
+        name: enter(rows_of(inputs, torch.tensor(numbers))) for name, numbers in rows.items()
+    }
     starts = {name: x.detach() for name, (_, x) in entered.items()}
     if torch.equal(starts["as given"], starts["first twice"]):
         starts["first twice"] = _with_noise(starts["first twice"])
-    runs: dict[str, _Run] = {name: partial(run, take, starts[name]) for name, (take, _) in entered.items()}
+    runs: dict[str, _Run] = {
+        name: partial(run, take, starts[name]) for name, (take, _) in entered.items()
+    }
     return runs, starts["as given"]
 
 
 def _tolerance(dtype: torch.dtype) -> float:
     """What rounding may move, relative to the features.
 
-    It is for sums that an accelerator adds in no fixed order, and for other rows or widths, whose sums are in another
-    order, through all layers: a thousand roundings of float64 and float32, eight of half precision, whose sums are
-    float32 inside. Statistics of a batch of two move features by their own size.
+    It is for sums that an accelerator adds in no fixed order, and for other rows or widths, whose
+    sums are in another order, through all layers: a thousand roundings of float64 and float32,
+    eight of half precision, whose sums are float32 inside. Statistics of a batch of two move
+    features by their own size.
     """
     return torch.finfo(dtype).eps * (1024 if torch.finfo(dtype).bits >= 32 else 8)
 
@@ -215,7 +250,8 @@ def _with_noise(pair: Tensor) -> Tensor:
 
 
 def _equal(a: Tensor, b: Tensor, tolerance: float, *, by_coordinate: bool = False) -> bool:
-    """Whether a is b, to ``tolerance`` of the largest entry; or by coordinate: of its own size or four median sizes.
+    """Whether a is b, to ``tolerance`` of the largest entry; or by coordinate: of its own size or
+    four median sizes.
 
     Four medians are the size of the largest of some hundred normal entries.
     """
@@ -232,9 +268,11 @@ def _equal(a: Tensor, b: Tensor, tolerance: float, *, by_coordinate: bool = Fals
 
 
 def _part(tensor: Tensor, row: int) -> Tensor:
-    """One example's half: of the batch, or of windows or tokens that lie behind each other; else all of it.
+    """One example's half: of the batch, or of windows or tokens that lie behind each other; else
+    all of it.
 
-    Halves of a module that takes time first are halves of the time: it may be named too late or too early.
+    Halves of a module that takes time first are halves of the time: it may be named too late or too
+    early.
     """
     is_split = tensor.ndim > 0 and len(tensor) > 0 and len(tensor) % 2 == 0
     return tensor.reshape(2, -1)[row] if is_split else tensor
@@ -245,20 +283,31 @@ _Found = tuple[str, nn.Module] | None
 
 def _by_chance(found: _Found, remedy: str | None) -> RuntimeError:
     is_training = found is not None and found[1].training
-    usual = "do model.eval() first" if is_training else "do switch it off (F.dropout takes training=)"
+    usual = (
+        "do model.eval() first" if is_training else "do switch it off (F.dropout takes training=)"
+    )
     return RuntimeError(
-        f"model: expected the same features of the same examples each time, got features that change by chance, "
+        f"model: expected the same features of the same examples each time, got features that "
+        f"change by chance, "
         f"{_place(found)}; {remedy or usual}"
     )
 
 
 def _mixed(found: _Found, remedy: str | None) -> RuntimeError:
     is_training = found is not None and found[1].training
-    usual = "do model.eval() first" if is_training else "do measure a layer before it, or one example at a time"
-    draws = found is not None and isinstance(found[1], nn.RReLU)  # one number for each negative entry
+    usual = (
+        "do model.eval() first"
+        if is_training
+        else "do measure a layer before it, or one example at a time"
+    )
+    draws = found is not None and isinstance(
+        found[1], nn.RReLU
+    )  # one number for each negative entry
     return RuntimeError(
-        f"model: expected examples that do not influence each other, got features of one example that move with "
-        f"another one, {_place(found)}: {'random draws that hang on the data' if draws else 'a batch-wise layer'}; "
+        f"model: expected examples that do not influence each other, got features of one example "
+        f"that move with "
+        f"another one, {_place(found)}: "
+        f"{'random draws that hang on the data' if draws else 'a batch-wise layer'}; "
         f"{remedy or usual}"
     )
 
@@ -278,8 +327,12 @@ class _Call:
     outputs: list[Tensor]
 
 
-def _first_to_move(module: nn.Module | None, runs: Mapping[str, _Run], look: _Look, tolerance: float) -> _Found:
-    """The first module, in the order they end, whose output moved for an example although its input did not."""
+def _first_to_move(
+    module: nn.Module | None, runs: Mapping[str, _Run], look: _Look, tolerance: float
+) -> _Found:
+    """The first module, in the order they end, whose output moved for an example although its input
+    did not.
+    """
     if module is None:
         return None
     passes = []
@@ -331,5 +384,11 @@ def _clones(value: Any) -> list[Tensor]:
     """Copies of the tensors in nested tuples, lists and mappings."""
     if isinstance(value, Tensor):
         return [value.detach().clone()]
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+    parts = (
+        value.values()
+        if isinstance(value, Mapping)
+        else value
+        if isinstance(value, tuple | list)
+        else ()
+    )
     return [tensor for part in parts for tensor in _clones(part)]

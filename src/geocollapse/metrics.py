@@ -34,27 +34,29 @@ _SCATTERED = ("nc1_pooled", "nc1_rank")
 class CollapseMetric(Metric):
     """Neural collapse of a stream of features, as far as class statistics alone give it.
 
-    ``compute`` returns 0-d float64 tensors: ``cdnv``, ``cdnv_bias_corrected``, ``nc1_trace_ratio``, ``nc2_equinorm``,
-    ``nc2_equiangular``, ``nc2_max_angle``, ``hyperspherical_uniformity`` and, with ``scatter``, ``nc1_pooled`` and
-    ``nc1_rank``. What needs the final means (class-weighted NC1, directional CDNV, NC4, nearest-mean error) is
-    measured on kept features: ``geocollapse.neural_collapse(features, labels)``.
+    ``compute`` returns 0-d float64 tensors: ``cdnv``, ``cdnv_bias_corrected``, ``nc1_trace_ratio``,
+    ``nc2_equinorm``, ``nc2_equiangular``, ``nc2_max_angle``, ``hyperspherical_uniformity`` and,
+    with ``scatter``, ``nc1_pooled`` and ``nc1_rank``. What needs the final means (class-weighted
+    NC1, directional CDNV, NC4, nearest-mean error) is measured on kept features:
+    ``geocollapse.neural_collapse(features, labels)``.
 
-    The states are class statistics, as lists with one part a process: they are gathered, and merged by Chan's rule
-    (never summed), so that batches, ``merge_state`` and processes give the same value to 1e-10 whatever the split.
-    ``forward`` also computes the value of the batch alone, NaN with a warning where a class has no example in it; in a
-    training loop ``update`` is enough.
+    The states are class statistics, as lists with one part a process: they are gathered, and merged
+    by Chan's rule (never summed), so that batches, ``merge_state`` and processes give the same
+    value to 1e-10 whatever the split. ``forward`` also computes the value of the batch alone, NaN
+    with a warning where a class has no example in it; in a training loop ``update`` is enough.
 
     Source: Chan, Golub, LeVeque (1979); definitions 2.
 
     Args:
         num_classes: declares the labels 0..num_classes - 1; None discovers the classes.
         scatter: keep the pooled scatter (p, p) for NC1; at most 4,096 features.
-        **kwargs: torchmetrics' own (``sync_on_compute``, ``dist_sync_fn``, ...). Values are not cached by default: what
-            one process computed inside ``processes.alone`` would keep it from the next gathering of all.
+        **kwargs: torchmetrics' own (``sync_on_compute``, ``dist_sync_fn``, ...). Values are not
+            cached by default: what one process computed inside ``processes.alone`` would keep it
+            from the next gathering of all.
 
     Raises:
-        ValueError: on update, wrong shapes, NaN features, a label out of the declared range, or too many features
-            for ``scatter``.
+        ValueError: on update, wrong shapes, NaN features, a label out of the declared range, or too
+            many features for ``scatter``.
         TypeError: on update, features that are not floating point, labels that are not integers.
 
     Examples:
@@ -76,8 +78,12 @@ class CollapseMetric(Metric):
     origin: list[Tensor]
     scatter: list[Tensor]
 
-    def __init__(self, num_classes: int | None = None, *, scatter: bool = True, **kwargs: Any) -> None:
-        super().__init__(**{"distributed_available_fn": _is_one_of_many, "compute_with_cache": False, **kwargs})
+    def __init__(
+        self, num_classes: int | None = None, *, scatter: bool = True, **kwargs: Any
+    ) -> None:
+        super().__init__(
+            **{"distributed_available_fn": _is_one_of_many, "compute_with_cache": False, **kwargs}
+        )
         self.num_classes = num_classes
         self.keep_scatter = scatter
         for name in _PARTS:
@@ -88,7 +94,9 @@ class CollapseMetric(Metric):
     def statistics(self) -> ClassStatistics:
         """The class statistics of everything seen, all parts merged."""
         states = (getattr(self, name) for name in _PARTS)
-        return functools.reduce(ClassStatistics.merge, (self._part(*tensors) for tensors in zip(*states)))
+        return functools.reduce(
+            ClassStatistics.merge, (self._part(*tensors) for tensors in zip(*states))
+        )
 
     def update(self, features: Tensor, target: Tensor) -> None:
         """Add features (n, p) with class labels ``target`` (n,)."""
@@ -96,19 +104,25 @@ class CollapseMetric(Metric):
         self._store(self.statistics.accumulate(x, y))
 
     def compute(self) -> dict[str, Tensor]:
-        """The measures of everything seen; NaN with a warning where fewer than two classes have examples."""
+        """The measures of everything seen; NaN with a warning where fewer than two classes have
+        examples.
+        """
         statistics = self.statistics
         values, reasons = _measures(statistics)
         for reason in reasons:
             warnings.warn(reason, GeocollapseWarning, stacklevel=2)
-        return {name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in values.items()}
+        return {
+            name: torch.tensor(value, dtype=torch.float64, device=self.device)
+            for name, value in values.items()
+        }
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         """Merge the state of another CollapseMetric (or its ``metric_state``) into this one.
 
         Raises:
             TypeError: neither.
-            ValueError: other classes declared, another number of features, or ``scatter`` in one of them only.
+            ValueError: other classes declared, another number of features, or ``scatter`` in one of
+            them only.
         """
         if isinstance(incoming_state, CollapseMetric):
             other = incoming_state
@@ -116,7 +130,8 @@ class CollapseMetric(Metric):
             other = self._of_state(incoming_state)
         else:
             raise TypeError(
-                f"incoming_state: expected a CollapseMetric or its metric_state, got {type(incoming_state).__name__}; "
+                f"incoming_state: expected a CollapseMetric or its metric_state, got "
+                f"{type(incoming_state).__name__}; "
                 "do merge_state(other_metric)"
             )
         self._store(self.statistics.merge(other.statistics))
@@ -128,8 +143,12 @@ class CollapseMetric(Metric):
         super().reset()
         self._store(self._empty())
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> CollapseMetric:
-        """``to`` and the like, which leave dtypes alone; on a device without float64 the statistics stay on the CPU."""
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()
+    ) -> CollapseMetric:
+        """``to`` and the like, which leave dtypes alone; on a device without float64 the statistics
+        stay on the CPU.
+        """
         if fn(torch.zeros(())).device.type in NO_FLOAT64:
             return self
 
@@ -141,7 +160,8 @@ class CollapseMetric(Metric):
         return self
 
     def _of_state(self, state: dict[str, Any]) -> CollapseMetric:
-        """The metric behind a ``metric_state``: whether it declared its classes and kept scatter shows in its tensors.
+        """The metric behind a ``metric_state``: whether it declared its classes and kept scatter
+        shows in its tensors.
 
         Declared classes are 0, 1, ... and may have no examples; what was discovered has been seen.
         """
@@ -150,22 +170,36 @@ class CollapseMetric(Metric):
         may_be_declared = is_range and (self.num_classes is not None or bool((counts == 0).any()))
         has_rows = state["origin"][0].numel() > 0
         keeps_scatter = state["scatter"][0].numel() > 0 if has_rows else self.keep_scatter
-        other = CollapseMetric((len(classes) or None) if may_be_declared else None, scatter=keeps_scatter)
+        other = CollapseMetric(
+            (len(classes) or None) if may_be_declared else None, scatter=keeps_scatter
+        )
         for name in _PARTS:
             setattr(other, name, state[name])
         return other
 
     def _empty(self) -> ClassStatistics:
-        return ClassStatistics.empty(self.num_classes, scatter=self.keep_scatter, device=self.device)
+        return ClassStatistics.empty(
+            self.num_classes, scatter=self.keep_scatter, device=self.device
+        )
 
     def _part(
-        self, classes: Tensor, counts: Tensor, offsets: Tensor, sum_squares: Tensor, origin: Tensor, scatter: Tensor
+        self,
+        classes: Tensor,
+        counts: Tensor,
+        offsets: Tensor,
+        sum_squares: Tensor,
+        origin: Tensor,
+        scatter: Tensor,
     ) -> ClassStatistics:
         kept = scatter if self.keep_scatter else None
-        return ClassStatistics(classes, counts, offsets, sum_squares, origin, kept, self.num_classes)
+        return ClassStatistics(
+            classes, counts, offsets, sum_squares, origin, kept, self.num_classes
+        )
 
     def _store(self, statistics: ClassStatistics) -> None:
-        """One part a process, also before the first update: every process takes part in every gather."""
+        """One part a process, also before the first update: every process takes part in every
+        gather.
+        """
         for name in _PARTS:
             value = getattr(statistics, name)
             setattr(self, name, [statistics.counts.new_zeros(0, 0) if value is None else value])

@@ -1,4 +1,6 @@
-"""What a model, or a layer, returns: one tensor, or a tuple or a mapping of which one part is meant."""
+"""What a model, or a layer, returns: one tensor, or a tuple or a mapping of which one part is
+meant.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from torch import Tensor
 
 
 def part_of(output: Any, part: str, layer: str) -> Any:
-    """The entry of a tuple, or of a mapping such as a transformers output, that ``layer[part]`` names.
+    """The entry of a tuple, or of a mapping such as a transformers output, that ``layer[part]``
+    names.
 
     Raises:
         ValueError: no such entry (those there are listed).
@@ -17,7 +20,9 @@ def part_of(output: Any, part: str, layer: str) -> Any:
     entries = _entries(output)
     if part not in entries:
         listed = " or ".join(repr(f"{layer}[{name}]") for name in _tensors(entries)) or repr(layer)
-        raise ValueError(f"layer: expected a part of what {layer!r} gives, got {part!r}; do layer={listed}")
+        raise ValueError(
+            f"layer: expected a part of what {layer!r} gives, got {part!r}; do layer={listed}"
+        )
     return entries[part]
 
 
@@ -27,7 +32,8 @@ def part_names(output: Any) -> list[str]:
 
 
 def main_output(output: Any) -> Any:
-    """The output that a classifier gives: ``logits``, the only tensor of a mapping, or the first one of a tuple.
+    """The output that a classifier gives: ``logits``, the only tensor of a mapping, or the first
+    one of a tuple.
 
     An output that is one tensor is that; anything else comes back as it is.
 

@@ -1,8 +1,10 @@
-"""Random probe vectors that belong to an example: a hash of (seed, example index, probe number), never a generator.
+"""Random probe vectors that belong to an example: a hash of (seed, example index, probe number),
+never a generator.
 
-A generator advanced batch by batch ties an example's probe to the batch size, the order and the number of processes.
-Here bit j of probe k of example i is a pure function of (seed, i, k, j), evaluated on the device of the data, so that
-an estimate is the same, to rounding, for any way of reading the same examples.
+A generator advanced batch by batch ties an example's probe to the batch size, the order and the
+number of processes. Here bit j of probe k of example i is a pure function of (seed, i, k, j),
+evaluated on the device of the data, so that an estimate is the same, to rounding, for any way of
+reading the same examples.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ def _signed(constant: int) -> int:
     return constant - (1 << 64) if constant >> 63 else constant
 
 
-# SplitMix64: the golden-ratio increment and the two multipliers of its finaliser (Steele, Lea, Flood, 2014).
+# SplitMix64: the golden-ratio increment and the two multipliers of its finaliser (Steele, Lea,
+# Flood, 2014).
 _INCREMENT = _signed(0x9E3779B97F4A7C15)
 _MULTIPLIER_1 = _signed(0xBF58476D1CE4E5B9)
 _MULTIPLIER_2 = _signed(0x94D049BB133111EB)
@@ -46,7 +49,10 @@ def random_bits(seed: int, indices: Tensor, n_probes: int, n_words: int) -> Tens
         >>> bool((bits[1] == random_bits(0, torch.tensor([5]), 2, 4)[0]).all())
         True
     """
-    key = _mix(_key(seed, indices)[:, None] + torch.arange(1, n_probes + 1, device=indices.device) * _INCREMENT)
+    key = _mix(
+        _key(seed, indices)[:, None]
+        + torch.arange(1, n_probes + 1, device=indices.device) * _INCREMENT
+    )
     return _mix(key[:, :, None] + torch.arange(1, n_words + 1, device=indices.device) * _INCREMENT)
 
 
@@ -57,7 +63,9 @@ def rademacher(seed: int, indices: Tensor, n_probes: int, n_features: int) -> Te
         (n, n_probes, n_features) of -1 and +1, int8.
     """
     words = random_bits(seed, indices, n_probes, -(-n_features // 64))
-    octets = words.view(torch.uint8)[..., None]  # little-endian: bit j of a word is bit j % 8 of its octet j // 8
+    octets = words.view(torch.uint8)[
+        ..., None
+    ]  # little-endian: bit j of a word is bit j % 8 of its octet j // 8
     bits = (octets >> torch.arange(8, dtype=torch.uint8, device=words.device)) & 1
     return (1 - 2 * bits.to(torch.int8)).flatten(2)[..., :n_features]
 
@@ -67,8 +75,9 @@ def aligned(seed: int, indices: Tensor, n_probes: int, basis: Tensor) -> Tensor:
 
         v = Q s + (I - Q Q^T) t,     s in {-1, 1}^k,  t in {-1, 1}^p,  Q^T Q = I
 
-    E[v v^T] = I for any Q. One probe's variance, 2 (||M^T A M||_F^2 - sum_i (M^T A M)_ii^2) with M = [Q, I - Q Q^T],
-    is small where the columns of Q are near the leading eigenvectors of A = J J^T, and 0 where they are all of them.
+    E[v v^T] = I for any Q. One probe's variance, 2 (||M^T A M||_F^2 - sum_i (M^T A M)_ii^2) with M
+    = [Q, I - Q Q^T], is small where the columns of Q are near the leading eigenvectors of A = J
+    J^T, and 0 where they are all of them.
 
     Args:
         seed: any integer.
@@ -98,24 +107,29 @@ def gaussian(seed: int, indices: Tensor, n_probes: int, n_features: int) -> Tens
     uniform = (_shift_right(words, 64 - n_bits).to(dtype) + 0.5) * 2.0**-n_bits
     radius = torch.sqrt(-2.0 * torch.log(uniform[..., :n_pairs]))
     angle = 2.0 * math.pi * uniform[..., n_pairs:]
-    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)[..., :n_features]
+    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)[
+        ..., :n_features
+    ]
 
 
 def orthogonal(seed: int, indices: Tensor, n_probes: int, n_features: int) -> Tensor:
     """The first columns of a Haar orthogonal matrix, scaled by sqrt(p): exact when all p are taken.
 
-    QR of a Gaussian matrix with the signs of R's diagonal made positive; column k depends on columns up to k only.
+    QR of a Gaussian matrix with the signs of R's diagonal made positive; column k depends on
+    columns up to k only.
     Source: Mezzadri (2007), "How to generate random matrices from the classical compact groups".
 
     Returns:
-        (n, n_probes, n_features) float; the rows of one example are orthogonal, each of length sqrt(p).
+        (n, n_probes, n_features) float; the rows of one example are orthogonal, each of length
+        sqrt(p).
 
     Raises:
         ValueError: more probes than features.
     """
     if n_probes > n_features:
         raise ValueError(
-            f"n_probes: expected at most n_features = {n_features} orthogonal probes, got {n_probes}; "
+            f"n_probes: expected at most n_features = {n_features} orthogonal probes, got "
+            f"{n_probes}; "
             f"do n_probes={n_features}, which is exact"
         )
     q, r = torch.linalg.qr(gaussian(seed, indices, n_probes, n_features).mT)
@@ -136,7 +150,8 @@ def sampled_outputs(seed: int, indices: Tensor, n_probes: int, n_features: int) 
     """
     if n_probes > n_features:
         raise ValueError(
-            f"n_probes: expected at most n_features = {n_features} sampled outputs, got {n_probes}; "
+            f"n_probes: expected at most n_features = {n_features} sampled outputs, got "
+            f"{n_probes}; "
             f"do n_probes={n_features}, which is exact"
         )
     chosen = random_bits(seed, indices, 1, n_features)[:, 0].argsort(dim=1)[:, :n_probes]
@@ -146,7 +161,8 @@ def sampled_outputs(seed: int, indices: Tensor, n_probes: int, n_features: int) 
 
 
 def sampled_entries(seed: int, indices: Tensor, n_entries: int, n_total: int) -> Tensor:
-    """K of N entries for each example, drawn uniformly without replacement: those of the smallest hashes.
+    """K of N entries for each example, drawn uniformly without replacement: those of the smallest
+    hashes.
 
     Cost: N hashes for each example, one example at a time.
 
@@ -166,7 +182,9 @@ def sampled_entries(seed: int, indices: Tensor, n_entries: int, n_total: int) ->
 
 
 def random_order(seed: int, indices: Tensor) -> Tensor:
-    """``indices`` (n,) in an order fixed by ``seed``: sorted by the hash of probe 0, used by no estimator."""
+    """``indices`` (n,) in an order fixed by ``seed``: sorted by the hash of probe 0, used by no
+    estimator.
+    """
     return indices[_mix(_key(seed, indices)).argsort(stable=True)]
 
 
@@ -177,11 +195,15 @@ def accumulation_dtype(device: torch.device) -> torch.dtype:
 
 def _key(seed: int, indices: Tensor) -> Tensor:
     """One 64-bit word for each example (n,); probe k starts from this word plus k increments."""
-    return _mix(indices * _INCREMENT + _mix(torch.tensor(_signed(seed % (1 << 64)), device=indices.device)))
+    return _mix(
+        indices * _INCREMENT + _mix(torch.tensor(_signed(seed % (1 << 64)), device=indices.device))
+    )
 
 
 def _mix(z: Tensor) -> Tensor:
-    """The finaliser of SplitMix64: a bijection of 64-bit words in which every input bit moves every output bit."""
+    """The finaliser of SplitMix64: a bijection of 64-bit words in which every input bit moves every
+    output bit.
+    """
     z = (z ^ _shift_right(z, 30)) * _MULTIPLIER_1
     z = (z ^ _shift_right(z, 27)) * _MULTIPLIER_2
     return z ^ _shift_right(z, 31)

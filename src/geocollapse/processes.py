@@ -1,12 +1,14 @@
 """Several processes that measure one data set together: what there is of torch.distributed.
 
-Without an initialised process group, and inside ``alone``, there is one process and nothing is sent. What is sent goes
-through CPU tensors where the group has a backend for them (gloo), else through the current CUDA device (NCCL).
+Without an initialised process group, and inside ``alone``, there is one process and nothing is
+sent. What is sent goes through CPU tensors where the group has a backend for them (gloo), else
+through the current CUDA device (NCCL).
 
-The protocol: every process makes the same sequence of collective calls. Each of them is ``gather_object``. It carries a
-value, or in its place the error that a process has ended with, and the name of what is exchanged, so that processes
-which have come apart say so. Rows follow it as broadcasts, when all have made room for them. ``failing_together`` ends
-with one more, so that no process leaves before all have come to the end.
+The protocol: every process makes the same sequence of collective calls. Each of them is
+``gather_object``. It carries a value, or in its place the error that a process has ended with, and
+the name of what is exchanged, so that processes which have come apart say so. Rows follow it as
+broadcasts, when all have made room for them. ``failing_together`` ends with one more, so that no
+process leaves before all have come to the end.
 """
 
 from __future__ import annotations
@@ -28,8 +30,14 @@ _E = TypeVar("_E", bound=BaseException)
 _ALONE = ContextVar("alone", default=False)
 _MESSAGE = 1 << 28  # bytes sent at a time
 _FILE = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
-_KINDS = (*_FILE, OSError, ValueError, TypeError, ImportError)  # of an error that is raised in the other processes too
-_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
+# of an error that is raised in the other processes too
+_KINDS = (*_FILE, OSError, ValueError, TypeError, ImportError)
+_WORDS = {
+    1: torch.uint8,
+    2: torch.int16,
+    4: torch.int32,
+    8: torch.int64,
+}  # by the bytes of a number
 _WORDS_TOGETHER = 1 << 16  # they stay in the cache
 _KNOWN = "is_known_to_all_processes"
 
@@ -48,7 +56,8 @@ def share() -> tuple[int, int]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, this process works by itself, whatever process group there is: for work on one rank only.
+    """Inside, this process works by itself, whatever process group there is: for work on one rank
+    only.
 
     Examples:
         >>> with alone():
@@ -66,7 +75,8 @@ def gather_object(value: _T, *, what: str = "values") -> list[_T]:
     """``value`` of every process, in the order of their ranks; each process must call it.
 
     Raises:
-        ValueError, TypeError, ImportError, OSError, RuntimeError: what another process ended with instead, of its kind.
+        ValueError, TypeError, ImportError, OSError, RuntimeError: what another process ended with
+        instead, of its kind.
         ValueError: another process exchanges something else than ``what``.
     """
     if share()[1] == 1:
@@ -79,23 +89,28 @@ def gather_object(value: _T, *, what: str = "values") -> list[_T]:
     for rank, name in enumerate(names):
         if name != names[0]:
             error = ValueError(
-                f"processes: expected the same work in each of {len(names)}, got {names[0]!r} to be exchanged in "
-                f"process 0 and {name!r} in process {rank}; do pass the same kind of data and settings in each process"
+                f"processes: expected the same work in each of {len(names)}, got {names[0]!r} to "
+                f"be exchanged in "
+                f"process 0 and {name!r} in process {rank}; do pass the same kind of data and "
+                f"settings in each process"
             )
             raise _marked(error)
     return [received for _, received in gathered]
 
 
 def agreed(value: _T) -> _T:
-    """``value`` of the first process, in all: for what a stopwatch or rounding would let each decide differently."""
+    """``value`` of the first process, in all: for what a stopwatch or rounding would let each
+    decide differently.
+    """
     return gather_object(value)[0]
 
 
 def shards(rows: Tensor | None) -> Iterator[Tensor]:
-    """The rows (n_r, ...) of every process in turn, on any device; each process must iterate to the end.
+    """The rows (n_r, ...) of every process in turn, on any device; each process must iterate to the
+    end.
 
-    Counts may differ, also 0. A process without rows that does not know their shape passes None; nothing comes if all
-    do. Memory: the rows of one process at a time.
+    Counts may differ, also 0. A process without rows that does not know their shape passes None;
+    nothing comes if all do. Memory: the rows of one process at a time.
 
     Raises:
         ValueError: rows of different shapes or dtypes.
@@ -108,24 +123,34 @@ def shards(rows: Tensor | None) -> Iterator[Tensor]:
     sizes = gather_object(size_here, what="sizes of rows")
     kinds = {kind for _, kind in filter(None, sizes)}
     if len(kinds) > 1:
-        raise ValueError(f"rows: expected one shape and dtype in all processes, got {kinds}; do use the same model")
+        raise ValueError(
+            f"rows: expected one shape and dtype in all processes, got {kinds}; do use the same "
+            f"model"
+        )
     if not kinds:
         return
     ((shape, dtype),) = kinds
     for sender, size in enumerate(sizes):
         block = rows
         if sender != rank or block is None:
-            block = torch.empty((0 if size is None else size[0], *shape), dtype=dtype, device=_transport())
+            block = torch.empty(
+                (0 if size is None else size[0], *shape), dtype=dtype, device=_transport()
+            )
         sent = block.detach().to(_transport()).contiguous()
         if sent.numel():
-            gather_object(None, what="room for rows")  # a process that runs out of memory says so here
-            for part in sent.flatten().view(torch.uint8).split(_MESSAGE):  # bytes: backends do not know every dtype
+            gather_object(
+                None, what="room for rows"
+            )  # a process that runs out of memory says so here
+            for part in (
+                sent.flatten().view(torch.uint8).split(_MESSAGE)
+            ):  # bytes: backends do not know every dtype
                 dist.broadcast(part, sender)
         yield block if sender == rank else sent
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows (n_r, ...) of every process, in the order of their ranks, on the device of one's own.
+    """The rows (n_r, ...) of every process, in the order of their ranks, on the device of one's
+    own.
 
     Examples:
         >>> gather_rows(torch.tensor([3, 5])).tolist()
@@ -136,9 +161,11 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 @contextmanager
 def failing_together() -> Iterator[None]:
-    """An error in one process ends all: the others raise it where they next wait for that process, and none hangs.
+    """An error in one process ends all: the others raise it where they next wait for that process,
+    and none hangs.
 
-    So does what is no error, SystemExit and KeyboardInterrupt, as a RuntimeError. Nobody leaves before all are done.
+    So does what is no error, SystemExit and KeyboardInterrupt, as a RuntimeError. Nobody leaves
+    before all are done.
     """
     try:
         yield
@@ -146,7 +173,11 @@ def failing_together() -> Iterator[None]:
     except BaseException as error:
         if share()[1] > 1 and not getattr(error, _KNOWN, False):
             kind = next((kind for kind in _KINDS if isinstance(error, kind)), RuntimeError)
-            message = str(error) if isinstance(error, Exception) else f"{type(error).__name__} {error}".strip()
+            message = (
+                str(error)
+                if isinstance(error, Exception)
+                else f"{type(error).__name__} {error}".strip()
+            )
             with suppress(RuntimeError):  # the others are gone
                 _all_gather(_Failure(kind, message))
             _marked(error)
@@ -163,13 +194,15 @@ def check_same(argument: str, value: Any, *, expected: str, remedy: str) -> None
     for rank, other in enumerate(values):
         if other != values[0]:
             raise ValueError(
-                f"{argument}: expected {expected} in each of {len(values)} processes, got {values[0]} in process 0 and "
+                f"{argument}: expected {expected} in each of {len(values)} processes, got "
+                f"{values[0]} in process 0 and "
                 f"{other} in process {rank}; do {remedy}"
             )
 
 
 def digest(*tensors: Tensor | None) -> int:
-    """A number that differs where tensors or their order differ, from the bits of all: the same on every device.
+    """A number that differs where tensors or their order differ, from the bits of all: the same on
+    every device.
 
     Examples:
         >>> digest(torch.tensor([1, 2])) == digest(torch.tensor([2, 1]))
@@ -183,14 +216,19 @@ def digest(*tensors: Tensor | None) -> int:
         words = real.contiguous().flatten().view(_WORDS[real.element_size()])
         places = torch.arange(1, min(len(words), _WORDS_TOGETHER) + 1, device=words.device)
         parts = words.split(_WORDS_TOGETHER)
-        sums = torch.stack([(part * places[: len(part)]).sum() for part in parts]).tolist() if len(words) else []
+        sums = (
+            torch.stack([(part * places[: len(part)]).sum() for part in parts]).tolist()
+            if len(words)
+            else []
+        )
         for part_sum in sums:
             total = (31 * total + part_sum) % (1 << 64)
     return total
 
 
 def unwrapped(model: _T) -> _T:
-    """The module inside DistributedDataParallel, whose own forward pass waits for the other processes at each batch.
+    """The module inside DistributedDataParallel, whose own forward pass waits for the other
+    processes at each batch.
 
     A wrapper of torch.compile around it goes with it.
 
@@ -208,8 +246,10 @@ def unwrapped(model: _T) -> _T:
     for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
         if isinstance(module, nn.parallel.DistributedDataParallel):
             raise ValueError(
-                f"model: expected DistributedDataParallel around the whole model or nowhere, got it at {name!r}, where "
-                f"it waits for the other processes at each batch; do put its .module there to measure"
+                f"model: expected DistributedDataParallel around the whole model or nowhere, got "
+                f"it at {name!r}, where "
+                f"it waits for the other processes at each batch; do put its .module there to "
+                f"measure"
             )
     return model
 

@@ -15,7 +15,9 @@ class Advance(Protocol):
 
 @contextmanager
 def progress_bar(title: str, *, shown: bool) -> Iterator[Advance]:
-    """A bar over what ``title`` names; where it is not ``shown``, nothing is printed and rich is not imported."""
+    """A bar over what ``title`` names; where it is not ``shown``, nothing is printed and rich is
+    not imported.
+    """
     if not shown:
         yield _nothing
         return
@@ -29,7 +31,12 @@ def progress_bar(title: str, *, shown: bool) -> Iterator[Advance]:
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     ending = (TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
     with Progress(*columns, *ending, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=None, note="")

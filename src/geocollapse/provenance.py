@@ -29,7 +29,9 @@ class Provenance(TypedDict):
 
 
 def provenance(*, seed: int, device: torch.device | str = "cpu") -> Provenance:
-    """The provenance of a result made now, by this process and those of its process group, on ``device``."""
+    """The provenance of a result made now, by this process and those of its process group, on
+    ``device``.
+    """
     return {
         "geocollapse": __version__,
         "revision": _revision(),
@@ -49,17 +51,23 @@ def _device_name(device: torch.device) -> str:
 
 @cache
 def _revision() -> str | None:
-    """The commit of a source checkout, with ``+`` behind it where files differ; None for an installed package."""
+    """The commit of a source checkout, with ``+`` behind it where files differ; None for an
+    installed package.
+    """
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     try:
         revision = _git(root, "rev-parse", "--short=12", "HEAD")
-        return revision + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+        return revision + (
+            "+" if _git(root, "status", "--porcelain", "--untracked-files=no") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()

@@ -1,4 +1,6 @@
-"""The report of a sweep folder: a self-contained page, figures for paper, the table of runs, the verdicts."""
+"""The report of a sweep folder: a self-contained page, figures for paper, the table of runs, the
+verdicts.
+"""
 
 from __future__ import annotations
 
@@ -45,29 +47,38 @@ FIGURES: dict[int, tuple[str, ...]] = {
 # What can mislead a reader, beside the claim that it can mislead about (definitions 9).
 CAUTIONS = {
     1: (
-        "GC depends on input and feature scale: compare it at one preprocessing, width and normalisation only.",
-        "GC is the numerator of GCol, so part of their correlation is arithmetic; the note gives the null.",
+        "GC depends on input and feature scale: compare it at one preprocessing, width and "
+        "normalisation only.",
+        "GC is the numerator of GCol, so part of their correlation is arithmetic; the note gives "
+        "the null.",
         "NC with few samples a class is too small; the corrected value is slightly too large.",
         "NC ≤ c GCol is true by construction with c from the same features.",
     ),
     2: (
-        "The swept setting moves training loss, feature norm and GC together: read the repetitions at matched loss and "
+        "The swept setting moves training loss, feature norm and GC together: read the repetitions "
+        "at matched loss and "
         "per feature variance beside the main verdict.",
-        "A slow rate or a large batch leaves a run less trained; runs that did not converge are left out.",
+        "A slow rate or a large batch leaves a run less trained; runs that did not converge are "
+        "left out.",
         "Few settings decide only clear orders: five in perfect order have p = 1/120.",
     ),
     3: (
         "Source NC can have the opposite sign to target NC: both are shown.",
-        "Many episodes make the accuracy's interval narrow, not the conclusion general: other classes and seeds may "
+        "Many episodes make the accuracy's interval narrow, not the conclusion general: other "
+        "classes and seeds may "
         "differ.",
     ),
     4: (
-        "A bound above the error is no evidence for anything but the code; a vacuous one says nothing about the error.",
-        "The empirical ratio is only a lower bound on a Poincaré constant; none is known for real data.",
+        "A bound above the error is no evidence for anything but the code; a vacuous one says "
+        "nothing about the error.",
+        "The empirical ratio is only a lower bound on a Poincaré constant; none is known for real "
+        "data.",
     ),
     5: (
-        "A few inputs can carry the mean of GC: with heavy tails and 200 examples a 95 % interval covers 92 % or less.",
-        "With one probe an error bar is conservative; with one probe for a whole batch it is meaningless.",
+        "A few inputs can carry the mean of GC: with heavy tails and 200 examples a 95 % interval "
+        "covers 92 % or less.",
+        "With one probe an error bar is conservative; with one probe for a whole batch it is "
+        "meaningless.",
     ),
 }
 
@@ -87,7 +98,8 @@ RUN_COLUMNS = (
 
 
 def write_report(folder: str | Path, *, seed: int = 0) -> Path:
-    """Write report.html, figures/*.png and *.pdf and table.csv into a sweep folder, from what lies there alone.
+    """Write report.html, figures/*.png and *.pdf and table.csv into a sweep folder, from what lies
+    there alone.
 
     Cost: about half a second a figure, four times the number of sweeps and a few more.
 
@@ -120,7 +132,9 @@ def verdict_table(folder: str | Path, *, seed: int = 0) -> Table:
     grid = VerdictGrid.of(verdicts)
     styles = {"holds": "green", "does not hold": "red", "undecided": "dim"}
     caption = f"{count_sentence(verdicts)} Numbers: Spearman's rho; Poincaré ratio, largest / smallest; coverage."
-    table = Table(title="Verdicts on the claims of Munn, Dherin and Gonzalvo (2024)", caption=caption)
+    table = Table(
+        title="Verdicts on the claims of Munn, Dherin and Gonzalvo (2024)", caption=caption
+    )
     for heading in ("claim", "pair", *(name.replace("_", " ") for name in grid.columns)):
         table.add_column(heading)
     for claim, pair, cells in grid.rows:
@@ -179,7 +193,10 @@ class VerdictGrid:
         columns = tuple(dict.fromkeys(verdict.sweep for verdict in main))
         cells = {(verdict.claim, pair_name(verdict), verdict.sweep): verdict for verdict in main}
         rows = dict.fromkeys((claim, pair) for claim, pair, _ in cells)
-        return cls(columns, tuple((c, p, tuple(cells.get((c, p, name)) for name in columns)) for c, p in rows))
+        return cls(
+            columns,
+            tuple((c, p, tuple(cells.get((c, p, name)) for name in columns)) for c, p in rows),
+        )
 
 
 def pair_name(verdict: Verdict) -> str:
@@ -229,13 +246,19 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"number": number, "effect": effect_text, "size": effect_size}
-    environment.filters |= {"interval": _interval, "p": _p, "words": lambda name: name.replace("_", " ")}
+    environment.filters |= {
+        "interval": _interval,
+        "p": _p,
+        "words": lambda name: name.replace("_", " "),
+    }
     environment.globals |= {"symbols": SYMBOLS}
     return environment
 
 
 def _claim_view(claim: int, verdicts: tuple[Verdict, ...], drawn: list[Chart]) -> dict[str, Any]:
-    """One claim as the page shows it: its main verdicts, each with its repetitions, its figures, its cautions."""
+    """One claim as the page shows it: its main verdicts, each with its repetitions, its figures,
+    its cautions.
+    """
     own = [verdict for verdict in verdicts if verdict.claim == claim]
     main = [verdict for verdict in own if verdict.view == "main"]
     views = list(dict.fromkeys(verdict.view for verdict in own if verdict.view != "main"))
@@ -244,7 +267,9 @@ def _claim_view(claim: int, verdicts: tuple[Verdict, ...], drawn: list[Chart]) -
         "number": claim,
         "text": CLAIMS[claim],
         "views": views,
-        "rows": [(verdict, [again.get((_same(verdict), view)) for view in views]) for verdict in main],
+        "rows": [
+            (verdict, [again.get((_same(verdict), view)) for view in views]) for verdict in main
+        ],
         "charts": [chart for chart in drawn if chart.name.startswith(FIGURES[claim])],
         "cautions": CAUTIONS[claim],
     }
@@ -257,12 +282,24 @@ def _same(verdict: Verdict) -> tuple[str, ...]:
 
 def _run_table(results: SweepResults) -> tuple[list[str], list[list[Any]]]:
     """Headings and one row for each run: what it is, what became of it, its last measurements."""
-    shown = [name for name in RUN_COLUMNS if name in results.runs and results.runs[name].notna().any()]
-    named = results.settings.groupby("run_id", sort=False)["setting"].agg(lambda s: "; ".join(map(setting_label, s)))
+    shown = [
+        name for name in RUN_COLUMNS if name in results.runs and results.runs[name].notna().any()
+    ]
+    named = results.settings.groupby("run_id", sort=False)["setting"].agg(
+        lambda s: "; ".join(map(setting_label, s))
+    )
     rows = []
     for _, run in results.runs.iterrows():
-        status = "not converged" if run["status"] == "done" and not run["converged"] else run["status"]
-        what = [run["run_id"][:10], status, named.get(run["run_id"], "base"), run["seed"], run.get("step")]
+        status = (
+            "not converged" if run["status"] == "done" and not run["converged"] else run["status"]
+        )
+        what = [
+            run["run_id"][:10],
+            status,
+            named.get(run["run_id"], "base"),
+            run["seed"],
+            run.get("step"),
+        ]
         rows.append([*what, *(run[name] for name in shown)])
     return ["run", "status", "setting", "seed", "step", *(short_name(name) for name in shown)], rows
 
@@ -277,15 +314,24 @@ def _runs_sentence(results: SweepResults) -> str:
 
 
 def _provenance(results: SweepResults) -> list[tuple[str, str]]:
-    """Versions, device, seeds and threads as the runs recorded them; values that differ between runs are all listed."""
+    """Versions, device, seeds and threads as the runs recorded them; values that differ between
+    runs are all listed.
+    """
     said = _distinct(flatten(run) for run in results.provenance.values())
     said |= {"seed": [str(seed) for seed in sorted(results.runs["seed"].dropna().unique())]}
-    rows = [("command", _command(results)), ("this report", f"geocollapse report {results.folder.name}")]
-    return rows + [(key, _few(values)) for key, values in (said | _preprocessing(results)).items() if values]
+    rows = [
+        ("command", _command(results)),
+        ("this report", f"geocollapse report {results.folder.name}"),
+    ]
+    return rows + [
+        (key, _few(values)) for key, values in (said | _preprocessing(results)).items() if values
+    ]
 
 
 def _command(results: SweepResults) -> str:
-    """What makes this sweep anew: a shipped recipe with its preset where that is all, else the recipe on the page."""
+    """What makes this sweep anew: a shipped recipe with its preset where that is all, else the
+    recipe on the page.
+    """
     from geocollapse.experiments.recipe import load_recipe, recipe_names
 
     ran = {key: value for key, value in results.recipe.items() if key != "runs"}
@@ -306,7 +352,9 @@ def _preprocessing(results: SweepResults) -> dict[str, list[str]]:
     prefix = "source.preprocessing."
     runs = results.runs[[name for name in results.runs.columns if name.startswith(prefix)]]
     rows = [row.dropna().map(number).to_dict() for _, row in runs.iterrows()]
-    said = _distinct({str(name).removeprefix(prefix): value for name, value in row.items()} for row in rows)
+    said = _distinct(
+        {str(name).removeprefix(prefix): value for name, value in row.items()} for row in rows
+    )
     return {f"preprocessing, {name}": values for name, values in said.items()}
 
 
@@ -343,7 +391,11 @@ def _recipe_text(recipe: Mapping[str, Any]) -> str:
 
 
 def _interval(bounds: tuple[float, float]) -> str:
-    return MISSING if any(math.isnan(bound) for bound in bounds) else f"[{bounds[0]:.2f}, {bounds[1]:.2f}]"
+    return (
+        MISSING
+        if any(math.isnan(bound) for bound in bounds)
+        else f"[{bounds[0]:.2f}, {bounds[1]:.2f}]"
+    )
 
 
 def _p(value: float) -> str:
@@ -351,4 +403,8 @@ def _p(value: float) -> str:
 
 
 def _plural(outcome: str, n: int) -> str:
-    return outcome if n == 1 else {"holds": "hold", "does not hold": "do not hold"}.get(outcome, outcome)
+    return (
+        outcome
+        if n == 1
+        else {"holds": "hold", "does not hold": "do not hold"}.get(outcome, outcome)
+    )

@@ -11,7 +11,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from geocollapse.batches import Batch, Enter, Inputs, MapExamples, StreamExamples, as_map, move, rows_of
+from geocollapse.batches import (
+    Batch,
+    Enter,
+    Inputs,
+    MapExamples,
+    StreamExamples,
+    as_map,
+    move,
+    rows_of,
+)
 from geocollapse.estimate import Estimate
 from geocollapse.jacobian import Estimator, Probed, ProbePlan, SquaredNorms, examples_that_fit
 from geocollapse.jacobian.plan import ALIGNED_EXAMPLES, WITHOUT_REPLACEMENT
@@ -32,10 +41,12 @@ class ProbeSchedule:
     """Which examples are probed, and how often.
 
     Attributes:
-        segments: positions in the order they are read; empty for a stream, which is read as it comes.
+        segments: positions in the order they are read; empty for a stream, which is read as it
+            comes.
         n_probes: probes for the examples of each segment.
         n_counted: probes of an example that count; a further one only serves the standard error.
-        n_least: examples below which nothing is estimated: two of each class where labels are known.
+        n_least: examples below which nothing is estimated: two of each class where labels are
+            known.
         is_auto: the number of probes may be raised where that lowers the error for less cost.
     """
 
@@ -59,15 +70,17 @@ def schedule_probes(
     n_probes: int | Literal["auto"] = "auto",
     seed: int = 0,
 ) -> ProbeSchedule:
-    """Plan the probes of one pass over the data: each example goes forward once, the probed ones first.
+    """Plan the probes of one pass over the data: each example goes forward once, the probed ones
+    first.
 
-    ``auto`` is one probe, and a second one that estimates the probes' own variance: on max(200, 20 C) examples, and on
-    those whose first is above 5 times the mean of these. A sample is drawn in the order of the hash of (seed,
-    position), the same number of each class where labels are known. With a precision to stop at, the sample is read in
-    segments that end at the looks.
+    ``auto`` is one probe, and a second one that estimates the probes' own variance: on max(200, 20
+    C) examples, and on those whose first is above 5 times the mean of these. A sample is drawn in
+    the order of the hash of (seed, position), the same number of each class where labels are known.
+    With a precision to stop at, the sample is read in segments that end at the looks.
 
     Raises:
-        ValueError: a rule that needs examples in any order, of a stream; fewer than 2 examples a class.
+        ValueError: a rule that needs examples in any order, of a stream; fewer than 2 examples a
+        class.
     """
     n_counted = 1 if n_probes == "auto" else n_probes
     for name in rule.given:
@@ -79,17 +92,24 @@ def schedule_probes(
     n_least = min(max(2, 2 * n_classes), len(order))
     if n_sampled < n_least:
         raise ValueError(
-            f"max_samples: expected at least {n_least}, two for each of {n_classes} classes, got {rule.max_samples}; "
+            f"max_samples: expected at least {n_least}, two for each of {n_classes} classes, got "
+            f"{rule.max_samples}; "
             f"do max_samples={n_least}"
         )
     rule.check_first_look(len(order), n_classes)
     has_second = n_probes == "auto" and estimator != "exact"
-    n_second = min(n_sampled, max(SECOND_PROBES, SECOND_PROBES_PER_CLASS * n_classes)) if has_second else 0
+    n_second = (
+        min(n_sampled, max(SECOND_PROBES, SECOND_PROBES_PER_CLASS * n_classes)) if has_second else 0
+    )
     ends = looks(n_sampled, n_classes) if rule.is_sequential else [n_sampled]
     ends = [n_second, *(max(end, n_second) for end in ends), len(order)]
     segments = tuple(order[start:end] for start, end in zip([0, *ends], ends))
     return ProbeSchedule(
-        segments, (2, *[n_counted] * (len(ends) - 2), 0), n_counted, n_least, is_auto=has_second and rule.is_sequential
+        segments,
+        (2, *[n_counted] * (len(ends) - 2), 0),
+        n_counted,
+        n_least,
+        is_auto=has_second and rule.is_sequential,
     )
 
 
@@ -110,13 +130,21 @@ class Readings:
         self._indices.append(batch.indices)
 
     def exchange(self) -> None:
-        """Take what the other processes have read since the last exchange; each process must call it."""
+        """Take what the other processes have read since the last exchange; each process must call
+        it.
+        """
         if share()[1] == 1:
             return
         new = slice(self._n_exchanged, None)
-        own = [norms.packed(indices) for norms, indices in zip(self._norms[new], self._indices[new], strict=True)]
+        own = [
+            norms.packed(indices)
+            for norms, indices in zip(self._norms[new], self._indices[new], strict=True)
+        ]
         everyone = [SquaredNorms.unpacked(rows) for rows in shards(torch.cat(own) if own else None)]
-        self._norms[new], self._indices[new] = [norms for norms, _ in everyone], [indices for _, indices in everyone]
+        self._norms[new], self._indices[new] = (
+            [norms for norms, _ in everyone],
+            [indices for _, indices in everyone],
+        )
         self._n_exchanged = len(self._norms)
 
     def gathered(self) -> tuple[SquaredNorms, Tensor]:
@@ -133,18 +161,19 @@ class Readings:
 
 
 class Probing:
-    """Decides batch by batch whether examples are probed, how often, and when there are enough of them.
+    """Decides batch by batch whether examples are probed, how often, and when there are enough of
+    them.
 
-    With several processes, each of which reads its share of the batches, all make the same looks at the ends of the
-    segments, at what all have read by then.
+    With several processes, each of which reads its share of the batches, all make the same looks at
+    the ends of the segments, at what all have read by then.
 
     Args:
         schedule: which examples are probed.
         rule: until when.
         plan: how.
         current: the estimates from what has been read so far, one a layer.
-        counts_forward: the forward pass is made for the probes alone, so that its cost weighs in the choice between
-            more examples and more probes.
+        counts_forward: the forward pass is made for the probes alone, so that its cost weighs in
+            the choice between more examples and more probes.
     """
 
     def __init__(
@@ -166,12 +195,18 @@ class Probing:
         self._has_pilot = len(schedule.segments) > 0 and len(schedule.segments[0]) > 0
         self._large: list[float] = []
         self._segment = 0
-        self._ahead = [number for number, segment in enumerate(schedule.probed) if number > 0 and len(segment) > 0]
+        self._ahead = [
+            number
+            for number, segment in enumerate(schedule.probed)
+            if number > 0 and len(segment) > 0
+        ]
         self._start = time.perf_counter()
         self._forward_seconds = 0.0
 
     def wants(self, batch: Batch) -> bool:
-        """Whether the examples of ``batch`` are to be probed; looks at the estimates when a segment has ended."""
+        """Whether the examples of ``batch`` are to be probed; looks at the estimates when a segment
+        has ended.
+        """
         self._reach(batch.segment)
         if self._schedule.n_probes[batch.segment] == 0 or self.ending != "complete":
             return False
@@ -180,7 +215,9 @@ class Probing:
         return self.ending == "complete"
 
     def finish(self) -> None:
-        """Look where other processes still do, and take what they have read; each process must call it at its end."""
+        """Look where other processes still do, and take what they have read; each process must call
+        it at its end.
+        """
         self._reach(len(self._schedule.segments))
         self._exchange()
 
@@ -215,9 +252,11 @@ class Probing:
     def _with_second_probes(
         self, enter: Enter, inputs: Inputs, batch: Batch, first: list[SquaredNorms]
     ) -> list[SquaredNorms]:
-        """``first`` with the variances of the few norms that carry a heavy tail, from a second probe of their own.
+        """``first`` with the variances of the few norms that carry a heavy tail, from a second
+        probe of their own.
 
-        Which ones they are is a function of first probes alone, so that no value moves and no variance is biased.
+        Which ones they are is a function of first probes alone, so that no value moves and no
+        variance is biased.
         """
         is_large = [norms.values > large for norms, large in zip(first, self._large, strict=True)]
         rows = torch.stack(is_large).any(dim=0).nonzero().flatten()
@@ -226,20 +265,27 @@ class Probing:
         indices = batch.indices.to(rows.device)[rows]
         take, x = enter(rows_of(inputs, rows))
         second = self._plan.probe(take, x, indices, 2, n_counted=1).norms
-        return [norms.with_variances(rows, others) for norms, others in zip(first, second, strict=True)]
+        return [
+            norms.with_variances(rows, others) for norms, others in zip(first, second, strict=True)
+        ]
 
     def _is_late(self) -> bool:
         limit = self._rule.max_seconds
         return limit is not None and time.perf_counter() - self._start > limit
 
     def _reach(self, segment: int) -> None:
-        """Pass the ends of all segments before ``segment``, also of those that this process has no batch in."""
+        """Pass the ends of all segments before ``segment``, also of those that this process has no
+        batch in.
+        """
         while self._ahead and self._ahead[0] <= segment and self.ending == "complete":
             self._segment = self._ahead.pop(0)
             seconds = time.perf_counter() - self._start
             self._exchange()
             if self._has_pilot and not self._large:
-                self._large = [LARGE * float(readings.gathered()[0].values.mean()) for readings in self.readings]
+                self._large = [
+                    LARGE * float(readings.gathered()[0].values.mean())
+                    for readings in self.readings
+                ]
             self._look(seconds)
 
     def _exchange(self) -> None:
@@ -247,11 +293,15 @@ class Probing:
             readings.exchange()
 
     def _look(self, seconds: float) -> None:
-        """Stop where all estimates are precise enough; else share the effort between examples and probes."""
+        """Stop where all estimates are precise enough; else share the effort between examples and
+        probes.
+        """
         if not self._rule.is_sequential or len(self.readings[0]) == 0:
             return
         estimates = self._current()
-        if self._segment > 1 and all(map(self._rule.is_met, estimates)):  # the first look ends the second segment
+        if self._segment > 1 and all(
+            map(self._rule.is_met, estimates)
+        ):  # the first look ends the second segment
             self.ending = "precise"
         elif self._schedule.is_auto:
             self._share_effort(estimates, seconds)
@@ -261,9 +311,13 @@ class Probing:
         """Choose the probes of the examples to come."""
         n_left = sum(map(len, self._schedule.probed)) - len(self.readings[0])
         probing = (seconds - self._forward_seconds) / self._schedule.n_probes[0]
-        ratio = self._forward_seconds / probing if self._counts_forward and self._segment == 1 else 0.0
+        ratio = (
+            self._forward_seconds / probing if self._counts_forward and self._segment == 1 else 0.0
+        )
         wanted = [
-            probes_worth(reading.gathered()[0], self._rule.largest_error(estimate.value), n_left, ratio)
+            probes_worth(
+                reading.gathered()[0], self._rule.largest_error(estimate.value), n_left, ratio
+            )
             for reading, estimate in zip(self.readings, estimates, strict=True)
         ]
         self._n_probes = min(max(self._n_probes, *wanted), self._most_probes)
@@ -274,11 +328,13 @@ def probes_worth(norms: SquaredNorms, largest_error: float, n_left: int, cost_ra
 
         r = max( sqrt(w c / S^2),  n_left w / (n^2 SE^2 - V) )
 
-    w is the variance of one probe and S^2 that between examples, c the cost of an example's forward pass in units of
-    a probe (rounded to a power of 2, so that the result does not hang on a stopwatch), V the sum of the variances of
-    the values at hand. The second term is what it takes if all examples have to be read; at most 64 probes.
+    w is the variance of one probe and S^2 that between examples, c the cost of an example's forward
+    pass in units of a probe (rounded to a power of 2, so that the result does not hang on a
+    stopwatch), V the sum of the variances of the values at hand. The second term is what it takes
+    if all examples have to be read; at most 64 probes.
 
-    Source: definitions 1 (standard error); the first term is optimal allocation in two-stage sampling, Cochran (1977).
+    Source: definitions 1 (standard error); the first term is optimal allocation in two-stage
+    sampling, Cochran (1977).
     """
     known = ~norms.variances.isnan()
     if not bool(known.any()) or n_left == 0:
@@ -288,7 +344,11 @@ def probes_worth(norms: SquaredNorms, largest_error: float, n_left: int, cost_ra
     between = float(norms.values.var()) - float(variances.mean())
     by_cost = 1.0
     if cost_ratio > 0.0 and single > 0.0:
-        exponent = math.log2(single * cost_ratio / between) / 2.0 if between > 0.0 else math.log2(_MAX_PROBES)
+        exponent = (
+            math.log2(single * cost_ratio / between) / 2.0
+            if between > 0.0
+            else math.log2(_MAX_PROBES)
+        )
         by_cost = 2.0 ** round(min(max(exponent, 0.0), math.log2(_MAX_PROBES)))
     n = len(norms.values) + n_left
     room = (n * largest_error) ** 2 - float(variances.sum())
@@ -302,32 +362,46 @@ def bounded_by_memory(
     """The same examples in batches whose graph fits into ``memory_limit`` bytes.
 
     Raises:
-        ValueError: not one example fits, a stream, which comes in batches of its own, or sequences, of which each may
-            be as long as it likes.
+        ValueError: not one example fits, a stream, which comes in batches of its own, or sequences,
+            of which each may be as long as it likes.
     """
-    batched = as_map(examples, "memory_limit", wanted="in any batches", remedy="make its batches smaller")
+    batched = as_map(
+        examples, "memory_limit", wanted="in any batches", remedy="make its batches smaller"
+    )
     if not isinstance(first, Tensor) or not first.is_floating_point():
-        raise ValueError("memory_limit: expected inputs of one shape, got inputs by name or tokens; do batch_size=16")
+        raise ValueError(
+            "memory_limit: expected inputs of one shape, got inputs by name or tokens; do "
+            "batch_size=16"
+        )
     n_fitting = examples_that_fit(*enter(first), memory_limit)
     return replace(batched, batch_size=min(batched.batch_size, n_fitting))
 
 
-def fitted_plan(plan: ProbePlan, enter: Enter, examples: MapExamples | StreamExamples, model: object) -> ProbePlan:
-    """``plan`` with what it has to learn from the data: from the first examples of the sampling order.
+def fitted_plan(
+    plan: ProbePlan, enter: Enter, examples: MapExamples | StreamExamples, model: object
+) -> ProbePlan:
+    """``plan`` with what it has to learn from the data: from the first examples of the sampling
+    order.
 
     Raises:
         ValueError: a stream, whose examples can be read only once.
     """
     if plan.estimator != "aligned":
         return plan
-    ordered = as_map(examples, "estimator", wanted="in any order for 'aligned'", remedy="estimator='rademacher'")
+    ordered = as_map(
+        examples, "estimator", wanted="in any order for 'aligned'", remedy="estimator='rademacher'"
+    )
     first = random_order(plan.seed, ordered.indices)[:ALIGNED_EXAMPLES]
     batch = next(replace(ordered, batch_size=ALIGNED_EXAMPLES).batches(first))
     return plan.fitted(*enter(move(batch.inputs, model)))
 
 
-def known_classes(examples: MapExamples | StreamExamples, indices: Tensor) -> tuple[Tensor | None, dict[int, int]]:
-    """Labels of the examples at ``indices`` and the counts of all classes, where they were known before reading."""
+def known_classes(
+    examples: MapExamples | StreamExamples, indices: Tensor
+) -> tuple[Tensor | None, dict[int, int]]:
+    """Labels of the examples at ``indices`` and the counts of all classes, where they were known
+    before reading.
+    """
     if isinstance(examples, StreamExamples) or examples.labels is None:
         return None, {}
     classes, counts = examples.labels.unique(return_counts=True)
@@ -336,7 +410,9 @@ def known_classes(examples: MapExamples | StreamExamples, indices: Tensor) -> tu
 
 
 def _sampling_order(examples: MapExamples, seed: int) -> tuple[Tensor, int]:
-    """Positions in the order they are sampled: classes take turns where labels are known; and how many classes."""
+    """Positions in the order they are sampled: classes take turns where labels are known; and how
+    many classes.
+    """
     order = random_order(seed, examples.indices)
     if examples.labels is None:
         return order, 0

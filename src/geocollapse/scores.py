@@ -16,7 +16,8 @@ from geocollapse.collapse.variability import RANK_TOLERANCE
 from geocollapse.estimate import check_finite, strict_json
 
 EPSILON = 1e-7  # Garrido et al. (2023): added to every p_k
-FIT_RANGE = (11, 100)  # eigenvalues, counted from 1, that the authors of alpha-ReQ fit in their package (reptrix)
+# eigenvalues, counted from 1, that the authors of alpha-ReQ fit in their package (reptrix)
+FIT_RANGE = (11, 100)
 _BLOCK_ROWS = 2048
 
 
@@ -55,7 +56,9 @@ class LabelFree:
 
 
 class Spectra(NamedTuple):
-    """Singular values of the features F and of their deviations F - mean, descending, min(n, p) of each."""
+    """Singular values of the features F and of their deviations F - mean, descending, min(n, p) of
+    each.
+    """
 
     features: Tensor
     deviations: Tensor
@@ -72,13 +75,14 @@ def rankme(features: Array, *, epsilon: float = EPSILON) -> float:
 
         RankMe = exp(-sum_k p_k log p_k),    p_k = s_k / sum_j s_j + epsilon,    k = 1..min(n, p)
 
-    s_k are the singular values of the features as they are, not centred. Range [1, min(n, p)] with epsilon = 0, where
-    it is the effective rank of the feature matrix; the published epsilon adds up to min(n, p) epsilon log(1/epsilon) of
-    itself. No unit. Invariant under permutation of the examples, rotation and scaling; not under translation. Two
-    passes over the features in float64, O(n p min(n, p)) time, memory of a few min(n, p) x min(n, p) matrices.
+    s_k are the singular values of the features as they are, not centred. Range [1, min(n, p)] with
+    epsilon = 0, where it is the effective rank of the feature matrix; the published epsilon adds up
+    to min(n, p) epsilon log(1/epsilon) of itself. No unit. Invariant under permutation of the
+    examples, rotation and scaling; not under translation. Two passes over the features in float64,
+    O(n p min(n, p)) time, memory of a few min(n, p) x min(n, p) matrices.
 
-    By QR and not from the Gram matrix F^T F, which squares the singular values and so loses half of the digits: there
-    those below 1e-8 of the largest are noise, and exact zeros come out as 1e-8.
+    By QR and not from the Gram matrix F^T F, which squares the singular values and so loses half of
+    the digits: there those below 1e-8 of the largest are noise, and exact zeros come out as 1e-8.
 
     Source: Garrido, Balestriero, Najman, LeCun (2023), arXiv 2210.02885, eq. 1.
 
@@ -88,7 +92,8 @@ def rankme(features: Array, *, epsilon: float = EPSILON) -> float:
 
     Raises:
         TypeError: features that are not floating point.
-        ValueError: a wrong shape, NaN features, only zeros, both n and p above 4,096, a negative epsilon.
+        ValueError: a wrong shape, NaN features, only zeros, both n and p above 4,096, a negative
+        epsilon.
 
     Examples:
         >>> round(rankme(torch.tensor([[3.0, 0.0], [0.0, 1.0]])), 4)  # 4 / 3^(3/4)
@@ -100,16 +105,19 @@ def rankme(features: Array, *, epsilon: float = EPSILON) -> float:
 
 
 def effective_rank(features: Array) -> float:
-    """Effective rank of the features' covariance: the exponential of the entropy of its normalised eigenvalues.
+    """Effective rank of the features' covariance: the exponential of the entropy of its normalised
+    eigenvalues.
 
-        erank(Cov) = exp(-sum_k q_k log q_k),    q_k = lambda_k / sum_j lambda_j,    Cov = 1/n sum_x (f - mu)(f - mu)^T
+        erank(Cov) = exp(-sum_k q_k log q_k),    q_k = lambda_k / sum_j lambda_j,
+            Cov = 1/n sum_x (f - mu)(f - mu)^T
 
-    Roy and Vetterli define erank(A) by the singular values of any matrix A. Here A is the covariance, whose singular
-    values are its eigenvalues: centred, and in units of variance. RankMe is erank of the features themselves: with
-    their mean, and in units of length; so a direction of small variance counts for more there.
+    Roy and Vetterli define erank(A) by the singular values of any matrix A. Here A is the
+    covariance, whose singular values are its eigenvalues: centred, and in units of variance. RankMe
+    is erank of the features themselves: with their mean, and in units of length; so a direction of
+    small variance counts for more there.
 
-    Range [1, min(n - 1, p)]; no unit. Invariant under permutation of the examples, rotation, translation and
-    scaling. Cost as ``rankme``.
+    Range [1, min(n - 1, p)]; no unit. Invariant under permutation of the examples, rotation,
+    translation and scaling. Cost as ``rankme``.
 
     Source: Roy, Vetterli (2007), definition 1, of the covariance.
 
@@ -118,7 +126,8 @@ def effective_rank(features: Array) -> float:
 
     Raises:
         TypeError: features that are not floating point.
-        ValueError: a wrong shape, NaN features, no two that differ by more than rounding, both n and p above 4,096.
+        ValueError: a wrong shape, NaN features, no two that differ by more than rounding, both n
+        and p above 4,096.
 
     Examples:
         >>> round(effective_rank(torch.tensor([[3.0, 1.0], [3.0, -1.0], [-3.0, 1.0], [-3.0, -1.0]])), 4)  # 10 / 9^0.9
@@ -128,24 +137,28 @@ def effective_rank(features: Array) -> float:
 
 
 def alpha_req(features: Array, *, fit_range: tuple[int, int] = FIT_RANGE) -> float:
-    """alpha-ReQ: the exponent of the power law that the eigenvalues of the features' covariance follow.
+    """alpha-ReQ: the exponent of the power law that the eigenvalues of the features' covariance
+    follow.
 
         log lambda_i = c - alpha log i    by least squares with weights 1/i over first <= i <= last
 
-    The weights, of the published code, count each stretch of log i the same. Range: from 0, for eigenvalues descend;
-    0 for a white covariance; the authors find the best linear readouts near 1. No unit. Invariant under
-    permutation of the examples, rotation, translation and scaling. Cost as ``rankme``.
+    The weights, of the published code, count each stretch of log i the same. Range: from 0, for
+    eigenvalues descend; 0 for a white covariance; the authors find the best linear readouts near 1.
+    No unit. Invariant under permutation of the examples, rotation, translation and scaling. Cost as
+    ``rankme``.
 
-    Source: Agrawal, Mondal, Ghosh, Richards (2022), NeurIPS; weights: Stringer et al. (2019), published code.
+    Source: Agrawal, Mondal, Ghosh, Richards (2022), NeurIPS; weights: Stringer et al. (2019),
+    published code.
 
     Args:
         features: (n, p) floating point.
-        fit_range: first and last eigenvalue of the fit, counted from 1. Values of different ranges do not compare.
+        fit_range: first and last eigenvalue of the fit, counted from 1. Values of different ranges
+            do not compare.
 
     Raises:
         TypeError: features that are not floating point.
-        ValueError: a wrong shape, NaN features, a range that is not 1 <= first < last, fewer than last eigenvalues
-            above rounding, both n and p above 4,096.
+        ValueError: a wrong shape, NaN features, a range that is not 1 <= first < last, fewer than
+            last eigenvalues above rounding, both n and p above 4,096.
 
     Examples:
         >>> x = torch.diag(torch.arange(1.0, 151.0).double() ** -0.5)
@@ -154,15 +167,17 @@ def alpha_req(features: Array, *, fit_range: tuple[int, int] = FIT_RANGE) -> flo
     """
     first, last = fit_range
     if not 1 <= first < last:
-        raise ValueError(f"fit_range: expected 1 <= first < last, got {fit_range}; do fit_range={FIT_RANGE}")
+        raise ValueError(
+            f"fit_range: expected 1 <= first < last, got {fit_range}; do fit_range={FIT_RANGE}"
+        )
     return _alpha_req(_spectra(_checked(features)), fit_range)
 
 
 def feature_norm(features: Array) -> float:
     """Mean Euclidean norm of the features, 1/n sum_x ||f(x)||.
 
-    Range [0, inf), in the unit of the features. Invariant under permutation of the examples and rotation; of degree 1
-    in their scale. One pass in float64 chunks, O(n p).
+    Range [0, inf), in the unit of the features. Invariant under permutation of the examples and
+    rotation; of degree 1 in their scale. One pass in float64 chunks, O(n p).
 
     Source: Xu, Li, Yang, Lin (2019), arXiv 1811.07456, who read larger norms as more transferable.
 
@@ -193,8 +208,14 @@ def label_free(features: Array) -> LabelFree:
     try:
         spectra = _spectra(x)
     except ValueError as error:
-        return LabelFree(**values, feature_norm=_feature_norm(x), warnings=(f"{', '.join(values)}: {error}",))
-    for name, score in (("rankme", _rankme), ("effective_rank", _effective_rank), ("alpha_req", _alpha_req)):
+        return LabelFree(
+            **values, feature_norm=_feature_norm(x), warnings=(f"{', '.join(values)}: {error}",)
+        )
+    for name, score in (
+        ("rankme", _rankme),
+        ("effective_rank", _effective_rank),
+        ("alpha_req", _alpha_req),
+    ):
         try:
             values[name] = score(spectra)
         except ValueError as error:
@@ -205,7 +226,9 @@ def label_free(features: Array) -> LabelFree:
 def _checked(features: Array) -> Tensor:
     x = as_features(features)
     if len(x) == 0:
-        raise ValueError(f"features: expected at least one example, got shape {tuple(x.shape)}; do pass (n, p)")
+        raise ValueError(
+            f"features: expected at least one example, got shape {tuple(x.shape)}; do pass (n, p)"
+        )
     check_finite("features", x)
     return x
 
@@ -213,12 +236,14 @@ def _checked(features: Array) -> Tensor:
 def _spectra(x: Tensor) -> Spectra:
     """Both spectra from one triangle R of the smaller side.
 
-    F^T F = Z^T Z + n mu mu^T with Z = F - mu: Z and a row sqrt(n) mu below it have the singular values of F.
+    F^T F = Z^T Z + n mu mu^T with Z = F - mu: Z and a row sqrt(n) mu below it have the singular
+    values of F.
     """
     n, p = x.shape
     if min(n, p) > MAX_SCATTER_FEATURES:
         raise ValueError(
-            f"features: expected at most {MAX_SCATTER_FEATURES} examples or features for their singular values, "
+            f"features: expected at most {MAX_SCATTER_FEATURES} examples or features for their "
+            f"singular values, "
             f"got shape ({n}, {p}); do pass features[:{MAX_SCATTER_FEATURES}]"
         )
     deviations, whole = _tall_triangles(x) if n >= p else _wide_triangles(x)
@@ -230,9 +255,14 @@ def _spectra(x: Tensor) -> Spectra:
 def _tall_triangles(x: Tensor) -> tuple[Tensor, Tensor]:
     """R of Z = QR (p, p), and the same above sqrt(n) mu (p + 1, p), a block of rows at a time."""
     n, p = x.shape
-    mean = torch.stack([x[rows].double().sum(dim=0) for rows in row_slices(n, p, x.device)]).sum(dim=0) / n
+    mean = (
+        torch.stack([x[rows].double().sum(dim=0) for rows in row_slices(n, p, x.device)]).sum(dim=0)
+        / n
+    )
     triangle = mean.new_zeros(0, p)
-    for rows in x.split(max(_BLOCK_ROWS, 2 * p)):  # of 2 p rows: R is factorised again with every block
+    for rows in x.split(
+        max(_BLOCK_ROWS, 2 * p)
+    ):  # of 2 p rows: R is factorised again with every block
         triangle = _triangle(triangle, rows.double() - mean)
     return triangle, torch.cat([triangle, math.sqrt(n) * mean[None]])
 
@@ -255,14 +285,17 @@ def _triangle(triangle: Tensor, rows: Tensor) -> Tensor:
 def _rankme(spectra: Spectra, epsilon: float = EPSILON) -> float:
     total = spectra.features.sum()
     if not total > 0.0:
-        raise ValueError("features: expected numbers that are not all 0, got only zeros; do check the layer")
+        raise ValueError(
+            "features: expected numbers that are not all 0, got only zeros; do check the layer"
+        )
     return _entropy_exponential(spectra.features / total + epsilon)
 
 
 def _effective_rank(spectra: Spectra) -> float:
     if spectra.rank == 0:
         raise ValueError(
-            "features: expected examples that differ by more than rounding, got the same features for all; "
+            "features: expected examples that differ by more than rounding, got the same features "
+            "for all; "
             "do check the layer"
         )
     relative = (spectra.deviations / spectra.deviations[0]).square()
@@ -277,7 +310,8 @@ def _alpha_req(spectra: Spectra, fit_range: tuple[int, int] = FIT_RANGE) -> floa
     first, last = fit_range
     if spectra.rank < last:
         raise ValueError(
-            f"fit_range: expected a range within the {spectra.rank} eigenvalues above rounding, got {fit_range}; "
+            f"fit_range: expected a range within the {spectra.rank} eigenvalues above rounding, "
+            f"got {fit_range}; "
             "do choose one, or a wider layer"
         )
     index = torch.arange(first, last + 1, dtype=torch.float64, device=spectra.deviations.device)

@@ -21,13 +21,15 @@ class StoppingRule:
     """When an estimate needs no further examples.
 
     Attributes:
-        rtol: relative half-width of the 95 % interval: stop where z SE / value <= log(1 + rtol), z = 2.24.
+        rtol: relative half-width of the 95 % interval: stop where z SE / value <= log(1 + rtol), z
+            = 2.24.
         atol: standard error: stop where SE <= atol, in the unit of the estimate.
         max_samples: probe at most this many examples.
         max_seconds: begin no batch of probes after this time.
 
     Raises:
-        ValueError: a number out of range, both precisions at once, or a cap on the examples below the first look.
+        ValueError: a number out of range, both precisions at once, or a cap on the examples below
+        the first look.
 
     Source: definitions 1, stopping when precise enough; Chow and Robbins (1965).
     """
@@ -41,12 +43,17 @@ class StoppingRule:
         for name, example in (("rtol", 0.05), ("atol", 0.1), ("max_seconds", 60)):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0.0):
-                raise ValueError(f"{name}: expected a positive number, got {value}; do {name}={example}")
+                raise ValueError(
+                    f"{name}: expected a positive number, got {value}; do {name}={example}"
+                )
         if self.max_samples is not None and self.max_samples < 2:
-            raise ValueError(f"max_samples: expected at least 2, got {self.max_samples}; do max_samples=512")
+            raise ValueError(
+                f"max_samples: expected at least 2, got {self.max_samples}; do max_samples=512"
+            )
         if self.rtol is not None and self.atol is not None:
             raise ValueError(
-                f"atol: expected one precision to stop at, got rtol={self.rtol:g} and atol={self.atol:g}; "
+                f"atol: expected one precision to stop at, got rtol={self.rtol:g} and "
+                f"atol={self.atol:g}; "
                 f"do leave one of them out"
             )
 
@@ -61,10 +68,13 @@ class StoppingRule:
         return [name for name, value in vars(self).items() if value is not None]
 
     def check_shared(self) -> None:
-        """Raise a ValueError where several processes are to stop by a clock, which each of them has its own of."""
+        """Raise a ValueError where several processes are to stop by a clock, which each of them has
+        its own of.
+        """
         if self.max_seconds is not None and share()[1] > 1:
             raise ValueError(
-                f"max_seconds: expected None with {share()[1]} processes, got {self.max_seconds:g}; "
+                f"max_seconds: expected None with {share()[1]} processes, got "
+                f"{self.max_seconds:g}; "
                 f"do max_samples= or rtol=, at which all stop together"
             )
 
@@ -74,7 +84,8 @@ class StoppingRule:
         if self.is_sequential and self.max_samples is not None and self.max_samples < first:
             name = "rtol" if self.rtol is not None else "atol"
             raise ValueError(
-                f"max_samples: expected at least {first}, where {name} has its first look, got {self.max_samples}; "
+                f"max_samples: expected at least {first}, where {name} has its first look, got "
+                f"{self.max_samples}; "
                 f"do max_samples={first}, or leave {name} out"
             )
 
@@ -91,14 +102,18 @@ class StoppingRule:
         return estimate.stderr <= self.largest_error(estimate.value)
 
     def marked(self, estimate: Estimate, n_population: int | None, ending: str) -> Estimate:
-        """``estimate`` with a warning where less was reached than asked for: by precision, time or Ctrl-C."""
+        """``estimate`` with a warning where less was reached than asked for: by precision, time or
+        Ctrl-C.
+        """
         notes = []
         n = estimate.n_samples
         if self.is_sequential and not self.is_met(estimate):
             asked = f"rtol={self.rtol:g}" if self.rtol is not None else f"atol={self.atol:g}"
             low, high = estimate.interval()
             reached = (high / low) ** 0.5 - 1.0 if low > 0.0 else math.inf
-            why = ", with all there are; do n_probes= with more of them" if n == n_population else ""
+            why = (
+                ", with all there are; do n_probes= with more of them" if n == n_population else ""
+            )
             notes.append(
                 f"{asked} was not reached with {n} examples: the interval is +-{reached:.1%}, "
                 f"the standard error {estimate.stderr:.3g}{why}"
@@ -110,7 +125,9 @@ class StoppingRule:
             notes.append(f"interrupted after {read}: the estimate so far")
         if not notes:
             return estimate
-        return replace(estimate, interrupted=ending == "interrupted", warnings=(*estimate.warnings, *notes))
+        return replace(
+            estimate, interrupted=ending == "interrupted", warnings=(*estimate.warnings, *notes)
+        )
 
 
 def first_look(n_classes: int = 0) -> int:
@@ -119,7 +136,8 @@ def first_look(n_classes: int = 0) -> int:
 
 
 def looks(n_examples: int, n_classes: int = 0) -> list[int]:
-    """Sample sizes at which a sequential estimate is looked at: max(512, 2 C), then each time 1.25 times more.
+    """Sample sizes at which a sequential estimate is looked at: max(512, 2 C), then each time 1.25
+    times more.
 
     Source: definitions 1, stopping when precise enough.
     """
@@ -131,10 +149,11 @@ def looks(n_examples: int, n_classes: int = 0) -> list[int]:
 
 @contextmanager
 def first_interrupt_asks() -> Iterator[Callable[[], bool]]:
-    """While open, a first Ctrl-C only asks to end after the batch at hand; a second one interrupts as usual.
+    """While open, a first Ctrl-C only asks to end after the batch at hand; a second one interrupts
+    as usual.
 
-    Yields whether it was pressed. Outside the main thread, with several processes, or where the program handles Ctrl-C
-    itself, it never is.
+    Yields whether it was pressed. Outside the main thread, with several processes, or where the
+    program handles Ctrl-C itself, it never is.
     """
     asked = threading.Event()
     is_ours = (

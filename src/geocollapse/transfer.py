@@ -1,4 +1,6 @@
-"""Few-shot accuracy of features: seeded episodes, a nearest-mean classifier and a regularised linear probe."""
+"""Few-shot accuracy of features: seeded episodes, a nearest-mean classifier and a regularised
+linear probe.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from geocollapse.estimate import Estimate, IntervalDict, strict_json
 
 Classifier = Literal["nearest_mean", "linear_probe"]
 
-RIDGE = 1.0  # regularisation of the linear probe, in units of the mean squared length of the centred support features
+# regularisation of the linear probe, in units of the mean squared length of the centred support
+# features
+RIDGE = 1.0
 
 
 class TransferDict(TypedDict):
@@ -45,15 +49,19 @@ def few_shot_accuracy(
 ) -> Estimate:
     """N-way k-shot accuracy of fixed features, averaged over seeded episodes.
 
-    An episode draws N classes, and from each k labelled examples and n_query others, all without replacement.
+    An episode draws N classes, and from each k labelled examples and n_query others, all without
+    replacement.
 
         nearest_mean:  argmin_c ||f(x) - mean of c's k examples||, a tie counts as an error
-        linear_probe:  ridge regression of one-vs-rest targets +-1 with intercept, penalty RIDGE times the mean squared
-                       length of the centred support features, so that scaling the features changes nothing
+        linear_probe:  ridge regression of one-vs-rest targets +-1 with intercept, penalty RIDGE
+            times the mean squared
+                       length of the centred support features, so that scaling the features changes
+                       nothing
 
-    The episodes depend on the labels, the sizes and the seed alone: two models see the same ones, and are compared by
-    the paired difference of ``values``. The interval is over episodes: it takes the features as given. Invariant
-    under translation, rotation and scaling of the features. Cost: O(episodes N (k + n_query) p), memory bounded.
+    The episodes depend on the labels, the sizes and the seed alone: two models see the same ones,
+    and are compared by the paired difference of ``values``. The interval is over episodes: it takes
+    the features as given. Invariant under translation, rotation and scaling of the features. Cost:
+    O(episodes N (k + n_query) p), memory bounded.
 
     Source: Snell, Swersky, Zemel (2017), eq. 1 and 2; Galanti, György, Hutter (2022), section 2.
 
@@ -71,7 +79,8 @@ def few_shot_accuracy(
         An Estimate on the linear scale, ``values`` (n_episodes,) in float64.
 
     Raises:
-        ValueError: more ways than classes, a class with too few examples (it is named), a count below its least.
+        ValueError: more ways than classes, a class with too few examples (it is named), a count
+        below its least.
         TypeError: labels that are not integers.
 
     Examples:
@@ -84,7 +93,8 @@ def few_shot_accuracy(
     rows = draw_episodes(y, sizes, seed)
     if classifier not in _CLASSIFIERS:
         raise ValueError(
-            f"classifier: expected {' or '.join(_CLASSIFIERS)}, got {classifier!r}; do classifier='nearest_mean'"
+            f"classifier: expected {' or '.join(_CLASSIFIERS)}, got {classifier!r}; do "
+            f"classifier='nearest_mean'"
         )
     scores = _CLASSIFIERS[classifier]
     values = torch.cat([_accuracies(scores(*parts)) for parts in _gathered(x, rows, k_shot)]).cpu()
@@ -109,7 +119,9 @@ def transfer(
     n_episodes: int = 600,
     seed: int = 0,
 ) -> TransferDict:
-    """``few_shot_accuracy`` of both classifiers for several numbers of shots, as strict JSON values."""
+    """``few_shot_accuracy`` of both classifiers for several numbers of shots, as strict JSON
+    values.
+    """
     sizes = {"n_way": n_way, "n_query": n_query, "n_episodes": n_episodes}
     accuracy: dict[str, Any] = {
         name: {
@@ -123,7 +135,13 @@ def transfer(
     n_classes = len(labelled_arrays(features, labels)[1].unique())
     nothing = {str(k): None for k in k_shots}
     result: TransferDict = strict_json(
-        {"accuracy": accuracy, "predicted_error": nothing, **sizes, "n_classes": n_classes, "warnings": []}
+        {
+            "accuracy": accuracy,
+            "predicted_error": nothing,
+            **sizes,
+            "n_classes": n_classes,
+            "warnings": [],
+        }
     )
     return result
 
@@ -143,7 +161,8 @@ class EpisodeSizes:
             given = getattr(self, name)
             if not isinstance(given, Integral) or int(given) < smallest:
                 raise ValueError(
-                    f"{name}: expected a whole number of at least {smallest}, got {given!r}; do {name}={smallest}"
+                    f"{name}: expected a whole number of at least {smallest}, got {given!r}; do "
+                    f"{name}={smallest}"
                 )
 
 
@@ -151,7 +170,8 @@ def draw_episodes(labels: Tensor, sizes: EpisodeSizes, seed: int) -> Tensor:
     """Rows of the examples of each episode, a function of labels, sizes and seed alone.
 
     Returns:
-        (n_episodes, n_way, k_shot + n_query) positions; the first k_shot of each class are its labelled ones.
+        (n_episodes, n_way, k_shot + n_query) positions; the first k_shot of each class are its
+        labelled ones.
 
     Raises:
         ValueError: more ways than classes, or a class with too few examples.
@@ -160,16 +180,21 @@ def draw_episodes(labels: Tensor, sizes: EpisodeSizes, seed: int) -> Tensor:
     classes, counts = labels.cpu().unique(return_counts=True)
     _check_sizes(classes, counts, sizes)
     generator = torch.Generator().manual_seed(seed)
-    ways = torch.rand(sizes.n_episodes, len(classes), generator=generator, dtype=torch.float64).argsort(dim=1)
+    ways = torch.rand(
+        sizes.n_episodes, len(classes), generator=generator, dtype=torch.float64
+    ).argsort(dim=1)
     ways = ways[:, : sizes.n_way]
     starts = counts.cumsum(0) - counts
-    return order[starts[ways][..., None] + _distinct(counts[ways], sizes.k_shot + sizes.n_query, generator)]
+    return order[
+        starts[ways][..., None] + _distinct(counts[ways], sizes.k_shot + sizes.n_query, generator)
+    ]
 
 
 def _distinct(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """k distinct numbers below each of ``counts``, in random order: (*counts.shape, k).
 
-    Draw j is uniform over the numbers that are left: it is shifted past the smaller ones drawn before, in order.
+    Draw j is uniform over the numbers that are left: it is shifted past the smaller ones drawn
+    before, in order.
     """
     drawn: list[Tensor] = []
     taken = counts.new_zeros(*counts.shape, 0)
@@ -184,15 +209,19 @@ def _distinct(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 
 def _gathered(x: Tensor, rows: Tensor, k_shot: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Support (e, n_way, k, p) and query (e, n_way, q, p) of chunks of episodes, float64, relative to one example.
+    """Support (e, n_way, k, p) and query (e, n_way, q, p) of chunks of episodes, float64, relative
+    to one example.
 
-    Any point near the data serves as the origin; an example makes equal features exactly 0. Chunks that fit the cache
-    are three times as fast as those of 32 MiB.
+    Any point near the data serves as the origin; an example makes equal features exactly 0. Chunks
+    that fit the cache are three times as fast as those of 32 MiB.
     """
     rows = rows.to(x.device)
     origin = x[rows[0, 0, 0]].double()
     for part in row_slices(len(rows), rows[0].numel() * x.shape[1], x.device):
-        yield _relative(x, rows[part, :, :k_shot], origin), _relative(x, rows[part, :, k_shot:], origin)
+        yield (
+            _relative(x, rows[part, :, :k_shot], origin),
+            _relative(x, rows[part, :, k_shot:], origin),
+        )
 
 
 def _relative(x: Tensor, rows: Tensor, origin: Tensor) -> Tensor:
@@ -209,19 +238,26 @@ def _nearest_mean(support: Tensor, query: Tensor) -> Tensor:
 
 
 def _linear_probe(support: Tensor, query: Tensor) -> Tensor:
-    """Scores (e, n_way, q, n_way) of ridge regression, solved in the space of the n_way k labelled examples.
+    """Scores (e, n_way, q, n_way) of ridge regression, solved in the space of the n_way k labelled
+    examples.
 
-    A = (Z Z^T + alpha I)^-1 Y,  score = (x - z_0)^T Z^T A + y_0,  Z and Y centred, alpha = RIDGE tr(Z Z^T)/n.
+    A = (Z Z^T + alpha I)^-1 Y,  score = (x - z_0)^T Z^T A + y_0,
+        Z and Y centred, alpha = RIDGE tr(Z Z^T)/n.
     """
     n_way, k_shot = support.shape[1:3]
     z, flat = support.flatten(1, 2), query.flatten(1, 2)
     centre = z.mean(dim=1, keepdim=True)
     z, flat = z - centre, flat - centre
-    targets = 2.0 * torch.eye(n_way, dtype=z.dtype, device=z.device).repeat_interleave(k_shot, dim=0) - 1.0
+    targets = (
+        2.0 * torch.eye(n_way, dtype=z.dtype, device=z.device).repeat_interleave(k_shot, dim=0)
+        - 1.0
+    )
     offset = targets.mean(dim=0)
     gram = z @ z.mT
     alpha = RIDGE * gram.diagonal(dim1=1, dim2=2).mean(dim=1)
-    alpha = torch.where(alpha > 0, alpha, torch.ones_like(alpha))  # all labelled features equal: every score is y_0
+    alpha = torch.where(
+        alpha > 0, alpha, torch.ones_like(alpha)
+    )  # all labelled features equal: every score is y_0
     gram.diagonal(dim1=1, dim2=2).add_(alpha[:, None])
     weights = torch.linalg.solve(gram, (targets - offset).expand(len(z), -1, -1))
     return (flat @ (z.mT @ weights) + offset).view(*query.shape[:3], -1)
@@ -243,9 +279,14 @@ def _accuracies(scores: Tensor) -> Tensor:
 def _check_sizes(classes: Tensor, counts: Tensor, sizes: EpisodeSizes) -> None:
     if len(classes) < 2:
         found = f"label {int(classes[0])} only" if len(classes) else "no examples"
-        raise ValueError(f"labels: expected at least two classes, got {found}; do pass examples of another class")
+        raise ValueError(
+            f"labels: expected at least two classes, got {found}; do pass examples of another class"
+        )
     if sizes.n_way > len(classes):
-        raise ValueError(f"n_way: expected at most {len(classes)} classes, got {sizes.n_way}; do n_way={len(classes)}")
+        raise ValueError(
+            f"n_way: expected at most {len(classes)} classes, got {sizes.n_way}; do "
+            f"n_way={len(classes)}"
+        )
     smallest = int(counts.argmin())
     available, needed = int(counts[smallest]), sizes.k_shot + sizes.n_query
     if available < needed:

@@ -1,4 +1,6 @@
-"""Slow references for the nearest-mean bounds: the formulas of definitions 4 in loops, plain numpy, float64."""
+"""Slow references for the nearest-mean bounds: the formulas of definitions 4 in loops, plain numpy,
+float64.
+"""
 
 from __future__ import annotations
 
@@ -70,11 +72,17 @@ def bounds(features, labels, m):
             if a != b:
                 mean, variance = decision_moments(classes[a], classes[b], m)
                 total += variance / (variance + mean**2) if mean > 0 else 1.0
-    return {"general": 4 * (k - 1) * (1 + 1 / m) * nc, "published": published, "directional": total / k}
+    return {
+        "general": 4 * (k - 1) * (1 + 1 / m) * nc,
+        "published": published,
+        "directional": total / k,
+    }
 
 
 def drawn_statistics(features, labels, m, n_draws, seed):
-    """T_ab of ``n_draws`` draws with replacement from the class laws: (k, k, n_draws), NaN on the diagonal."""
+    """T_ab of ``n_draws`` draws with replacement from the class laws: (k, k, n_draws), NaN on the
+    diagonal.
+    """
     generator = np.random.default_rng(seed)
     classes = by_class(features, labels)
     t = np.full((len(classes), len(classes), n_draws), np.nan)
@@ -95,5 +103,7 @@ def drawn_statistics(features, labels, m, n_draws, seed):
 def error(statistics):
     """Error of the nearest-mean classifier from the drawn T_ab, a tie counted as an error."""
     k = len(statistics)
-    wrong = [(statistics[a][[b for b in range(k) if b != a]] <= 0).any(axis=0).mean() for a in range(k)]
+    wrong = [
+        (statistics[a][[b for b in range(k) if b != a]] <= 0).any(axis=0).mean() for a in range(k)
+    ]
     return float(np.mean(wrong))

@@ -1,4 +1,5 @@
-"""Slow references for the measures of collapse: two passes, loops over classes, 80-bit accumulation, plain numpy.
+"""Slow references for the measures of collapse: two passes, loops over classes, 80-bit
+accumulation, plain numpy.
 
 Every function takes features (n, p) and labels (n,) and imports nothing from the package.
 """
@@ -24,7 +25,9 @@ def means(features, labels):
 
 
 def variances(features, labels):
-    return [((rows - rows.mean(axis=0)) ** 2).sum() / len(rows) for rows in by_class(features, labels)]
+    return [
+        ((rows - rows.mean(axis=0)) ** 2).sum() / len(rows) for rows in by_class(features, labels)
+    ]
 
 
 def covariance(rows):
@@ -55,7 +58,9 @@ def cdnv(features, labels, bias_corrected=False):
 
 
 def directional_cdnv_matrix(features, labels):
-    mu = np.asarray(means(features, labels) - means(features, labels).mean(axis=0), dtype=np.float64)
+    mu = np.asarray(
+        means(features, labels) - means(features, labels).mean(axis=0), dtype=np.float64
+    )
     v = np.full((len(mu), len(mu)), np.nan)
     for i, rows in enumerate(by_class(features, labels)):
         sigma = covariance(rows)
@@ -72,7 +77,9 @@ def centred_means(features, labels):
 
 
 def nc1(features, labels, pooled=False):
-    """tr(Sigma_W Sigma_B^+) / C with both matrices formed and the C - 1 (or p) leading eigenvectors of Sigma_B."""
+    """tr(Sigma_W Sigma_B^+) / C with both matrices formed and the C - 1 (or p) leading eigenvectors
+    of Sigma_B.
+    """
     groups = by_class(features, labels)
     n_classes, n = len(groups), sum(len(rows) for rows in groups)
     weights = [len(rows) / n if pooled else 1 / n_classes for rows in groups]
@@ -99,7 +106,9 @@ def nc2(vectors):
 
 def hyperspherical_uniformity(vectors):
     units = [row / np.linalg.norm(row) for row in vectors]
-    return float(np.mean([-math.log(np.linalg.norm(u - v)) for u, v in itertools.combinations(units, 2)]))
+    return float(
+        np.mean([-math.log(np.linalg.norm(u - v)) for u, v in itertools.combinations(units, 2)])
+    )
 
 
 def nc3(weight, m):
@@ -108,9 +117,15 @@ def nc3(weight, m):
 
 def self_duality_gram(weight, m):
     n_classes = len(weight)
-    simplex = n_classes / (n_classes - 1) * (np.eye(n_classes) - np.ones((n_classes, n_classes)) / n_classes)
+    simplex = (
+        n_classes
+        / (n_classes - 1)
+        * (np.eye(n_classes) - np.ones((n_classes, n_classes)) / n_classes)
+    )
     product = weight @ m.T
-    return float(np.linalg.norm(product / np.linalg.norm(product) - simplex / np.linalg.norm(simplex)))
+    return float(
+        np.linalg.norm(product / np.linalg.norm(product) - simplex / np.linalg.norm(simplex))
+    )
 
 
 def nearest_mean(x, mu):
@@ -119,30 +134,49 @@ def nearest_mean(x, mu):
 
 def nc4(features, labels, weight, bias):
     mu = means(features, labels)
-    differ = [nearest_mean(x, mu) != int(np.argmax(weight @ x + bias)) for x in np.asarray(features)]
+    differ = [
+        nearest_mean(x, mu) != int(np.argmax(weight @ x + bias)) for x in np.asarray(features)
+    ]
     return float(np.mean(differ))
 
 
 def nearest_mean_error(features, labels):
     mu, order = means(features, labels), sorted(set(np.asarray(labels).tolist()))
-    return float(np.mean([order[nearest_mean(x, mu)] != y for x, y in zip(np.asarray(features), np.asarray(labels))]))
+    return float(
+        np.mean(
+            [
+                order[nearest_mean(x, mu)] != y
+                for x, y in zip(np.asarray(features), np.asarray(labels))
+            ]
+        )
+    )
 
 
 def geometric_collapse(class_gc, class_means):
     pairs = list(itertools.permutations(range(len(class_gc)), 2))
     return float(
-        np.mean([(class_gc[i] + class_gc[j]) / (2 * ((class_means[i] - class_means[j]) ** 2).sum()) for i, j in pairs])
+        np.mean(
+            [
+                (class_gc[i] + class_gc[j]) / (2 * ((class_means[i] - class_means[j]) ** 2).sum())
+                for i, j in pairs
+            ]
+        )
     )
 
 
 def delta_method(squared_norms, features, labels, rows):
-    """Value and standard error of geometric collapse of the distribution, as definitions 3 print them, loop by loop."""
+    """Value and standard error of geometric collapse of the distribution, as definitions 3 print
+    them, loop by loop.
+    """
     labels, order = np.asarray(labels), sorted(set(np.asarray(labels).tolist()))
     mu, n_classes = means(features, labels).astype(float), len(order)
     measured = {int(row): float(g) for row, g in zip(rows, squared_norms)}
     members = [np.flatnonzero(labels == label) for label in order]
     g = [np.array([measured[row] for row in group if row in measured]) for group in members]
-    noise = [float(np.sum((features[m] - features[m].mean(axis=0)) ** 2)) / (len(m) - 1) / len(m) for m in members]
+    noise = [
+        float(np.sum((features[m] - features[m].mean(axis=0)) ** 2)) / (len(m) - 1) / len(m)
+        for m in members
+    ]
     pairs = itertools.permutations(range(n_classes), 2)
     d2 = {(i, j): ((mu[i] - mu[j]) ** 2).sum() - noise[i] - noise[j] for i, j in pairs}
     scale, value, total = 1 / (n_classes * (n_classes - 1)), 0.0, 0.0
@@ -151,10 +185,16 @@ def delta_method(squared_norms, features, labels, rows):
         w = scale * sum(1 / d2[i, j] for j in others)
         shift = {}
         for row in members[i]:
-            along = [float((features[row] - mu[i]) @ (mu[i] - mu[j])) / d2[i, j] ** 2 for j in others]
-            shift[row] = -2 * scale * sum((g[i].mean() + g[j].mean()) * a for j, a in zip(others, along))
+            along = [
+                float((features[row] - mu[i]) @ (mu[i] - mu[j])) / d2[i, j] ** 2 for j in others
+            ]
+            shift[row] = (
+                -2 * scale * sum((g[i].mean() + g[j].mean()) * a for j, a in zip(others, along))
+            )
         joint = np.cov(g[i], [shift[row] for row in members[i] if row in measured])
         total += w**2 * g[i].var(ddof=1) / len(g[i])
-        total += np.var(list(shift.values()), ddof=1) / len(shift) + 2 * w * joint[0, 1] / len(shift)
+        total += np.var(list(shift.values()), ddof=1) / len(shift) + 2 * w * joint[0, 1] / len(
+            shift
+        )
         value += w * g[i].mean()
     return float(value), math.sqrt(total)

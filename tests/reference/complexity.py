@@ -29,7 +29,9 @@ def finite_difference_squared_norms(f, x, step=1e-5):
 
 
 def probe_variance(f, x, kind):
-    """Variance of ONE probe of the given kind for each example, from the whole Jacobian (definitions 1)."""
+    """Variance of ONE probe of the given kind for each example, from the whole Jacobian
+    (definitions 1).
+    """
     values = []
     for row in x:
         a = jacobian(f, row) @ jacobian(f, row).T
@@ -63,4 +65,6 @@ def masked_variance(f, x, n_entries):
     """Variance of the masked estimate of each example: N^2/K (1 - K/N) S_E^2 (definitions 1)."""
     squares = [jacobian(f, row).square().flatten() for row in x]
     n = len(squares[0])
-    return torch.stack([n**2 / n_entries * (1 - n_entries / n) * entry.var(unbiased=True) for entry in squares])
+    return torch.stack(
+        [n**2 / n_entries * (1 - n_entries / n) * entry.var(unbiased=True) for entry in squares]
+    )

@@ -1,4 +1,6 @@
-"""Slow references for the label-free baselines: whole decompositions, loops, plain numpy; import nothing of the package."""
+"""Slow references for the label-free baselines: whole decompositions, loops, plain numpy; import
+nothing of the package.
+"""
 
 from __future__ import annotations
 
@@ -36,4 +38,6 @@ def alpha_req(features, first, last):
 
 
 def feature_norm(features):
-    return math.fsum(math.sqrt(math.fsum(float(v) ** 2 for v in row)) for row in features) / len(features)
+    return math.fsum(math.sqrt(math.fsum(float(v) ** 2 for v in row)) for row in features) / len(
+        features
+    )

@@ -1,4 +1,6 @@
-"""Slow references for few-shot accuracy: one episode after another, scikit-learn's ridge classifier."""
+"""Slow references for few-shot accuracy: one episode after another, scikit-learn's ridge
+classifier.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ import numpy as np
 
 
 def nearest_mean_accuracy(support, query):
-    """Support (n_way, k, p), query (n_way, q, p): the share of queries strictly nearest to their own mean."""
+    """Support (n_way, k, p), query (n_way, q, p): the share of queries strictly nearest to their
+    own mean.
+    """
     means = [examples.mean(axis=0) for examples in support]
     right = 0
     for own, examples in enumerate(query):
@@ -17,7 +21,9 @@ def nearest_mean_accuracy(support, query):
 
 
 def linear_probe_accuracy(support, query, strength):
-    """Ridge regression on +-1 targets, alpha = strength times the mean squared length of the centred support."""
+    """Ridge regression on +-1 targets, alpha = strength times the mean squared length of the
+    centred support.
+    """
     from sklearn.linear_model import RidgeClassifier
 
     n_way, k_shot, p = support.shape
@@ -28,6 +34,11 @@ def linear_probe_accuracy(support, query, strength):
 
 
 def accuracies(features, episodes, k_shot, classify):
-    """``classify`` on every episode; ``episodes`` (n, n_way, k_shot + n_query) rows of ``features``."""
+    """``classify`` on every episode; ``episodes`` (n, n_way, k_shot + n_query) rows of
+    ``features``.
+    """
     features = np.asarray(features, dtype=np.float64)
-    return [classify(features[rows[:, :k_shot]], features[rows[:, k_shot:]]) for rows in np.asarray(episodes)]
+    return [
+        classify(features[rows[:, :k_shot]], features[rows[:, k_shot:]])
+        for rows in np.asarray(episodes)
+    ]

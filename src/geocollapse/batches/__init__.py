@@ -1,7 +1,8 @@
 """Any accepted form of data, read as batches of (inputs, labels, positions in the data set).
 
-The files, in the order they build on each other: inputs (what goes through a model together), examples (how they are
-read), sharing (what several processes must have in common), forms (from any data to examples).
+The files, in the order they build on each other: inputs (what goes through a model together),
+examples (how they are read), sharing (what several processes must have in common), forms (from any
+data to examples).
 """
 
 from geocollapse.batches.examples import MapExamples as MapExamples

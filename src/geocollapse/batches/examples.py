@@ -26,8 +26,10 @@ class MapExamples:
         dataset: the data set.
         indices: (n,) int64, the sorted positions that are read.
         labels: (n,) labels of ``indices`` where they are known before reading, else None.
-        loading: batch size, collate function and worker settings, as keyword arguments of a DataLoader.
-        lengths: (n,) tokens of each example of the data set, where it tells (``dataset.lengths``), else None.
+        loading: batch size, collate function and worker settings, as keyword arguments of a
+            DataLoader.
+        lengths: (n,) tokens of each example of the data set, where it tells (``dataset.lengths``),
+            else None.
     """
 
     dataset: Dataset[Any]
@@ -47,8 +49,8 @@ class MapExamples:
     def batches(self, *segments: Tensor, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """Read the positions of ``segments`` in their order; a batch never spans two segments.
 
-        Without segments: all positions in ascending order. A ``share`` (rank, number of processes) is some of the
-        batches, each as it is without one.
+        Without segments: all positions in ascending order. A ``share`` (rank, number of processes)
+        is some of the batches, each as it is without one.
         """
         parts = [
             (number, part)
@@ -59,24 +61,33 @@ class MapExamples:
         parts = _shared(parts, *share)
         if isinstance(self.dataset, TensorDataset) and not self.loading:
             for number, part in parts:
-                yield as_batch(tuple(tensor[part.to(tensor.device)] for tensor in self.dataset.tensors), part, number)
+                yield as_batch(
+                    tuple(tensor[part.to(tensor.device)] for tensor in self.dataset.tensors),
+                    part,
+                    number,
+                )
             return
-        loader = DataLoader(self.dataset, batch_sampler=[part.tolist() for _, part in parts], **self.loading)
+        loader = DataLoader(
+            self.dataset, batch_sampler=[part.tolist() for _, part in parts], **self.loading
+        )
         for raw, (number, part) in zip(loader, parts, strict=True):
             yield as_batch(raw, part, number)
 
     def _parts(self, segment: Tensor) -> Iterable[Tensor]:
-        """A segment in batches; where examples have lengths, those of similar length together, to save padding.
+        """A segment in batches; where examples have lengths, those of similar length together, to
+        save padding.
 
-        Batches of one window are in the order of the places where their shortest examples stood, so that in a segment
-        of random order what was read at any time is a random sample.
+        Batches of one window are in the order of the places where their shortest examples stood, so
+        that in a segment of random order what was read at any time is a random sample.
         """
         if self.lengths is None:
             return segment.split(self.batch_size)
         parts = []
         for window in segment.split(_WINDOW * self.batch_size):
             by_length = self.lengths[window].argsort(stable=True).split(self.batch_size)
-            parts += [window[places] for places in sorted(by_length, key=lambda places: int(places[0]))]
+            parts += [
+                window[places] for places in sorted(by_length, key=lambda places: int(places[0]))
+            ]
         return parts
 
 
@@ -88,11 +99,14 @@ class StreamExamples:
         self._seen: list[Any] = []
 
     def peek(self, n_examples: int = 1) -> Inputs:
-        """The inputs of the first examples that share a batch: of the first one that has so many, among those ahead.
+        """The inputs of the first examples that share a batch: of the first one that has so many,
+        among those ahead.
 
         What was read ahead is read again by ``batches``.
         """
-        while len(self._seen) < _AHEAD and not any(n_examples_in(raw) >= n_examples for raw in self._seen):
+        while len(self._seen) < _AHEAD and not any(
+            n_examples_in(raw) >= n_examples for raw in self._seen
+        ):
             ahead = list(itertools.islice(self._iterator, 1))
             if not ahead:
                 break
@@ -103,7 +117,9 @@ class StreamExamples:
         return rows_of(as_batch(raw, torch.arange(n_examples_in(raw))).inputs, slice(n_examples))
 
     def batches(self, *, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
-        """The batches of the iterable; positions count the examples read. It cannot be shared: ``check_shared``."""
+        """The batches of the iterable; positions count the examples read. It cannot be shared:
+        ``check_shared``.
+        """
         del share
         start = 0
         for raw in itertools.chain(self._seen, self._iterator):
@@ -126,12 +142,15 @@ def as_map(
     """
     if isinstance(examples, StreamExamples):
         raise ValueError(
-            f"{argument}: expected a data set that can be read {wanted}, got a stream of batches; do {remedy}"
+            f"{argument}: expected a data set that can be read {wanted}, got a stream of batches; "
+            f"do {remedy}"
         )
     return examples
 
 
-def _shared(parts: list[tuple[int, Tensor]], rank: int, n_processes: int) -> list[tuple[int, Tensor]]:
+def _shared(
+    parts: list[tuple[int, Tensor]], rank: int, n_processes: int
+) -> list[tuple[int, Tensor]]:
     """The parts of one process: each goes to the process that has the fewest examples by then."""
     if n_processes == 1:
         return parts

@@ -20,20 +20,25 @@ _DEFAULT_BATCH_SIZE = 128
 _FORMS = "a DataLoader, a map-style Dataset, a pair (inputs, labels) or a tensor of inputs"
 
 
-def as_examples(data: Any, *, labels: Any = None, batch_size: int | None = None) -> MapExamples | StreamExamples:
+def as_examples(
+    data: Any, *, labels: Any = None, batch_size: int | None = None
+) -> MapExamples | StreamExamples:
     """Normalise ``data`` to examples with positions.
 
-    Of a loader over a map-style data set only the data set, collate function, batch size, worker settings and the
-    sampler's set of positions are taken; its order, and ``drop_last``, are not: every example counts once. A
-    DistributedSampler stands for the whole data set that it samples.
+    Of a loader over a map-style data set only the data set, collate function, batch size, worker
+    settings and the sampler's set of positions are taken; its order, and ``drop_last``, are not:
+    every example counts once. A DistributedSampler stands for the whole data set that it samples.
 
     Raises:
         TypeError: not one of the accepted forms.
-        ValueError: no examples, labels of another length, a batch size below 1, a distributed sampler of another
-            number of processes.
+        ValueError: no examples, labels of another length, a batch size below 1, a distributed
+            sampler of another number of processes.
     """
     if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}; do batch_size={_DEFAULT_BATCH_SIZE}")
+        raise ValueError(
+            f"batch_size: expected at least 1, got {batch_size}; do "
+            f"batch_size={_DEFAULT_BATCH_SIZE}"
+        )
     if isinstance(data, IterableDataset):
         data = DataLoader(data, batch_size or _DEFAULT_BATCH_SIZE)
     if isinstance(data, DataLoader):
@@ -43,12 +48,17 @@ def as_examples(data: Any, *, labels: Any = None, batch_size: int | None = None)
     dataset = _as_dataset(data)
     if dataset is not None:
         indices = torch.arange(len(dataset))  # type: ignore[arg-type]
-        collate = getattr(dataset, "collate_fn", None)  # a data set that knows how its examples make a batch
+        collate = getattr(
+            dataset, "collate_fn", None
+        )  # a data set that knows how its examples make a batch
         loading = {} if collate is None else {"collate_fn": collate}
         return _of_dataset(dataset, indices, labels, batch_size or _DEFAULT_BATCH_SIZE, loading)
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
         return _stream(data, labels)
-    raise TypeError(f"data: expected {_FORMS}, got {type(data).__name__}; do DataLoader(dataset, batch_size=128)")
+    raise TypeError(
+        f"data: expected {_FORMS}, got {type(data).__name__}; do DataLoader(dataset, "
+        f"batch_size=128)"
+    )
 
 
 def _as_dataset(data: Any) -> Dataset[Any] | None:
@@ -59,17 +69,22 @@ def _as_dataset(data: Any) -> Dataset[Any] | None:
         inputs, labels = torch.as_tensor(data[0]), as_labels(data[1])
         if len(inputs) != len(labels):
             raise ValueError(
-                f"labels: expected one for each of {len(inputs)} inputs, got {len(labels)}; do pass matching tensors"
+                f"labels: expected one for each of {len(inputs)} inputs, got {len(labels)}; do "
+                f"pass matching tensors"
             )
         return TensorDataset(inputs, labels)
-    if isinstance(data, list | tuple | Mapping | str | bytes):  # a plain list is one of batches, not of examples
+    if isinstance(
+        data, list | tuple | Mapping | str | bytes
+    ):  # a plain list is one of batches, not of examples
         return None
     return data if hasattr(data, "__getitem__") and hasattr(data, "__len__") else None
 
 
 def _of_loader(loader: DataLoader[Any], labels: Any, batch_size: int | None) -> MapExamples:
     positions = sampled_positions(
-        loader.batch_sampler if loader.batch_size is None and loader.batch_sampler else loader.sampler
+        loader.batch_sampler
+        if loader.batch_size is None and loader.batch_sampler
+        else loader.sampler
     )
     loading: dict[str, Any] = {"collate_fn": loader.collate_fn}
     if loader.num_workers:
@@ -106,7 +121,9 @@ def _of_dataset(
             f"do labels=None to read them from the batches"
         )
     lengths = getattr(dataset, "lengths", None)
-    return MapExamples(dataset, indices, None if known is None else known[indices], batch_size, loading, lengths)
+    return MapExamples(
+        dataset, indices, None if known is None else known[indices], batch_size, loading, lengths
+    )
 
 
 def _known_labels(dataset: Any) -> Tensor | None:
@@ -122,5 +139,8 @@ def _known_labels(dataset: Any) -> Tensor | None:
 
 def _stream(iterable: Iterable[Any], labels: Any) -> StreamExamples:
     if labels is not None:
-        raise ValueError("labels: expected None for a stream of batches, got labels; do yield (inputs, labels) batches")
+        raise ValueError(
+            "labels: expected None for a stream of batches, got labels; do yield (inputs, labels) "
+            "batches"
+        )
     return StreamExamples(iterable)

@@ -1,4 +1,6 @@
-"""What goes through a model together: a batch of inputs with their labels, from whatever a loader yields."""
+"""What goes through a model together: a batch of inputs with their labels, from whatever a loader
+yields.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,16 @@ from torch import Tensor
 from geocollapse.borrow import device_of, dtype_of
 
 Inputs = Tensor | Mapping[str, Tensor]  # one tensor, or tensors by name; one row an example
-Take = Callable[[Tensor], tuple[list[Tensor], Any]]  # x to the features (n, p) of each layer, and the output
-Enter = Callable[[Any], tuple[Take, Tensor]]  # inputs to the map of these examples, and the x that it starts from
+Take = Callable[
+    [Tensor], tuple[list[Tensor], Any]
+]  # x to the features (n, p) of each layer, and the output
+Enter = Callable[
+    [Any], tuple[Take, Tensor]
+]  # inputs to the map of these examples, and the x that it starts from
 
 TOKENS = "input_ids"  # (n, tokens), the numbers of the tokens
-MASK = "attention_mask"  # (n, tokens), 0 where a sequence is padded; of any dtype it is no continuous input
+# (n, tokens), 0 where a sequence is padded; of any dtype it is no continuous input
+MASK = "attention_mask"
 
 
 @dataclass(frozen=True)
@@ -46,11 +53,13 @@ def as_labels(labels: Any) -> Tensor:
     tensor = torch.as_tensor(labels)
     if tensor.is_floating_point() or tensor.is_complex():
         raise TypeError(
-            f"labels: expected integers, one class for each example, got {tensor.dtype}; do labels.long() if they count"
+            f"labels: expected integers, one class for each example, got {tensor.dtype}; do "
+            f"labels.long() if they count"
         )
     if tensor.ndim != 1:
         raise ValueError(
-            f"labels: expected shape (n,), got {tuple(tensor.shape)}; do labels.argmax(dim=1) for one-hot labels"
+            f"labels: expected shape (n,), got {tuple(tensor.shape)}; do labels.argmax(dim=1) for "
+            f"one-hot labels"
         )
     return tensor.to(torch.int64)
 
@@ -66,13 +75,15 @@ def as_batch(raw: Any, indices: Tensor, segment: int = 0) -> Batch:
     n_examples = n_rows(inputs)
     if n_examples != len(indices):
         raise ValueError(
-            f"batch: expected {len(indices)} examples, got {n_examples}; do make collate_fn keep every example"
+            f"batch: expected {len(indices)} examples, got {n_examples}; do make collate_fn keep "
+            f"every example"
         )
     if labels is not None:
         labels = as_labels(labels)
         if len(labels) != n_examples:
             raise ValueError(
-                f"labels: expected one for each of {n_examples} inputs, got {len(labels)}; do check the collate_fn"
+                f"labels: expected one for each of {n_examples} inputs, got {len(labels)}; do "
+                f"check the collate_fn"
             )
     return Batch(inputs, labels, indices, segment)
 
@@ -98,7 +109,9 @@ def n_rows(inputs: Inputs) -> int:
             )
     lengths = {name: len(tensor) for name, tensor in tensors.items()}
     if len(set(lengths.values())) != 1:
-        raise ValueError(f"batch: expected inputs of one length, got {lengths}; do check the collate_fn")
+        raise ValueError(
+            f"batch: expected inputs of one length, got {lengths}; do check the collate_fn"
+        )
     return next(iter(lengths.values()))
 
 
@@ -127,7 +140,9 @@ def _moved(tensor: Tensor, model: object) -> Tensor:
 
 
 def _unpack(raw: Any) -> tuple[Any, Any]:
-    """Inputs and labels; of a mapping, all but ``labels`` are inputs, and a single one needs no name."""
+    """Inputs and labels; of a mapping, all but ``labels`` are inputs, and a single one needs no
+    name.
+    """
     if isinstance(raw, Mapping):
         rest = {key: value for key, value in raw.items() if key != "labels"}
         return (next(iter(rest.values())) if len(rest) == 1 else rest), raw.get("labels")
@@ -139,5 +154,6 @@ def _unpack(raw: Any) -> tuple[Any, Any]:
     if isinstance(raw, Tensor):
         return raw, None
     raise TypeError(
-        f"batch: expected (inputs, labels) or a mapping with 'labels', got {type(raw).__name__}; do adapt collate_fn"
+        f"batch: expected (inputs, labels) or a mapping with 'labels', got {type(raw).__name__}; "
+        f"do adapt collate_fn"
     )

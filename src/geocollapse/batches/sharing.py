@@ -14,7 +14,9 @@ from geocollapse.batches.examples import MapExamples, StreamExamples, as_map
 from geocollapse.batches.inputs import Enter, Inputs, tensors_of
 from geocollapse.processes import check_same, digest, gather_object, gather_rows, share
 
-_ONE_DATA_SET = "give each process the whole data set, or a loader with a DistributedSampler over it"
+_ONE_DATA_SET = (
+    "give each process the whole data set, or a loader with a DistributedSampler over it"
+)
 
 
 def check_shared(
@@ -26,11 +28,12 @@ def check_shared(
     *,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Refuse what several processes cannot share: a stream, or other data, weights or settings in one of them.
+    """Refuse what several processes cannot share: a stream, or other data, weights or settings in
+    one of them.
 
-    Positions, labels, weights and inputs in memory are compared by their digests. Of what is not in memory, and of code
-    (another architecture, a callable with weights of its own), the first two examples tell, by their inputs and
-    features.
+    Positions, labels, weights and inputs in memory are compared by their digests. Of what is not in
+    memory, and of code (another architecture, a callable with weights of its own), the first two
+    examples tell, by their inputs and features.
 
     Args:
         examples: the data.
@@ -45,26 +48,42 @@ def check_shared(
     """
     if share()[1] == 1:
         return
-    remedy = "pass a map-style data set, or use CollapseMetric, which takes each process's own stream"
+    remedy = (
+        "pass a map-style data set, or use CollapseMetric, which takes each process's own stream"
+    )
     shared = as_map(examples, "data", wanted="in parts by several processes", remedy=remedy)
     _check_data(shared, pair)
     for name, value in {"batch_size": shared.batch_size, **settings}.items():
-        check_same(name, value, expected="the same setting", remedy="pass the same one in each process")
+        check_same(
+            name, value, expected="the same setting", remedy="pass the same one in each process"
+        )
     weights = [] if model is None else [*model.parameters(), *model.buffers()]
     remedy = "load one checkpoint in all, or broadcast parameters and buffers (batch statistics drift apart)"
-    check_same("model", digest(*weights), expected="the same weights and buffers (by their digest)", remedy=remedy)
+    check_same(
+        "model",
+        digest(*weights),
+        expected="the same weights and buffers (by their digest)",
+        remedy=remedy,
+    )
     take, x = enter(pair)
     with torch.no_grad():
         features = take(x.clone())[0]  # it may work in place
     remedy = "build one model, and let a callable's own weights be the same"
-    _check_close("model", features, expected="the same features of the first examples", remedy=remedy, dtype=dtype)
+    _check_close(
+        "model",
+        features,
+        expected="the same features of the first examples",
+        remedy=remedy,
+        dtype=dtype,
+    )
 
 
 def sampled_positions(sampler: Any) -> Tensor:
-    """The positions that a sampler takes, each once; of a distributed one those of all processes together.
+    """The positions that a sampler takes, each once; of a distributed one those of all processes
+    together.
 
-    All processes together are to take the whole data set of torch's own DistributedSampler: neither its ``drop_last``
-    nor epochs that differ between processes leave examples out.
+    All processes together are to take the whole data set of torch's own DistributedSampler: neither
+    its ``drop_last`` nor epochs that differ between processes leave examples out.
 
     Raises:
         ValueError: a distributed sampler of another number of processes.
@@ -75,10 +94,15 @@ def sampled_positions(sampler: Any) -> Tensor:
             continue
         if n_replicas != n_processes:
             raise ValueError(
-                f"sampler: expected num_replicas = world size {n_processes}, got {n_replicas}, of which a part of the "
-                f"data would be left out; do init_process_group before DistributedSampler(dataset), or no sampler"
+                f"sampler: expected num_replicas = world size {n_processes}, got {n_replicas}, of "
+                f"which a part of the "
+                f"data would be left out; do init_process_group before "
+                f"DistributedSampler(dataset), or no sampler"
             )
-        if isinstance(distributed, DistributedSampler) and type(distributed).__iter__ is DistributedSampler.__iter__:
+        if (
+            isinstance(distributed, DistributedSampler)
+            and type(distributed).__iter__ is DistributedSampler.__iter__
+        ):
             return torch.arange(len(distributed.dataset))  # type: ignore[arg-type]
         return gather_rows(_positions(sampler)).unique()
     return _positions(sampler).unique()
@@ -94,23 +118,43 @@ def _check_data(examples: MapExamples, pair: Inputs) -> None:
     check_same("data", n_dataset, expected="a data set of the same length", remedy=_ONE_DATA_SET)
     check_same("data", len(examples), expected="the same number of positions", remedy=_ONE_DATA_SET)
     taken = digest(examples.indices, examples.labels)
-    check_same("data", taken, expected="the same positions and labels (by their digest)", remedy=_ONE_DATA_SET)
+    check_same(
+        "data",
+        taken,
+        expected="the same positions and labels (by their digest)",
+        remedy=_ONE_DATA_SET,
+    )
     in_memory = examples.dataset.tensors[:1] if isinstance(examples.dataset, TensorDataset) else ()
-    check_same("data", digest(*in_memory), expected="the same inputs (by their digest)", remedy=_ONE_DATA_SET)
+    check_same(
+        "data",
+        digest(*in_memory),
+        expected="the same inputs (by their digest)",
+        remedy=_ONE_DATA_SET,
+    )
     remedy = f"{_ONE_DATA_SET}; random augmentation, if any, has to be switched off"
     _check_close("data", tensors_of(pair), expected="the same first examples", remedy=remedy)
 
 
 def _check_close(
-    argument: str, tensors: Sequence[Tensor], *, expected: str, remedy: str, dtype: torch.dtype | None = None
+    argument: str,
+    tensors: Sequence[Tensor],
+    *,
+    expected: str,
+    remedy: str,
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Refuse processes whose ``tensors`` differ by more than rounding does, at which half of the digits stay."""
+    """Refuse processes whose ``tensors`` differ by more than rounding does, at which half of the
+    digits stay.
+    """
     everyone = gather_object([tensor.detach().cpu() for tensor in tensors], what=argument)
     for rank, others in enumerate(everyone):
         same = len(others) == len(everyone[0])
-        if not same or not all(_close(a, b, dtype) for a, b in zip(everyone[0], others, strict=True)):
+        if not same or not all(
+            _close(a, b, dtype) for a, b in zip(everyone[0], others, strict=True)
+        ):
             raise ValueError(
-                f"{argument}: expected {expected} in each of {len(everyone)} processes, got others in process {rank} "
+                f"{argument}: expected {expected} in each of {len(everyone)} processes, got others "
+                f"in process {rank} "
                 f"than in process 0; do {remedy}"
             )
 

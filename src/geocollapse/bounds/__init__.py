@@ -1,4 +1,6 @@
-"""Bounds on the error of the nearest-mean classifier: moments of its decision statistic, then the bounds."""
+"""Bounds on the error of the nearest-mean classifier: moments of its decision statistic, then the
+bounds.
+"""
 
 from geocollapse.bounds.moments import DecisionMoments as DecisionMoments
 from geocollapse.bounds.nearest_mean import MAX_MOMENT_CLASSES as MAX_MOMENT_CLASSES

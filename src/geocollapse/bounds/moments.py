@@ -11,27 +11,32 @@ from torch import Tensor
 
 from geocollapse.collapse import LabelledFeatures, distances_squared
 
-_COVARIANCE_BYTES = 1 << 30  # of the (C, p, p) class covariances, or of the columns of them held at a time
-_MAX_EIGENVALUES = 4096  # definitions 2: no larger matrix is diagonalised, and no larger p x p matrix is formed
+# of the (C, p, p) class covariances, or of the columns of them held at a time
+_COVARIANCE_BYTES = 1 << 30
+_MAX_EIGENVALUES = (
+    4096  # definitions 2: no larger matrix is diagonalised, and no larger p x p matrix is formed
+)
 
 
 @dataclass(frozen=True, eq=False)
 class DecisionMoments:
     """What the mean and variance of T_ab need of each class and each pair of classes.
 
-        T_ab = (||x - m_b||^2 - ||x - m_a||^2) / 2      x of class a, m_c the mean of m shots; right iff T_ab > 0
+        T_ab = (||x - m_b||^2 - ||x - m_a||^2) / 2
+            x of class a, m_c the mean of m shots; right iff T_ab > 0
 
-    With D_ab = mu_a - mu_b, z = f - mu_c, S_c the covariance, q_c = E||z||^4 - (tr S_c)^2 - 2 tr S_c^2 and
-    t_c = E[z ||z||^2], both 0 for Gaussian classes:
+    With D_ab = mu_a - mu_b, z = f - mu_c, S_c the covariance, q_c = E||z||^4 - (tr S_c)^2 - 2 tr
+    S_c^2 and t_c = E[z ||z||^2], both 0 for Gaussian classes:
 
         E T_ab = ||D||^2/2 + (tr S_b - tr S_a)/(2m)
-        Var T_ab = D^T S_a D + D^T S_b D/m + (tr S_a^2 + tr S_a S_b)/m + (tr S_a^2 + tr S_b^2)/(2 m^2)
-                   + (q_a + q_b)/(4 m^3) - <t_b, D>/m^2
+        Var T_ab = D^T S_a D + D^T S_b D/m + (tr S_a^2 + tr S_a S_b)/m + (tr S_a^2 + tr S_b^2)/(2
+                   m^2) + (q_a + q_b)/(4 m^3) - <t_b, D>/m^2
 
-    Cost: two passes over the features in float64, one class at a time; O(min(n, p) n p + C^2 p^2) time, memory of the
-    residuals of one class and at most 1 GiB of covariances.
+    Cost: two passes over the features in float64, one class at a time; O(min(n, p) n p + C^2 p^2)
+    time, memory of the residuals of one class and at most 1 GiB of covariances.
 
-    Source: derived in definitions 4; for Gaussian classes Sorscher, Ganguli, Sompolinsky (2022) print an approximation.
+    Source: derived in definitions 4; for Gaussian classes Sorscher, Ganguli, Sompolinsky (2022)
+    print an approximation.
 
     Attributes:
         distances: ||D_ab||^2 (C, C).
@@ -56,7 +61,9 @@ class DecisionMoments:
         """Moments of the empirical class laws of ``data``."""
         means = data.statistics.centred_means()
         keeps = _keeps_covariances(len(data.features), *means.shape)
-        classes = [_ClassMoments.of(z, means, row, keeps) for row, z in enumerate(_class_residuals(data))]
+        classes = [
+            _ClassMoments.of(z, means, row, keeps) for row, z in enumerate(_class_residuals(data))
+        ]
         traces = torch.stack([c.trace for c in classes])
         products = _products(data, [c.covariance for c in classes if c.covariance is not None])
         third = torch.stack([c.third for c in classes])
@@ -66,7 +73,9 @@ class DecisionMoments:
             traces=traces,
             along=torch.stack([c.along for c in classes]),
             products=products,
-            excess=torch.stack([c.fourth for c in classes]) - traces.square() - 2.0 * products.diagonal(),
+            excess=torch.stack([c.fourth for c in classes])
+            - traces.square()
+            - 2.0 * products.diagonal(),
             skew=across - across.diagonal(),
             stable_rank=min(c.stable_rank for c in classes),
         )
@@ -79,13 +88,19 @@ class DecisionMoments:
         """Var T_ab (C, C) with ``k_shot`` shots; the diagonal has no meaning."""
         m, own = k_shot, self.products.diagonal()
         total = self.along + self.along.T / m + (own[:, None] + self.products) / m
-        total = total + (own[:, None] + own) / (2 * m**2) + (self.excess[:, None] + self.excess) / (4 * m**3)
+        total = (
+            total
+            + (own[:, None] + own) / (2 * m**2)
+            + (self.excess[:, None] + self.excess) / (4 * m**3)
+        )
         return (total - self.skew / m**2).clamp(min=0.0)  # rounding
 
 
 @dataclass(frozen=True, eq=False)
 class _ClassMoments:
-    """Moments of one class: tr S, D_ab^T S D_ab for every b, E||z||^4, E[z ||z||^2], S itself if small enough."""
+    """Moments of one class: tr S, D_ab^T S D_ab for every b, E||z||^4, E[z ||z||^2], S itself if
+    small enough.
+    """
 
     trace: Tensor
     along: Tensor
@@ -111,7 +126,9 @@ class _ClassMoments:
 
 
 def _class_residuals(data: LabelledFeatures) -> Iterator[Tensor]:
-    """z = f(x) - mu_c in float64, one class at a time; exactly 0 where all examples of a class are the same."""
+    """z = f(x) - mu_c in float64, one class at a time; exactly 0 where all examples of a class are
+    the same.
+    """
     counts = torch.bincount(data.index, minlength=len(data.statistics.classes)).tolist()
     for rows in data.index.argsort(stable=True).split(counts):
         x = data.features[rows].double()
@@ -144,27 +161,37 @@ def _products_by_rows(data: LabelledFeatures) -> Tensor:
 
 
 def _products_by_columns(data: LabelledFeatures, p: int) -> Tensor:
-    """tr S_a S_b = sum_J <S_a[:, J], S_b[:, J]> over blocks J of columns, for many features: O((n + C^2) p^2)."""
+    """tr S_a S_b = sum_J <S_a[:, J], S_b[:, J]> over blocks J of columns, for many features: O((n +
+    C^2) p^2).
+    """
     n_classes = len(data.statistics.classes)
     width = max(1, min(_MAX_EIGENVALUES, _COVARIANCE_BYTES // (8 * n_classes * p)))
     total = data.statistics.offsets.new_zeros(n_classes, n_classes)
     for start in range(0, p, width):
         columns = slice(start, start + width)
-        block = torch.stack([(z.T @ z[:, columns] / len(z)).flatten() for z in _class_residuals(data)])
+        block = torch.stack(
+            [(z.T @ z[:, columns] / len(z)).flatten() for z in _class_residuals(data)]
+        )
         total += block @ block.T
     return total
 
 
 def _stable_rank(z: Tensor, covariance: Tensor | None, trace: float) -> float:
-    """tr S / lambda_max(S), infinite for a class of zero variance, from the smaller of S and the Gram matrix.
+    """tr S / lambda_max(S), infinite for a class of zero variance, from the smaller of S and the
+    Gram matrix.
 
-    Where both are too large, ||S||_F takes the place of lambda_max: never less, so the bounds stay true.
+    Where both are too large, ||S||_F takes the place of lambda_max: never less, so the bounds stay
+    true.
     """
     n_examples, p = z.shape
     if trace == 0.0:
         return math.inf
     if min(n_examples, p) > _MAX_EIGENVALUES:
-        return trace / math.sqrt(sum(float((rows @ z.T).square().sum()) for rows in z.split(1024))) * n_examples
+        return (
+            trace
+            / math.sqrt(sum(float((rows @ z.T).square().sum()) for rows in z.split(1024)))
+            * n_examples
+        )
     if n_examples < p:
         smaller = z @ z.T / n_examples
     else:

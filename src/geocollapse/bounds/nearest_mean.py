@@ -32,17 +32,20 @@ MAX_MOMENT_CLASSES = 2000
 
 @dataclass(frozen=True)
 class NearestMeanBound:
-    """Bounds on the error of the nearest-mean classifier over k classes, averaged over the classes; not clipped.
+    """Bounds on the error of the nearest-mean classifier over k classes, averaged over the classes;
+    not clipped.
 
     Attributes:
         k_shot: shots m for each class mean; ``math.inf`` for the class means themselves.
         n_classes: k.
         general: 4 (k-1) (1 + 1/m) NC, for all laws of finite variance.
-        published: the least of 16 (k-1) (1/m + 1/s) NC and 4 (k-1) (s^(-1/3) + m^(-1/3))^3 NC, s the stable rank.
-        directional: Cantelli's inequality on the decision statistic; NaN above 2,000 classes, where the moments of all
-            pairs would take hours and many (C, C) matrices (the stable rank is then 1).
-        gc_empirical: the general form with NC replaced by max rho GCol: uses an empirical c, no guarantee; None
-            without class-wise geometric complexity.
+        published: the least of 16 (k-1) (1/m + 1/s) NC and 4 (k-1) (s^(-1/3) + m^(-1/3))^3 NC, s
+            the stable rank.
+        directional: Cantelli's inequality on the decision statistic; NaN above 2,000 classes, where
+            the moments of all pairs would take hours and many (C, C) matrices (the stable rank is
+            then 1).
+        gc_empirical: the general form with NC replaced by max rho GCol: uses an empirical c, no
+            guarantee; None without class-wise geometric complexity.
         stable_rank: s = min_c tr S_c / lambda_max(S_c).
     """
 
@@ -56,7 +59,9 @@ class NearestMeanBound:
 
     @property
     def best(self) -> float:
-        """The least bound that is a guarantee; an undefined one (NaN, where two class means coincide) is left out."""
+        """The least bound that is a guarantee; an undefined one (NaN, where two class means
+        coincide) is left out.
+        """
         bounds = (self.general, self.published, self.directional)
         return min((bound for bound in bounds if not math.isnan(bound)), default=math.nan)
 
@@ -73,19 +78,27 @@ class NearestMeanBound:
 
 
 def nearest_mean_bound(
-    features: Array, labels: Array, *, k_shot: float = 5, class_gc: Sequence[Estimate] | Array | None = None
+    features: Array,
+    labels: Array,
+    *,
+    k_shot: float = 5,
+    class_gc: Sequence[Estimate] | Array | None = None,
 ) -> NearestMeanBound:
     """Bound the error of the nearest-mean classifier with ``k_shot`` examples a class.
 
         general:      E err <= 4 (k-1) (1 + 1/m) NC
-        published:    E err <= 16 (k-1) (1/m + 1/s) NC,  or 4 (k-1) (s^(-1/3) + m^(-1/3))^3 NC, whichever is less
-        directional:  E err_a <= sum_{b != a} Var T_ab / (Var T_ab + (E T_ab)^2),  a term being 1 where E T_ab <= 0
+        published:    E err <= 16 (k-1) (1/m + 1/s) NC,
+            or 4 (k-1) (s^(-1/3) + m^(-1/3))^3 NC, whichever is less
+        directional:  E err_a <= sum_{b != a} Var T_ab / (Var T_ab + (E T_ab)^2),
+            a term being 1 where E T_ab <= 0
 
-    They hold exactly for the empirical class laws of ``features``, with shots and queries drawn from them with
-    replacement. Invariant under translation, rotation and scaling of the features. They are true and almost always
-    vacuous (1 or more); a bound above the measured error is no evidence for anything. O(n p (C + p)), float64.
+    They hold exactly for the empirical class laws of ``features``, with shots and queries drawn
+    from them with replacement. Invariant under translation, rotation and scaling of the features.
+    They are true and almost always vacuous (1 or more); a bound above the measured error is no
+    evidence for anything. O(n p (C + p)), float64.
 
-    Source: Galanti, György, Hutter (2022), published form; general and directional forms: definitions 4.
+    Source: Galanti, György, Hutter (2022), published form; general and directional forms:
+    definitions 4.
 
     Args:
         features: (n, p).
@@ -94,8 +107,8 @@ def nearest_mean_bound(
         class_gc: geometric complexity of each class, in ascending order of the labels.
 
     Raises:
-        ValueError: ``k_shot`` is no such number, ``class_gc`` has another number of classes, and what
-            ``geocollapse.neural_collapse`` refuses.
+        ValueError: ``k_shot`` is no such number, ``class_gc`` has another number of classes, and
+            what ``geocollapse.neural_collapse`` refuses.
 
     Examples:
         >>> x = torch.tensor([[0.0, 0.1], [0.0, -0.1], [9.0, 0.1], [9.0, -0.1]])
@@ -132,15 +145,21 @@ def _check_shots(k_shots: Sequence[float]) -> None:
     for k_shot in k_shots:
         if not (k_shot == math.inf or (k_shot >= 1 and k_shot == int(k_shot))):
             raise ValueError(
-                f"k_shot: expected a whole number of at least 1 or math.inf, got {k_shot}; do k_shot=5, or "
+                f"k_shot: expected a whole number of at least 1 or math.inf, got {k_shot}; do "
+                f"k_shot=5, or "
                 "k_shot=math.inf for the class means themselves"
             )
 
 
 def _bound(
-    n_classes: int, moments: DecisionMoments | None, nc: float, surrogate: float | None, k_shot: float
+    n_classes: int,
+    moments: DecisionMoments | None,
+    nc: float,
+    surrogate: float | None,
+    k_shot: float,
 ) -> NearestMeanBound:
-    s = 1.0 if moments is None else moments.stable_rank  # the published form holds with s = 1 for all laws
+    # the published form holds with s = 1 for all laws
+    s = 1.0 if moments is None else moments.stable_rank
     general = 4.0 * (n_classes - 1) * (1.0 + 1.0 / k_shot)
     halved = 16.0 * (n_classes - 1) * (1.0 / k_shot + 1.0 / s)
     split = 4.0 * (n_classes - 1) * (s ** (-1 / 3) + k_shot ** (-1 / 3)) ** 3

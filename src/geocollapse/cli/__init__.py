@@ -1,4 +1,5 @@
-"""The command line: it parses, finds model and data, calls the library and prints; it computes nothing.
+"""The command line: it parses, finds model and data, calls the library and prints; it computes
+nothing.
 
 Importing it imports neither torch nor anything else that `--help` can do without.
 """
@@ -25,20 +26,32 @@ from geocollapse.cli.train import train
 from geocollapse.cli.transfer import transfer
 
 _COMMANDS = (measure, train, sweep, transfer, report, demo, recipes, data, models)
-# A wrong argument, file or name exits with 2, a run that failed with 1; anything else is a bug and shows its traceback.
-# typer's usage errors have no public name in all of its versions, but are the parent of the public BadParameter.
+# A wrong argument, file or name exits with 2, a run that failed with 1; anything else is a bug and
+# shows its traceback.
+# typer's usage errors have no public name in all of its versions, but are the parent of the public
+# BadParameter.
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
-_WRONG_FILE = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+_WRONG_FILE = (
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+)
 _WRONG = (_UsageError, ValueError, TypeError, ImportError, *_WRONG_FILE)
 _FAILED = (RuntimeError, ArithmeticError, MemoryError, OSError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit code: 0 done, 1 a run failed, 2 a wrong argument, file or name."""
+    """Run one command and give its exit code: 0 done, 1 a run failed, 2 a wrong argument, file or
+    name.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         with heard(), _warnings_in_one_line(quiet="--quiet" in arguments or not speaks()):
-            return int(_command().main(arguments, prog_name="geocollapse", standalone_mode=False) or 0)
+            return int(
+                _command().main(arguments, prog_name="geocollapse", standalone_mode=False) or 0
+            )
     except (*_WRONG, *_FAILED) as error:
         if "--debug" in arguments:
             raise
@@ -68,7 +81,10 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-_Version = Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_print_version)]
+_Version = Annotated[
+    bool,
+    typer.Option("--version", help="Show the version.", is_eager=True, callback=_print_version),
+]
 
 
 def _root(version: _Version = False) -> None:
@@ -84,7 +100,9 @@ def _one_line(error: Exception) -> str:
 def _warnings_in_one_line(*, quiet: bool) -> Iterator[None]:
     """Warnings as one line on stderr, without the place in the source; none with ``quiet``."""
 
-    def show(message: Warning | str, *_: object, file: TextIO | None = None, line: str | None = None) -> None:
+    def show(
+        message: Warning | str, *_: object, file: TextIO | None = None, line: str | None = None
+    ) -> None:
         del file, line
         if not quiet:
             print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)

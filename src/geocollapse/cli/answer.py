@@ -23,13 +23,19 @@ class Display:
     """How the result and the progress are shown; part of every command."""
 
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV rows with dotted column names.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no warnings on stderr.")] = False
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV rows with dotted column names.")
+    ] = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress and no warnings on stderr.")
+    ] = False
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
 
     def __post_init__(self) -> None:
         if self.as_json and self.as_csv:
-            raise ValueError("--csv: expected one form of the result, got --json and --csv; do leave one out")
+            raise ValueError(
+                "--csv: expected one form of the result, got --json and --csv; do leave one out"
+            )
 
 
 @dataclass(frozen=True)
@@ -60,23 +66,34 @@ class Answer:
 
         rows = [flatten(row) for row in self.rows or [self.json]]
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+        writer = csv.DictWriter(
+            text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue().rstrip("\n")
 
 
 def show(answer: Answer, display: Display) -> None:
-    """Print the answer on stdout in the form asked for, and write its file: JSON, CSV or text by the file's ending."""
+    """Print the answer on stdout in the form asked for, and write its file: JSON, CSV or text by
+    the file's ending.
+    """
     forms = {".json": answer.as_json, ".csv": answer.as_csv}
     if answer.out is not None:
         answer.out.parent.mkdir(parents=True, exist_ok=True)
-        answer.out.write_text(forms.get(answer.out.suffix, lambda: answer.text)() + "\n", encoding="utf-8")
-    print(answer.as_json() if display.as_json else answer.as_csv() if display.as_csv else answer.text, file=sys.stdout)
+        answer.out.write_text(
+            forms.get(answer.out.suffix, lambda: answer.text)() + "\n", encoding="utf-8"
+        )
+    print(
+        answer.as_json() if display.as_json else answer.as_csv() if display.as_csv else answer.text,
+        file=sys.stdout,
+    )
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A readable table as text; None is a dash, numbers stand right, and of all columns `what` is the one to wrap."""
+    """A readable table as text; None is a dash, numbers stand right, and of all columns `what` is
+    the one to wrap.
+    """
     from rich import box
     from rich.markup import escape
     from rich.table import Table

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 _FORMS: tuple[FormDict, ...] = (
-    {"form": "DIR", "description": "a run folder of train or sweep, with its weights", "source": "this project"},
+    {
+        "form": "DIR",
+        "description": "a run folder of train or sweep, with its weights",
+        "source": "this project",
+    },
     {
         "form": "FILE.py:FACTORY",
         "description": "what a function of a file returns; --model-arg KEY=VALUE are its arguments",
@@ -46,7 +50,11 @@ _FORMS: tuple[FormDict, ...] = (
         "description": "the architecture of a timm:, torchvision: or hf: name, untrained; hf: takes a model type too",
         "source": "no file",
     },
-    {"form": "MODEL@FILE", "description": "any of them with weights of your own, as --weights FILE", "source": "FILE"},
+    {
+        "form": "MODEL@FILE",
+        "description": "any of them with weights of your own, as --weights FILE",
+        "source": "FILE",
+    },
     {
         "form": "features:FILE",
         "description": "features and labels of measure --save-features, or of another program; no DATA",
@@ -67,8 +75,12 @@ def data(data_root: DataRoot = None) -> Answer:
         sources.append(_source(source, is_here))
     columns = ("name", "what", "splits", "classes", "MB", "here")
     rows = [_source_row(source) for source in sources]
-    ending = f"folder:PATH reads an ImageFolder, csv:FILE columns text and label. Data folder: {root}"
-    return Answer({"data": sources, "data_root": str(root)}, f"{table(columns, rows)}\n{ending}", rows=sources)
+    ending = (
+        f"folder:PATH reads an ImageFolder, csv:FILE columns text and label. Data folder: {root}"
+    )
+    return Answer(
+        {"data": sources, "data_root": str(root)}, f"{table(columns, rows)}\n{ending}", rows=sources
+    )
 
 
 def models() -> Answer:
@@ -77,9 +89,17 @@ def models() -> Answer:
 
     models = [_model(entry) for entry in MODELS.values()]
     columns = ("name", "what", "parameters", "MODEL")
-    rows = [(m["name"], f"{m['description']}\n{m['source']}", m["n_parameters"], m["model"]) for m in models]
-    forms = table(("form", "what", "from"), [(form["form"], form["description"], form["source"]) for form in _FORMS])
-    return Answer({"models": models, "forms": list(_FORMS)}, f"{table(columns, rows)}\n\n{forms}", rows=models)
+    rows = [
+        (m["name"], f"{m['description']}\n{m['source']}", m["n_parameters"], m["model"])
+        for m in models
+    ]
+    forms = table(
+        ("form", "what", "from"),
+        [(form["form"], form["description"], form["source"]) for form in _FORMS],
+    )
+    return Answer(
+        {"models": models, "forms": list(_FORMS)}, f"{table(columns, rows)}\n\n{forms}", rows=models
+    )
 
 
 def recipes() -> Answer:
@@ -88,7 +108,10 @@ def recipes() -> Answer:
 
     recipes = [_recipe(load_recipe(name)) for name in recipe_names()]
     columns = ("name", "what", "runs", "presets")
-    rows = [(r["name"], f"{r['title']}\n{r['cost']}", r["n_runs"], ", ".join(r["presets"])) for r in recipes]
+    rows = [
+        (r["name"], f"{r['title']}\n{r['cost']}", r["n_runs"], ", ".join(r["presets"]))
+        for r in recipes
+    ]
     ending = "geocollapse sweep NAME runs one; a recipe of your own is a .yaml file with `extends: NAME`."
     return Answer({"recipes": recipes}, f"{table(columns, rows)}\n{ending}", rows=recipes)
 
@@ -126,7 +149,14 @@ def _source(source: DataSource, is_here: bool) -> SourceDict:
 def _source_row(source: SourceDict) -> tuple[str | int | None, ...]:
     what = f"{source['description']}\n{source['source']}; licence: {source['licence']}"
     here = "yes" if source["is_here"] else "no"
-    return source["name"], what, ", ".join(source["splits"]), source["n_classes"], source["size_mb"] or None, here
+    return (
+        source["name"],
+        what,
+        ", ".join(source["splits"]),
+        source["n_classes"],
+        source["size_mb"] or None,
+        here,
+    )
 
 
 def _model(entry: Architecture) -> ModelDict:

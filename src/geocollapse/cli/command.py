@@ -1,4 +1,6 @@
-"""A function of arguments and groups of options that gives an Answer, made into a command that prints it."""
+"""A function of arguments and groups of options that gives an Answer, made into a command that
+prints it.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,15 @@ from geocollapse.cli.launch import joined, speaks
 def add_command(app: typer.Typer, function: Callable[..., Answer]) -> None:
     """Register ``function`` under its own name, with its docstring as the help.
 
-    A parameter whose type is a dataclass of options becomes one option a field; every command has those of
-    ``Display``. While the command works, what libraries and model files print goes to stderr: stdout carries the
-    result alone.
+    A parameter whose type is a dataclass of options becomes one option a field; every command has
+    those of ``Display``. While the command works, what libraries and model files print goes to
+    stderr: stdout carries the result alone.
     """
     hints = get_type_hints(function, include_extras=True)
     hints.pop("return")
-    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)} | {"display": Display}
+    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)} | {
+        "display": Display
+    }
     parameters = [*_parameters(function, hints), *_fields(Display), _json_schema(function.__name__)]
 
     def run(**values: Any) -> int:
@@ -45,7 +49,9 @@ def add_command(app: typer.Typer, function: Callable[..., Answer]) -> None:
 
 
 def _parameters(function: Callable[..., Answer], hints: Mapping[str, Any]) -> list[Parameter]:
-    """The command line of ``function``: its own arguments, then the fields of its groups but Display."""
+    """The command line of ``function``: its own arguments, then the fields of its groups but
+    Display.
+    """
     signature = inspect.signature(function)
     own = [name for name, hint in hints.items() if not is_dataclass(hint)]
     parameters = [_keyword(name, hints[name], signature.parameters[name].default) for name in own]
@@ -56,7 +62,10 @@ def _parameters(function: Callable[..., Answer], hints: Mapping[str, Any]) -> li
 
 def _fields(kind: Any) -> list[Parameter]:
     hints = get_type_hints(kind, include_extras=True)
-    defaults = {field.name: Parameter.empty if field.default is MISSING else field.default for field in fields(kind)}
+    defaults = {
+        field.name: Parameter.empty if field.default is MISSING else field.default
+        for field in fields(kind)
+    }
     return [_keyword(name, hints[name], default) for name, default in defaults.items()]
 
 
@@ -78,5 +87,7 @@ def _json_schema(command: str) -> Parameter:
             print(schema_text(command))
             raise typer.Exit
 
-    option = typer.Option("--json-schema", is_eager=True, callback=print_schema, help="Print the schema of --json.")
+    option = typer.Option(
+        "--json-schema", is_eager=True, callback=print_schema, help="Print the schema of --json."
+    )
     return _keyword("json_schema", Annotated[bool, option], False)

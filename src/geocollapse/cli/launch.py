@@ -1,4 +1,6 @@
-"""A command that torchrun started in several processes: they work together, and the first of them speaks for all."""
+"""A command that torchrun started in several processes: they work together, and the first of them
+speaks for all.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,13 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+    redirect_stdout,
+    suppress,
+)
 from typing import TypeVar
 
 from geocollapse.cli.options import Device
@@ -33,17 +41,20 @@ def heard() -> AbstractContextManager[object]:
 
 @contextmanager
 def joined(command: str, device: Device) -> Iterator[None]:
-    """Inside, the processes are one group: gloo on the CPU, NCCL with a GPU each; an error in one ends all of them.
+    """Inside, the processes are one group: gloo on the CPU, NCCL with a GPU each; an error in one
+    ends all of them.
 
     Raises:
-        ValueError: a command that is made for one process, or fewer GPUs than processes on this machine.
+        ValueError: a command that is made for one process, or fewer GPUs than processes on this
+        machine.
     """
     if n_processes() == 1:
         yield
         return
     if command not in _TOGETHER:
         raise ValueError(
-            f"torchrun: expected the command {' or '.join(_TOGETHER)}, got {command} in {n_processes()} processes; "
+            f"torchrun: expected the command {' or '.join(_TOGETHER)}, got {command} in "
+            f"{n_processes()} processes; "
             f"do run it without torchrun"
         )
     from torch import distributed
@@ -67,7 +78,8 @@ def is_joined() -> bool:
 def leave() -> None:
     """End the group of ``joined`` when all have come so far.
 
-    torchrun ends the other processes as soon as one has failed, which could be before the first has said why.
+    torchrun ends the other processes as soon as one has failed, which could be before the first has
+    said why.
     """
     if not is_joined():
         return
@@ -79,7 +91,9 @@ def leave() -> None:
 
 
 def first_here_first(work: Callable[[], _T]) -> _T:
-    """``work`` in one process of each machine, then in the others, which find what it has downloaded."""
+    """``work`` in one process of each machine, then in the others, which find what it has
+    downloaded.
+    """
     from geocollapse.processes import gather_object
 
     if os.environ.get("LOCAL_RANK", "0") != "0":
@@ -99,7 +113,8 @@ def _backend(device: Device) -> str:
     n_here = int(os.environ["LOCAL_WORLD_SIZE"])
     if n_here > torch.cuda.device_count():
         raise ValueError(
-            f"--device: expected a GPU for each of {n_here} processes, got {torch.cuda.device_count()}; "
+            f"--device: expected a GPU for each of {n_here} processes, got "
+            f"{torch.cuda.device_count()}; "
             f"do --nproc-per-node {torch.cuda.device_count()}, or --device cpu"
         )
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -10,7 +10,14 @@ from typer import Option
 
 from geocollapse.cli.answer import Answer, Display
 from geocollapse.cli.launch import first_here_first, speaks
-from geocollapse.cli.options import DataArgument, DataOptions, MachineOptions, ModelArgument, ModelOptions, OutFile
+from geocollapse.cli.options import (
+    DataArgument,
+    DataOptions,
+    MachineOptions,
+    ModelArgument,
+    ModelOptions,
+    OutFile,
+)
 from geocollapse.cli.resolve import Request, features_heading, find_device, set_threads
 
 if TYPE_CHECKING:
@@ -22,24 +29,40 @@ class EstimateOptions:
     """How geometric complexity is estimated."""
 
     estimator: Annotated[
-        Literal["exact", "rademacher", "aligned", "gaussian", "orthogonal", "input", "outputs", "masked"] | None,
-        Option(help="Of the squared Jacobian norms; default rademacher, and input for several layers."),
+        Literal[
+            "exact", "rademacher", "aligned", "gaussian", "orthogonal", "input", "outputs", "masked"
+        ]
+        | None,
+        Option(
+            help="Of the squared Jacobian norms; default rademacher, and input for several layers."
+        ),
     ] = None
     n_probes: Annotated[
-        str, Option(metavar="N|auto", help="Probes an example; auto: one, and a second on a subset for the error.")
+        str,
+        Option(
+            metavar="N|auto",
+            help="Probes an example; auto: one, and a second on a subset for the error.",
+        ),
     ] = "auto"
     rtol: Annotated[
-        float | None, Option(metavar="0.05", help="Probe until the interval is this narrow, relatively.")
+        float | None,
+        Option(metavar="0.05", help="Probe until the interval is this narrow, relatively."),
     ] = None
-    atol: Annotated[float | None, Option(metavar="0.1", help="Probe until the standard error is this small.")] = None
+    atol: Annotated[
+        float | None, Option(metavar="0.1", help="Probe until the standard error is this small.")
+    ] = None
     max_samples: Annotated[
         int | None, Option(metavar="N", help="Probe at most N examples; collapse still uses all.")
     ] = None
     max_seconds: Annotated[
-        float | None, Option(metavar="60", help="Probe no further batch after this time; collapse still uses all.")
+        float | None,
+        Option(
+            metavar="60", help="Probe no further batch after this time; collapse still uses all."
+        ),
     ] = None
     memory_limit: Annotated[
-        str | None, Option(metavar="2GB", help="Of the graph of a batch; batches are made small enough.")
+        str | None,
+        Option(metavar="2GB", help="Of the graph of a batch; batches are made small enough."),
     ] = None
 
 
@@ -50,11 +73,17 @@ class FileOptions:
     out: OutFile = None
     save_features: Annotated[
         Path | None,
-        Option(metavar="FILE", help="Keep features and Jacobian norms for features:FILE; .safetensors or .npz."),
+        Option(
+            metavar="FILE",
+            help="Keep features and Jacobian norms for features:FILE; .safetensors or .npz.",
+        ),
     ] = None
     plot: Annotated[
         Path | None,
-        Option(metavar="FILE", help="Draw the figure; several layers against depth. .png, .pdf or .svg."),
+        Option(
+            metavar="FILE",
+            help="Draw the figure; several layers against depth. .png, .pdf or .svg.",
+        ),
     ] = None
 
     def check(self, layers: list[str] | None) -> None:
@@ -68,7 +97,8 @@ class FileOptions:
             check_ending(self.save_features, argument="--save-features")
             if len(layers or []) > 1:
                 raise ValueError(
-                    f"--save-features: expected one layer, got {', '.join(layers or [])}; do one call a layer"
+                    f"--save-features: expected one layer, got {', '.join(layers or [])}; do one "
+                    f"call a layer"
                 )
 
 
@@ -84,17 +114,22 @@ def measure(
 ) -> Answer:
     """Measure a model on a data set.
 
-    Geometric complexity, neural and geometric collapse and nearest-mean bounds, all in one pass over the data. The
-    default split is train: neural collapse is a statement about training data. With features:FILE in place of MODEL
-    and DATA: the same from the features that --save-features kept. Under torchrun the processes share the work.
+    Geometric complexity, neural and geometric collapse and nearest-mean bounds, all in one pass
+    over the data. The default split is train: neural collapse is a statement about training data.
+    With features:FILE in place of MODEL and DATA: the same from the features that --save-features
+    kept. Under torchrun the processes share the work.
     """
     from geocollapse.measurement.display import save_figure
 
     files.check(model_options.layer)
     request = Request(model, data, default_split="train")
-    path = request.features_file(model_options, data_options, estimates, machine, used=("--device", "--threads"))
+    path = request.features_file(
+        model_options, data_options, estimates, machine, used=("--device", "--threads")
+    )
     if path is None:
-        measurement, heading, origin = _of_model(request, model_options, data_options, estimates, machine, display)
+        measurement, heading, origin = _of_model(
+            request, model_options, data_options, estimates, machine, display
+        )
     else:
         measurement, heading, origin = _of_file(path, machine)
     if files.save_features is not None and speaks():
@@ -161,7 +196,9 @@ def _parse_probes(text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"--n-probes: expected a positive number or auto, got {text!r}; do --n-probes 1")
+        raise ValueError(
+            f"--n-probes: expected a positive number or auto, got {text!r}; do --n-probes 1"
+        )
     return int(text)
 
 
@@ -172,5 +209,8 @@ def _parse_bytes(text: str | None) -> int | None:
     number, unit = text.rstrip("KMGB"), text[len(text.rstrip("KMGB")) :]
     units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
     if unit not in units or not number.replace(".", "", 1).isdecimal():
-        raise ValueError(f"--memory-limit: expected a size such as 500MB or 2GB, got {text!r}; do --memory-limit 2GB")
+        raise ValueError(
+            f"--memory-limit: expected a size such as 500MB or 2GB, got {text!r}; do "
+            f"--memory-limit 2GB"
+        )
     return int(float(number) * units[unit])

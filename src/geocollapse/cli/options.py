@@ -18,7 +18,8 @@ ModelArgument = Annotated[
     Argument(
         metavar="MODEL",
         help="A run folder of train or sweep, FILE.py:FACTORY, PACKAGE.MODULE:FACTORY, or pretrained timm:NAME, "
-        "torchvision:NAME, hf:ID; NAME@random is untrained, MODEL@FILE has the weights of FILE. Or features:FILE.",
+        "torchvision:NAME, hf:ID; NAME@random is untrained, MODEL@FILE has the weights of FILE. Or "
+        "features:FILE.",
     ),
 ]
 DataArgument = Annotated[
@@ -30,20 +31,32 @@ DataArgument = Annotated[
     ),
 ]
 RecipeArgument = Annotated[
-    str, Argument(metavar="RECIPE", help="A name of `geocollapse recipes`, or a .yaml file of your own.")
+    str,
+    Argument(
+        metavar="RECIPE", help="A name of `geocollapse recipes`, or a .yaml file of your own."
+    ),
 ]
 OutFile = Annotated[
-    Path | None, Option(metavar="FILE", help="Write the result there too: .json, .csv, or text by its ending.")
+    Path | None,
+    Option(metavar="FILE", help="Write the result there too: .json, .csv, or text by its ending."),
 ]
 OutFolder = Annotated[Path | None, Option(metavar="DIR", help="Folder for the results.")]
 Settings = Annotated[
-    list[str] | None, Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; may be repeated.")
+    list[str] | None,
+    Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; may be repeated."),
 ]
-Preset = Annotated[str | None, Option(metavar="NAME", help="A preset of the recipe, such as smoke.")]
+Preset = Annotated[
+    str | None, Option(metavar="NAME", help="A preset of the recipe, such as smoke.")
+]
 DataRoot = Annotated[
-    Path | None, Option(metavar="DIR", help="Folder of data sets; default $GEOCOLLAPSE_DATA, else the user's cache.")
+    Path | None,
+    Option(
+        metavar="DIR", help="Folder of data sets; default $GEOCOLLAPSE_DATA, else the user's cache."
+    ),
 ]
-DeviceOption = Annotated[Device, Option(help="Where to compute; auto takes an accelerator if there is one.")]
+DeviceOption = Annotated[
+    Device, Option(help="Where to compute; auto takes an accelerator if there is one.")
+]
 Seed = Annotated[int, Option(help="Of probes, samples, subsets and episodes.")]
 
 
@@ -52,30 +65,50 @@ class ModelOptions:
     """Where the weights of MODEL are, and how to build it."""
 
     weights: Annotated[
-        Path | None, Option(metavar="FILE", help="safetensors, or a .pt, .pth or .th state dict (no pickled code).")
+        Path | None,
+        Option(
+            metavar="FILE", help="safetensors, or a .pt, .pth or .th state dict (no pickled code)."
+        ),
     ] = None
     weights_key: Annotated[
-        str | None, Option(metavar="KEY", help="Entry of FILE that holds the weights; default the only one that fits.")
+        str | None,
+        Option(
+            metavar="KEY",
+            help="Entry of FILE that holds the weights; default the only one that fits.",
+        ),
     ] = None
     model_arg: Annotated[
         list[str] | None,
-        Option(metavar="KEY=VALUE", help="Argument of the factory, key of an hf: configuration; may be repeated."),
+        Option(
+            metavar="KEY=VALUE",
+            help="Argument of the factory, key of an hf: configuration; may be repeated.",
+        ),
     ] = None
     layer: Annotated[
         list[str] | None,
-        Option(metavar="NAME", help="NAME, or NAME:in for its input; default the classifier's. measure takes several."),
+        Option(
+            metavar="NAME",
+            help="NAME, or NAME:in for its input; default the classifier's. measure takes several.",
+        ),
     ] = None
-    classifier: Annotated[str | None, Option(metavar="NAME", help="The linear classifier behind the embedding.")] = None
+    classifier: Annotated[
+        str | None, Option(metavar="NAME", help="The linear classifier behind the embedding.")
+    ] = None
     pool: Annotated[
         Literal["mean", "cls", "last"] | None,
-        Option(help="Of maps and sequences: the mean over positions, the first or the last token; default all."),
+        Option(
+            help="Of maps and sequences: the mean over positions, the first or the last token; default all."
+        ),
     ] = None
     input_layer: Annotated[
         str | None,
-        Option(metavar="NAME", help="Layer that embeds tokens; default a transformers model's own."),
+        Option(
+            metavar="NAME", help="Layer that embeds tokens; default a transformers model's own."
+        ),
     ] = None
     tokenizer: Annotated[
-        str | None, Option(metavar="ID|DIR", help="Of texts; default the one that lies with the model.")
+        str | None,
+        Option(metavar="ID|DIR", help="Of texts; default the one that lies with the model."),
     ] = None
 
 
@@ -85,24 +118,41 @@ class DataOptions:
 
     data_root: DataRoot = None
     classes: Annotated[
-        list[str] | None, Option(metavar="0-4,7", help="Classes by number or name; ranges, commas, repeated.")
+        list[str] | None,
+        Option(metavar="0-4,7", help="Classes by number or name; ranges, commas, repeated."),
     ] = None
     max_length: Annotated[
-        int | None, Option(metavar="N", help="Cut texts after N tokens; default the tokenizer's limit.")
+        int | None,
+        Option(metavar="N", help="Cut texts after N tokens; default the tokenizer's limit."),
     ] = None
     next_tokens: Annotated[
-        int | None, Option(metavar="N", help="Of texts: classes are the next tokens, examples the up to N before.")
+        int | None,
+        Option(
+            metavar="N", help="Of texts: classes are the next tokens, examples the up to N before."
+        ),
     ] = None
-    subset: Annotated[int | None, Option(metavar="N", help="N examples, seeded and balanced over the classes.")] = None
+    subset: Annotated[
+        int | None, Option(metavar="N", help="N examples, seeded and balanced over the classes.")
+    ] = None
     image_size: Annotated[
         int | None,
-        Option(metavar="N", help="Images of N x N pixels; default the model's own size, or the images' own."),
+        Option(
+            metavar="N",
+            help="Images of N x N pixels; default the model's own size, or the images' own.",
+        ),
     ] = None
     mean: Annotated[
-        str | None, Option(metavar="R,G,B", help="Channel means; default the model's own, else the data set's.")
+        str | None,
+        Option(
+            metavar="R,G,B", help="Channel means; default the model's own, else the data set's."
+        ),
     ] = None
     std: Annotated[
-        str | None, Option(metavar="R,G,B", help="Channel deviations; default the model's own, else the data set's.")
+        str | None,
+        Option(
+            metavar="R,G,B",
+            help="Channel deviations; default the model's own, else the data set's.",
+        ),
     ] = None
 
 
@@ -112,13 +162,19 @@ class MachineOptions:
 
     device: DeviceOption = "auto"
     dtype: Annotated[
-        Literal["float32", "float64", "bfloat16"] | None, Option(help="Precision; default the model's own.")
+        Literal["float32", "float64", "bfloat16"] | None,
+        Option(help="Precision; default the model's own."),
     ] = None
     autocast: Annotated[
-        Literal["bfloat16", "float16"] | None, Option(help="Run matrix products and convolutions in it.")
+        Literal["bfloat16", "float16"] | None,
+        Option(help="Run matrix products and convolutions in it."),
     ] = None
-    batch_size: Annotated[int | None, Option(metavar="N", help="Examples that go through the model together.")] = None
-    num_workers: Annotated[int, Option(metavar="N", help="Processes that read examples from files.")] = 0
+    batch_size: Annotated[
+        int | None, Option(metavar="N", help="Examples that go through the model together.")
+    ] = None
+    num_workers: Annotated[
+        int, Option(metavar="N", help="Processes that read examples from files.")
+    ] = 0
     threads: Annotated[int | None, Option(metavar="N", help="CPU threads.")] = None
     seed: Seed = 0
 

@@ -14,14 +14,20 @@ if TYPE_CHECKING:
     from geocollapse.cli.schemas import ReportDict
 
 
-def report(folder: Annotated[Path, Argument(metavar="DIR", help="A folder of `geocollapse sweep`.")]) -> Answer:
+def report(
+    folder: Annotated[Path, Argument(metavar="DIR", help="A folder of `geocollapse sweep`.")],
+) -> Answer:
     """Write the report of a sweep folder.
 
-    report.html (self-contained), figures/*.png and *.pdf, and table.csv, from what lies in the folder: weights are not
-    needed.
+    report.html (self-contained), figures/*.png and *.pdf, and table.csv, from what lies in the
+    folder: weights are not needed.
     """
     result = make_report(folder)
-    return Answer(json=dict(result), text=report_text(result), rows=[dict(verdict) for verdict in result["verdicts"]])
+    return Answer(
+        json=dict(result),
+        text=report_text(result),
+        rows=[dict(verdict) for verdict in result["verdicts"]],
+    )
 
 
 def make_report(folder: Path) -> ReportDict:

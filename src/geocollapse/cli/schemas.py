@@ -1,6 +1,7 @@
 """The JSON of every command: its type, and the JSON Schema generated from it.
 
-The types of measurements lie beside the results themselves; the ones here are put together by the command line.
+The types of measurements lie beside the results themselves; the ones here are put together by the
+command line.
 """
 
 from __future__ import annotations
@@ -160,7 +161,9 @@ class RecipesDict(TypedDict):
 
 
 class SourceDict(TypedDict):
-    """One data set of ``data --json``; `is_here`: its files lie in the data folder, nothing is downloaded."""
+    """One data set of ``data --json``; `is_here`: its files lie in the data folder, nothing is
+    downloaded.
+    """
 
     name: str
     description: str

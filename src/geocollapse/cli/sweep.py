@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from geocollapse.cli.answer import Answer, Display
-from geocollapse.cli.options import DataRoot, DeviceOption, OutFolder, Preset, RecipeArgument, Settings
+from geocollapse.cli.options import (
+    DataRoot,
+    DeviceOption,
+    OutFolder,
+    Preset,
+    RecipeArgument,
+    Settings,
+)
 
 if TYPE_CHECKING:
     from geocollapse.experiments.recipe import Recipe
@@ -23,9 +30,12 @@ class SweepOptions:
     """How the runs of a sweep are worked off."""
 
     workers: Annotated[
-        int | None, Option(metavar="N", help="Processes at a time; default cores // the recipe's threads.")
+        int | None,
+        Option(metavar="N", help="Processes at a time; default cores // the recipe's threads."),
     ] = None
-    seeds: Annotated[int | None, Option(metavar="N", help="Seeds 0 to N-1; default the recipe's.")] = None
+    seeds: Annotated[
+        int | None, Option(metavar="N", help="Seeds 0 to N-1; default the recipe's.")
+    ] = None
     device: DeviceOption = "auto"
     data_root: DataRoot = None
     out: OutFolder = None
@@ -35,7 +45,12 @@ class SweepOptions:
         from geocollapse.cli.resolve import find_device
 
         device = str(find_device(self.device))
-        return {"workers": self.workers, "n_seeds": self.seeds, "device": device, "data_root": self.data_root}
+        return {
+            "workers": self.workers,
+            "n_seeds": self.seeds,
+            "device": device,
+            "data_root": self.data_root,
+        }
 
 
 def sweep(
@@ -44,29 +59,37 @@ def sweep(
     display: Display,
     settings: Settings = None,
     preset: Preset = None,
-    dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be run, and estimate the time.")] = False,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Only say what would be run, and estimate the time.")
+    ] = False,
 ) -> Answer:
     """Train all runs of a recipe and report.
 
-    Into --out (default ./runs/RECIPE), where runs that are done are skipped and a killed one goes on from its
-    checkpoint. Ends with the verdicts and the path of report.html.
+    Into --out (default ./runs/RECIPE), where runs that are done are skipped and a killed one goes
+    on from its checkpoint. Ends with the verdicts and the path of report.html.
     """
     from geocollapse.cli.train import read_recipe
 
     planned = read_recipe(recipe, preset, settings)
     folder = options.out or Path("runs") / "-".join(filter(None, (planned.name, preset)))
-    return _plan(planned, folder, options, display) if dry_run else _run(planned, folder, options, display)
+    return (
+        _plan(planned, folder, options, display)
+        if dry_run
+        else _run(planned, folder, options, display)
+    )
 
 
 def demo(options: SweepOptions, display: Display, preset: Preset = None) -> Answer:
     """The main job, on data that is installed.
 
-    Sweeps learning rate, batch size and L2 on handwritten digits into --out (default ./geocollapse-demo); ends with
-    the verdicts and the path of report.html.
+    Sweeps learning rate, batch size and L2 on handwritten digits into --out (default
+    ./geocollapse-demo); ends with the verdicts and the path of report.html.
     """
     from geocollapse.cli.train import read_recipe
 
-    return _run(read_recipe("demo", preset, None), options.out or Path("geocollapse-demo"), options, display)
+    return _run(
+        read_recipe("demo", preset, None), options.out or Path("geocollapse-demo"), options, display
+    )
 
 
 def _plan(recipe: Recipe, folder: Path, options: SweepOptions, display: Display) -> Answer:
@@ -77,16 +100,23 @@ def _plan(recipe: Recipe, folder: Path, options: SweepOptions, display: Display)
         print("timing a few steps and one measurement of the base setting", file=sys.stderr)
     cost = estimate_cost(recipe, **options.for_library())
     runs = [run.entry() for run in recipe.planned_runs(options.seeds)]
-    return Answer({"folder": str(folder), **asdict(cost), "runs": runs}, _plan_text(recipe, folder, cost), rows=runs)
+    return Answer(
+        {"folder": str(folder), **asdict(cost), "runs": runs},
+        _plan_text(recipe, folder, cost),
+        rows=runs,
+    )
 
 
 def _plan_text(recipe: Recipe, folder: Path, cost: Cost) -> str:
     lines = [f"{recipe.name}: {recipe.title}"]
     for name, grid in recipe.sweeps.items():
-        lines += [f"  {name}: {key} = {', '.join(map(str, values))}" for key, values in grid.items()]
+        lines += [
+            f"  {name}: {key} = {', '.join(map(str, values))}" for key, values in grid.items()
+        ]
     lines += [
         f"{cost.n_runs} runs, {cost.workers} at a time, into {folder}",
-        f"about {_duration(cost.seconds)} here if no run ends early, {_duration(cost.seconds_per_run)} a run "
+        f"about {_duration(cost.seconds)} here if no run ends early, "
+        f"{_duration(cost.seconds_per_run)} a run "
         f"({cost.seconds_per_step * 1000:.3g} ms a step, {cost.seconds_per_record:.3g} s a record)",
     ]
     return "\n".join(lines)
@@ -111,7 +141,11 @@ def _run(recipe: Recipe, folder: Path, options: SweepOptions, display: Display) 
         "failures": failures,
         "report": written,
     }
-    text = [_summary_text(summary), *(_failure_text(failure) for failure in failures), report_text(written)]
+    text = [
+        _summary_text(summary),
+        *(_failure_text(failure) for failure in failures),
+        report_text(written),
+    ]
     return Answer(result, "\n".join(text), failed=summary.n_failed > 0)
 
 

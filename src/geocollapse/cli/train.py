@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocollapse.cli.answer import Answer, Display, table
-from geocollapse.cli.options import DataRoot, Device, DeviceOption, OutFolder, Preset, RecipeArgument, Seed, Settings
+from geocollapse.cli.options import (
+    DataRoot,
+    Device,
+    DeviceOption,
+    OutFolder,
+    Preset,
+    RecipeArgument,
+    Seed,
+    Settings,
+)
 from geocollapse.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -25,11 +34,13 @@ def train(
 ) -> Answer:
     """Train and measure one run of a recipe.
 
-    The base setting of the recipe with what --set changes, in a folder named by its configuration under --out (default
-    ./runs). A run that was killed goes on where it was.
+    The base setting of the recipe with what --set changes, in a folder named by its configuration
+    under --out (default ./runs). A run that was killed goes on where it was.
     """
     config = read_recipe(recipe, preset, settings).run_config(seed=seed)
-    folder, result = _train(config, out or Path("runs"), device, data_root, is_shown=not display.quiet)
+    folder, result = _train(
+        config, out or Path("runs"), device, data_root, is_shown=not display.quiet
+    )
     failed = result["status"] == "failed"
     return Answer({"folder": str(folder), **result}, _shown(folder, result), failed=failed)
 
@@ -55,7 +66,9 @@ def _train(
     folder = RunFolder(out / run_id(config))
     set_threads(config.threads)
     with progress_bar("steps", shown=is_shown) as on_progress:
-        result = train_run(config, folder, device=find_device(device), data_root=data_root, on_progress=on_progress)
+        result = train_run(
+            config, folder, device=find_device(device), data_root=data_root, on_progress=on_progress
+        )
     return folder.path, result
 
 
@@ -75,6 +88,10 @@ def _shown(folder: Path, result: dict[str, Any]) -> str:
         "target neural collapse (CDNV)": TARGET_NC,
         "target 5-shot accuracy": ACCURACY,
     }
-    rows = [(words, f"{values[name]:.4g}") for words, name in names.items() if values.get(name) is not None]
+    rows = [
+        (words, f"{values[name]:.4g}")
+        for words, name in names.items()
+        if values.get(name) is not None
+    ]
     ending = "converged" if result["converged"] else "not converged"
     return f"{table(('measure', 'value'), rows)}\n{ending} after {result['steps']} steps\nrun: {folder}"

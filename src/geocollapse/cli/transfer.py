@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from geocollapse.cli.answer import Answer, table
-from geocollapse.cli.options import DataArgument, DataOptions, MachineOptions, ModelArgument, ModelOptions, OutFile
+from geocollapse.cli.options import (
+    DataArgument,
+    DataOptions,
+    MachineOptions,
+    ModelArgument,
+    ModelOptions,
+    OutFile,
+)
 from geocollapse.cli.resolve import Request, features_heading, find_device, set_threads
 
 if TYPE_CHECKING:
@@ -23,10 +30,15 @@ class EpisodeOptions:
 
     n_way: Annotated[int, Option(metavar="N", help="Classes of an episode.")] = 5
     k_shot: Annotated[
-        list[str] | None, Option(metavar="1,5", help="Labelled examples a class; commas, or repeated.  [default: 1,5]")
+        list[str] | None,
+        Option(
+            metavar="1,5", help="Labelled examples a class; commas, or repeated.  [default: 1,5]"
+        ),
     ] = None
     n_query: Annotated[int, Option(metavar="N", help="Examples a class that are classified.")] = 15
-    n_episodes: Annotated[int, Option(metavar="N", help="Episodes; more give a shorter interval.")] = 600
+    n_episodes: Annotated[
+        int, Option(metavar="N", help="Episodes; more give a shorter interval.")
+    ] = 600
     out: OutFile = None
 
 
@@ -53,16 +65,23 @@ def transfer(
 ) -> Answer:
     """Few-shot accuracy of a model's embedding.
 
-    By the nearest class mean and by a linear probe, with intervals over episodes. The default split is test.
-    features:FILE in place of MODEL and DATA: the features that `measure --save-features` kept.
+    By the nearest class mean and by a linear probe, with intervals over episodes. The default split
+    is test. features:FILE in place of MODEL and DATA: the features that `measure --save-features`
+    kept.
     """
     from geocollapse.provenance import provenance
     from geocollapse.transfer import transfer as few_shot
 
     k_shots = _parse_shots(episodes.k_shot or ["1,5"])
     request = Request(model, data, default_split="test")
-    path = request.features_file(model_options, data_options, machine, used=("--device", "--threads", "--seed"))
-    found = _of_model(request, model_options, data_options, machine) if path is None else _of_file(path, machine)
+    path = request.features_file(
+        model_options, data_options, machine, used=("--device", "--threads", "--seed")
+    )
+    found = (
+        _of_model(request, model_options, data_options, machine)
+        if path is None
+        else _of_file(path, machine)
+    )
     accuracy = few_shot(
         found.features,
         found.labels,
@@ -79,19 +98,27 @@ def transfer(
         "n_features": found.features.shape[1],
         "n_samples": len(found.features),
         "split": found.split,
-        "provenance": {**found.origin, **provenance(seed=machine.seed, device=found.features.device)},
+        "provenance": {
+            **found.origin,
+            **provenance(seed=machine.seed, device=found.features.device),
+        },
     }
     return Answer(result, f"{found.heading}\n\n{_shown(result)}", out=episodes.out)
 
 
 def _of_model(
-    request: Request, model_options: ModelOptions, data_options: DataOptions, machine: MachineOptions
+    request: Request,
+    model_options: ModelOptions,
+    data_options: DataOptions,
+    machine: MachineOptions,
 ) -> _Embedded:
     from geocollapse.measurement.collect import collect_features
 
     names = model_options.layer or []
     if len(names) > 1:
-        raise ValueError(f"--layer: expected one layer, got {', '.join(names)}; do one call a layer")
+        raise ValueError(
+            f"--layer: expected one layer, got {', '.join(names)}; do one call a layer"
+        )
     inputs = request.resolve(model_options, data_options, machine)
     found = collect_features(
         inputs.model,
@@ -105,7 +132,13 @@ def _of_model(
     )
     dataset = inputs.dataset
     return _Embedded(
-        found.features, found.labels, found.layer, dataset.classes, dataset.split, inputs.origin, inputs.heading()
+        found.features,
+        found.labels,
+        found.layer,
+        dataset.classes,
+        dataset.split,
+        inputs.origin,
+        inputs.heading(),
     )
 
 
@@ -117,7 +150,15 @@ def _of_file(path: Path, machine: MachineOptions) -> _Embedded:
     context = kept.context
     names = context.class_names or [str(int(label)) for label in kept.labels.unique()]
     heading = features_heading(path, kept)
-    return _Embedded(kept.features, kept.labels, kept.layer, list(names), context.split, context.provenance, heading)
+    return _Embedded(
+        kept.features,
+        kept.labels,
+        kept.layer,
+        list(names),
+        context.split,
+        context.provenance,
+        heading,
+    )
 
 
 def _shown(result: Mapping[str, Any]) -> str:
@@ -129,7 +170,9 @@ def _shown(result: Mapping[str, Any]) -> str:
     ]
     what = f"{result['layer'] or 'the output'}: {result['n_way']} classes an episode, {result['n_episodes']} episodes"
     notes = [f"note: {warning}" for warning in result["warnings"]]
-    return "\n".join([what, table(("classifier", *(f"{k}-shot accuracy" for k in shots)), rows), *notes])
+    return "\n".join(
+        [what, table(("classifier", *(f"{k}-shot accuracy" for k in shots)), rows), *notes]
+    )
 
 
 def _percent(estimate: Mapping[str, Any]) -> str:
@@ -140,5 +183,7 @@ def _percent(estimate: Mapping[str, Any]) -> str:
 def _parse_shots(texts: list[str]) -> list[int]:
     parts = [part.strip() for text in texts for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(f"--k-shot: expected positive numbers, got {','.join(texts)!r}; do --k-shot 1,5")
+        raise ValueError(
+            f"--k-shot: expected positive numbers, got {','.join(texts)!r}; do --k-shot 1,5"
+        )
     return [int(part) for part in parts]

@@ -1,8 +1,9 @@
 """Neural and geometric collapse: streaming class statistics, CDNV, NC1 to NC4, geometric collapse.
 
-The files, in the order they build on each other: inputs (what comes in is checked), statistics (streaming,
-mergeable), labelled (kept features), distances, cdnv, sampled (CDNV of some pairs), directional, variability (NC1),
-simplex (NC2), duality (NC3), decisions (NC4), neural_collapse (all of them), geometric (of the data set), distribution.
+The files, in the order they build on each other: inputs (what comes in is checked), statistics
+(streaming, mergeable), labelled (kept features), distances, cdnv, sampled (CDNV of some pairs),
+directional, variability (NC1), simplex (NC2), duality (NC3), decisions (NC4), neural_collapse (all
+of them), geometric (of the data set), distribution.
 """
 
 from geocollapse.collapse.cdnv import ClassPair as ClassPair
@@ -15,7 +16,9 @@ from geocollapse.collapse.directional import pairwise_directional_cdnv as pairwi
 from geocollapse.collapse.distances import distances_squared as distances_squared
 from geocollapse.collapse.distances import pair_weights as pair_weights
 from geocollapse.collapse.distribution import cdnv_estimate as cdnv_estimate
-from geocollapse.collapse.distribution import geometric_collapse_of_distribution as geometric_collapse_of_distribution
+from geocollapse.collapse.distribution import (
+    geometric_collapse_of_distribution as geometric_collapse_of_distribution,
+)
 from geocollapse.collapse.geometric import PoincareRatios as PoincareRatios
 from geocollapse.collapse.geometric import geometric_collapse as geometric_collapse
 from geocollapse.collapse.geometric import poincare_ratios as poincare_ratios

@@ -1,4 +1,6 @@
-"""Class-distance normalised variance (CDNV): plug-in and bias-corrected, its mean, and its largest pairs."""
+"""Class-distance normalised variance (CDNV): plug-in and bias-corrected, its mean, and its largest
+pairs.
+"""
 
 from __future__ import annotations
 
@@ -37,32 +39,37 @@ def cdnv(
     reduction: Reduction = "mean",
     num_classes: int | None = None,
 ) -> Tensor:
-    """Class-distance normalised variance: within-class variance over squared distance of the class means.
+    """Class-distance normalised variance: within-class variance over squared distance of the class
+    means.
 
         V_ij = (Var_i + Var_j) / (2 ||mu_i - mu_j||^2)          NC = Avg_{i != j} V_ij
 
     Sample variances divide by n_i. ``bias_corrected`` uses Var~_i = n_i/(n_i - 1) Var_i and
-    d~^2_ij = ||mu_i - mu_j||^2 - Var~_i/n_i - Var~_j/n_j, each unbiased; the ratio keeps a positive bias of order 1/n.
-    Range [0, inf); invariant under relabelling, rotation, translation and scaling of the features. One pass over the
-    features, O(n p + C^2 p); the mean needs no (C, C) matrix.
+    d~^2_ij = ||mu_i - mu_j||^2 - Var~_i/n_i - Var~_j/n_j, each unbiased; the ratio keeps a positive
+    bias of order 1/n. Range [0, inf); invariant under relabelling, rotation, translation and
+    scaling of the features. One pass over the features, O(n p + C^2 p); the mean needs no (C, C)
+    matrix.
 
-    Source: Galanti, György, Hutter (2022), arXiv 2112.15121, definition 1; the correction: definitions 2.
+    Source: Galanti, György, Hutter (2022), arXiv 2112.15121, definition 1; the correction:
+    definitions 2.
 
     Args:
         features: (n, p) floating point.
         labels: (n,) integers.
         bias_corrected: see above.
-        reduction: ``none`` returns V (C, C) with NaN on its diagonal; ``mean`` the average over all pairs, NaN with a
-            warning where a pair is undefined; ``nanmean`` the average over the defined pairs, a selected average.
+        reduction: ``none`` returns V (C, C) with NaN on its diagonal; ``mean`` the average over all
+            pairs, NaN with a warning where a pair is undefined; ``nanmean`` the average over the
+            defined pairs, a selected average.
         num_classes: declares the labels 0..num_classes - 1; None discovers the classes.
 
     Returns:
-        A 0-d float64 tensor, or (C, C). A pair is undefined (NaN) where a class has no example (fewer than 2 if
-        corrected) or where the (corrected) squared distance is not above 0.
+        A 0-d float64 tensor, or (C, C). A pair is undefined (NaN) where a class has no example
+        (fewer than 2 if corrected) or where the (corrected) squared distance is not above 0.
 
     Raises:
         TypeError: features that are not floating point, labels that are not integers.
-        ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two classes.
+        ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two
+        classes.
 
     Examples:
         >>> x = torch.tensor([[-1.0], [1.0], [9.0], [11.0]])
@@ -73,7 +80,9 @@ def cdnv(
     statistics = LabelledFeatures.of(features, labels, num_classes).statistics
     if reduction == "none":
         return pairwise_cdnv(statistics, bias_corrected=bias_corrected)
-    value, reasons = mean_cdnv(statistics, bias_corrected=bias_corrected, skip_undefined=reduction == "nanmean")
+    value, reasons = mean_cdnv(
+        statistics, bias_corrected=bias_corrected, skip_undefined=reduction == "nanmean"
+    )
     for reason in reasons:
         warnings.warn(reason, GeocollapseWarning, stacklevel=2)
     return value
@@ -112,7 +121,9 @@ def mean_cdnv(
     return torch.full_like(total, torch.nan), (reason,)
 
 
-def cdnv_blocks(statistics: ClassStatistics, *, bias_corrected: bool = False) -> Iterator[tuple[slice, slice, Tensor]]:
+def cdnv_blocks(
+    statistics: ClassStatistics, *, bias_corrected: bool = False
+) -> Iterator[tuple[slice, slice, Tensor]]:
     """Tiles of V on and above the diagonal: rows, columns, block; undefined pairs are NaN."""
     variances = class_variances(statistics, bias_corrected=bias_corrected)
     for a, b, inverse in _inverse_blocks(statistics, bias_corrected=bias_corrected):
@@ -124,18 +135,27 @@ def class_variances(statistics: ClassStatistics, *, bias_corrected: bool) -> Ten
     """Var_i = M_i/n_i, or Var~_i = M_i/(n_i - 1) (C,); NaN for a class with too few examples."""
     if not bias_corrected:
         return statistics.variances()
-    return torch.where(statistics.counts > 1, statistics.sum_squares / (statistics.counts - 1), torch.nan)
+    return torch.where(
+        statistics.counts > 1, statistics.sum_squares / (statistics.counts - 1), torch.nan
+    )
 
 
 def mean_noise(statistics: ClassStatistics, *, bias_corrected: bool) -> Tensor | None:
-    """What the sampling of the mean of class i adds to a squared distance, Var~_i/n_i (C,); None if not corrected."""
-    return class_variances(statistics, bias_corrected=True) / statistics.counts if bias_corrected else None
+    """What the sampling of the mean of class i adds to a squared distance, Var~_i/n_i (C,); None if
+    not corrected.
+    """
+    return (
+        class_variances(statistics, bias_corrected=True) / statistics.counts
+        if bias_corrected
+        else None
+    )
 
 
 def largest_pairs(
     statistics: ClassStatistics, k: int = 10, *, class_names: Sequence[str] | None = None
 ) -> list[ClassPair]:
-    """The k class pairs of largest plug-in CDNV, largest first: the classes that the features separate least.
+    """The k class pairs of largest plug-in CDNV, largest first: the classes that the features
+    separate least.
 
     Args:
         statistics: class statistics.
@@ -147,7 +167,9 @@ def largest_pairs(
     """
     names = _names(statistics, class_names)
     if k < 1:
-        raise ValueError(f"k: expected a positive number of pairs, got {k}; do largest_pairs(statistics, 10)")
+        raise ValueError(
+            f"k: expected a positive number of pairs, got {k}; do largest_pairs(statistics, 10)"
+        )
     values, pairs = statistics.counts.new_zeros(0), statistics.classes.new_zeros(0, 2)
     for a, b, block in cdnv_blocks(statistics):
         larger = block > (values[-1] if len(values) == k else -torch.inf)  # never for NaN
@@ -161,8 +183,12 @@ def largest_pairs(
     return [ClassPair(names[i], names[j], value, distance) for (i, j), value, distance in rows]
 
 
-def _inverse_blocks(statistics: ClassStatistics, *, bias_corrected: bool) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Tiles of 1/d^2_ij or 1/d~^2_ij; NaN where a class has too few examples or the distance is not positive."""
+def _inverse_blocks(
+    statistics: ClassStatistics, *, bias_corrected: bool
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Tiles of 1/d^2_ij or 1/d~^2_ij; NaN where a class has too few examples or the distance is not
+    positive.
+    """
     noise = mean_noise(statistics, bias_corrected=bias_corrected)
     for a, b, squared in distance_blocks(statistics.centred_means()):
         if noise is not None:
@@ -173,7 +199,10 @@ def _inverse_blocks(statistics: ClassStatistics, *, bias_corrected: bool) -> Ite
 def check_reduction(reduction: str) -> None:
     """Raise a ValueError for an unknown reduction."""
     if reduction not in ("mean", "nanmean", "none"):
-        raise ValueError(f"reduction: expected 'mean', 'nanmean' or 'none', got {reduction!r}; do reduction='mean'")
+        raise ValueError(
+            f"reduction: expected 'mean', 'nanmean' or 'none', got {reduction!r}; do "
+            f"reduction='mean'"
+        )
 
 
 def _names(statistics: ClassStatistics, class_names: Sequence[str] | None) -> list[str]:
@@ -181,7 +210,9 @@ def _names(statistics: ClassStatistics, class_names: Sequence[str] | None) -> li
     if class_names is None:
         return [str(label) for label in labels]
     if len(class_names) != len(labels):
-        raise ValueError(f"class_names: expected {len(labels)} names, got {len(class_names)}; do name each class")
+        raise ValueError(
+            f"class_names: expected {len(labels)} names, got {len(class_names)}; do name each class"
+        )
     return list(class_names)
 
 

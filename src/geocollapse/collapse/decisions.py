@@ -1,4 +1,6 @@
-"""NC4 and nearest-mean error: what the classifier and the nearest class mean decide about each example."""
+"""NC4 and nearest-mean error: what the classifier and the nearest class mean decide about each
+example.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,19 @@ from geocollapse.collapse.labelled import LabelledFeatures
 
 
 def nearest_mean_error(data: LabelledFeatures) -> float:
-    """Share of the examples with another class mean at least as near as their own; a tie is an error.
+    """Share of the examples with another class mean at least as near as their own; a tie is an
+    error.
 
-    The means are those of the same examples, so this is a training error. NaN where a class has no example.
+    The means are those of the same examples, so this is a training error. NaN where a class has no
+    example.
     """
     errors = data.features.new_zeros((), dtype=torch.float64)
     for _, scores, index in _mean_scores(data):
         own = scores.gather(1, index[:, None]).squeeze(1)
         rivals = scores.scatter(1, index[:, None], -torch.inf).amax(dim=1)
-        errors += torch.where(own.isnan() | rivals.isnan(), torch.nan, (rivals >= own).double()).sum()
+        errors += torch.where(
+            own.isnan() | rivals.isnan(), torch.nan, (rivals >= own).double()
+        ).sum()
     return float(errors / len(data.features))
 
 
@@ -28,7 +34,8 @@ def nc4(data: LabelledFeatures, weight: Tensor, bias: Tensor) -> float:
 
         NC4 = 1/n sum_x [ argmax_c <w_c, f(x)> + b_c  !=  argmin_c ||f(x) - mu_c|| ]
 
-    Range [0, 1]; near 0 also for a network that is wrong in the same way. A second pass over kept features.
+    Range [0, 1]; near 0 also for a network that is wrong in the same way. A second pass over kept
+    features.
 
     Source: Papyan, Han, Donoho (2020), NC4.
 
@@ -44,7 +51,8 @@ def nc4(data: LabelledFeatures, weight: Tensor, bias: Tensor) -> float:
 
 
 def _mean_scores(data: LabelledFeatures) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Chunks of f(x) (m, p), scores (m, C) that are largest at the nearest mean, and class rows (m,).
+    """Chunks of f(x) (m, p), scores (m, C) that are largest at the nearest mean, and class rows
+    (m,).
 
     ||f - mu_b||^2 = const - 2 (<f - mu_G, m_b> - ||m_b||^2/2), m_b = mu_b - mu_G.
     """

@@ -24,24 +24,27 @@ def directional_cdnv(
 
         V~_ij = (mu_i - mu_j)^T Sigma_i (mu_i - mu_j) / ||mu_i - mu_j||^4
 
-    Range [0, inf), Avg V~ <= Avg V = NC; V~_ij = Var_i/(p ||mu_i - mu_j||^2) if Sigma_i = (Var_i/p) I. Invariant as
-    CDNV. Two passes over the features, no covariance matrix: O(n C p) time; the mean needs no (C, C) matrix.
+    Range [0, inf), Avg V~ <= Avg V = NC; V~_ij = Var_i/(p ||mu_i - mu_j||^2) if Sigma_i = (Var_i/p)
+    I. Invariant as CDNV. Two passes over the features, no covariance matrix: O(n C p) time; the
+    mean needs no (C, C) matrix.
 
     Source: Luthra, Salunkhe, Galanti (2026), arXiv 2603.03530; definitions 2 and 4.
 
     Args:
         features: (n, p) floating point.
         labels: (n,) integers.
-        reduction: ``none`` returns (C, C), rows i, NaN on its diagonal; ``mean`` the average over all ordered pairs;
-            ``nanmean`` over the defined ones (see ``cdnv``).
+        reduction: ``none`` returns (C, C), rows i, NaN on its diagonal; ``mean`` the average over
+            all ordered pairs; ``nanmean`` over the defined ones (see ``cdnv``).
         num_classes: declares the labels 0..num_classes - 1; None discovers the classes.
 
     Returns:
-        A 0-d float64 tensor, or (C, C); NaN with a warning where a class has no example or two means coincide.
+        A 0-d float64 tensor, or (C, C); NaN with a warning where a class has no example or two
+        means coincide.
 
     Raises:
         TypeError: features that are not floating point, labels that are not integers.
-        ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two classes.
+        ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two
+        classes.
 
     Examples:
         >>> x = torch.tensor([[0.0, -3.0], [0.0, 3.0], [9.0, 0.0], [11.0, 0.0]])  # class 0 varies across the line only
@@ -64,7 +67,9 @@ def pairwise_directional_cdnv(data: LabelledFeatures) -> Tensor:
 
 
 def directional_blocks(data: LabelledFeatures) -> Iterator[tuple[slice, Tensor]]:
-    """Columns j of V~_ij, as many at a time as fit the memory of one block (C, columns); NaN on the diagonal."""
+    """Columns j of V~_ij, as many at a time as fit the memory of one block (C, columns); NaN on the
+    diagonal.
+    """
     means = data.statistics.centred_means()
     n_classes = len(means)
     for start in range(0, n_classes, step := max(1, BLOCK_NUMBERS // n_classes)):
@@ -76,9 +81,11 @@ def directional_blocks(data: LabelledFeatures) -> Iterator[tuple[slice, Tensor]]
 
 
 def directional_variances(data: LabelledFeatures, means: Tensor, columns: slice) -> Tensor:
-    """(mu_i - mu_j)^T Sigma_i (mu_i - mu_j) of all classes i and the classes j of ``columns`` (C, columns).
+    """(mu_i - mu_j)^T Sigma_i (mu_i - mu_j) of all classes i and the classes j of ``columns`` (C,
+    columns).
 
-    From the projections of the residuals on the centred means: <z, mu_i - mu_j> = <z, mu_i> - <z, mu_j>.
+    From the projections of the residuals on the centred means: <z, mu_i - mu_j> = <z, mu_i> - <z,
+    mu_j>.
     """
     targets = means[columns]
     sums = means.new_zeros(len(means), len(targets))
@@ -93,8 +100,12 @@ def directional_variances(data: LabelledFeatures, means: Tensor, columns: slice)
     return sums.div_(data.statistics.counts[:, None])
 
 
-def mean_directional_cdnv(data: LabelledFeatures, *, skip_undefined: bool = False) -> tuple[Tensor, tuple[str, ...]]:
-    """Avg_{i != j} V~_ij, a block of columns at a time, and why it is NaN or a selected average, if it is."""
+def mean_directional_cdnv(
+    data: LabelledFeatures, *, skip_undefined: bool = False
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Avg_{i != j} V~_ij, a block of columns at a time, and why it is NaN or a selected average, if
+    it is.
+    """
     n_classes = len(data.statistics.classes)
     total, undefined = data.statistics.counts.new_zeros(()), -n_classes
     for _, block in directional_blocks(data):

@@ -17,8 +17,8 @@ def distances_squared(means: Tensor) -> Tensor:
     """||mu_i - mu_j||^2 of all pairs, a symmetric (C, C) float64 matrix with zero diagonal.
 
     From the Gram matrix of the centred means, and again from the differences for the pairs with
-    d^2 < tau (||a||^2 + ||b||^2), tau = 1e-6, where the Gram form loses the digits that are promised. Invariant under
-    rotation and translation. Source: definitions 4, "All pairs at once".
+    d^2 < tau (||a||^2 + ||b||^2), tau = 1e-6, where the Gram form loses the digits that are
+    promised. Invariant under rotation and translation. Source: definitions 4, "All pairs at once".
 
     Args:
         means: (C, p); a row of NaN (a class without examples) gives NaN distances.
@@ -60,13 +60,16 @@ def upper_tiles(n_classes: int, device: torch.device) -> Iterator[tuple[slice, s
 
 
 def symmetric(block: Tensor) -> Tensor:
-    """A diagonal tile from its upper triangle, with a zero diagonal: rounding must not break the symmetry."""
+    """A diagonal tile from its upper triangle, with a zero diagonal: rounding must not break the
+    symmetry.
+    """
     upper = block.triu(1)
     return upper + upper.T
 
 
 def pair_weights(means: Tensor) -> Tensor:
-    """w_i = 1/(C(C-1)) sum_{j != i} 1/||mu_i - mu_j||^2 (C,): the weight of class i in NC and geometric collapse.
+    """w_i = 1/(C(C-1)) sum_{j != i} 1/||mu_i - mu_j||^2 (C,): the weight of class i in NC and
+    geometric collapse.
 
     NaN where a mean is NaN or two means coincide. Source: definitions 2.
 
@@ -87,9 +90,13 @@ def pair_weights(means: Tensor) -> Tensor:
 
 
 def _block(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
-    """||a_i - b_j||^2 by the Gram form, ``scale`` the sum of the squares, and by differences where it loses digits."""
+    """||a_i - b_j||^2 by the Gram form, ``scale`` the sum of the squares, and by differences where
+    it loses digits.
+    """
     squared = torch.addmm(scale, a, b.T, alpha=-2.0)
-    if bool(squared.min() >= GRAM_LIMIT * scale.max()):  # one pass over the tile instead of four, for most tiles
+    if bool(
+        squared.min() >= GRAM_LIMIT * scale.max()
+    ):  # one pass over the tile instead of four, for most tiles
         return squared
     i, j = (squared < GRAM_LIMIT * scale).nonzero(as_tuple=True)
     for k in range(0, len(i), step := max(1, _PAIR_NUMBERS // a.shape[1])):

@@ -1,4 +1,6 @@
-"""Geometric collapse and CDNV of the distribution behind the examples: values and errors by the delta method."""
+"""Geometric collapse and CDNV of the distribution behind the examples: values and errors by the
+delta method.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,23 @@ from geocollapse.estimate import Estimate, check_finite, total_variance
 
 
 def geometric_collapse_of_distribution(
-    squared_norms: Array, features: Array, labels: Array, *, rows: Array | None = None, num_classes: int | None = None
+    squared_norms: Array,
+    features: Array,
+    labels: Array,
+    *,
+    rows: Array | None = None,
+    num_classes: int | None = None,
 ) -> Estimate:
-    """Geometric collapse of the distribution that the examples were drawn from, by the delta method.
+    """Geometric collapse of the distribution that the examples were drawn from, by the delta
+    method.
 
         w_i with bias-corrected d~^2_ij,    z = f(x) - mu_i,
         l(x) = -2/(C(C-1)) sum_{j != i} (G_i + G_j)/d~_ij^4 <z, mu_i - mu_j>
         SE^2 = sum_i [ w_i^2 Var_i(g)/n_i + Var_i(l)/N_i + 2 w_i Cov_i(g, l)/N_i ]
 
-    g = ||J_f(x)||_F^2 on n_i of the N_i examples that gave the mean of class i. One probe an example is enough: its
-    noise is part of Var(g). Invariances as ``geometric_collapse``. One pass over the features.
+    g = ||J_f(x)||_F^2 on n_i of the N_i examples that gave the mean of class i. One probe an
+    example is enough: its noise is part of Var(g). Invariances as ``geometric_collapse``. One pass
+    over the features.
 
     Source: definitions 3 (delta method).
 
@@ -32,12 +41,13 @@ def geometric_collapse_of_distribution(
         squared_norms: g (m,), one for each of ``rows``.
         features: (n, p), all examples that give the class means.
         labels: (n,) integers.
-        rows: positions in ``features`` of the examples of ``squared_norms`` (m,), distinct; None: all, m = n.
+        rows: positions in ``features`` of the examples of ``squared_norms`` (m,), distinct; None:
+            all, m = n.
         num_classes: declares the labels 0..num_classes - 1; None discovers the classes.
 
     Returns:
-        An Estimate with ``population="distribution"``; NaN with a warning where a corrected distance is not positive,
-        or a class has fewer than 2 examples or values.
+        An Estimate with ``population="distribution"``; NaN with a warning where a corrected
+        distance is not positive, or a class has fewer than 2 examples or values.
 
     Raises:
         TypeError: labels or rows that are not integers, features that are not floating point.
@@ -52,7 +62,8 @@ def geometric_collapse_of_distribution(
 def cdnv_estimate(features: Array, labels: Array, *, num_classes: int | None = None) -> Estimate:
     """Bias-corrected NC of the distribution behind the examples, with its standard error.
 
-    The delta method of ``geometric_collapse_of_distribution`` with g = ||z||^2 n_i/(n_i - 1), G_i = Var~_i.
+    The delta method of ``geometric_collapse_of_distribution`` with g = ||z||^2 n_i/(n_i - 1), G_i =
+    Var~_i.
 
     Source: definitions 3, last line of the delta method.
 
@@ -63,7 +74,8 @@ def cdnv_estimate(features: Array, labels: Array, *, num_classes: int | None = N
 
     Raises:
         TypeError: features that are not floating point, labels that are not integers.
-        ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two classes.
+        ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two
+        classes.
     """
     data = LabelledFeatures.of(features, labels, num_classes)
     scale = data.statistics.counts / (data.statistics.counts - 1.0)
@@ -72,7 +84,9 @@ def cdnv_estimate(features: Array, labels: Array, *, num_classes: int | None = N
 
 
 class _ClassMoments(NamedTuple):
-    """Count, mean and variance of g in each class, and its covariance with another number; each (C,)."""
+    """Count, mean and variance of g in each class, and its covariance with another number; each
+    (C,).
+    """
 
     n: Tensor
     mean_g: Tensor
@@ -87,11 +101,16 @@ def _delta_method(data: LabelledFeatures, g: Tensor, measured: Tensor, *, name: 
     inverse = _inverse_distances(data)
     weights = inverse.sum(dim=1) / (n_classes * (n_classes - 1))
     gc = _moments(g, g, index, n_classes).mean_g
-    direction = _mean_gradient(data.statistics.centred_means(), (gc[:, None] + gc) * inverse.square())
+    direction = _mean_gradient(
+        data.statistics.centred_means(), (gc[:, None] + gc) * inverse.square()
+    )
     shift = torch.cat([(z * direction[rows]).sum(dim=1) for z, rows in data.residuals()])  # l(x)
     moments = _moments(g, shift[measured], index, n_classes)
     var_l = _moments(shift, shift, data.index, n_classes).var_g
-    terms = weights.square() * moments.var_g / moments.n + (var_l + 2.0 * weights * moments.covariance) / counts
+    terms = (
+        weights.square() * moments.var_g / moments.n
+        + (var_l + 2.0 * weights * moments.covariance) / counts
+    )
     stderr, dof = total_variance(terms.clamp(min=0.0).tolist(), (moments.n - 1.0).tolist())
     value = float((weights * gc).sum())
     reason = f"{name}: undefined, a class has fewer than 2 examples or a corrected squared distance is not positive"
@@ -109,7 +128,9 @@ def _delta_method(data: LabelledFeatures, g: Tensor, measured: Tensor, *, name: 
 def _inverse_distances(data: LabelledFeatures) -> Tensor:
     """1 / d~^2_ij, d~^2_ij = ||mu_i - mu_j||^2 - Var~_i/n_i - Var~_j/n_j (C, C); 0 on the diagonal."""
     statistics = data.statistics
-    noise = torch.where(statistics.counts > 1, statistics.sum_squares / (statistics.counts - 1.0), torch.nan)
+    noise = torch.where(
+        statistics.counts > 1, statistics.sum_squares / (statistics.counts - 1.0), torch.nan
+    )
     noise = noise / statistics.counts
     squared = distances_squared(statistics.centred_means()) - noise[:, None] - noise
     return torch.where(squared > 0.0, squared, torch.nan).reciprocal().fill_diagonal_(0.0)
@@ -118,7 +139,9 @@ def _inverse_distances(data: LabelledFeatures) -> Tensor:
 def _mean_gradient(means: Tensor, kernel: Tensor) -> Tensor:
     """d GCol / d mu_i = -2/(C(C-1)) sum_j K_ij (mu_i - mu_j) (C, p), K_ij = (G_i + G_j)/d^4."""
     n_classes = len(means)
-    return -2.0 / (n_classes * (n_classes - 1)) * (kernel.sum(dim=1)[:, None] * means - kernel @ means)
+    return (
+        -2.0 / (n_classes * (n_classes - 1)) * (kernel.sum(dim=1)[:, None] * means - kernel @ means)
+    )
 
 
 def _moments(g: Tensor, other: Tensor, index: Tensor, n_classes: int) -> _ClassMoments:
@@ -139,11 +162,16 @@ def _measured_rows(data: LabelledFeatures, rows: Array | None, g: Tensor) -> Ten
         raise TypeError(f"rows: expected integers, got {measured.dtype}; do rows.long()")
     if g.ndim != 1 or measured.shape != g.shape:
         raise ValueError(
-            f"squared_norms: expected one number for each of {len(measured)} rows, got {tuple(g.shape)}; "
+            f"squared_norms: expected one number for each of {len(measured)} rows, got "
+            f"{tuple(g.shape)}; "
             "do rows=... if only some examples were measured"
         )
     check_finite("squared_norms", g)
     distinct = measured.unique()
-    if len(distinct) < len(measured) or (len(distinct) and not 0 <= int(distinct[0]) <= int(distinct[-1]) < n):
-        raise ValueError(f"rows: expected distinct positions from 0 to {n - 1}; do pass row numbers of features")
+    if len(distinct) < len(measured) or (
+        len(distinct) and not 0 <= int(distinct[0]) <= int(distinct[-1]) < n
+    ):
+        raise ValueError(
+            f"rows: expected distinct positions from 0 to {n - 1}; do pass row numbers of features"
+        )
     return measured.long().to(data.features.device)

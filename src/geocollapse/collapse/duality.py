@@ -11,8 +11,8 @@ from torch import Tensor
 def nc3(weight: Tensor, centred_means: Tensor) -> float:
     """NC3 = || W/||W||_F - M/||M||_F ||_F, unsquared.
 
-    Range [0, 2], 0 where W is a positive multiple of M; invariant under scaling of either and under a rotation of
-    both. A constant row added to W changes NC3 and not the softmax.
+    Range [0, 2], 0 where W is a positive multiple of M; invariant under scaling of either and under
+    a rotation of both. A constant row added to W changes NC3 and not the softmax.
 
     Source: Papyan, Han, Donoho (2020), NC3.
 
@@ -24,7 +24,8 @@ def nc3(weight: Tensor, centred_means: Tensor) -> float:
 
 
 def self_duality_gram(weight: Tensor, centred_means: Tensor) -> float:
-    """Distance of W M^T / ||W M^T||_F from the normalised simplex Gram matrix (I - 11^T/C) / sqrt(C - 1).
+    """Distance of W M^T / ||W M^T||_F from the normalised simplex Gram matrix (I - 11^T/C) / sqrt(C
+    - 1).
 
     Range [0, 2]. Some codes call this NC3; it is another quantity.
 

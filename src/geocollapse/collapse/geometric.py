@@ -1,4 +1,6 @@
-"""Geometric collapse: class-wise geometric complexity over squared distances of the class means, with its interval."""
+"""Geometric collapse: class-wise geometric complexity over squared distances of the class means,
+with its interval.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ _MIN_SAMPLES_FOR_SHARE = 200
 
 
 class PoincareRatios(TypedDict):
-    """Empirical Poincare ratios Var_i / GC_i: the mean with weights w_i GC_i (NC / GCol), the largest, and all."""
+    """Empirical Poincare ratios Var_i / GC_i: the mean with weights w_i GC_i (NC / GCol), the
+    largest, and all.
+    """
 
     weighted_mean: float
     max: float
@@ -29,15 +33,19 @@ class PoincareRatios(TypedDict):
 def geometric_collapse(class_gc: Sequence[Estimate], class_means: Array) -> Estimate: ...
 @overload
 def geometric_collapse(class_gc: Array, class_means: Array) -> Tensor: ...
-def geometric_collapse(class_gc: Sequence[Estimate] | Array, class_means: Array) -> Estimate | Tensor:
-    """Geometric collapse: mean over class pairs of geometric complexity over squared distance of the class means.
+def geometric_collapse(
+    class_gc: Sequence[Estimate] | Array, class_means: Array
+) -> Estimate | Tensor:
+    """Geometric collapse: mean over class pairs of geometric complexity over squared distance of
+    the class means.
 
-        GCol = Avg_{i != j} (GC_i + GC_j) / (2 ||mu_i - mu_j||^2) = sum_i w_i GC_i,    SE^2 = sum_i w_i^2 SE_i^2
+        GCol = Avg_{i != j} (GC_i + GC_j) / (2 ||mu_i - mu_j||^2) = sum_i w_i GC_i,
+            SE^2 = sum_i w_i^2 SE_i^2
 
-    with w_i = 1/(C(C-1)) sum_{j != i} 1/||mu_i - mu_j||^2 and Satterthwaite degrees of freedom. The error is that
-    of the data set at hand, its means taken as exact; for the distribution behind it see
-    ``geometric_collapse_of_distribution``. Invariant under translation, rotation and scaling of the features;
-    with inputs x/s it becomes s^2 GCol. O(C^2 p).
+    with w_i = 1/(C(C-1)) sum_{j != i} 1/||mu_i - mu_j||^2 and Satterthwaite degrees of freedom. The
+    error is that of the data set at hand, its means taken as exact; for the distribution behind it
+    see ``geometric_collapse_of_distribution``. Invariant under translation, rotation and scaling of
+    the features; with inputs x/s it becomes s^2 GCol. O(C^2 p).
 
     Source: Munn, Dherin, Gonzalvo (2024), arXiv 2405.15706; the standard error: definitions 3.
 
@@ -46,11 +54,13 @@ def geometric_collapse(class_gc: Sequence[Estimate] | Array, class_means: Array)
         class_means: (C, p), in the same order.
 
     Returns:
-        An Estimate if ``class_gc`` holds Estimates, else a 0-d float64 tensor; NaN where two means coincide.
+        An Estimate if ``class_gc`` holds Estimates, else a 0-d float64 tensor; NaN where two means
+        coincide.
 
     Raises:
         TypeError: ``class_gc`` is neither.
-        ValueError: another number of classes than means, fewer than two, or estimates of the distribution.
+        ValueError: another number of classes than means, fewer than two, or estimates of the
+        distribution.
 
     Examples:
         >>> means = torch.tensor([[0.0], [2.0]])
@@ -68,15 +78,21 @@ def geometric_collapse(class_gc: Sequence[Estimate] | Array, class_means: Array)
     return (pair_weights(means) * gc).sum()
 
 
-def poincare_ratios(variances: Array, class_gc: Sequence[Estimate] | Array, class_means: Array) -> PoincareRatios:
-    """Empirical Poincare ratios rho_i = Var_i / GC_i, each a lower bound on the Poincare constant of class i.
+def poincare_ratios(
+    variances: Array, class_gc: Sequence[Estimate] | Array, class_means: Array
+) -> PoincareRatios:
+    """Empirical Poincare ratios rho_i = Var_i / GC_i, each a lower bound on the Poincare constant
+    of class i.
 
-        weighted_mean = NC / GCol = sum_i w_i Var_i / sum_i w_i GC_i        (w_i as in geometric_collapse)
+        weighted_mean = NC / GCol = sum_i w_i Var_i / sum_i w_i GC_i
+            (w_i as in geometric_collapse)
 
-    Invariant under translation, rotation and scaling of the features; with inputs x/s they become rho/s^2. A class
-    with GC_i = 0 has ratio inf, or NaN if its variance is 0 too. NC <= max_i rho_i GCol is an identity of arithmetic.
+    Invariant under translation, rotation and scaling of the features; with inputs x/s they become
+    rho/s^2. A class with GC_i = 0 has ratio inf, or NaN if its variance is 0 too. NC <= max_i rho_i
+    GCol is an identity of arithmetic.
 
-    Source: definitions 3; Munn, Dherin, Gonzalvo (2024), arXiv 2405.15706, for the inequality NC <= c GCol.
+    Source: definitions 3; Munn, Dherin, Gonzalvo (2024), arXiv 2405.15706, for the inequality NC <=
+    c GCol.
 
     Args:
         variances: Var_i (C,), from ``ClassStatistics.variances``.
@@ -104,7 +120,9 @@ def poincare_ratios(variances: Array, class_gc: Sequence[Estimate] | Array, clas
 
 def _weighted_sum(estimates: Sequence[Estimate], weights: list[float]) -> Estimate:
     terms = [w * e.value for w, e in zip(weights, estimates)]
-    stderr, dof = total_variance([(w * e.stderr) ** 2 for w, e in zip(weights, estimates)], [e.dof for e in estimates])
+    stderr, dof = total_variance(
+        [(w * e.stderr) ** 2 for w, e in zip(weights, estimates)], [e.dof for e in estimates]
+    )
     value = math.fsum(terms)
     largest = _largest_share(estimates, terms, value)
     n_samples = sum(e.n_samples for e in estimates)
@@ -122,18 +140,33 @@ def _weighted_sum(estimates: Sequence[Estimate], weights: list[float]) -> Estima
 
 
 def _largest_share(estimates: Sequence[Estimate], terms: list[float], value: float) -> float | None:
-    shares = [e.largest_share * term for e, term in zip(estimates, terms) if e.largest_share is not None]
+    shares = [
+        e.largest_share * term for e, term in zip(estimates, terms) if e.largest_share is not None
+    ]
     return max(shares) / value if len(shares) == len(terms) and value > 0.0 else None
 
 
-def _warnings(estimates: Sequence[Estimate], value: float, largest: float | None, n_samples: int) -> tuple[str, ...]:
+def _warnings(
+    estimates: Sequence[Estimate], value: float, largest: float | None, n_samples: int
+) -> tuple[str, ...]:
     reasons = []
     if math.isnan(value):
-        reasons.append("geometric collapse: undefined, a class has no mean or GC, or two class means are equal")
+        reasons.append(
+            "geometric collapse: undefined, a class has no mean or GC, or two class means are equal"
+        )
     if any(math.isnan(e.stderr) for e in estimates):
-        reasons.append("geometric collapse: no standard error, a class has none; do measure 2 examples of each")
-    if largest is not None and largest > LARGEST_SHARE_LIMIT and n_samples >= _MIN_SAMPLES_FOR_SHARE:
-        reasons.append(f"geometric collapse: one example carries {largest:.0%} of it; the interval may be too short")
+        reasons.append(
+            "geometric collapse: no standard error, a class has none; do measure 2 examples of each"
+        )
+    if (
+        largest is not None
+        and largest > LARGEST_SHARE_LIMIT
+        and n_samples >= _MIN_SAMPLES_FOR_SHARE
+    ):
+        reasons.append(
+            f"geometric collapse: one example carries {largest:.0%} of it; the interval may be too "
+            f"short"
+        )
     return tuple(reasons)
 
 
@@ -142,18 +175,25 @@ def _check_estimates(estimates: Sequence[Estimate], means: Tensor) -> None:
     for estimate in estimates:
         if not isinstance(estimate, Estimate):
             raise TypeError(
-                f"class_gc: expected Estimates or a tensor, got a sequence with {type(estimate).__name__}; "
+                f"class_gc: expected Estimates or a tensor, got a sequence with "
+                f"{type(estimate).__name__}; "
                 "do torch.tensor(class_gc)"
             )
         if estimate.population != "dataset":
             raise ValueError(
-                f"class_gc: expected estimates of the data set, got population={estimate.population!r}; "
+                f"class_gc: expected estimates of the data set, got "
+                f"population={estimate.population!r}; "
                 "do geometric_collapse_of_distribution(squared_norms, features, labels)"
             )
 
 
 def _check_classes(name: str, values: Tensor, means: Tensor) -> None:
     if len(means) < 2:
-        raise ValueError(f"class_means: expected at least two classes, got {len(means)}; do pass another class")
+        raise ValueError(
+            f"class_means: expected at least two classes, got {len(means)}; do pass another class"
+        )
     if values.shape != (len(means),):
-        raise ValueError(f"{name}: expected shape ({len(means)},) as class_means, got {tuple(values.shape)}; do align")
+        raise ValueError(
+            f"{name}: expected shape ({len(means)},) as class_means, got {tuple(values.shape)}; do "
+            f"align"
+        )

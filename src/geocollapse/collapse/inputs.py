@@ -1,4 +1,6 @@
-"""Features and labels as they come in: checked once, at the door, and read in chunks that fit the cache."""
+"""Features and labels as they come in: checked once, at the door, and read in chunks that fit the
+cache.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,14 @@ from geocollapse.probes import NO_FLOAT64
 
 Array = Tensor | np.ndarray
 
-CHUNK_NUMBERS = 1 << 18  # float64 numbers held at a time on the CPU: 2 MiB, so that every pass over them is in cache
+# float64 numbers held at a time on the CPU: 2 MiB, so that every pass over them is in cache
+CHUNK_NUMBERS = 1 << 18
 DEVICE_CHUNK_NUMBERS = 1 << 26  # on an accelerator large chunks keep the kernels busy: 512 MiB
 
 
 def as_tensor(name: str, array: Array) -> Tensor:
-    """``array`` as a detached tensor that shares its memory; MPS has no float64, so those move to the CPU.
+    """``array`` as a detached tensor that shares its memory; MPS has no float64, so those move to
+    the CPU.
 
     Raises:
         TypeError: neither a tensor nor a numpy array.
@@ -30,7 +34,8 @@ def as_tensor(name: str, array: Array) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array))
     if not isinstance(array, Tensor):
         raise TypeError(
-            f"{name}: expected a torch.Tensor or numpy.ndarray, got {type(array).__name__}; do torch.tensor"
+            f"{name}: expected a torch.Tensor or numpy.ndarray, got {type(array).__name__}; do "
+            f"torch.tensor"
         )
     return array.detach().cpu() if array.device.type in NO_FLOAT64 else array.detach()
 
@@ -44,9 +49,13 @@ def as_features(features: Array) -> Tensor:
     """
     tensor = as_tensor("features", features)
     if not tensor.is_floating_point():
-        raise TypeError(f"features: expected floating point numbers, got {tensor.dtype}; do features.float()")
+        raise TypeError(
+            f"features: expected floating point numbers, got {tensor.dtype}; do features.float()"
+        )
     if tensor.ndim != 2 or tensor.shape[1] == 0:
-        raise ValueError(f"features: expected shape (n, p), got {tuple(tensor.shape)}; do features.flatten(1)")
+        raise ValueError(
+            f"features: expected shape (n, p), got {tuple(tensor.shape)}; do features.flatten(1)"
+        )
     return tensor
 
 
@@ -68,7 +77,9 @@ def as_labels(labels: Array, n_examples: int) -> Tensor:
     return tensor.long()
 
 
-def labelled_arrays(features: Array, labels: Array, num_classes: int | None = None) -> tuple[Tensor, Tensor]:
+def labelled_arrays(
+    features: Array, labels: Array, num_classes: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Features (n, p) and labels (n,) on one device, checked with a single synchronisation.
 
     Raises:
@@ -87,7 +98,10 @@ def labelled_arrays(features: Array, labels: Array, num_classes: int | None = No
 def check_num_classes(num_classes: int | None) -> None:
     """Raise a ValueError for a declared number of classes below 1."""
     if num_classes is not None and num_classes < 1:
-        raise ValueError(f"num_classes: expected a positive number or None, got {num_classes}; do num_classes=None")
+        raise ValueError(
+            f"num_classes: expected a positive number or None, got {num_classes}; do "
+            f"num_classes=None"
+        )
 
 
 def row_slices(n_rows: int, width: int, device: torch.device) -> Iterator[slice]:
@@ -109,6 +123,8 @@ def _check_range(y: Tensor, num_classes: int | None) -> None:
     outside = y[(y < 0) | (y >= num_classes)]
     if len(outside):
         raise ValueError(
-            f"labels: expected integers from 0 to {num_classes - 1} (num_classes={num_classes}), got {int(outside[0])} "
-            f"({len(outside)} of {len(y)} outside); do drop these examples, or num_classes=None to discover the classes"
+            f"labels: expected integers from 0 to {num_classes - 1} (num_classes={num_classes}), "
+            f"got {int(outside[0])} "
+            f"({len(outside)} of {len(y)} outside); do drop these examples, or num_classes=None to "
+            f"discover the classes"
         )

@@ -18,13 +18,14 @@ _MAX_EXTRA_WIDTH = 2048  # with thousands of classes a chunk keeps enough rows f
 
 @dataclass(frozen=True, eq=False)
 class LabelledFeatures:
-    """Checked features (n, p) with labels (n,), their class statistics, and their residuals f(x) - mu_c.
+    """Checked features (n, p) with labels (n,), their class statistics, and their residuals f(x) -
+    mu_c.
 
     Features keep their dtype and device; float64 copies exist for one chunk at a time.
 
-    Where only sums over projected residuals count (NC1, directional CDNV), those of many single-precision features (4
-    million numbers or more) are rounded once to float32, whatever the size of the means: the sums, which are float64,
-    keep 8 digits. All else is float64.
+    Where only sums over projected residuals count (NC1, directional CDNV), those of many
+    single-precision features (4 million numbers or more) are rounded once to float32, whatever the
+    size of the means: the sums, which are float64, keep 8 digits. All else is float64.
     """
 
     features: Tensor
@@ -37,8 +38,8 @@ class LabelledFeatures:
 
         Raises:
             TypeError: features that are not floating point, labels that are not integers.
-            ValueError: wrong shapes, NaN or infinite features, a label out of the declared range, fewer than two
-                classes with examples.
+            ValueError: wrong shapes, NaN or infinite features, a label out of the declared range,
+                fewer than two classes with examples.
         """
         x, y = labelled_arrays(features, labels, num_classes)
         data = cls(x, y, num_classes)
@@ -56,12 +57,18 @@ class LabelledFeatures:
         """Row of each example's class (n,), 0..C - 1."""
         return self.statistics.rows_of(self.labels)
 
-    def residuals(self, extra_width: int = 0, *, exact: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
-        """Chunks of z = f(x) - mu_c with their class rows; ``extra_width`` is what the caller adds a row.
+    def residuals(
+        self, extra_width: int = 0, *, exact: bool = True
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Chunks of z = f(x) - mu_c with their class rows; ``extra_width`` is what the caller adds
+        a row.
 
-        In float64, or, if not ``exact``, in float32 where the features are many and no more precise than that.
+        In float64, or, if not ``exact``, in float32 where the features are many and no more precise
+        than that.
         """
-        is_exact = exact or self.features.dtype == torch.float64 or self.features.numel() < _MANY_NUMBERS
+        is_exact = (
+            exact or self.features.dtype == torch.float64 or self.features.numel() < _MANY_NUMBERS
+        )
         dtype = torch.float64 if is_exact else torch.float32
         origin, offsets = self._rounded_means(dtype)
         width = self.features.shape[1] + min(extra_width, _MAX_EXTRA_WIDTH)
@@ -73,7 +80,9 @@ class LabelledFeatures:
             yield z, index
 
     def _rounded_means(self, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
-        """The class means as an origin (p,) and offsets (C, p) that add up to them: one in float64, two in float32."""
+        """The class means as an origin (p,) and offsets (C, p) that add up to them: one in float64,
+        two in float32.
+        """
         statistics = self.statistics
         if dtype is torch.float64:
             return statistics.origin, [statistics.offsets]
@@ -88,4 +97,6 @@ def check_two_classes(statistics: ClassStatistics) -> None:
     seen = statistics.classes[statistics.counts > 0].tolist()
     if len(seen) < 2:
         found = f"label {seen[0]} only" if seen else "no examples"
-        raise ValueError(f"labels: expected at least two classes, got {found}; do pass examples of another class")
+        raise ValueError(
+            f"labels: expected at least two classes, got {found}; do pass examples of another class"
+        )

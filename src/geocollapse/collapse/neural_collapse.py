@@ -22,9 +22,11 @@ from geocollapse.estimate import strict_json
 
 @dataclass(frozen=True)
 class NeuralCollapse:
-    """The measures of neural collapse; smaller is more collapsed for all but ``nc1_rank`` and the uniformity.
+    """The measures of neural collapse; smaller is more collapsed for all but ``nc1_rank`` and the
+    uniformity.
 
-    None: not measured (no classifier weight or bias given). NaN: undefined, with the reason in ``warnings``.
+    None: not measured (no classifier weight or bias given). NaN: undefined, with the reason in
+    ``warnings``.
 
     Attributes:
         cdnv: NC = Avg_{i != j} V_ij, plug-in.
@@ -32,14 +34,17 @@ class NeuralCollapse:
         directional_cdnv: Avg V~_ij, only the variance along the line between two means.
         nc1: tr(Sigma_W Sigma_B^+) / C with equal class weights.
         nc1_rank: the rank of Sigma_B that NC1 used.
-        nc1_pooled: the same with each sample of equal weight in Sigma_W; differs from ``nc1`` under imbalance.
+        nc1_pooled: the same with each sample of equal weight in Sigma_W; differs from ``nc1`` under
+            imbalance.
         nc1_trace_ratio: tr(Sigma_W) / tr(Sigma_B).
         nc2_equinorm: relative standard deviation of the norms of the centred class means.
         nc2_equiangular: standard deviation of their cosines.
         nc2_max_angle: mean distance of their cosines from -1/(C - 1).
-        hyperspherical_uniformity: mean log inverse distance of their directions, to read where C > p + 1.
+        hyperspherical_uniformity: mean log inverse distance of their directions, to read where C >
+            p + 1.
         nearest_mean_error: share of the examples whose own class mean is not the nearest.
-        nc2_weight_equinorm: ``nc2_equinorm`` of the classifier rows, as they are unless ``centre_weight``.
+        nc2_weight_equinorm: ``nc2_equinorm`` of the classifier rows, as they are unless
+            ``centre_weight``.
         nc2_weight_equiangular: ``nc2_equiangular`` of them.
         nc2_weight_max_angle: ``nc2_max_angle`` of them.
         nc3: || W/||W||_F - M/||M||_F ||_F.
@@ -85,11 +90,13 @@ def neural_collapse(
     centre_weight: bool = False,
     num_classes: int | None = None,
 ) -> NeuralCollapse:
-    """CDNV, NC1 to NC4 and their companions, from kept features and, for NC3 and NC4, the classifier.
+    """CDNV, NC1 to NC4 and their companions, from kept features and, for NC3 and NC4, the
+    classifier.
 
-    Conventions of Papyan et al. with equal class weights; see ``NeuralCollapse`` for each formula. Invariant
-    under relabelling, and under translation, rotation and scaling of the features (NC3, NC4: with W moved along).
-    A few passes over the features in float64 chunks: O(n p (C + R)) time, no p x p matrix.
+    Conventions of Papyan et al. with equal class weights; see ``NeuralCollapse`` for each formula.
+    Invariant under relabelling, and under translation, rotation and scaling of the features (NC3,
+    NC4: with W moved along). A few passes over the features in float64 chunks: O(n p (C + R)) time,
+    no p x p matrix.
 
     Source: Papyan, Han, Donoho (2020); Galanti, György, Hutter (2022); definitions 2.
 
@@ -97,15 +104,17 @@ def neural_collapse(
         features: (n, p) floating point, the inputs of the classifier.
         labels: (n,) integers.
         weight: classifier W (C, p), rows in ascending order of the labels: gives NC2 of W, NC3.
-        bias: b (C,): with W gives NC4. A head without one: ``torch.zeros(C)``, said and not guessed.
-        centre_weight: take the mean row from W first, in NC2 of W and NC3; it does not change the softmax.
-        num_classes: declares the labels 0..num_classes - 1; None discovers the classes. A declared class without
-            examples makes every average over classes NaN, with a warning.
+        bias: b (C,): with W gives NC4. A head without one: ``torch.zeros(C)``, said and not
+            guessed.
+        centre_weight: take the mean row from W first, in NC2 of W and NC3; it does not change the
+            softmax.
+        num_classes: declares the labels 0..num_classes - 1; None discovers the classes. A declared
+            class without examples makes every average over classes NaN, with a warning.
 
     Raises:
         TypeError: features that are not floating point, labels that are not integers.
-        ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two classes, a bias
-            without weight.
+        ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two
+            classes, a bias without weight.
 
     Examples:
         >>> import torch
@@ -119,7 +128,11 @@ def neural_collapse(
 
 
 def measure_collapse(
-    data: LabelledFeatures, *, weight: Array | None = None, bias: Array | None = None, centre_weight: bool = False
+    data: LabelledFeatures,
+    *,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    centre_weight: bool = False,
 ) -> NeuralCollapse:
     """``neural_collapse`` of features that are already checked, sharing their class statistics."""
     head = _classifier(data, weight, bias)
@@ -137,7 +150,9 @@ def measure_collapse(
     }
     reasons = (*reasons, *why)
     if head[0] is not None and head[1] is None:
-        reasons += ("nc4: needs the bias, got None; do bias=torch.zeros(C) for a classifier without one",)
+        reasons += (
+            "nc4: needs the bias, got None; do bias=torch.zeros(C) for a classifier without one",
+        )
     return NeuralCollapse(**values, warnings=reasons)
 
 
@@ -166,14 +181,18 @@ def _about_classes(statistics: ClassStatistics) -> tuple[str, ...]:
     if unseen:
         listed = ", ".join(map(str, unseen[:5])) + (", ..." if len(unseen) > 5 else "")
         reasons.append(
-            f"num_classes: {len(unseen)} of {n_classes} declared classes have no examples ({listed}), so averages over "
+            f"num_classes: {len(unseen)} of {n_classes} declared classes have no examples "
+            f"({listed}), so averages over "
             "classes are NaN; do num_classes=None to measure the classes present"
         )
     elif bool((statistics.centred_means().square().sum(dim=1) == 0.0).any()):
-        reasons.append("nc2: a class mean equals the mean of the class means, so its angles are NaN")
+        reasons.append(
+            "nc2: a class mean equals the mean of the class means, so its angles are NaN"
+        )
     if n_classes > n_features + 1:
         reasons.append(
-            f"nc2: {n_classes} classes in {n_features} dimensions have no simplex, so nc2 cannot reach 0; "
+            f"nc2: {n_classes} classes in {n_features} dimensions have no simplex, so nc2 cannot "
+            f"reach 0; "
             "read hyperspherical_uniformity"
         )
     return tuple(reasons)
@@ -185,16 +204,22 @@ def _classifier(
     """W (C, p) and b (C,) in float64 on the features' device."""
     n_classes, n_features = len(data.statistics.classes), data.features.shape[1]
     if weight is None and bias is not None:
-        raise ValueError("weight: expected the classifier's weight beside its bias, got None; do weight=head.weight")
+        raise ValueError(
+            "weight: expected the classifier's weight beside its bias, got None; do "
+            "weight=head.weight"
+        )
     w = None if weight is None else as_tensor("weight", weight).double().to(data.features.device)
     b = None if bias is None else as_tensor("bias", bias).double().to(data.features.device)
     if w is not None and w.shape != (n_classes, n_features):
         raise ValueError(
-            f"weight: expected shape ({n_classes}, {n_features}), one row for each class, got {tuple(w.shape)}; "
+            f"weight: expected shape ({n_classes}, {n_features}), one row for each class, got "
+            f"{tuple(w.shape)}; "
             "do num_classes=len(weight) if some classes have no examples"
         )
     if b is not None and b.shape != (n_classes,):
-        raise ValueError(f"bias: expected shape ({n_classes},), got {tuple(b.shape)}; do bias=head.bias")
+        raise ValueError(
+            f"bias: expected shape ({n_classes},), got {tuple(b.shape)}; do bias=head.bias"
+        )
     return w, b
 
 

@@ -13,16 +13,20 @@ from geocollapse.collapse.statistics import ClassStatistics
 from geocollapse.estimate import LARGEST_SHARE_LIMIT, Estimate
 
 
-def sampled_cdnv(statistics: ClassStatistics, n_pairs: int, *, seed: int = 0, bias_corrected: bool = False) -> Estimate:
+def sampled_cdnv(
+    statistics: ClassStatistics, n_pairs: int, *, seed: int = 0, bias_corrected: bool = False
+) -> Estimate:
     """Mean CDNV over all pairs of these classes, estimated from ``n_pairs`` of them.
 
-        V_ij = (Var_i + Var_j) / (2 ||mu_i - mu_j||^2),    M = C (C - 1)/2,    SE^2 = s^2/m (1 - m/M)
+        V_ij = (Var_i + Var_j) / (2 ||mu_i - mu_j||^2),    M = C (C - 1)/2,
+            SE^2 = s^2/m (1 - m/M)
 
-    m pairs i < j are drawn uniformly without replacement, whatever their values, so the V_ij of the sample are a
-    simple random sample of the M fixed numbers: that pairs share classes does not matter. The interval is about the
-    mean over all pairs of THESE classes, with their statistics taken as exact (what ``mean_cdnv`` computes); it says
-    nothing about other classes or other examples. Pairs of near means make a heavy tail: see ``largest_share``.
-    Invariances as ``cdnv``. O(m p), no more memory than the statistics.
+    m pairs i < j are drawn uniformly without replacement, whatever their values, so the V_ij of the
+    sample are a simple random sample of the M fixed numbers: that pairs share classes does not
+    matter. The interval is about the mean over all pairs of THESE classes, with their statistics
+    taken as exact (what ``mean_cdnv`` computes); it says nothing about other classes or other
+    examples. Pairs of near means make a heavy tail: see ``largest_share``. Invariances as ``cdnv``.
+    O(m p), no more memory than the statistics.
 
     Source: Cochran (1977), Sampling Techniques, eq. 2.20 (finite population); the CDNV: ``cdnv``.
 
@@ -78,7 +82,9 @@ def draw_pairs(n_classes: int, n_pairs: int, seed: int) -> Tensor:
             drawn = torch.randint(n_all, (n_pairs,), generator=generator)
             numbers = torch.cat([numbers, drawn]).unique()
         numbers = numbers[torch.randperm(len(numbers), generator=generator)[:n_pairs]]
-    j = ((1.0 + (1.0 + 8.0 * numbers.double()).sqrt()) / 2.0).long()  # pair k = j (j - 1)/2 + i, exact below 2^50
+    j = (
+        (1.0 + (1.0 + 8.0 * numbers.double()).sqrt()) / 2.0
+    ).long()  # pair k = j (j - 1)/2 + i, exact below 2^50
     return torch.stack([numbers - j * (j - 1) // 2, j], dim=1)
 
 
@@ -101,7 +107,8 @@ def _pair_values(statistics: ClassStatistics, pairs: Tensor, bias_corrected: boo
 def _warnings(n_undefined: int, n_pairs: int, share: float | None) -> tuple[str, ...]:
     if n_undefined:
         return (
-            f"cdnv: undefined for {n_undefined} of {n_pairs} drawn class pairs (a class without enough examples, or a "
+            f"cdnv: undefined for {n_undefined} of {n_pairs} drawn class pairs (a class without "
+            f"enough examples, or a "
             "squared distance that is not positive); the average is NaN",
         )
     if share is not None and share > LARGEST_SHARE_LIMIT:

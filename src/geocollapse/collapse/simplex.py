@@ -22,11 +22,13 @@ class NC2(NamedTuple):
 def nc2(vectors: Tensor) -> NC2:
     """How far C vectors are from a simplex equiangular tight frame.
 
-        equinorm    = std_c ||m_c|| / mean_c ||m_c||                 equiangular = std over pairs of cos(m_c, m_c')
-        max_angle   = mean over pairs of |cos(m_c, m_c') + 1/(C-1)|  (standard deviations divide by the count)
+        equinorm    = std_c ||m_c|| / mean_c ||m_c||
+            equiangular = std over pairs of cos(m_c, m_c')
+        max_angle   = mean over pairs of |cos(m_c, m_c') + 1/(C-1)|
+            (standard deviations divide by the count)
 
-    Invariant under rotation and scaling. If p < C - 1 no simplex exists and the last two cannot reach 0: then read
-    ``hyperspherical_uniformity``. NaN where a vector is zero or NaN. O(C^2 p).
+    Invariant under rotation and scaling. If p < C - 1 no simplex exists and the last two cannot
+    reach 0: then read ``hyperspherical_uniformity``. NaN where a vector is zero or NaN. O(C^2 p).
 
     Source: Papyan, Han, Donoho (2020), NC2.
 
@@ -43,14 +45,16 @@ def nc2(vectors: Tensor) -> NC2:
     mean = _pair_mean(units, lambda cosines: cosines)
     variance = _pair_mean(units, lambda cosines: (cosines - mean).square())
     max_angle = _pair_mean(units, lambda cosines: (cosines - simplex).abs())
-    return NC2(float(norms.std(correction=0) / norms.mean()), float(variance.sqrt()), float(max_angle))
+    return NC2(
+        float(norms.std(correction=0) / norms.mean()), float(variance.sqrt()), float(max_angle)
+    )
 
 
 def hyperspherical_uniformity(vectors: Tensor) -> float:
     """Mean over pairs of log(1 / ||u_c - u_c'||), u the normalised vectors; lower is more uniform.
 
-    Least for the most spread arrangement on the sphere, which exists for every C; a simplex (C <= p + 1) has
-    -log(2C/(C-1))/2. inf where two directions coincide.
+    Least for the most spread arrangement on the sphere, which exists for every C; a simplex (C <= p
+    + 1) has -log(2C/(C-1))/2. inf where two directions coincide.
 
     Source: Jiang et al. (2024), generalised neural collapse; Wu and Papyan (2024).
 

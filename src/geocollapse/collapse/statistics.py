@@ -1,4 +1,6 @@
-"""Streaming class statistics: count, mean and sum of squared deviations of each class, mergeable in any order."""
+"""Streaming class statistics: count, mean and sum of squared deviations of each class, mergeable in
+any order.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from torch import Tensor
 from geocollapse.collapse.inputs import Array, check_num_classes, labelled_arrays, row_slices
 
 MAX_SCATTER_FEATURES = 4096  # definitions 2: above it no p x p matrix is formed
-PART_NUMBERS = 1 << 24  # features merged at a time: enough to make the merge cheap, 128 MiB for each array of it
+# features merged at a time: enough to make the merge cheap, 128 MiB for each array of it
+PART_NUMBERS = 1 << 24
 _GRAM_WIDTH = 512
 _BLOCK = 192  # not a power of two: strides of 4 KiB would fall on the same cache lines
 _ORIGIN_ROWS = 1024
@@ -20,17 +23,21 @@ _ORIGIN_ROWS = 1024
 
 @dataclass(eq=False)
 class ClassStatistics:
-    """Counts, means and squared deviations of C classes of features in R^p, from one pass in any order.
+    """Counts, means and squared deviations of C classes of features in R^p, from one pass in any
+    order.
 
-        n_c,   mu_c = 1/n_c sum_x f(x),   M_c = sum_x ||f(x) - mu_c||^2,   S = sum_c sum_x (f(x) - mu_c)(f(x) - mu_c)^T
+        n_c,   mu_c = 1/n_c sum_x f(x),   M_c = sum_x ||f(x) - mu_c||^2,
+            S = sum_c sum_x (f(x) - mu_c)(f(x) - mu_c)^T
 
     Two parts a, b of one class merge by delta = mu_b - mu_a, n = n_a + n_b:
 
-        mu = mu_a + delta n_b/n,    M = M_a + M_b + ||delta||^2 n_a n_b/n,    S = S_a + S_b + delta delta^T n_a n_b/n
+        mu = mu_a + delta n_b/n,    M = M_a + M_b + ||delta||^2 n_a n_b/n,
+            S = S_a + S_b + delta delta^T n_a n_b/n
 
-    Equal to the two-pass value for every split and merge order, to 1e-10. All sums are float64, and means are kept
-    as offsets from an origin near the data, so that features far from 0 lose no digits. C (p + 2) + p numbers,
-    p^2 more with ``scatter``; an update costs O(n p), O(n p^2) with ``scatter``.
+    Equal to the two-pass value for every split and merge order, to 1e-10. All sums are float64, and
+    means are kept as offsets from an origin near the data, so that features far from 0 lose no
+    digits. C (p + 2) + p numbers, p^2 more with ``scatter``; an update costs O(n p), O(n p^2) with
+    ``scatter``.
 
     Source: Chan, Golub, LeVeque (1979), eq. 2.1; definitions 2.
 
@@ -40,8 +47,8 @@ class ClassStatistics:
         offsets: mu_c - origin (C, p); 0 where the count is 0.
         sum_squares: M_c (C,).
         origin: (p,); empty until the first example.
-        scatter: the pooled within-class S (p, p) on and below its diagonal blocks, 0 above them, or None; the whole of
-            it is ``within_scatter()``.
+        scatter: the pooled within-class S (p, p) on and below its diagonal blocks, 0 above them, or
+            None; the whole of it is ``within_scatter()``.
         num_classes: the declared number of classes, or None to discover them.
 
     Examples:
@@ -60,9 +67,15 @@ class ClassStatistics:
 
     @classmethod
     def empty(
-        cls, num_classes: int | None = None, *, scatter: bool = False, device: torch.device | str | None = None
+        cls,
+        num_classes: int | None = None,
+        *,
+        scatter: bool = False,
+        device: torch.device | str | None = None,
     ) -> ClassStatistics:
-        """Statistics of no examples: ``num_classes`` declares the labels 0..num_classes - 1, None discovers them."""
+        """Statistics of no examples: ``num_classes`` declares the labels 0..num_classes - 1, None
+        discovers them.
+        """
         check_num_classes(num_classes)
         rows = num_classes or 0
         zeros = torch.zeros(rows, dtype=torch.float64, device=device)
@@ -78,7 +91,12 @@ class ClassStatistics:
 
     @classmethod
     def of(
-        cls, features: Array, labels: Array, num_classes: int | None = None, *, scatter: bool = False
+        cls,
+        features: Array,
+        labels: Array,
+        num_classes: int | None = None,
+        *,
+        scatter: bool = False,
     ) -> ClassStatistics:
         """Statistics of features (n, p) with labels (n,)."""
         x, y = labelled_arrays(features, labels, num_classes)
@@ -104,7 +122,9 @@ class ClassStatistics:
         return self._where_seen(self.offsets + self.origin)
 
     def centred_means(self) -> Tensor:
-        """mu_c - mu_G (C, p), mu_G the mean of the class means seen; free of the rounding of a common offset."""
+        """mu_c - mu_G (C, p), mu_G the mean of the class means seen; free of the rounding of a
+        common offset.
+        """
         offsets = self._where_seen(self.offsets)
         return offsets - offsets.nanmean(dim=0)
 
@@ -119,7 +139,9 @@ class ClassStatistics:
             ValueError: the statistics hold no scatter matrix.
         """
         if self.scatter is None:
-            raise ValueError("statistics: expected scatter, got None; do ClassStatistics.empty(scatter=True)")
+            raise ValueError(
+                "statistics: expected scatter, got None; do ClassStatistics.empty(scatter=True)"
+            )
         return self.scatter.tril() + self.scatter.tril(-1).T
 
     def update(self, features: Array, labels: Array) -> ClassStatistics:
@@ -127,8 +149,8 @@ class ClassStatistics:
 
         Raises:
             TypeError: features that are not floating point, labels that are not integers.
-            ValueError: wrong shapes, NaN or infinite features, a label out of the declared range, or ``scatter``
-                with p > 4096.
+            ValueError: wrong shapes, NaN or infinite features, a label out of the declared range,
+                or ``scatter`` with p > 4096.
         """
         return self.accumulate(*labelled_arrays(features, labels, self.num_classes))
 
@@ -144,7 +166,8 @@ class ClassStatistics:
         """The statistics of both parts together; neither is changed.
 
         Raises:
-            ValueError: other classes declared, another number of features, or ``scatter`` in one of them only.
+            ValueError: other classes declared, another number of features, or ``scatter`` in one of
+            them only.
         """
         self._check_mergeable(other)
         merged = copy.deepcopy(self)
@@ -156,14 +179,16 @@ class ClassStatistics:
             self._allocate(x[:_ORIGIN_ROWS].double().mean(dim=0))
         elif x.shape[1] != self.n_features:
             raise ValueError(
-                f"features: expected {self.n_features} columns as before, got {x.shape[1]}; do use one object a layer"
+                f"features: expected {self.n_features} columns as before, got {x.shape[1]}; do use "
+                f"one object a layer"
             )
 
     def _allocate(self, origin: Tensor) -> None:
         p = len(origin)
         if self.scatter is not None and p > MAX_SCATTER_FEATURES:
             raise ValueError(
-                f"scatter: expected at most {MAX_SCATTER_FEATURES} features for a p x p matrix, got {p}; "
+                f"scatter: expected at most {MAX_SCATTER_FEATURES} features for a p x p matrix, "
+                f"got {p}; "
                 "do scatter=False, or neural_collapse(features, labels) on kept features"
             )
         self.origin = origin.clone()
@@ -171,10 +196,12 @@ class ClassStatistics:
         self.scatter = None if self.scatter is None else self.scatter.new_zeros(p, p)
 
     def _add(self, x: Tensor, y: Tensor) -> None:
-        """Chan's merge with one part: its class means first, then its deviations, chunk by chunk in cache.
+        """Chan's merge with one part: its class means first, then its deviations, chunk by chunk in
+        cache.
 
-        Deviations from c = mu_a + (1 - sqrt(n_a/n)) delta hold the merge's correction, with no product of its own:
-        sum_b (x - c)(x - c)^T = S_b + n_b (1 - (1 - sqrt(n_a/n)))^2 delta delta^T = S_b + delta delta^T n_a n_b/n.
+        Deviations from c = mu_a + (1 - sqrt(n_a/n)) delta hold the merge's correction, with no
+        product of its own: sum_b (x - c)(x - c)^T = S_b + n_b (1 - (1 - sqrt(n_a/n)))^2 delta
+        delta^T = S_b + delta delta^T n_a n_b/n.
         """
         classes, index = self._present(y)
         rows = self._make_room(classes)
@@ -196,11 +223,15 @@ class ClassStatistics:
         self.counts.index_add_(0, rows, counts)
 
     def _start(self, x: Tensor, index: Tensor, seen: Tensor, before: Tensor) -> Tensor:
-        """A point of each class to take its mean from: the mean so far, or an example of a class that is new.
+        """A point of each class to take its mean from: the mean so far, or an example of a class
+        that is new.
 
-        Sums of deviations from it have no digits to lose, and equal examples have their own value as mean, exactly.
+        Sums of deviations from it have no digits to lose, and equal examples have their own value
+        as mean, exactly.
         """
-        example = torch.zeros_like(seen, dtype=torch.int64).scatter_(0, index, torch.arange(len(x), device=x.device))
+        example = torch.zeros_like(seen, dtype=torch.int64).scatter_(
+            0, index, torch.arange(len(x), device=x.device)
+        )
         return torch.where((seen > 0)[:, None], before, x[example].double() - self.origin)
 
     def _sums_from(self, start: Tensor, x: Tensor, index: Tensor) -> Tensor:
@@ -211,14 +242,18 @@ class ClassStatistics:
         return sums
 
     def _present(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The classes to work on, which hold those of ``y``, and the place of each label among them."""
+        """The classes to work on, which hold those of ``y``, and the place of each label among
+        them.
+        """
         if self.num_classes is not None and self.num_classes <= len(y):
             return self.classes, y  # dense: no look-up, no synchronisation
         classes, index = y.unique(return_inverse=True)
         return classes, index
 
     def _shifted(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Chunks of x - origin in float64; with ``scatter`` of enough rows to be worth a pass over p x p numbers."""
+        """Chunks of x - origin in float64; with ``scatter`` of enough rows to be worth a pass over
+        p x p numbers.
+        """
         width = x.shape[1] if self.scatter is None else min(x.shape[1], _GRAM_WIDTH)
         for rows in row_slices(len(x), width, x.device):
             yield rows, x[rows].to(torch.float64, copy=True).sub_(self.origin)
@@ -250,7 +285,11 @@ class ClassStatistics:
             old = torch.searchsorted(union, self.classes)
             for name in ("counts", "offsets", "sum_squares"):
                 values = getattr(self, name)
-                setattr(self, name, values.new_zeros(len(union), *values.shape[1:]).index_copy_(0, old, values))
+                setattr(
+                    self,
+                    name,
+                    values.new_zeros(len(union), *values.shape[1:]).index_copy_(0, old, values),
+                )
             self.classes = union
         return self.rows_of(classes)
 
@@ -259,17 +298,26 @@ class ClassStatistics:
 
     def _check_mergeable(self, other: ClassStatistics) -> None:
         if self.num_classes != other.num_classes:
-            raise ValueError(f"num_classes: expected {self.num_classes}, got {other.num_classes}; do declare the same")
+            raise ValueError(
+                f"num_classes: expected {self.num_classes}, got {other.num_classes}; do declare "
+                f"the same"
+            )
         if (self.scatter is None) != (other.scatter is None):
-            raise ValueError("scatter: expected both parts with it or both without, got one of each; do choose one")
+            raise ValueError(
+                "scatter: expected both parts with it or both without, got one of each; do choose "
+                "one"
+            )
         if self.n_features and other.n_features and self.n_features != other.n_features:
             raise ValueError(
-                f"features: expected {self.n_features} columns, got {other.n_features}; do merge parts of one layer"
+                f"features: expected {self.n_features} columns, got {other.n_features}; do merge "
+                f"parts of one layer"
             )
 
 
 def _add_gram(total: Tensor, z: Tensor) -> None:
-    """total += z^T z, a row of blocks at a time up to its diagonal: little more than half of the products."""
+    """total += z^T z, a row of blocks at a time up to its diagonal: little more than half of the
+    products.
+    """
     for start in range(0, len(total), _BLOCK):
         stop = start + _BLOCK
         total[start:stop, :stop].addmm_(z[:, start:stop].T, z[:, :stop])

@@ -11,7 +11,9 @@ from torch import Tensor
 from geocollapse.collapse.labelled import LabelledFeatures
 from geocollapse.collapse.statistics import ClassStatistics
 
-RANK_TOLERANCE = 1e-10  # definitions 2: the rank rule of Sigma_B, relative to the largest singular value
+RANK_TOLERANCE = (
+    1e-10  # definitions 2: the rank rule of Sigma_B, relative to the largest singular value
+)
 
 
 class BetweenSpectrum(NamedTuple):
@@ -37,7 +39,8 @@ class NC1(NamedTuple):
 def between_spectrum(centred_means: Tensor) -> BetweenSpectrum:
     """M = U diag(s) V^T cut at s_k > 1e-10 s_1 and at rank min(C - 1, p), in float64.
 
-    Never a pseudo-inverse with a default tolerance: Sigma_B has rank <= C - 1, and rounding fills the rest.
+    Never a pseudo-inverse with a default tolerance: Sigma_B has rank <= C - 1, and rounding fills
+    the rest.
     """
     n_classes, n_features = centred_means.shape
     _, values, rows = torch.linalg.svd(centred_means, full_matrices=False)
@@ -48,12 +51,15 @@ def between_spectrum(centred_means: Tensor) -> BetweenSpectrum:
 def nc1(data: LabelledFeatures) -> NC1:
     """NC1 = tr(Sigma_W Sigma_B^+) / C, class-weighted (Papyan et al.) and pooled over the samples.
 
-        NC1 = sum_{k <= R} v_k^T Sigma_W v_k / s_k^2,     M = U diag(s) V^T the centred means (the C cancels)
-        class-weighted Sigma_W = Avg_c Cov_c,             pooled Sigma_W = S/n;    Sigma_B is class-weighted in both
+        NC1 = sum_{k <= R} v_k^T Sigma_W v_k / s_k^2,
+            M = U diag(s) V^T the centred means (the C cancels)
+        class-weighted Sigma_W = Avg_c Cov_c,             pooled Sigma_W = S/n;
+            Sigma_B is class-weighted in both
 
-    The two are equal for balanced classes. Range [0, inf), 0 at collapse; invariant under relabelling,
-    rotation, translation and scaling of the features. One pass over kept features projected on R directions, O(n p R):
-    no p x p matrix. NaN where all means coincide (R = 0) or a class has no example.
+    The two are equal for balanced classes. Range [0, inf), 0 at collapse; invariant under
+    relabelling, rotation, translation and scaling of the features. One pass over kept features
+    projected on R directions, O(n p R): no p x p matrix. NaN where all means coincide (R = 0) or a
+    class has no example.
 
     Source: Papyan, Han, Donoho (2020), NC1; the factored form: definitions 2.
     """
@@ -91,5 +97,9 @@ def nc1_pooled(statistics: ClassStatistics) -> tuple[float, int]:
 
 
 def trace_ratio(statistics: ClassStatistics) -> float:
-    """tr(Sigma_W) / tr(Sigma_B), both with equal class weights: a reading of NC1 free of any rank rule."""
-    return float(statistics.variances().mean() / statistics.centred_means().square().sum(dim=1).mean())
+    """tr(Sigma_W) / tr(Sigma_B), both with equal class weights: a reading of NC1 free of any rank
+    rule.
+    """
+    return float(
+        statistics.variances().mean() / statistics.centred_means().square().sum(dim=1).mean()
+    )

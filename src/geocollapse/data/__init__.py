@@ -1,4 +1,6 @@
-"""Named data sets: selection, labelled (tensors and images), preprocessing of images, sources, texts, loading."""
+"""Named data sets: selection, labelled (tensors and images), preprocessing of images, sources,
+texts, loading.
+"""
 
 from geocollapse.data.augmentation import crop_and_flip as crop_and_flip
 from geocollapse.data.labelled import About as About

@@ -31,4 +31,8 @@ def crop_and_flip(x: Tensor, generator: torch.Generator, *, padding: int = 4) ->
     columns = torch.where(mirrored[:, None], width - 1 - columns, columns) + shifts[1][:, None]
     padded = F.pad(x, (padding,) * 4)
     examples = torch.arange(n, device=x.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[examples, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    return (
+        padded.permute(0, 2, 3, 1)[examples, rows[:, :, None], columns[:, None, :]]
+        .permute(0, 3, 1, 2)
+        .contiguous()
+    )

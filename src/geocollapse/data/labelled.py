@@ -69,7 +69,9 @@ class Described:
 
     @property
     def preprocessing(self) -> Mapping[str, Any] | None:
-        """What was done to an image: sizes, interpolation, normalisation; None for images as they are."""
+        """What was done to an image: sizes, interpolation, normalisation; None for images as they
+        are.
+        """
         return self.about.preprocessing
 
     @property
@@ -77,14 +79,20 @@ class Described:
         """Number of classes, also of those without examples here."""
         return len(self.about.classes)
 
-    def chosen(self, classes: Classes, subset: int | None, seed: int) -> tuple[Tensor, Tensor, About]:
-        """Rows of some classes and a balanced subset of them, their labels renumbered 0..k-1, and their description."""
+    def chosen(
+        self, classes: Classes, subset: int | None, seed: int
+    ) -> tuple[Tensor, Tensor, About]:
+        """Rows of some classes and a balanced subset of them, their labels renumbered 0..k-1, and
+        their description.
+        """
         chosen = None if classes is None else parse_classes(classes, self.classes)
         rows = select_rows(self.targets.cpu(), chosen, subset, seed).to(self.targets.device)
         if chosen is None:
             return rows, self.targets[rows], self.about
         new = torch.full((self.n_classes,), -1, dtype=torch.int64, device=rows.device)
-        new[torch.tensor(chosen, device=rows.device)] = torch.arange(len(chosen), device=rows.device)
+        new[torch.tensor(chosen, device=rows.device)] = torch.arange(
+            len(chosen), device=rows.device
+        )
         names = tuple(self.about.classes[label] for label in chosen)
         return rows, new[self.targets[rows]], replace(self.about, classes=names)
 
@@ -112,8 +120,12 @@ class LabelledData(Described, TensorDataset):
         """(n,) labels."""
         return self.tensors[1]
 
-    def select(self, *, classes: Classes = None, subset: int | None = None, seed: int = 0) -> LabelledData:
-        """Some classes, renumbered 0..k-1 in the order given, and a seeded, class-balanced subset of them."""
+    def select(
+        self, *, classes: Classes = None, subset: int | None = None, seed: int = 0
+    ) -> LabelledData:
+        """Some classes, renumbered 0..k-1 in the order given, and a seeded, class-balanced subset
+        of them.
+        """
         rows, labels, about = self.chosen(classes, subset, seed)
         return LabelledData(self.inputs[rows], labels, about)
 
@@ -123,7 +135,8 @@ class LabelledData(Described, TensorDataset):
 
 
 class PilImages:
-    """Images in memory, each a PIL image that goes through a transform when it is read, as a file does.
+    """Images in memory, each a PIL image that goes through a transform when it is read, as a file
+    does.
 
     Args:
         images: (n, channels, h, w) in [0, 1], grey or RGB; kept in the 8 bits that PIL knows.
@@ -131,7 +144,9 @@ class PilImages:
     """
 
     def __init__(self, images: Tensor, transform: Callable[[Any], Tensor]) -> None:
-        self._pixels = (images * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).squeeze(3).numpy()
+        self._pixels = (
+            (images * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).squeeze(3).numpy()
+        )
         self._transform = transform
 
     def __getitem__(self, row: int) -> tuple[Tensor]:
@@ -159,11 +174,17 @@ class LabelledImages(Described, Dataset[tuple[Tensor, int]]):
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         return self.folder[int(self.rows[position])][0], int(self.targets[position])
 
-    def select(self, *, classes: Classes = None, subset: int | None = None, seed: int = 0) -> LabelledImages:
-        """Some classes, renumbered 0..k-1 in the order given, and a seeded, class-balanced subset of them."""
+    def select(
+        self, *, classes: Classes = None, subset: int | None = None, seed: int = 0
+    ) -> LabelledImages:
+        """Some classes, renumbered 0..k-1 in the order given, and a seeded, class-balanced subset
+        of them.
+        """
         rows, labels, about = self.chosen(classes, subset, seed)
         return LabelledImages(self.folder, self.rows[rows], labels, about)
 
     def in_memory(self) -> LabelledData:
         """All images read into tensors, for training."""
-        return LabelledData(torch.stack([self[row][0] for row in range(len(self))]), self.targets, self.about)
+        return LabelledData(
+            torch.stack([self[row][0] for row in range(len(self))]), self.targets, self.about
+        )

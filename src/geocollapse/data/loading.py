@@ -15,12 +15,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geocollapse.data.labelled import About, LabelledData, LabelledImages, PilImages
-from geocollapse.data.preprocessing import ImagePreprocessing, check_channels, import_torchvision, resize_and_crop
+from geocollapse.data.preprocessing import (
+    ImagePreprocessing,
+    check_channels,
+    import_torchvision,
+    resize_and_crop,
+)
 from geocollapse.data.sources import CIFAR_FS_CLASSES, SOURCES, DataSource
 from geocollapse.data.texts import LabelledTexts, load_named_texts, read_texts
 
 _DIGITS_SEED = 0
-_TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+_TORCHVISION = {
+    "mnist": "MNIST",
+    "fashion-mnist": "FashionMNIST",
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+}
 
 
 def load(
@@ -41,8 +51,9 @@ def load(
 ) -> LabelledData | LabelledImages | LabelledTexts:
     """The examples that ``spec`` names: images normalised for each channel, or texts.
 
-    Files are looked for under ``data_root``, else ``$GEOCOLLAPSE_DATA``, else the user's cache, in torchvision's
-    folder layout; what is missing is downloaded from its official source where there is a network.
+    Files are looked for under ``data_root``, else ``$GEOCOLLAPSE_DATA``, else the user's cache, in
+    torchvision's folder layout; what is missing is downloaded from its official source where there
+    is a network.
 
     Args:
         spec: ``NAME``, ``NAME:split``, ``folder:PATH``, ``folder:PATH:split`` or ``csv:FILE``.
@@ -52,16 +63,19 @@ def load(
         classes: ``"0-4,7"`` or names; labels are renumbered 0..k-1 in this order.
         subset: this many examples, seeded and balanced over classes.
         seed: of the subset.
-        mean: subtracted from each channel; the training images' own by default (ImageNet's for a folder).
+        mean: subtracted from each channel; the training images' own by default (ImageNet's for a
+            folder).
         std: each channel is divided by it.
         pad_to: pad images with black to this many pixels a side.
-        preprocessing: of a model, for images that are to go through it one at a time, when they are read.
-        image_size: another side than the model's, or than 224 for a folder, to which images are resized and cropped.
+        preprocessing: of a model, for images that are to go through it one at a time, when they are
+            read.
+        image_size: another side than the model's, or than 224 for a folder, to which images are
+            resized and cropped.
         download: fetch what is missing.
 
     Returns:
-        Tensors in memory; for a folder a data set that reads each file when it is asked for; texts, whose ``tokens``
-        a model's tokenizer makes.
+        Tensors in memory; for a folder a data set that reads each file when it is asked for; texts,
+        whose ``tokens`` a model's tokenizer makes.
 
     Raises:
         ValueError: an unknown name, split or class (the nearest is named).
@@ -89,7 +103,9 @@ def load(
     if classes is None and subset is None:
         result: LabelledData | LabelledImages | LabelledTexts = data
         return result
-    selected: LabelledData | LabelledImages | LabelledTexts = data.select(classes=classes, subset=subset, seed=seed)
+    selected: LabelledData | LabelledImages | LabelledTexts = data.select(
+        classes=classes, subset=subset, seed=seed
+    )
     return selected
 
 
@@ -134,7 +150,9 @@ def _source(name: str) -> DataSource:
 
 
 def _split(name: str, splits: Sequence[str], wanted: str | None, default: str) -> str:
-    """The split asked for, else the default one; ``val`` stands in for a ``test`` that is not there."""
+    """The split asked for, else the default one; ``val`` stands in for a ``test`` that is not
+    there.
+    """
     if wanted is None:
         for choice in (default, *(["val"] if default == "test" else [])):
             if choice in splits:
@@ -144,11 +162,14 @@ def _split(name: str, splits: Sequence[str], wanted: str | None, default: str) -
     elif wanted in splits:
         return wanted
     raise ValueError(
-        f"split: expected one of {', '.join(splits)} of {name}, got {wanted or default!r}; do {name}:{splits[0]}"
+        f"split: expected one of {', '.join(splits)} of {name}, got {wanted or default!r}; do "
+        f"{name}:{splits[0]}"
     )
 
 
-def _read(source: DataSource, split: str, root: Path, download: bool) -> tuple[Tensor, Tensor, list[str]]:
+def _read(
+    source: DataSource, split: str, root: Path, download: bool
+) -> tuple[Tensor, Tensor, list[str]]:
     """Images (n, channels, h, w) in [0, 1], labels and class names of one split."""
     if source.name == "digits":
         return _digits(split)
@@ -177,13 +198,21 @@ def _digits(split: str) -> tuple[Tensor, Tensor, list[str]]:
     from sklearn.model_selection import train_test_split
 
     pixels, labels = load_digits(return_X_y=True)
-    parts = train_test_split(range(len(labels)), test_size=0.2, random_state=_DIGITS_SEED, stratify=labels)
+    parts = train_test_split(
+        range(len(labels)), test_size=0.2, random_state=_DIGITS_SEED, stratify=labels
+    )
     rows = sorted(parts[0] if split == "train" else parts[1])
     images = torch.tensor(pixels[rows] / 16.0, dtype=torch.float32).reshape(-1, 1, 8, 8)
-    return images, torch.tensor(labels[rows], dtype=torch.int64), [str(digit) for digit in range(10)]
+    return (
+        images,
+        torch.tensor(labels[rows], dtype=torch.int64),
+        [str(digit) for digit in range(10)],
+    )
 
 
-def _torchvision(source: DataSource, split: str, root: Path, download: bool) -> tuple[Tensor, Tensor, list[str]]:
+def _torchvision(
+    source: DataSource, split: str, root: Path, download: bool
+) -> tuple[Tensor, Tensor, list[str]]:
     factory = getattr(import_torchvision().datasets, _TORCHVISION[source.name])
     missing = [file for file in source.files if not (root / file).exists()]
     try:
@@ -200,7 +229,11 @@ def _torchvision(source: DataSource, split: str, root: Path, download: bool) -> 
     names = [str(name).partition(" - ")[2] or str(name) for name in raw.classes]
     if source.name == "mnist":
         names = [str(digit) for digit in range(10)]
-    return images.contiguous().float().div_(255.0), torch.as_tensor(raw.targets, dtype=torch.int64), names
+    return (
+        images.contiguous().float().div_(255.0),
+        torch.as_tensor(raw.targets, dtype=torch.int64),
+        names,
+    )
 
 
 def _is_text(name: str) -> bool:
@@ -224,23 +257,31 @@ class _Pixels:
             if value is not None:
                 got = value.source if isinstance(value, ImagePreprocessing) else value
                 raise ValueError(
-                    f"{field.name}: expected None for texts, which have no pixels, got {got}; do leave it out, "
+                    f"{field.name}: expected None for texts, which have no pixels, got {got}; do "
+                    f"leave it out, "
                     f"or take a text model"
                 )
 
     def of_files(self) -> ImagePreprocessing:
-        """Of images that are read one at a time: the model's, else the shorter side to 224 pixels and its centre."""
+        """Of images that are read one at a time: the model's, else the shorter side to 224 pixels
+        and its centre.
+        """
         if self.pad_to is not None:
             raise ValueError(
-                f"pad_to: expected None for images that are resized, got {self.pad_to}; do image_size={self.pad_to}"
+                f"pad_to: expected None for images that are resized, got {self.pad_to}; do "
+                f"image_size={self.pad_to}"
             )
         own = self.preprocessing or resize_and_crop("the default of image folders")
         return own.changed(image_size=self.image_size, mean=self.mean, std=self.std)
 
 
-def _texts(name: str, wanted: str | None, default: str, root: Path, download: bool) -> LabelledTexts:
+def _texts(
+    name: str, wanted: str | None, default: str, root: Path, download: bool
+) -> LabelledTexts:
     if name.startswith("csv:"):
-        return read_texts(Path(name.removeprefix("csv:")), name, _split(name, ["all"], wanted, default))
+        return read_texts(
+            Path(name.removeprefix("csv:")), name, _split(name, ["all"], wanted, default)
+        )
     source = SOURCES[name]
     return load_named_texts(source, _split(name, source.splits, wanted, default), root, download)
 
@@ -248,13 +289,16 @@ def _texts(name: str, wanted: str | None, default: str, root: Path, download: bo
 def _labelled(
     source: DataSource, about: About, images: Tensor, labels: Tensor, pixels: _Pixels
 ) -> LabelledData | LabelledImages:
-    """As tensors in memory, or, where a model has a preprocessing of its own, through it one at a time."""
+    """As tensors in memory, or, where a model has a preprocessing of its own, through it one at a
+    time.
+    """
     if pixels.preprocessing is not None:
         own = pixels.of_files()
         return _prepared(PilImages(images, own), labels, about, own)
     if pixels.image_size is not None:
         raise ValueError(
-            f"image_size: expected None for {source.name}, whose images this model takes as they are, "
+            f"image_size: expected None for {source.name}, whose images this model takes as they "
+            f"are, "
             f"got {pixels.image_size}; do leave it out"
         )
     check_channels("mean", pixels.mean, images.shape[1])
@@ -275,7 +319,9 @@ def _prepared(images: Any, labels: Tensor, about: About, own: ImagePreprocessing
 def _padded(images: Tensor, side: int) -> Tensor:
     extra = [side - size for size in images.shape[-2:]]
     if min(extra) < 0:
-        raise ValueError(f"pad_to: expected at least {max(images.shape[-2:])} pixels, got {side}; do pad_to=32")
+        raise ValueError(
+            f"pad_to: expected at least {max(images.shape[-2:])} pixels, got {side}; do pad_to=32"
+        )
     left = [size // 2 for size in extra]
     return F.pad(images, (left[1], extra[1] - left[1], left[0], extra[0] - left[0]))
 
@@ -284,10 +330,14 @@ def _folder(name: str, wanted: str | None, default: str, own: ImagePreprocessing
     """An ImageFolder; its splits are the folders train, val and test, where they exist."""
     path = Path(name.removeprefix("folder:"))
     if not path.is_dir():
-        raise FileNotFoundError(f"data: expected a folder of class folders, got {str(path)!r}; do check the path")
+        raise FileNotFoundError(
+            f"data: expected a folder of class folders, got {str(path)!r}; do check the path"
+        )
     splits = [part for part in ("train", "val", "test") if (path / part).is_dir()]
     split = _split(name, splits or ["all"], wanted, default)
-    folder = import_torchvision().datasets.ImageFolder(str(path / split if splits else path), transform=own)
+    folder = import_torchvision().datasets.ImageFolder(
+        str(path / split if splits else path), transform=own
+    )
     labels = torch.tensor(folder.targets, dtype=torch.int64)
     return _prepared(folder, labels, About(name, split, tuple(folder.classes)), own)
 

@@ -1,4 +1,6 @@
-"""How images become the input of a model: resizing, cropping and normalisation, as one map from PIL to a tensor."""
+"""How images become the input of a model: resizing, cropping and normalisation, as one map from PIL
+to a tensor.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-IMAGE_SIZE = 224  # images are resized and cropped to this many pixels unless another size is asked for
+IMAGE_SIZE = (
+    224  # images are resized and cropped to this many pixels unless another size is asked for
+)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -18,9 +22,11 @@ class ImagePreprocessing:
     """What a model, or a data set, does to an image.
 
     Attributes:
-        transform: from a PIL image, grey for one channel and RGB for three, to (channels, height, width).
+        transform: from a PIL image, grey for one channel and RGB for three, to (channels, height,
+            width).
         image_size: (height, width) of its result.
-        resize: the shorter side, or (height, width), to which an image is resized; None if it is not.
+        resize: the shorter side, or (height, width), to which an image is resized; None if it is
+            not.
         crop: (height, width) of the centre that is kept, None if all of it is.
         interpolation: of the resizing.
         mean: subtracted from each channel of pixels in [0, 1].
@@ -44,7 +50,11 @@ class ImagePreprocessing:
         return self.transform(image.convert("RGB" if len(self.mean) == 3 else "L"))
 
     def changed(
-        self, *, image_size: int | None = None, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+        self,
+        *,
+        image_size: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> ImagePreprocessing:
         """The source's own with another size or normalisation.
 
@@ -52,7 +62,10 @@ class ImagePreprocessing:
             ValueError: a size below 1, or not one positive deviation and one mean for each channel.
         """
         if image_size is not None and image_size < 1:
-            raise ValueError(f"image_size: expected a positive number of pixels, got {image_size}; do image_size=224")
+            raise ValueError(
+                f"image_size: expected a positive number of pixels, got {image_size}; do "
+                f"image_size=224"
+            )
         check_channels("mean", mean, len(self.mean))
         check_channels("std", std, len(self.mean))
         if image_size is None and mean is None and std is None:
@@ -63,20 +76,27 @@ class ImagePreprocessing:
         """For JSON: what was in force."""
         names = ("image_size", "resize", "crop", "interpolation", "mean", "std", "source")
         values = {name: getattr(self, name) for name in names}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
 
 
 def check_channels(name: str, values: Sequence[float] | None, n_channels: int) -> None:
-    """Refuse a mean or deviation that is not one number, for ``std`` a positive one, for each channel."""
+    """Refuse a mean or deviation that is not one number, for ``std`` a positive one, for each
+    channel.
+    """
     if values is not None and (len(values) != n_channels or (name == "std" and min(values) <= 0)):
         raise ValueError(
-            f"{name}: expected {n_channels} {'positive ' if name == 'std' else ''}numbers, one for each channel, "
+            f"{name}: expected {n_channels} {'positive ' if name == 'std' else ''}numbers, one for "
+            f"each channel, "
             f"got {list(values)}; do leave it out for the default"
         )
 
 
 def of_channels(values: Sequence[float], n_channels: int) -> tuple[float, ...]:
-    """One value a channel; where a model takes another number of channels, the average of ``values`` for each.
+    """One value a channel; where a model takes another number of channels, the average of
+    ``values`` for each.
 
     Examples:
         >>> of_channels((0.25, 0.5, 0.75), 1)
@@ -96,7 +116,8 @@ def resize_and_crop(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> ImagePreprocessing:
-    """The shorter side to ``image_size``, its centre, and ImageNet's mean and deviation where no others are given.
+    """The shorter side to ``image_size``, its centre, and ImageNet's mean and deviation where no
+    others are given.
 
     Examples:
         >>> resize_and_crop("example", image_size=32).as_dict()["crop"]
@@ -110,7 +131,9 @@ def resize_and_crop(
     steps += [transforms.ToTensor(), transforms.Normalize(means, stds)]
     make = functools.partial(resize_and_crop, source, default_size, n_channels)
     transform = transforms.Compose(steps)
-    return ImagePreprocessing(transform, (size, size), (size,), (size, size), "bilinear", means, stds, source, make)
+    return ImagePreprocessing(
+        transform, (size, size), (size,), (size, size), "bilinear", means, stds, source, make
+    )
 
 
 def import_torchvision() -> Any:
@@ -119,6 +142,7 @@ def import_torchvision() -> Any:
         import torchvision
     except ImportError as error:
         raise ImportError(
-            'data: expected torchvision, which is not installed; do pip install "geocollapse[vision]"'
+            "data: expected torchvision, which is not installed; do pip install "
+            '"geocollapse[vision]"'
         ) from error
     return torchvision

@@ -32,8 +32,11 @@ def parse_classes(text: str | Sequence[int | str], names: Sequence[str]) -> list
     return chosen
 
 
-def select_rows(labels: Tensor, classes: Sequence[int] | None, subset: int | None, seed: int) -> Tensor:
-    """Rows (k,) in ascending order: those of ``classes``, at most ``subset`` of them, as many of each class as can be.
+def select_rows(
+    labels: Tensor, classes: Sequence[int] | None, subset: int | None, seed: int
+) -> Tensor:
+    """Rows (k,) in ascending order: those of ``classes``, at most ``subset`` of them, as many of
+    each class as can be.
 
     Raises:
         ValueError: a subset below one example a class or above what there is.
@@ -45,7 +48,10 @@ def select_rows(labels: Tensor, classes: Sequence[int] | None, subset: int | Non
         return rows
     n_classes = len(labels[rows].unique())
     if not n_classes <= subset <= len(rows):
-        raise ValueError(f"subset: expected {n_classes} to {len(rows)} examples, got {subset}; do subset={len(rows)}")
+        raise ValueError(
+            f"subset: expected {n_classes} to {len(rows)} examples, got {subset}; do "
+            f"subset={len(rows)}"
+        )
     order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
     rank = torch.zeros(len(order), dtype=torch.int64)
     for label in labels[rows].unique():
@@ -62,6 +68,8 @@ def _numbers(part: str, names: Sequence[str]) -> list[int]:
         numbers = list(range(int(first), int(last or first) + 1))
         if numbers and numbers[-1] < len(names):
             return numbers
-        raise ValueError(f"classes: expected numbers from 0 to {len(names) - 1}, got {part!r}; do classes='0-4'")
+        raise ValueError(
+            f"classes: expected numbers from 0 to {len(names) - 1}, got {part!r}; do classes='0-4'"
+        )
     near = difflib.get_close_matches(part, names, n=1, cutoff=0.3) or list(names[:1])
     raise ValueError(f"classes: expected class numbers or names, got {part!r}; do {near[0]!r}")

@@ -1,4 +1,6 @@
-"""The data sets that have a name: where they come from, what they hold, how their pixels are normalised."""
+"""The data sets that have a name: where they come from, what they hold, how their pixels are
+normalised.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ class DataSource:
         shape: of one example; empty for texts.
         size_mb: of the download; 0 if it comes with the installation.
         files: what is looked for under the data folder.
-        mean: of each channel over the training images, pixels in [0, 1] (computed from them; tested); none for texts.
+        mean: of each channel over the training images, pixels in [0, 1] (computed from them;
+            tested); none for texts.
         std: the same, standard deviation.
         source: where it comes from.
         licence: as its source states it.
@@ -46,7 +49,9 @@ class DataSource:
         return not self.shape
 
 
-_BANKING77 = "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/master/banking_data/"
+_BANKING77 = (
+    "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/master/banking_data/"
+)
 _CIFAR_SOURCE = "www.cs.toronto.edu/~kriz/cifar.html"
 _CIFAR100 = {
     "shape": (3, 32, 32),
@@ -172,11 +177,14 @@ SOURCES: Mapping[str, DataSource] = {
     )
 }
 
-CIFAR_FS_CLASSES: Mapping[str, tuple[int, ...]] = {  # class numbers of CIFAR-100; Bertinetto et al. 2019
+# class numbers of CIFAR-100; Bertinetto et al. 2019
+CIFAR_FS_CLASSES: Mapping[str, tuple[int, ...]] = {
     "val": (4, 7, 14, 15, 19, 26, 27, 32, 40, 47, 48, 55, 71, 73, 87, 89),
     "test": (2, 5, 8, 21, 34, 42, 46, 58, 60, 62, 69, 70, 77, 83, 84, 86, 94, 95, 98, 99),
 }  # fmt: skip
 CIFAR_FS_CLASSES = {
-    "train": tuple(c for c in range(100) if not any(c in part for part in CIFAR_FS_CLASSES.values())),
+    "train": tuple(
+        c for c in range(100) if not any(c in part for part in CIFAR_FS_CLASSES.values())
+    ),
     **CIFAR_FS_CLASSES,
 }

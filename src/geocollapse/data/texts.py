@@ -42,45 +42,63 @@ class LabelledTexts(Described, Dataset[tuple[str, int]]):
     def __getitem__(self, position: int) -> tuple[str, int]:
         return self.texts[position], int(self.targets[position])
 
-    def select(self, *, classes: Classes = None, subset: int | None = None, seed: int = 0) -> LabelledTexts:
-        """Some classes, renumbered 0..k-1 in the order given, and a seeded, class-balanced subset of them."""
+    def select(
+        self, *, classes: Classes = None, subset: int | None = None, seed: int = 0
+    ) -> LabelledTexts:
+        """Some classes, renumbered 0..k-1 in the order given, and a seeded, class-balanced subset
+        of them.
+        """
         rows, labels, about = self.chosen(classes, subset, seed)
         return LabelledTexts([self.texts[row] for row in rows.tolist()], labels, about)
 
-    def tokens(self, tokenizer: Any, *, max_length: int | None = None, token_types: bool = True) -> LabelledTokens:
+    def tokens(
+        self, tokenizer: Any, *, max_length: int | None = None, token_types: bool = True
+    ) -> LabelledTokens:
         """Every text as its tokens, special tokens included.
 
         Args:
-            tokenizer: of transformers: called with texts, it gives lists of ``input_ids`` and what belongs to them.
-            max_length: longer texts are cut after so many tokens, with a note; by default the tokenizer's own limit.
-            token_types: keep the tokenizer's ``token_type_ids``; not for a model without token types, such as GPT-2,
-                which would add them to the text as tokens.
+            tokenizer: of transformers: called with texts, it gives lists of ``input_ids`` and what
+                belongs to them.
+            max_length: longer texts are cut after so many tokens, with a note; by default the
+                tokenizer's own limit.
+            token_types: keep the tokenizer's ``token_type_ids``; not for a model without token
+                types, such as GPT-2, which would add them to the text as tokens.
 
         Raises:
             ValueError: a ``max_length`` that leaves no place for a token of the text.
         """
         encoded, notes = _encode(tokenizer, self.texts, max_length)
         if not token_types and any(_TYPES in row for row in encoded):
-            encoded = [{name: values for name, values in row.items() if name != _TYPES} for row in encoded]
-            notes += (f"tokens: {_TYPES} of the tokenizer were left out, as for a model without token types",)
-        return LabelledTokens(encoded, self.targets, self.about, padding=_padding_of(tokenizer), notes=notes)
+            encoded = [
+                {name: values for name, values in row.items() if name != _TYPES} for row in encoded
+            ]
+            notes += (
+                f"tokens: {_TYPES} of the tokenizer were left out, as for a model without token "
+                f"types",
+            )
+        return LabelledTokens(
+            encoded, self.targets, self.about, padding=_padding_of(tokenizer), notes=notes
+        )
 
     def next_tokens(
         self, tokenizer: Any, *, context: int, min_count: int = 2, max_length: int | None = None
     ) -> LabelledTokens:
-        """Every place in every text: the tokens before it as an example, the token there as its class.
+        """Every place in every text: the tokens before it as an example, the token there as its
+        class.
 
-        Source: Wu and Papyan (2024), "Linguistic collapse": the classes of a language model are its next tokens.
+        Source: Wu and Papyan (2024), "Linguistic collapse": the classes of a language model are its
+        next tokens.
 
         Args:
             tokenizer: of transformers.
             context: at most so many tokens before the place are kept.
-            min_count: tokens that come next less often are no class, with a note: one example has no variance.
+            min_count: tokens that come next less often are no class, with a note: one example has
+                no variance.
             max_length: as for ``tokens``.
 
         Raises:
-            ValueError: a context below 1, a ``max_length`` that leaves no place for a token of the text, or fewer than
-                two classes that are frequent enough.
+            ValueError: a context below 1, a ``max_length`` that leaves no place for a token of the
+                text, or fewer than two classes that are frequent enough.
 
         Examples:
             >>> texts = LabelledTexts(["a b c", "a b d"], torch.tensor([0, 0]), About("letters", "all", ("x",)))
@@ -97,35 +115,52 @@ class LabelledTexts(Described, Dataset[tuple[str, int]]):
         if context < 1:
             raise ValueError(f"context: expected at least 1 token, got {context}; do context=32")
         encoded, notes = _encode(tokenizer, self.texts, max_length)
-        places = [(row["input_ids"][max(0, t - context) : t], token) for row in encoded for t, token in _next(row)]
-        frequent = {token: n for token, n in Counter(token for _, token in places).items() if n >= min_count}
+        places = [
+            (row["input_ids"][max(0, t - context) : t], token)
+            for row in encoded
+            for t, token in _next(row)
+        ]
+        frequent = {
+            token: n for token, n in Counter(token for _, token in places).items() if n >= min_count
+        }
         if len(frequent) < 2:
             raise ValueError(
-                f"min_count: expected at least two tokens that come next {min_count} times, got {len(frequent)}; "
+                f"min_count: expected at least two tokens that come next {min_count} times, got "
+                f"{len(frequent)}; "
                 f"do min_count=1, or more texts"
             )
         if dropped := sum(token not in frequent for _, token in places):
-            notes += (f"next tokens: {dropped} of {len(places)} left out, which come fewer than {min_count} times",)
+            notes += (
+                f"next tokens: {dropped} of {len(places)} left out, which come fewer than "
+                f"{min_count} times",
+            )
         order = sorted(frequent)
         kept = [(tokens, token) for tokens, token in places if token in frequent]
         tokens_of_classes = torch.tensor(order)
         labels = torch.searchsorted(tokens_of_classes, torch.tensor([token for _, token in kept]))
-        about = replace(self.about, classes=tuple(_distinct(tokenizer.convert_ids_to_tokens(order), order)))
+        about = replace(
+            self.about, classes=tuple(_distinct(tokenizer.convert_ids_to_tokens(order), order))
+        )
         rows = [{"input_ids": tokens} for tokens, _ in kept]
         padding = _padding_of(tokenizer)
-        return LabelledTokens(rows, labels, about, padding=padding, notes=notes, class_outputs=tokens_of_classes)
+        return LabelledTokens(
+            rows, labels, about, padding=padding, notes=notes, class_outputs=tokens_of_classes
+        )
 
 
 class LabelledTokens(Described, Dataset[tuple[Mapping[str, Sequence[int]], int]]):
-    """Token sequences of different lengths with labels; a batch is padded on the right, with a mask.
+    """Token sequences of different lengths with labels; a batch is padded on the right, with a
+    mask.
 
     Args:
-        encoded: one mapping an example: ``input_ids``, and what else the model takes a token at a time.
+        encoded: one mapping an example: ``input_ids``, and what else the model takes a token at a
+            time.
         labels: (n,) int64, 0..C-1.
         about: names of the classes and the split.
         padding: the token that fills up ``input_ids``; everything else is filled up with 0.
         notes: what a reader must know of how they were made.
-        class_outputs: (C,) which of a language model's outputs each class is: its token; None for other classes.
+        class_outputs: (C,) which of a language model's outputs each class is: its token; None for
+            other classes.
     """
 
     def __init__(
@@ -138,7 +173,13 @@ class LabelledTokens(Described, Dataset[tuple[Mapping[str, Sequence[int]], int]]
         notes: tuple[str, ...] = (),
         class_outputs: Tensor | None = None,
     ) -> None:
-        self.encoded, self.targets, self.about, self.padding, self.notes = encoded, labels, about, padding, notes
+        self.encoded, self.targets, self.about, self.padding, self.notes = (
+            encoded,
+            labels,
+            about,
+            padding,
+            notes,
+        )
         self.class_outputs = class_outputs
 
     @property
@@ -152,8 +193,12 @@ class LabelledTokens(Described, Dataset[tuple[Mapping[str, Sequence[int]], int]]
     def __getitem__(self, position: int) -> tuple[Mapping[str, Sequence[int]], int]:
         return self.encoded[position], int(self.targets[position])
 
-    def collate_fn(self, examples: Sequence[tuple[Mapping[str, Sequence[int]], int]]) -> dict[str, Tensor]:
-        """A batch: ``input_ids`` and ``attention_mask`` (n, longest), what else the tokenizer gives, ``labels``."""
+    def collate_fn(
+        self, examples: Sequence[tuple[Mapping[str, Sequence[int]], int]]
+    ) -> dict[str, Tensor]:
+        """A batch: ``input_ids`` and ``attention_mask`` (n, longest), what else the tokenizer
+        gives, ``labels``.
+        """
         rows = [row for row, _ in examples]
         batch = {name: self._padded([row[name] for row in rows], name) for name in rows[0]}
         if "attention_mask" not in batch:
@@ -163,29 +208,38 @@ class LabelledTokens(Described, Dataset[tuple[Mapping[str, Sequence[int]], int]]
 
     def _padded(self, rows: Sequence[Sequence[int]], name: str) -> Tensor:
         fill = self.padding if name == "input_ids" else 0
-        return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=fill)
+        return pad_sequence(
+            [torch.tensor(row) for row in rows], batch_first=True, padding_value=fill
+        )
 
 
 def read_texts(path: Path, name: str, split: str) -> LabelledTexts:
-    """A .csv file with a header: ``text``, and ``label`` or ``category``; classes in alphabetical order.
+    """A .csv file with a header: ``text``, and ``label`` or ``category``; classes in alphabetical
+    order.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: no readable table, missing columns, or a row without text or label.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"data: expected a .csv file, got {str(path)!r}, which does not exist; do check it")
+        raise FileNotFoundError(
+            f"data: expected a .csv file, got {str(path)!r}, which does not exist; do check it"
+        )
     table = _table(path)
     label = next((column for column in _LABELS if column in table), None)
     if _TEXT not in table or label is None:
         raise ValueError(
-            f"data: expected columns text and label in {path.name}, got {', '.join(map(str, table.columns))}; "
+            f"data: expected columns text and label in {path.name}, got "
+            f"{', '.join(map(str, table.columns))}; "
             f"do name them so in its first line"
         )
     for column in (_TEXT, label):
         empty = table.index[table[column].str.strip() == ""]
         if len(empty):
-            raise ValueError(f"data: expected a {column} in each row of {path.name}, got none in row {empty[0] + 2}")
+            raise ValueError(
+                f"data: expected a {column} in each row of {path.name}, got none in row "
+                f"{empty[0] + 2}"
+            )
     names = sorted(set(table[label]))
     labels = torch.tensor([names.index(value) for value in table[label]], dtype=torch.int64)
     return LabelledTexts(list(table[_TEXT]), labels, About(name, split, tuple(names)))
@@ -199,22 +253,29 @@ def _table(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except pd.errors.EmptyDataError as error:
         raise ValueError(
-            f"data: expected a first line text,label in {path.name}, got an empty file; do write one"
+            f"data: expected a first line text,label in {path.name}, got an empty file; do write "
+            f"one"
         ) from error
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"data: expected {path.name} in UTF-8, got byte {error.object[error.start]:#x}; do save it as UTF-8"
+            f"data: expected {path.name} in UTF-8, got byte {error.object[error.start]:#x}; do "
+            f"save it as UTF-8"
         ) from error
     except pd.errors.ParserError as error:
-        raise _unreadable(path, str(error).strip().removeprefix("Error tokenizing data. C error: ")) from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much for the names of the rows
+        raise _unreadable(
+            path, str(error).strip().removeprefix("Error tokenizing data. C error: ")
+        ) from error
+    if not isinstance(
+        table.index, pd.RangeIndex
+    ):  # pandas takes what is too much for the names of the rows
         raise _unreadable(path, f"more than {len(table.columns)} fields in each row")
     return table
 
 
 def _unreadable(path: Path, got: str) -> ValueError:
     return ValueError(
-        f"data: expected a table in {path.name}, each row with as many fields as the first line, got {got}; "
+        f"data: expected a table in {path.name}, each row with as many fields as the first line, "
+        f"got {got}; "
         f'do write texts with commas or line breaks in "quotes", and a quote inside as ""'
     )
 
@@ -251,13 +312,21 @@ def _encode(
     """Tokens of each text, and a note on those that were cut."""
     _check_length(tokenizer, max_length)
     own = getattr(tokenizer, "model_max_length", None)
-    limit = max_length if max_length is not None else own if own is not None and own < _UNBOUNDED else None
+    limit = (
+        max_length
+        if max_length is not None
+        else own
+        if own is not None and own < _UNBOUNDED
+        else None
+    )
     whole = tokenizer(list(texts), verbose=False)
     n_cut = sum(limit is not None and len(ids) > limit for ids in whole["input_ids"])
     if n_cut:
         whole = tokenizer(list(texts), truncation=True, max_length=limit)
     rows = [dict(zip(whole, values, strict=True)) for values in zip(*whole.values(), strict=True)]
-    return rows, (f"tokens: {n_cut} of {len(texts)} texts were cut after {limit} tokens",) if n_cut else ()
+    return rows, (
+        f"tokens: {n_cut} of {len(texts)} texts were cut after {limit} tokens",
+    ) if n_cut else ()
 
 
 def _check_length(tokenizer: Any, max_length: int | None) -> None:
@@ -266,7 +335,10 @@ def _check_length(tokenizer: Any, max_length: int | None) -> None:
     n_special = 0 if count is None else int(count())
     if max_length is not None and max_length <= n_special:
         beside = f", of which the tokenizer adds {n_special}" if n_special else ""
-        raise ValueError(f"max_length: expected at least {n_special + 1}{beside}, got {max_length}; do max_length=128")
+        raise ValueError(
+            f"max_length: expected at least {n_special + 1}{beside}, got {max_length}; do "
+            f"max_length=128"
+        )
 
 
 def _padding_of(tokenizer: Any) -> int:
@@ -283,4 +355,7 @@ def _next(row: Mapping[str, Sequence[int]]) -> Sequence[tuple[int, int]]:
 def _distinct(names: Sequence[str], ids: Sequence[int]) -> list[str]:
     """Names of classes; where two tokens are written alike, with their number."""
     counts = Counter(names)
-    return [name if counts[name] == 1 else f"{name} ({number})" for name, number in zip(names, ids, strict=True)]
+    return [
+        name if counts[name] == 1 else f"{name} ({number})"
+        for name, number in zip(names, ids, strict=True)
+    ]

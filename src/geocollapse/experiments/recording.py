@@ -1,4 +1,6 @@
-"""What a run measures at a step: loss and its gradient, geometry of source and target classes, few-shot accuracy."""
+"""What a run measures at a step: loss and its gradient, geometry of source and target classes,
+few-shot accuracy.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from geocollapse.transfer import transfer
 if TYPE_CHECKING:
     from geocollapse.experiments.recipe import MeasuringConfig, RunConfig, TransferConfig
 
-# Measures of a classifier that was made for the source classes: they say nothing about the target classes.
+# Measures of a classifier that was made for the source classes: they say nothing about the target
+# classes.
 _OF_THE_CLASSIFIER = (
     "nc2_weight_equinorm",
     "nc2_weight_equiangular",
@@ -35,10 +38,15 @@ _OF_THE_CLASSIFIER = (
 def measure_record(
     model: nn.Module, source: LabelledData, target: LabelledData | None, config: RunConfig
 ) -> dict[str, Any]:
-    """The measured values of one line of the history: loss, accuracy, flatness, ``source`` and ``target``."""
+    """The measured values of one line of the history: loss, accuracy, flatness, ``source`` and
+    ``target``.
+    """
     measuring = config.measuring
     loss, accuracy, flatness = loss_and_flatness(
-        model, source, batch_size=measuring.evaluation_batch_size, label_smoothing=config.training.label_smoothing
+        model,
+        source,
+        batch_size=measuring.evaluation_batch_size,
+        label_smoothing=config.training.label_smoothing,
     )
     values: dict[str, Any] = {
         "train_loss": loss,
@@ -56,12 +64,14 @@ def measure_record(
 def loss_and_flatness(
     model: nn.Module, data: LabelledData, *, batch_size: int, label_smoothing: float = 0.0
 ) -> tuple[float, float, float]:
-    """Mean cross-entropy L over the data, accuracy, and learning-path flatness, all in evaluation mode.
+    """Mean cross-entropy L over the data, accuracy, and learning-path flatness, all in evaluation
+    mode.
 
         flatness = ||grad_theta L||^2,  grad_theta L = sum over batches b of (n_b/n) grad_theta L_b
 
-    L is the loss that is trained on (with its label smoothing), without penalty and weight decay. Invariant under the
-    batch size, to rounding. Cost: one forward and one backward pass over the data; the gradient is summed in float64.
+    L is the loss that is trained on (with its label smoothing), without penalty and weight decay.
+    Invariant under the batch size, to rounding. Cost: one forward and one backward pass over the
+    data; the gradient is summed in float64.
 
     Source: definitions 7.
     """
@@ -92,14 +102,17 @@ def evaluate(model: nn.Module, data: LabelledData, *, batch_size: int) -> float:
 
 
 def measure_target(model: nn.Module, target: LabelledData, config: RunConfig) -> dict[str, Any]:
-    """Geometry of the target classes in the source classes' embedding, with few-shot accuracy on top.
+    """Geometry of the target classes in the source classes' embedding, with few-shot accuracy on
+    top.
 
     What is said of the model's own classifier is null: it was made for other classes.
     """
     measured = _measure(model, target, config.measuring, config.seed)
     geometry = dict(measured.to_dict()) | dict.fromkeys(_OF_THE_CLASSIFIER)
     few_shot = transfer(measured.features, measured.labels, **_episodes(config.transfer))
-    return geometry | few_shot | {"warnings": [*geometry["warnings"], *few_shot.get("warnings", [])]}
+    return (
+        geometry | few_shot | {"warnings": [*geometry["warnings"], *few_shot.get("warnings", [])]}
+    )
 
 
 def has_batch_norm(model: nn.Module) -> bool:
@@ -109,7 +122,8 @@ def has_batch_norm(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def recalibrate_batch_norm(model: nn.Module, data: LabelledData, *, batch_size: int) -> None:
-    """Estimate the running statistics anew: the mean of the batch statistics over all training examples.
+    """Estimate the running statistics anew: the mean of the batch statistics over all training
+    examples.
 
     Independent of the statistics before. The last partial batch is dropped, as in training.
     """
@@ -119,7 +133,9 @@ def recalibrate_batch_norm(model: nn.Module, data: LabelledData, *, batch_size: 
         layer.reset_running_stats()
         layer.momentum = None  # the mean over all batches
     model.train()
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).to(data.inputs.device)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).to(
+        data.inputs.device
+    )
     for rows in order[: len(data) // batch_size * batch_size].split(batch_size):
         model(data.inputs[rows])
     for layer, momentum in zip(layers, momenta, strict=True):
@@ -130,11 +146,11 @@ def recalibrate_batch_norm(model: nn.Module, data: LabelledData, *, batch_size: 
 def study_sampling(model: nn.Module, data: LabelledData, config: RunConfig) -> dict[str, Any]:
     """Evidence for claim 5: repeated estimates of source GC from less, beside the full exact value.
 
-    ``examples``: few examples, one random probe each; ``outputs``: few output coordinates of every example; ``probes``:
-    few random probes of every example; ``entries``: a masked Jacobian of every example, with the share of its entries
-    that is kept. The full value is exact, over the training examples or, where the recipe has
-    ``max_samples``, over a class-balanced subset of so many. Cost: p vector-Jacobian products for each example, then
-    those of the repeats.
+    ``examples``: few examples, one random probe each; ``outputs``: few output coordinates of every
+    example; ``probes``: few random probes of every example; ``entries``: a masked Jacobian of every
+    example, with the share of its entries that is kept. The full value is exact, over the training
+    examples or, where the recipe has ``max_samples``, over a class-balanced subset of so many.
+    Cost: p vector-Jacobian products for each example, then those of the repeats.
     """
     study = config.measuring.sampling
     if study is None:
@@ -142,31 +158,46 @@ def study_sampling(model: nn.Module, data: LabelledData, config: RunConfig) -> d
     population = _population(data, config.measuring)
     batch_size = config.measuring.evaluation_batch_size
     ways: list[tuple[str, dict[str, Any]]] = [
-        *((f"examples {n}", {"estimator": "rademacher", "max_samples": n}) for n in study.n_samples),
+        *(
+            (f"examples {n}", {"estimator": "rademacher", "max_samples": n})
+            for n in study.n_samples
+        ),
         *((f"outputs {n}", {"estimator": "outputs", "n_probes": n}) for n in study.n_outputs),
         *((f"probes {n}", {"estimator": "rademacher", "n_probes": n}) for n in study.n_probes),
     ]
-    first = int(run_id(config), 16)  # 48 bits of the configuration: two runs share neither examples nor probes
+    first = int(
+        run_id(config), 16
+    )  # 48 bits of the configuration: two runs share neither examples nor probes
     seeds = [first + repeat for repeat in range(study.repeats)]
     with borrowed(model):
         f = FeatureMap(model, [find_embedding(model, population.inputs[:1]).layer])
         n_entries = f(population.inputs[:1]).shape[1] * population.inputs[0].numel()
         ways += [
-            (f"entries {share:g}", {"estimator": "masked", "n_probes": max(2, round(share * n_entries))})
+            (
+                f"entries {share:g}",
+                {"estimator": "masked", "n_probes": max(2, round(share * n_entries))},
+            )
             for share in study.kept_shares
         ]
         full = geometric_complexity(f, population, estimator="exact", batch_size=batch_size).value
-        return {name: _repeated(f, population, full, seeds, batch_size=batch_size, **way) for name, way in ways}
+        return {
+            name: _repeated(f, population, full, seeds, batch_size=batch_size, **way)
+            for name, way in ways
+        }
 
 
-def _repeated(f: FeatureMap, population: LabelledData, full: float, seeds: list[int], **way: Any) -> dict[str, Any]:
+def _repeated(
+    f: FeatureMap, population: LabelledData, full: float, seeds: list[int], **way: Any
+) -> dict[str, Any]:
     estimates = [geometric_complexity(f, population, seed=seed, **way) for seed in seeds]
     _check_whole(*estimates)
     return {
         "n_samples": estimates[0].n_samples,
         "n_probes": estimates[0].n_probes,
         "full": full,
-        "estimates": [{"value": estimate.value, "ci95": list(estimate.interval())} for estimate in estimates],
+        "estimates": [
+            {"value": estimate.value, "ci95": list(estimate.interval())} for estimate in estimates
+        ],
     }
 
 

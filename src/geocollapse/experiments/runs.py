@@ -1,7 +1,7 @@
 """A sweep folder and its run folders, read and written: the only file I/O of runs.
 
-Files are written whole (temporary file, fsync, rename), so a reader sees the old one or the new one. A file that cannot
-be read is set aside as `*.corrupt`, named in `problems`, and never used.
+Files are written whole (temporary file, fsync, rename), so a reader sees the old one or the new
+one. A file that cannot be read is set aside as `*.corrupt`, named in `problems`, and never used.
 """
 
 from __future__ import annotations
@@ -97,13 +97,17 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def history(self) -> list[dict[str, Any]]:
-        """The lines of history.jsonl without an incomplete last one; none if a line before it cannot be read."""
+        """The lines of history.jsonl without an incomplete last one; none if a line before it
+        cannot be read.
+        """
         path = self.file("history.jsonl")
         if not path.is_file():
             return []
         complete, _, _ = path.read_bytes().rpartition(b"\n")
         lines = [_json_object(line) for line in complete.split(b"\n")] if complete else []
-        readable = [line for line in lines if line is not None and isinstance(line.get("step"), int)]
+        readable = [
+            line for line in lines if line is not None and isinstance(line.get("step"), int)
+        ]
         if len(readable) < len(lines):
             self._set_aside(path, "a line of it cannot be read")
             return []
@@ -116,10 +120,11 @@ class RunFolder:
         return kept
 
     def save_checkpoint(self, weights: Weights, tensors: Weights, info: Mapping[str, Any]) -> None:
-        """Write checkpoint.safetensors, state.safetensors and state.json; history up to the step comes before.
+        """Write checkpoint.safetensors, state.safetensors and state.json; history up to the step
+        comes before.
 
-        The three are replaced together, and state.json holds the SHA-256 of the other two: parts of different moments
-        are never taken for one.
+        The three are replaced together, and state.json holds the SHA-256 of the other two: parts of
+        different moments are never taken for one.
 
         Args:
             weights: the model's state dict.
@@ -146,8 +151,8 @@ class RunFolder:
     def load_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]] | None:
         """What `save_checkpoint` wrote: weights, tensors, info; None if the run has to start anew.
 
-        That is: nothing was saved, or its parts do not belong together (one is missing, damaged, of another moment, or
-        the history does not reach it). What is at fault is set aside.
+        That is: nothing was saved, or its parts do not belong together (one is missing, damaged, of
+        another moment, or the history does not reach it). What is at fault is set aside.
         """
         path = self.file("state.json")
         if not path.is_file():
@@ -158,7 +163,9 @@ class RunFolder:
             self._set_aside(path, str(error))
             return None
 
-    def _read_checkpoint(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    def _read_checkpoint(
+        self, path: Path
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         about = _json_object(path.read_bytes())
         if about is None or not {"history_lines", "sha256", "info"} <= about.keys():
             raise ValueError("it is not the state of a run")
@@ -231,11 +238,15 @@ def load_model(folder: str | Path) -> LoadedRun:
     config = run.config()
     path = run.file("checkpoint.safetensors")
     if not path.is_file():
-        raise FileNotFoundError(f"MODEL: expected weights at {path}, got none; do geocollapse train for this run")
+        raise FileNotFoundError(
+            f"MODEL: expected weights at {path}, got none; do geocollapse train for this run"
+        )
     try:
         weights, shape = _unpacked(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"MODEL: expected weights at {path}, got a file where {error}; do train it again") from None
+        raise ValueError(
+            f"MODEL: expected weights at {path}, got a file where {error}; do train it again"
+        ) from None
     model = build(config.model.name, **shape, **config.model.args)
     model.load_state_dict(weights)
     return LoadedRun(model.eval(), str(folder), str(path), config=config)
@@ -261,7 +272,9 @@ def _yaml(content: Mapping[str, Any]) -> bytes:
         def ignore_aliases(self, _data: Any) -> bool:
             return True  # equal lists are written out, not referred to
 
-    return yaml.dump(dict(content), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120).encode("utf-8")
+    return yaml.dump(
+        dict(content), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120
+    ).encode("utf-8")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -269,7 +282,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     from geocollapse.experiments.recipe import parse_yaml
 
     if not path.is_file():
-        raise FileNotFoundError(f"{path.name}: expected a file at {path}, got none; do check the folder")
+        raise FileNotFoundError(
+            f"{path.name}: expected a file at {path}, got none; do check the folder"
+        )
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"), where=str(path))
     except UnicodeDecodeError:
@@ -280,9 +295,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _packed(weights: Weights) -> bytes:
-    """Weights with the sizes that the model was built for: outputs of the last layer, inputs of the first."""
+    """Weights with the sizes that the model was built for: outputs of the last layer, inputs of the
+    first.
+    """
     matrices = [tensor for tensor in weights.values() if tensor.ndim > 1]
-    sizes = {"num_classes": len(matrices[-1]), "input_shape": [matrices[0].shape[1]]} if matrices else {}
+    sizes = (
+        {"num_classes": len(matrices[-1]), "input_shape": [matrices[0].shape[1]]}
+        if matrices
+        else {}
+    )
     return _tensors(weights, {"geocollapse": json.dumps(sizes)})
 
 
@@ -297,7 +318,9 @@ def _unpacked(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _tensors(tensors: Weights, metadata: dict[str, str] | None = None) -> bytes:
     from safetensors.torch import save
 
-    return save({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, metadata)
+    return save(
+        {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, metadata
+    )
 
 
 def _read_tensors(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,4 +1,6 @@
-"""A run in memory: its data, model and optimiser, where it stands, and how that is kept for resuming."""
+"""A run in memory: its data, model and optimiser, where it stands, and how that is kept for
+resuming.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,14 @@ class Progress:
     seconds_measuring: float = 0.0
 
     def last_step(self, training: TrainingConfig) -> int:
-        """The step at which training ends: as many again as it took to reach the accuracy, within the limit."""
-        return training.max_steps if self.stop_step is None else min(self._wanted(training), training.max_steps)
+        """The step at which training ends: as many again as it took to reach the accuracy, within
+        the limit.
+        """
+        return (
+            training.max_steps
+            if self.stop_step is None
+            else min(self._wanted(training), training.max_steps)
+        )
 
     def is_converged(self, training: TrainingConfig) -> bool:
         """Whether the accuracy was reached and all further steps were made, before the limit."""
@@ -68,23 +76,34 @@ class Training:
         return len(self.source) // self.config.training.batch_size
 
 
-def prepare(config: RunConfig, *, device: torch.device | str = "cpu", data_root: str | Path | None = None) -> Training:
-    """Data, freshly initialised model and optimiser of a run; torch's random state is as before afterwards."""
+def prepare(
+    config: RunConfig, *, device: torch.device | str = "cpu", data_root: str | Path | None = None
+) -> Training:
+    """Data, freshly initialised model and optimiser of a run; torch's random state is as before
+    afterwards.
+    """
     source, target = load_run_data(config.data, device=device, data_root=data_root)
     settings = config.training
     if settings.batch_size > len(source):
         raise ValueError(
-            f"batch_size: expected at most the {len(source)} training examples, got {settings.batch_size}; "
+            f"batch_size: expected at most the {len(source)} training examples, got "
+            f"{settings.batch_size}; "
             f"do batch_size={len(source)}"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = models.build(
-            config.model.name, num_classes=source.n_classes, input_shape=source.inputs.shape[1:], **config.model.args
+            config.model.name,
+            num_classes=source.n_classes,
+            input_shape=source.inputs.shape[1:],
+            **config.model.args,
         )
     model = model.to(device)
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
+        model.parameters(),
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
     )
     return Training(config, source, target, model, optimizer, _penalty(config))
 
@@ -92,11 +111,18 @@ def prepare(config: RunConfig, *, device: torch.device | str = "cpu", data_root:
 def load_run_data(
     config: DataConfig, *, device: torch.device | str = "cpu", data_root: str | Path | None = None
 ) -> tuple[LabelledData, LabelledData | None]:
-    """Source classes to train on, and target classes (None if the run has none), as tensors on ``device``.
+    """Source classes to train on, and target classes (None if the run has none), as tensors on
+    ``device``.
 
-    The subsets are the same for every seed: seeds differ in initial weights and in the order of the examples.
+    The subsets are the same for every seed: seeds differ in initial weights and in the order of the
+    examples.
     """
-    shared: dict[str, Any] = {"data_root": data_root, "mean": config.mean, "std": config.std, "pad_to": config.pad_to}
+    shared: dict[str, Any] = {
+        "data_root": data_root,
+        "mean": config.mean,
+        "std": config.std,
+        "pad_to": config.pad_to,
+    }
     source = datasets.load(
         config.name,
         split=config.source_split,
@@ -131,7 +157,9 @@ def save(training: Training, folder: RunFolder) -> None:
 
 
 def resume(training: Training, folder: RunFolder) -> dict[str, Any] | None:
-    """Go back to the last checkpoint and to the line recorded with it; None: from the start, with no history."""
+    """Go back to the last checkpoint and to the line recorded with it; None: from the start, with
+    no history.
+    """
     found = folder.load_checkpoint()
     if found is None:
         folder.cut_history(-1)
@@ -140,7 +168,9 @@ def resume(training: Training, folder: RunFolder) -> dict[str, Any] | None:
     training.model.load_state_dict(weights)
     for name, parameter in training.model.named_parameters():
         if name in momentum:
-            training.optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(parameter.device)
+            training.optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(
+                parameter.device
+            )
     penalty_step = info.pop("penalty_step")
     if training.penalty is not None:
         training.penalty.step.fill_(penalty_step)
@@ -164,5 +194,8 @@ def _penalty(config: RunConfig) -> GeometricComplexityPenalty | None:
 
 def _in_memory(data: Any) -> LabelledData:
     if isinstance(data, datasets.LabelledTexts):
-        raise ValueError(f"data.name: expected images to train on, got the texts of {data.name}; do data.name=cifar10")
+        raise ValueError(
+            f"data.name: expected images to train on, got the texts of {data.name}; do "
+            f"data.name=cifar10"
+        )
     return data if isinstance(data, LabelledData) else data.in_memory()

@@ -1,4 +1,6 @@
-"""All runs of a recipe on this machine: worker processes of a fixed number of threads, done runs skipped."""
+"""All runs of a recipe on this machine: worker processes of a fixed number of threads, done runs
+skipped.
+"""
 
 from __future__ import annotations
 
@@ -83,9 +85,9 @@ def run_sweep(
 ) -> SweepSummary:
     """Train every run of a recipe that is not done yet; `results` and `report` read what it leaves.
 
-    Each run has the recipe's number of threads, whatever the machine: only how many run at a time depends on it. A
-    run that fails is recorded as failed and the others go on; a later call tries it again. An interrupted sweep goes
-    on from the checkpoints of its runs.
+    Each run has the recipe's number of threads, whatever the machine: only how many run at a time
+    depends on it. A run that fails is recorded as failed and the others go on; a later call tries
+    it again. An interrupted sweep goes on from the checkpoints of its runs.
 
     Args:
         recipe: what is planned.
@@ -105,14 +107,23 @@ def run_sweep(
     started = time.perf_counter()
     planned, folder = recipe.planned_runs(n_seeds), SweepFolder(Path(out))
     folder.write_recipe(recipe, planned)
-    load_run_data(recipe.data, data_root=data_root)  # fetched once, and what is missing is said before any run starts
+    load_run_data(
+        recipe.data, data_root=data_root
+    )  # fetched once, and what is missing is said before any run starts
     left = [run for run in planned if not _is_done(folder.run(run.run_id))]
     n_workers = min(_workers(workers, recipe.threads), max(1, len(left)))
-    jobs = [_Job(run, folder.path, device, None if data_root is None else str(data_root)) for run in left]
-    statuses = _run_all(jobs, n_workers, recipe.threads, len(planned) - len(left), progress=progress)
+    jobs = [
+        _Job(run, folder.path, device, None if data_root is None else str(data_root))
+        for run in left
+    ]
+    statuses = _run_all(
+        jobs, n_workers, recipe.threads, len(planned) - len(left), progress=progress
+    )
     n_done = statuses.count("done")
     seconds = time.perf_counter() - started
-    return SweepSummary(len(planned), n_done, len(planned) - len(left), len(statuses) - n_done, seconds, folder.path)
+    return SweepSummary(
+        len(planned), n_done, len(planned) - len(left), len(statuses) - n_done, seconds, folder.path
+    )
 
 
 def estimate_cost(
@@ -123,10 +134,11 @@ def estimate_cost(
     device: str = "cpu",
     data_root: str | Path | None = None,
 ) -> Cost:
-    """Time a few steps and one record of the base setting here, and say what the sweep would cost at most.
+    """Time a few steps and one record of the base setting here, and say what the sweep would cost
+    at most.
 
-    The base setting is timed alone on its threads; most runs stop before ``max_steps``, so the time is an upper
-    estimate for settings of about its batch size.
+    The base setting is timed alone on its threads; most runs stop before ``max_steps``, so the time
+    is an upper estimate for settings of about its batch size.
     """
     config, n_runs = recipe.run_config(), len(recipe.planned_runs(n_seeds))
     n_workers = min(_workers(workers, recipe.threads), n_runs)
@@ -148,11 +160,13 @@ class _Job:
     data_root: str | None
 
 
-def _run_all(jobs: Sequence[_Job], n_workers: int, threads: int, n_skipped: int, *, progress: bool) -> list[str]:
+def _run_all(
+    jobs: Sequence[_Job], n_workers: int, threads: int, n_skipped: int, *, progress: bool
+) -> list[str]:
     """The status of every job, in the order they ended.
 
-    A worker that is killed (out of memory) takes the whole pool with it. What it left is run one at a time, so that
-    the run at fault, the first that is lost again, fails alone.
+    A worker that is killed (out of memory) takes the whole pool with it. What it left is run one at
+    a time, so that the run at fault, the first that is lost again, fails alone.
     """
     statuses: list[str] = []
     with progress_bar("runs", shown=progress) as advance:
@@ -173,8 +187,12 @@ def _run_all(jobs: Sequence[_Job], n_workers: int, threads: int, n_skipped: int,
     return statuses
 
 
-def _run_in_pool(jobs: Sequence[_Job], n_workers: int, threads: int, ended: Callable[[str], None]) -> list[_Job]:
-    """Run jobs and tell the status of each; the jobs that are lost with a killed worker, in their order."""
+def _run_in_pool(
+    jobs: Sequence[_Job], n_workers: int, threads: int, ended: Callable[[str], None]
+) -> list[_Job]:
+    """Run jobs and tell the status of each; the jobs that are lost with a killed worker, in their
+    order.
+    """
     lost: list[_Job] = []
     with _pool(n_workers, threads) as pool:
         waiting = {pool.submit(_work, job): job for job in jobs}
@@ -214,13 +232,15 @@ def _is_done(folder: RunFolder) -> bool:
 def _pool(n_workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
     """Fresh processes that import torch once, with their thread count set before it is imported.
 
-    On an interruption or an error the runs that wait are dropped and the workers end at once: their runs go on from
-    their checkpoints next time.
+    On an interruption or an error the runs that wait are dropped and the workers end at once: their
+    runs go on from their checkpoints next time.
     """
     context = multiprocessing.get_context("spawn")
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
-    pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_start_worker, initargs=(threads,))
+    pool = ProcessPoolExecutor(
+        n_workers, mp_context=context, initializer=_start_worker, initargs=(threads,)
+    )
     try:
         _check_start(pool)
         yield pool
@@ -241,7 +261,8 @@ def _check_start(pool: ProcessPoolExecutor) -> None:
         pool.submit(os.getpid).result()
     except BrokenProcessPool as error:
         raise RuntimeError(
-            "workers: expected processes that start, got none, since each imports the calling script anew; "
+            "workers: expected processes that start, got none, since each imports the calling "
+            "script anew; "
             'do call run_sweep under if __name__ == "__main__": in a file'
         ) from error
 
@@ -259,7 +280,9 @@ def _start_worker(threads: int) -> None:
 
 def _workers(workers: int | None, threads: int) -> int:
     if workers is not None and workers < 1:
-        raise ValueError(f"workers: expected at least 1, got {workers}; do leave it out for cores // threads")
+        raise ValueError(
+            f"workers: expected at least 1, got {workers}; do leave it out for cores // threads"
+        )
     return workers or max(1, _n_cores() // threads)
 
 
@@ -281,7 +304,9 @@ def _threads(threads: int) -> Iterator[None]:
 
 
 def _timed(config: RunConfig, device: str, data_root: str | Path | None) -> tuple[float, float]:
-    """Seconds of one step and of one record, each after a first one (which a slow record does without)."""
+    """Seconds of one step and of one record, each after a first one (which a slow record does
+    without).
+    """
     training = prepare(config, device=device, data_root=data_root)
     n_steps = min(_TIMED_STEPS, config.training.max_steps)
     take_step(training)

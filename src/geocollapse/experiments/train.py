@@ -1,7 +1,9 @@
-"""One run: SGD until the stopping rule says so, recorded on a schedule, resumed exactly where it was killed.
+"""One run: SGD until the stopping rule says so, recorded on a schedule, resumed exactly where it
+was killed.
 
-Everything random is a function of (seed, epoch) or (seed, step), never of a generator's history, so that a run needs
-no random state to resume: initial weights, order of the examples, augmentation, probes.
+Everything random is a function of (seed, epoch) or (seed, step), never of a generator's history, so
+that a run needs no random state to resume: initial weights, order of the examples, augmentation,
+probes.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
     from geocollapse.experiments.recipe import RunConfig, TrainingConfig
     from geocollapse.experiments.runs import RunFolder
 
-_SPEAKING = (ValueError, TypeError, RuntimeError, OSError, ImportError)  # their text says what to do
+# their text says what to do
+_SPEAKING = (ValueError, TypeError, RuntimeError, OSError, ImportError)
 
 OnProgress = Callable[[int, int], None]  # (steps taken, steps to take as far as is known)
 
@@ -45,7 +48,8 @@ class NonFiniteLossError(RuntimeError):
 
     def __init__(self, step: int, loss: float) -> None:
         super().__init__(
-            f"training loss: expected a finite number, got {loss} at step {step}; do lower the learning rate"
+            f"training loss: expected a finite number, got {loss} at step {step}; do lower the "
+            f"learning rate"
         )
         self.step = step
 
@@ -60,10 +64,11 @@ def train_run(
 ) -> dict[str, Any]:
     """Train one run to its end, from its last checkpoint if there is one, and write its result.
 
-    Training stops when training accuracy (evaluation mode, all training examples; looked at whenever the run is
-    recorded and at the end of each epoch) has reached ``stop_accuracy`` and ``extra_factor`` times as many steps again
-    are done, or at ``max_steps``: then the run has not converged. On one device with one thread count, a run that was
-    killed and resumed ends bit for bit like one that was not. A run that is done is not done again.
+    Training stops when training accuracy (evaluation mode, all training examples; looked at
+    whenever the run is recorded and at the end of each epoch) has reached ``stop_accuracy`` and
+    ``extra_factor`` times as many steps again are done, or at ``max_steps``: then the run has not
+    converged. On one device with one thread count, a run that was killed and resumed ends bit for
+    bit like one that was not. A run that is done is not done again.
 
     Source: definitions 8, last row of the table.
 
@@ -75,10 +80,12 @@ def train_run(
         on_progress: called with (steps taken, steps to take as far as is known).
 
     Returns:
-        The content of result.json. A run whose loss is no longer finite has the status ``failed`` and ``failed_step``.
+        The content of result.json. A run whose loss is no longer finite has the status ``failed``
+        and ``failed_step``.
 
     Raises:
-        ValueError, FileNotFoundError: data or model that cannot be had, a batch larger than the training data.
+        ValueError, FileNotFoundError: data or model that cannot be had, a batch larger than the
+        training data.
     """
     result = folder.result()
     if result is not None and result["status"] == "done":
@@ -98,7 +105,11 @@ def train_run(
 def _train(training: Training, folder: RunFolder, on_progress: OnProgress | None) -> dict[str, Any]:
     """The loop: steps, records, the stopping rule; returns the final record."""
     line = resume(training, folder) or _record(training, folder)
-    progress, settings, recorded = training.progress, training.config.training, record_steps(training.config)
+    progress, settings, recorded = (
+        training.progress,
+        training.config.training,
+        record_steps(training.config),
+    )
     while progress.step < progress.last_step(settings):
         started = time.perf_counter()
         take_step(training)
@@ -138,7 +149,11 @@ def take_step(training: Training) -> None:
 
 def _next_batch(training: Training) -> tuple[Tensor, Tensor]:
     """The batch of the current step: its place in the epoch's permutation, augmented."""
-    config, step, size = training.config, training.progress.step, training.config.training.batch_size
+    config, step, size = (
+        training.config,
+        training.progress.step,
+        training.config.training.batch_size,
+    )
     epoch, place = divmod(step, training.steps_per_epoch)
     order = epoch_order(len(training.source), config.seed, epoch)
     rows = order[place * size : (place + 1) * size].to(training.source.inputs.device)
@@ -163,17 +178,21 @@ def generator(seed: int, purpose: str, number: int) -> torch.Generator:
 def learning_rate(step: int, settings: TrainingConfig) -> float:
     """The rate of the update that follows ``step`` updates.
 
-    constant: eta;  cosine: eta/2 (1 + cos(pi step/max_steps));  step: eta times 0.1 for each milestone passed.
+    constant: eta;  cosine: eta/2 (1 + cos(pi step/max_steps));
+        step: eta times 0.1 for each milestone passed.
     """
     if settings.schedule == "cosine":
         return 0.5 * settings.learning_rate * (1.0 + math.cos(math.pi * step / settings.max_steps))
     if settings.schedule == "step":
-        return settings.learning_rate * 0.1 ** sum(step >= milestone for milestone in settings.milestones)
+        return settings.learning_rate * 0.1 ** sum(
+            step >= milestone for milestone in settings.milestones
+        )
     return settings.learning_rate
 
 
 def record_steps(config: RunConfig) -> frozenset[int]:
-    """Steps at which the recipe asks for a record; the first and the last step are recorded besides.
+    """Steps at which the recipe asks for a record; the first and the last step are recorded
+    besides.
 
     ``every``: n, 2n, ...;  ``points``: so many from 1 to max_steps, in a geometric series.
     """
@@ -187,14 +206,20 @@ def record_steps(config: RunConfig) -> frozenset[int]:
 def _look_at_accuracy(training: Training) -> None:
     """The stopping rule at the end of an epoch: one forward pass over the training data."""
     started = time.perf_counter()
-    accuracy = evaluate(training.model, training.source, batch_size=training.config.measuring.evaluation_batch_size)
+    accuracy = evaluate(
+        training.model, training.source, batch_size=training.config.measuring.evaluation_batch_size
+    )
     _notice(training, accuracy)
     training.progress.seconds += time.perf_counter() - started
 
 
 def _notice(training: Training, accuracy: float) -> None:
     progress = training.progress
-    if progress.step and progress.stop_step is None and accuracy >= training.config.training.stop_accuracy:
+    if (
+        progress.step
+        and progress.stop_step is None
+        and accuracy >= training.config.training.stop_accuracy
+    ):
         progress.stop_step = progress.step
 
 
@@ -240,7 +265,9 @@ def _measured(training: Training, *, recalibrated: bool) -> dict[str, Any]:
     return dict(strict_json(line | values))
 
 
-def _result(training: Training, folder: RunFolder, final: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
+def _result(
+    training: Training, folder: RunFolder, final: dict[str, Any], device: torch.device | str
+) -> dict[str, Any]:
     progress, config = training.progress, training.config
     return dict(
         strict_json(

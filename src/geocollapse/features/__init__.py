@@ -1,7 +1,8 @@
 """Features: maps from a model's input to its layers.
 
-The files, in the order they build on each other: layer (a place by its name), pooling (positions), maps (from inputs to
-features), failing (a forward pass that fails), embedding (where a model is split), splitting (both parts of it).
+The files, in the order they build on each other: layer (a place by its name), pooling (positions),
+maps (from inputs to features), failing (a forward pass that fails), embedding (where a model is
+split), splitting (both parts of it).
 """
 
 from geocollapse.features.embedding import Embedding as Embedding

@@ -21,9 +21,11 @@ _HIDDEN = "last_hidden_state"  # what an encoder of transformers gives, by that 
 
 @dataclass(frozen=True)
 class Embedding:
-    """Where a model is split: the layer taken as its embedding, and the linear classifier behind it, if any.
+    """Where a model is split: the layer taken as its embedding, and the linear classifier behind
+    it, if any.
 
-    ``alike``: where the model's own output is taken, the linear layers whose output has its shape, the last first.
+    ``alike``: where the model's own output is taken, the linear layers whose output has its shape,
+    the last first.
     """
 
     layer: Layer
@@ -46,9 +48,10 @@ def find_embedding(
 ) -> Embedding:
     """The embedding of a model: what feeds the classifier whose output is the model's output.
 
-    By default the input of the Linear or 1x1 convolution whose output IS the model's output (its ``logits``, or the
-    first of a tuple); where there is none and the output is one (n, p) tensor, that output, or what an encoder calls
-    its ``last_hidden_state``, with no classifier. Found by one forward pass of ``inputs``.
+    By default the input of the Linear or 1x1 convolution whose output IS the model's output (its
+    ``logits``, or the first of a tuple); where there is none and the output is one (n, p) tensor,
+    that output, or what an encoder calls its ``last_hidden_state``, with no classifier. Found by
+    one forward pass of ``inputs``.
 
     Args:
         model: the module, run in evaluation mode and handed back as it was.
@@ -57,12 +60,14 @@ def find_embedding(
         classifier: the name of the linear classifier, or None to look for it.
 
     Raises:
-        ValueError: an unknown name, a classifier without a weight matrix, no embedding to be found (the candidates are
-            listed), layers that hooks do not reach, or a forward pass that fails.
+        ValueError: an unknown name, a classifier without a weight matrix, no embedding to be found
+            (the candidates are listed), layers that hooks do not reach, or a forward pass that
+            fails.
     """
     if isinstance(model, torch.jit.ScriptModule) and layer != "":
         raise ValueError(
-            f"layer: expected '' for a {type(model).__name__}, whose layers run out of reach, got {layer!r}; "
+            f"layer: expected '' for a {type(model).__name__}, whose layers run out of reach, got "
+            f"{layer!r}; "
             f"do layer='', which measures its own output, or pass the module that it was made from"
         )
     named = None if classifier is None else _find_classifier(model, classifier)
@@ -89,7 +94,9 @@ class _Ran:
 
     def gave(self, output: Tensor) -> bool:
         """Whether this is the model's output, up to its shape, with nothing done to it in place."""
-        is_there = self.output.numel() == output.numel() and self.output.data_ptr() == output.data_ptr()
+        is_there = (
+            self.output.numel() == output.numel() and self.output.data_ptr() == output.data_ptr()
+        )
         return is_there and self.output._version == self.version
 
     def equals(self, output: Tensor) -> bool:
@@ -122,14 +129,18 @@ class _Trace:
 
     @property
     def at_positions(self) -> tuple[str, ...]:
-        """The linear layers that give, at every position of a sequence, as many columns as the model for all of it."""
+        """The linear layers that give, at every position of a sequence, as many columns as the
+        model for all of it.
+        """
         return self._of_shape(lambda z, main: z.ndim == 3 and z.shape[::2] == main.shape)
 
     def _of_shape(self, fits: Callable[[Tensor, Tensor], bool]) -> tuple[str, ...]:
         main = main_output(self.output)
         if not isinstance(main, Tensor) or main.ndim != 2:
             return ()
-        return tuple(dict.fromkeys(layer.name for layer in reversed(self.ran) if fits(layer.output, main)))
+        return tuple(
+            dict.fromkeys(layer.name for layer in reversed(self.ran) if fits(layer.output, main))
+        )
 
 
 def _trace(model: nn.Module, inputs: Inputs) -> _Trace:
@@ -140,7 +151,9 @@ def _trace(model: nn.Module, inputs: Inputs) -> _Trace:
         return lambda _module, _args, output: ran.append(_Ran(name, output, output._version))
 
     handles = [
-        module.register_forward_hook(remember(name)) for name, module in model.named_modules() if is_linear(module)
+        module.register_forward_hook(remember(name))
+        for name, module in model.named_modules()
+        if is_linear(module)
     ]
     try:
         with borrowed(model), torch.no_grad(), forward_pass(inputs):
@@ -154,21 +167,28 @@ def _trace(model: nn.Module, inputs: Inputs) -> _Trace:
 def _not_found(trace: _Trace) -> ValueError:
     output = trace.output
     got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    names = [f"[{name}]" for name in part_names(output)] + [str(Layer(ran.name, "in")) for ran in trace.ran[-5:]]
+    names = [f"[{name}]" for name in part_names(output)] + [
+        str(Layer(ran.name, "in")) for ran in trace.ran[-5:]
+    ]
     listed = ", ".join(map(repr, names)) or "none"
     remedy = f"do name the embedding with layer=, candidates: {listed}"
     if trace.at_positions:  # a classifier of sequences that keeps one position of its output
         head = Layer(trace.at_positions[0])
-        remedy = f"do layer='{head}:in' with pool='last' and classifier='{head}', or one of {listed}"
+        remedy = (
+            f"do layer='{head}:in' with pool='last' and classifier='{head}', or one of {listed}"
+        )
     return ValueError(
-        f"layer: expected a linear classifier whose output is the model's, or an output of shape (n, p), got {got}; "
+        f"layer: expected a linear classifier whose output is the model's, or an output of shape "
+        f"(n, p), got {got}; "
         f"{remedy}"
     )
 
 
 def is_linear(module: nn.Module) -> bool:
     """A Linear layer or a 1x1 convolution: what can be a classifier on an embedding."""
-    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
+    return isinstance(module, nn.Linear) or (
+        isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+    )
 
 
 def _find_classifier(model: nn.Module, classifier: str) -> str:
@@ -178,6 +198,7 @@ def _find_classifier(model: nn.Module, classifier: str) -> str:
     if not is_linear(module):
         got = type(module).__name__
         raise ValueError(
-            f"classifier: expected a Linear or a 1x1 convolution, got {got} at {classifier!r}; do name such a module"
+            f"classifier: expected a Linear or a 1x1 convolution, got {got} at {classifier!r}; do "
+            f"name such a module"
         )
     return name

@@ -14,7 +14,8 @@ from geocollapse.batches import Inputs
 
 @contextmanager
 def forward_pass(inputs: Inputs) -> Iterator[None]:
-    """Inside, an error of the model's own becomes one that says so, and names the shape of ``inputs``.
+    """Inside, an error of the model's own becomes one that says so, and names the shape of
+    ``inputs``.
 
     Raises:
         ValueError: the model raised, whatever it was; memory that is used up stays what it is.
@@ -24,17 +25,22 @@ def forward_pass(inputs: Inputs) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a model is code of others, which may raise anything
-        if not _is_of_a_module(error) or "allocate memory" in str(error):  # what is out of memory on a CPU
+        if not _is_of_a_module(error) or "allocate memory" in str(
+            error
+        ):  # what is out of memory on a CPU
             raise
         reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
         raise ValueError(
-            f"model: expected a forward pass of inputs of shape {_shape(inputs)}, got {reason.rstrip('.')}; "
+            f"model: expected a forward pass of inputs of shape {_shape(inputs)}, got "
+            f"{reason.rstrip('.')}; "
             f"do check {_settings(inputs)}"
         ) from error
 
 
 def _is_of_a_module(error: Exception) -> bool:
-    """Whether it was raised in the call of a module, and not by this package (its models, its hooks) in there."""
+    """Whether it was raised in the call of a module, and not by this package (its models, its
+    hooks) in there.
+    """
     names = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
     ours = max(place for place, name in enumerate(names) if name.startswith("geocollapse."))
     return nn.Module.__module__ in names[ours:]

@@ -19,10 +19,12 @@ _PART = re.compile(r"(?P<name>[^\[\]]*)\[(?P<part>\w+)\]")
 
 @dataclass(frozen=True)
 class Layer:
-    """A place in a model: the output of the module ``name``, or its input. Written ``NAME`` or ``NAME:in``.
+    """A place in a model: the output of the module ``name``, or its input. Written ``NAME`` or
+    ``NAME:in``.
 
-    Of an output that is a tuple or a mapping one ``part`` is taken: ``NAME[0]``, ``NAME[last_hidden_state]``, and of
-    the model's own output ``[pooler_output]``. The names are those of a model before ``torch.compile``.
+    Of an output that is a tuple or a mapping one ``part`` is taken: ``NAME[0]``,
+    ``NAME[last_hidden_state]``, and of the model's own output ``[pooler_output]``. The names are
+    those of a model before ``torch.compile``.
     """
 
     name: str
@@ -60,7 +62,9 @@ class Layer:
 
 @contextmanager
 def taps(model: nn.Module, taken: dict[Layer, list[Any]]) -> Iterator[None]:
-    """Append to ``taken`` what passes through its layers; later in-place operations do not reach what was taken."""
+    """Append to ``taken`` what passes through its layers; later in-place operations do not reach
+    what was taken.
+    """
     handles = []
     for layer, seen in taken.items():
         if layer.is_output:
@@ -81,7 +85,8 @@ def taps(model: nn.Module, taken: dict[Layer, list[Any]]) -> Iterator[None]:
 def the_tensor(layer: Layer, seen: list[Any]) -> Tensor:
     if len(seen) != 1:
         raise RuntimeError(
-            f"layer: expected {str(layer)!r} to run once in a forward pass, it ran {len(seen)} times; "
+            f"layer: expected {str(layer)!r} to run once in a forward pass, it ran {len(seen)} "
+            f"times; "
             f"do name a layer that is used once"
         )
     if not isinstance(seen[0], Tensor):
@@ -113,7 +118,9 @@ def _take_output(seen: list[Any]) -> Any:
 def _take_part(seen: list[Any], layer: Layer) -> Any:
     def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         part = part_of(output, str(layer.part), uncompiled_name(layer.name))
-        seen.append(part.clone() if isinstance(part, Tensor) else part)  # the layers behind go on with the original
+        seen.append(
+            part.clone() if isinstance(part, Tensor) else part
+        )  # the layers behind go on with the original
 
     return hook
 

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from geocollapse.batches import Inputs, Take
 from geocollapse.borrow import compiled_parts, without_graphs
-from geocollapse.entry import MOVED_PADDING, NO_MASK, Entry, enter, padding_without_mask, without_left_padding
+from geocollapse.entry import (
+    MOVED_PADDING,
+    NO_MASK,
+    Entry,
+    enter,
+    padding_without_mask,
+    without_left_padding,
+)
 from geocollapse.features.layer import Layer, taps, the_tensor
 from geocollapse.features.pooling import Pool, pooled
 from geocollapse.jacobian import check_floating, flatten_features, unshared
@@ -24,7 +31,8 @@ def check_autocast(dtype: torch.dtype | None) -> None:
     """Raise a ValueError for a dtype that ``torch.autocast`` does not run in."""
     if dtype not in (None, torch.bfloat16, torch.float16):
         raise ValueError(
-            f"autocast: expected torch.bfloat16 or torch.float16, got {dtype}; do autocast=torch.bfloat16, or "
+            f"autocast: expected torch.bfloat16 or torch.float16, got {dtype}; do "
+            f"autocast=torch.bfloat16, or "
             f"model.double() for float64"
         )
 
@@ -37,18 +45,23 @@ def autocasting(dtype: torch.dtype | None, device: torch.device) -> AbstractCont
 class FeatureMap:
     """The maps from a model's input to some of its layers, all from one forward pass.
 
-    Features are flattened to (n, p). With ``pool="mean"`` they are averaged over positions: over the dimensions after
-    the channels of a map (n, channels, ...), over the tokens of a sequence (n, tokens, channels). ``cls`` takes the
-    first token of a sequence and ``last`` the last one. What is padded, by ``attention_mask``, is no token.
+    Features are flattened to (n, p). With ``pool="mean"`` they are averaged over positions: over
+    the dimensions after the channels of a map (n, channels, ...), over the tokens of a sequence (n,
+    tokens, channels). ``cls`` takes the first token of a sequence and ``last`` the last one. What
+    is padded, by ``attention_mask``, is no token.
 
     Args:
         model: the module; it is not changed.
         layers: where to take features.
         pool: ``mean``, ``cls`` or ``last``, None to flatten.
-        input_layer: the layer whose output Jacobians are taken with respect to; None for the inputs themselves.
-        class_outputs: (C,) which of the model's outputs each class is, pooled as the features are; None for all.
-        autocast: the dtype that ``torch.autocast`` runs matrix products and convolutions in; None for the model's own.
-        keeps_graphs: compiled parts run their graphs, which hooks do not reach: for layers outside of them.
+        input_layer: the layer whose output Jacobians are taken with respect to; None for the inputs
+            themselves.
+        class_outputs: (C,) which of the model's outputs each class is, pooled as the features are;
+            None for all.
+        autocast: the dtype that ``torch.autocast`` runs matrix products and convolutions in; None
+            for the model's own.
+        keeps_graphs: compiled parts run their graphs, which hooks do not reach: for layers outside
+            of them.
     """
 
     def __init__(
@@ -63,7 +76,9 @@ class FeatureMap:
         keeps_graphs: bool = False,
     ) -> None:
         if pool not in (None, *get_args(Pool)):
-            raise ValueError(f"pool: expected None, 'mean', 'cls' or 'last', got {pool!r}; do pool='mean'")
+            raise ValueError(
+                f"pool: expected None, 'mean', 'cls' or 'last', got {pool!r}; do pool='mean'"
+            )
         self.model = model
         self.layers = tuple(layers)
         self.pool = pool
@@ -71,7 +86,9 @@ class FeatureMap:
         self.class_outputs = class_outputs
         self.autocast = autocast
         # what a reader of the features must know, in the order it was met
-        self.notes: dict[str, None] = {_EAGER: None} if compiled_parts(model) and not keeps_graphs else {}
+        self.notes: dict[str, None] = (
+            {_EAGER: None} if compiled_parts(model) and not keeps_graphs else {}
+        )
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """Features (n, p) of the first layer."""
@@ -81,7 +98,8 @@ class FeatureMap:
     def enter(self, inputs: Inputs) -> tuple[Take, Tensor]:
         """The map of these examples, from the floating tensor that it starts from, and that tensor.
 
-        Of the model's output it gives the main tensor, its logits. Sequences that are padded on the left are moved.
+        Of the model's output it gives the main tensor, its logits. Sequences that are padded on the
+        left are moved.
         """
         given, inputs = inputs, without_left_padding(inputs)
         if inputs is not given:
@@ -100,7 +118,9 @@ class FeatureMap:
         return take, entry.x
 
     def enter_whole(self, inputs: Inputs) -> tuple[Take, Tensor]:
-        """The same of the inputs as they are, left padding and all, with the model's own output, whatever it is."""
+        """The same of the inputs as they are, left padding and all, with the model's own output,
+        whatever it is.
+        """
         entry = enter(self.model, inputs, self.input_layer)
         return lambda x: self._features(entry, x), entry.x
 
@@ -130,7 +150,9 @@ class FeatureMap:
 
 
 class CallableMap:
-    """A callable that returns features, with the face of a ``FeatureMap``: one unnamed layer, no model behind."""
+    """A callable that returns features, with the face of a ``FeatureMap``: one unnamed layer, no
+    model behind.
+    """
 
     def __init__(self, f: Any, autocast: torch.dtype | None = None) -> None:
         self.f = f

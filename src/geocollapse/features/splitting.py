@@ -16,14 +16,16 @@ class Head(nn.Module):
 
     def __init__(self, feature_map: SplitFeatureMap) -> None:
         super().__init__()
-        self._feature_map = [feature_map]  # in a list: the head holds no copy of the model's parameters
+        self._feature_map = [
+            feature_map
+        ]  # in a list: the head holds no copy of the model's parameters
 
     def forward(self, features: Tensor) -> Tensor:
         """The model's output from its features.
 
         Raises:
-            RuntimeError: the feature map was not called yet and the default layer is not known, or what follows the
-                layer is not one module.
+            RuntimeError: the feature map was not called yet and the default layer is not known, or
+                what follows the layer is not one module.
         """
         modules, shape = self._feature_map[0].rest()
         features = features.reshape(len(features), *shape)
@@ -56,7 +58,10 @@ class SplitFeatureMap:
     def rest(self) -> tuple[list[nn.Module], tuple[int, ...]]:
         """The modules behind the layer, and the shape in which they take one example's features."""
         if self.layer is None or self._shape is None:
-            raise RuntimeError("head: expected a known embedding, the model has seen no input; do feature_map(x) first")
+            raise RuntimeError(
+                "head: expected a known embedding, the model has seen no input; do feature_map(x) "
+                "first"
+            )
         if self.layer.is_output:
             return [], self._shape
         if self.layer.side == "in":
@@ -64,7 +69,9 @@ class SplitFeatureMap:
         return self._from(self.layer.name)[1:], self._shape
 
     def _from(self, name: str) -> list[nn.Module]:
-        """The modules from ``name`` on: in a Sequential all that follow, else the last module alone."""
+        """The modules from ``name`` on: in a Sequential all that follow, else the last module
+        alone.
+        """
         if isinstance(self.model, nn.Sequential) and "." not in name:
             children = dict(self.model.named_children())
             return list(children.values())[list(children).index(name) :]
@@ -81,8 +88,8 @@ def split(model: nn.Module, layer: str | None = None) -> tuple[SplitFeatureMap, 
 
     Args:
         model: any module; both parts use its parameters, no copy is made.
-        layer: ``NAME``, ``NAME:in``, ``""`` or None for the input of the classifier, which is found with the first
-            inputs.
+        layer: ``NAME``, ``NAME:in``, ``""`` or None for the input of the classifier, which is found
+            with the first inputs.
 
     Returns:
         The feature map (n, ...) -> (n, p) and the head (n, p) -> output.

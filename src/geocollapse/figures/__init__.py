@@ -1,4 +1,6 @@
-"""The figures of a sweep: described once from its tables, drawn by matplotlib for paper and by plotly for the page."""
+"""The figures of a sweep: described once from its tables, drawn by matplotlib for paper and by
+plotly for the page.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,9 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Mark:
-    """How one setting is drawn: a colour and a shape, so that colour alone never carries the meaning."""
+    """How one setting is drawn: a colour and a shape, so that colour alone never carries the
+    meaning.
+    """
 
     colour: str
     matplotlib: str
@@ -36,8 +38,13 @@ MARKS = (
 
 
 def mark(position: int) -> Mark:
-    """The mark of the setting at ``position``: from the ninth on, the colours come round with other shapes."""
-    colour, shape = MARKS[position % len(MARKS)], MARKS[(position + position // len(MARKS)) % len(MARKS)]
+    """The mark of the setting at ``position``: from the ninth on, the colours come round with other
+    shapes.
+    """
+    colour, shape = (
+        MARKS[position % len(MARKS)],
+        MARKS[(position + position // len(MARKS)) % len(MARKS)],
+    )
     return replace(shape, colour=colour.colour)
 
 
@@ -108,7 +115,9 @@ class Chart:
 
 
 def log_ticks(panel: Panel, axis: Literal["x", "y"]) -> list[float]:
-    """Round numbers inside a log axis: 1, 2, 5 within two decades, whole decades above; even steps if these are few."""
+    """Round numbers inside a log axis: 1, 2, 5 within two decades, whole decades above; even steps
+    if these are few.
+    """
     values = np.concatenate([getattr(series, axis) for series in panel.series])
     values = values[np.isfinite(values) & (values > 0)]
     if values.size == 0:
@@ -116,9 +125,15 @@ def log_ticks(panel: Panel, axis: Literal["x", "y"]) -> list[float]:
     low, high = float(values.min()), float(values.max())
     decades = math.log10(high / low)
     every = max(1, round(decades / 5))
-    exponents = [k for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) if k % every == 0]
+    exponents = [
+        k
+        for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        if k % every == 0
+    ]
     steps = (1, 2, 5) if decades < 2 else (1,)
-    ticks = [tick for k in exponents for step in steps if low <= (tick := float(f"{step}e{k}")) <= high]
+    ticks = [
+        tick for k in exponents for step in steps if low <= (tick := float(f"{step}e{k}")) <= high
+    ]
     return ticks if len(ticks) > 2 else _even_ticks(low, high)
 
 

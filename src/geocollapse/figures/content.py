@@ -1,4 +1,6 @@
-"""Which figures a sweep has: from its tables to charts. A quantity that no run recorded has no panel."""
+"""Which figures a sweep has: from its tables to charts. A quantity that no run recorded has no
+panel.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,8 @@ def settings(sweep: str, runs: pd.DataFrame) -> Chart:
     return Chart(
         f"settings-{sweep}",
         f"What the {_words(sweep)} does to GC, GCol and NC",
-        f"One point a run, at the end of training; swept values in their order, not to scale. {HOLLOW}",
+        f"One point a run, at the end of training; swept values in their order, not to scale. "
+        f"{HOLLOW}",
         tuple(panels),
     )
 
@@ -76,7 +79,8 @@ def curves(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Chart:
     return Chart(
         f"curves-{sweep}",
         f"GC, geometric collapse and NC through training: {_words(sweep)}",
-        "Line: mean over seeds; band: lowest to highest seed; until the first seed of a setting ends. "
+        "Line: mean over seeds; band: lowest to highest seed; until the first seed of a setting "
+        "ends. "
         "Dashed: a seed did not converge.",
         _histories(runs, history, (GC, GCOL, NC)),
     )
@@ -87,18 +91,23 @@ def training(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Chart:
     return Chart(
         f"training-{sweep}",
         f"Training loss, flatness and transfer through training: {_words(sweep)}",
-        "Line: mean over seeds; band: lowest to highest seed; until the first seed of a setting ends. "
+        "Line: mean over seeds; band: lowest to highest seed; until the first seed of a setting "
+        "ends. "
         "Dashed: a seed did not converge.",
         _histories(runs, history, ("train_loss", "learning_path_flatness", ACCURACY)),
     )
 
 
 def poincare(runs: pd.DataFrame, results: SweepResults) -> Chart:
-    """Claim 4: the largest Poincare ratio through training, and NC against GCol with c from these runs."""
+    """Claim 4: the largest Poincare ratio through training, and NC against GCol with c from these
+    runs.
+    """
     first = results.settings.drop_duplicates("run_id")[["run_id", "sweep"]]
     groups = runs.merge(first, on="run_id", how="left")
     groups = groups.assign(label=groups["sweep"].fillna("base setting").map(_words))
-    groups = groups.assign(mark=groups["label"].map({name: i for i, name in enumerate(groups["label"].unique())}))
+    groups = groups.assign(
+        mark=groups["label"].map({name: i for i, name in enumerate(groups["label"].unique())})
+    )
     against = _scatter(groups, GCOL, NC)
     if against and RATIO in runs and runs[RATIO].notna().any():
         c = float(runs[RATIO].max())
@@ -108,7 +117,8 @@ def poincare(runs: pd.DataFrame, results: SweepResults) -> Chart:
     return Chart(
         "poincare-ratio",
         "Does one Poincaré constant serve all runs?",
-        "First the largest Var/GC of a class, a line a run; then NC against GCol, a point a run, with c the largest "
+        "First the largest Var/GC of a class, a line a run; then NC against GCol, a point a run, "
+        "with c the largest "
         f"ratio of these runs, so that no point can lie above the line. {HOLLOW}",
         tuple(panels),
     )
@@ -121,7 +131,13 @@ def bound(runs: pd.DataFrame, history: pd.DataFrame) -> Chart:
     compared = compared[compared["bound"] > 0]
     hollow = compared["run_id"].map(~runs.set_index("run_id")["converged"].astype(bool))
     series = tuple(
-        Series(str(name), mark(i), _array(group["bound"]), _array(group["error"]), hollow=_flags(hollow[group.index]))
+        Series(
+            str(name),
+            mark(i),
+            _array(group["bound"]),
+            _array(group["error"]),
+            hollow=_flags(hollow[group.index]),
+        )
         for i, (name, group) in enumerate(compared.groupby("compared", sort=False))
     )
     smallest = min(float(compared["bound"].min()), 0.1) if len(compared) else 0.1
@@ -150,16 +166,24 @@ def sampling(estimates: pd.DataFrame) -> Chart:
         shown = group.iloc[np.argsort(_array(group["value"] / group["full"]), kind="stable")]
         shown = shown.iloc[np.unique(np.linspace(0, len(shown) - 1, _SHOWN_INTERVALS).astype(int))]
         order = np.arange(len(shown), dtype=float)
-        value, low, high = (_array(shown[name] / shown["full"]) for name in ("value", "low", "high"))
+        value, low, high = (
+            _array(shown[name] / shown["full"]) for name in ("value", "low", "high")
+        )
         whole = (np.array([0.0, len(shown) - 1.0]), np.ones(2), "full value")
         series = Series(str(method), mark(i), order, value, low, high)
         panels.append(
-            Panel(f"estimates by {method}, in order [number]", "GC / full GC [no unit]", (series,), curve=whole)
+            Panel(
+                f"estimates by {method}, in order [number]",
+                "GC / full GC [no unit]",
+                (series,),
+                curve=whole,
+            )
         )
     return Chart(
         "sampling",
         "Estimates of GC from less, against the full value",
-        f"With 95 % intervals; at most {_SHOWN_INTERVALS} a panel, evenly over the sorted estimates.",
+        f"With 95 % intervals; at most {_SHOWN_INTERVALS} a panel, evenly over the sorted "
+        f"estimates.",
         tuple(panels),
     )
 
@@ -188,7 +212,11 @@ def _scatter(groups: pd.DataFrame, x: str, y: str) -> list[Panel]:
         )
         for label, group in shown.sort_values("mark", kind="stable").groupby("label", sort=False)
     )
-    return [Panel(axis_label(x), axis_label(y), series, x_scale="log", y_scale=_scale(y))] if series else []
+    return (
+        [Panel(axis_label(x), axis_label(y), series, x_scale="log", y_scale=_scale(y))]
+        if series
+        else []
+    )
 
 
 def _ordinal(runs: pd.DataFrame, key: str, y: str) -> Iterator[Panel]:
@@ -198,25 +226,39 @@ def _ordinal(runs: pd.DataFrame, key: str, y: str) -> Iterator[Panel]:
     values = list(runs.dropna(subset=[key]).sort_values("position")[key].unique())
     shown = runs.dropna(subset=[key])
     shown = shown.assign(
-        label=shown["setting"].map(setting_label), mark=shown["position"], place=shown[key].map(values.index)
+        label=shown["setting"].map(setting_label),
+        mark=shown["position"],
+        place=shown[key].map(values.index),
     )
     for panel in _scatter(shown, "place", y):
         yield replace(
-            panel, x_label=axis_label(key), x_scale="linear", ticks=tuple(shown_value(value) for value in values)
+            panel,
+            x_label=axis_label(key),
+            x_scale="linear",
+            ticks=tuple(shown_value(value) for value in values),
         )
 
 
-def _histories(runs: pd.DataFrame, history: pd.DataFrame, columns: tuple[str, ...]) -> tuple[Panel, ...]:
+def _histories(
+    runs: pd.DataFrame, history: pd.DataFrame, columns: tuple[str, ...]
+) -> tuple[Panel, ...]:
     """One panel for each column, a line for each setting."""
     panels = []
     for column in columns:
         if column in history:
-            lines = [_seed_band(runs[runs["position"] == i], history, column) for i in sorted(set(runs["position"]))]
+            lines = [
+                _seed_band(runs[runs["position"] == i], history, column)
+                for i in sorted(set(runs["position"]))
+            ]
             series = tuple(line for line in lines if line is not None)
             if series:
                 panels.append(
                     Panel(
-                        "training step + 1 [steps]", axis_label(column), series, x_scale="log", y_scale=_scale(column)
+                        "training step + 1 [steps]",
+                        axis_label(column),
+                        series,
+                        x_scale="log",
+                        y_scale=_scale(column),
                     )
                 )
     return tuple(panels)
@@ -224,14 +266,18 @@ def _histories(runs: pd.DataFrame, history: pd.DataFrame, columns: tuple[str, ..
 
 def _seed_band(runs: pd.DataFrame, history: pd.DataFrame, column: str) -> Series | None:
     """Mean and range over the seeds of a setting, on the steps that all of them reach."""
-    records = [history[history["run_id"] == run_id].dropna(subset=[column]) for run_id in runs["run_id"]]
+    records = [
+        history[history["run_id"] == run_id].dropna(subset=[column]) for run_id in runs["run_id"]
+    ]
     records = [record for record in records if len(record)]
     if not records:
         return None
     first, last = max(r["step"].min() for r in records), min(r["step"].max() for r in records)
     steps = np.unique(np.concatenate([record["step"] for record in records]))
     steps = steps[(steps >= first) & (steps <= last)].astype(float)
-    values = np.stack([np.interp(steps, record["step"], record[column].astype(float)) for record in records])
+    values = np.stack(
+        [np.interp(steps, record["step"], record[column].astype(float)) for record in records]
+    )
     return Series(
         setting_label(runs["setting"].iloc[0]),
         mark(int(runs["position"].iloc[0])),
@@ -254,9 +300,19 @@ def _run_lines(groups: pd.DataFrame, history: pd.DataFrame, column: str) -> list
         if len(record):
             x, y = _array(record["step"]) + 1, _array(record[column])
             dashed = not bool(run["converged"])
-            series.append(Series(run["label"], mark(int(run["mark"])), x, y, line=True, dashed=dashed))
+            series.append(
+                Series(run["label"], mark(int(run["mark"])), x, y, line=True, dashed=dashed)
+            )
     return (
-        [Panel("training step + 1 [steps]", axis_label(column), tuple(series), x_scale="log", y_scale="log")]
+        [
+            Panel(
+                "training step + 1 [steps]",
+                axis_label(column),
+                tuple(series),
+                x_scale="log",
+                y_scale="log",
+            )
+        ]
         if series
         else []
     )

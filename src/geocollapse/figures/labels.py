@@ -19,28 +19,41 @@ class Label:
 LABELS = {
     GC: Label("geometric complexity", "(feature unit / input unit)²", "GC"),
     GC_PER_VARIANCE: Label("GC / total feature variance", "1 / input unit²", "GC / variance"),
-    "source.gc_pixel": Label("GC per unit of the raw pixel", "(feature unit / pixel unit)²", "GC pixel"),
+    "source.gc_pixel": Label(
+        "GC per unit of the raw pixel", "(feature unit / pixel unit)²", "GC pixel"
+    ),
     GCOL: Label("geometric collapse", "1 / input unit²", "GCol"),
     NC: Label("neural collapse NC", "CDNV, no unit", "NC"),
     TARGET_NC: Label("target neural collapse", "CDNV, no unit", "target NC"),
     ACCURACY: Label("5-shot target accuracy", "share", "5-shot accuracy"),
-    "source.poincare_ratio.max": Label("largest Poincaré ratio", "input unit²", "largest Poincaré ratio"),
-    "target.accuracy.nearest_mean.1.value": Label("1-shot target accuracy", "share", "1-shot accuracy"),
-    "source.cdnv_bias_corrected": Label("neural collapse, bias-corrected", "CDNV, no unit", "NC corrected"),
+    "source.poincare_ratio.max": Label(
+        "largest Poincaré ratio", "input unit²", "largest Poincaré ratio"
+    ),
+    "target.accuracy.nearest_mean.1.value": Label(
+        "1-shot target accuracy", "share", "1-shot accuracy"
+    ),
+    "source.cdnv_bias_corrected": Label(
+        "neural collapse, bias-corrected", "CDNV, no unit", "NC corrected"
+    ),
     "source.nc1": Label("within-class variability NC1", "no unit", "NC1"),
     "source.accuracy": Label("training accuracy", "share", "accuracy"),
     "train_loss": Label("training loss", "nat", "loss"),
     "train_accuracy": Label("training accuracy", "share", "train accuracy"),
-    "learning_path_flatness": Label("learning-path flatness", "(nat / parameter unit)²", "flatness"),
+    "learning_path_flatness": Label(
+        "learning-path flatness", "(nat / parameter unit)²", "flatness"
+    ),
     "training.learning_rate": Label("learning rate", "parameter unit² / nat", "learning rate"),
     "training.batch_size": Label("batch size", "examples", "batch size"),
     "training.weight_decay": Label("L2 weight decay", "nat / parameter unit²", "weight decay"),
-    "training.gc_penalty.weight": Label("weight of the GC penalty", "nat (input unit / feature unit)²", "GC penalty"),
+    "training.gc_penalty.weight": Label(
+        "weight of the GC penalty", "nat (input unit / feature unit)²", "GC penalty"
+    ),
 }
 
 
 def axis_label(column: str) -> str:
-    """Quantity and unit, e.g. ``batch size [examples]``; the dotted name itself where the quantity is not known.
+    """Quantity and unit, e.g. ``batch size [examples]``; the dotted name itself where the quantity
+    is not known.
 
     Examples:
         >>> axis_label("swept.training.batch_size")
@@ -53,7 +66,9 @@ def axis_label(column: str) -> str:
 def short_name(column: str) -> str:
     """The symbol or the words of a table's cell."""
     label = LABELS.get(column.removeprefix("swept."))
-    return label.short if label else column.removeprefix("swept.").rpartition(".")[2].replace("_", " ")
+    return (
+        label.short if label else column.removeprefix("swept.").rpartition(".")[2].replace("_", " ")
+    )
 
 
 def setting_label(setting: str) -> str:

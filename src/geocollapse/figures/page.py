@@ -1,4 +1,6 @@
-"""Charts as plotly figures for the page: one figure a panel, so that panels stack on a narrow screen."""
+"""Charts as plotly figures for the page: one figure a panel, so that panels stack on a narrow
+screen.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ _AXIS = {
 
 
 def plotly_panels(chart: Chart) -> list[dict[str, Any]]:
-    """Each panel as a plotly figure: plain ``{"data": [...], "layout": {...}}`` that strict JSON can hold.
+    """Each panel as a plotly figure: plain ``{"data": [...], "layout": {...}}`` that strict JSON
+    can hold.
 
     There is no legend inside: the page shows one for all panels of a chart.
     """
@@ -33,7 +36,14 @@ def _traces(panel: Panel) -> Iterator[dict[str, Any]]:
     if panel.curve is not None:
         x, y, name = panel.curve
         line = {"color": _GREY, "width": 1.5, "dash": "dash"}
-        yield {"type": "scatter", "mode": "lines", "x": _plain(x), "y": _plain(y), "name": name, "line": line}
+        yield {
+            "type": "scatter",
+            "mode": "lines",
+            "x": _plain(x),
+            "y": _plain(y),
+            "name": name,
+            "line": line,
+        }
     for series in panel.series:
         if series.line and series.low is not None and series.high is not None:
             yield _band(series)
@@ -62,7 +72,11 @@ def _line(series: Series) -> dict[str, Any]:
         "name": series.label,
         "x": _plain(series.x),
         "y": _plain(series.y),
-        "line": {"color": series.mark.colour, "width": 1.8, "dash": "dash" if series.dashed else "solid"},
+        "line": {
+            "color": series.mark.colour,
+            "width": 1.8,
+            "dash": "dash" if series.dashed else "solid",
+        },
         "marker": {"symbol": series.mark.plotly, "size": 6, "color": series.mark.colour},
     }
 
@@ -86,14 +100,28 @@ def _points(series: Series) -> dict[str, Any]:
     if series.low is not None and series.high is not None:
         up, down = _plain(series.high - series.y), _plain(series.y - series.low)
         look = {"color": series.mark.colour, "thickness": 1, "width": 0}
-        trace["error_y"] = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, **look}
+        trace["error_y"] = {
+            "type": "data",
+            "symmetric": False,
+            "array": up,
+            "arrayminus": down,
+            **look,
+        }
     return trace
 
 
 def _layout(panel: Panel) -> dict[str, Any]:
     small = {"size": 11.5}
-    x_axis = {**_AXIS, "title": {"text": panel.x_label.replace(" [", "<br>["), "font": small}, "type": panel.x_scale}
-    y_axis = {**_AXIS, "title": {"text": panel.y_label.replace(" [", "<br>["), "font": small}, "type": panel.y_scale}
+    x_axis = {
+        **_AXIS,
+        "title": {"text": panel.x_label.replace(" [", "<br>["), "font": small},
+        "type": panel.x_scale,
+    }
+    y_axis = {
+        **_AXIS,
+        "title": {"text": panel.y_label.replace(" [", "<br>["), "font": small},
+        "type": panel.y_scale,
+    }
     if panel.x_scale == "log":
         x_axis |= _named_ticks(log_ticks(panel, "x"))
     if panel.y_scale == "log":

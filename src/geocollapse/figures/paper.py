@@ -39,7 +39,9 @@ def save(chart: Chart, folder: Path) -> tuple[Path, Path]:
     with rc_context(STYLE):
         figure = draw(chart)
         figure.savefig(png, dpi=130, metadata={"Software": None})
-        figure.set_layout_engine("none")  # the layout stays as it is, and is the slower half of the drawing
+        figure.set_layout_engine(
+            "none"
+        )  # the layout stays as it is, and is the slower half of the drawing
         figure.savefig(pdf, metadata={"CreationDate": None})
     return png, pdf
 
@@ -87,10 +89,17 @@ def _tick_log(axis: Axis, ticks: list[float]) -> None:
 
 
 def _draw_line(series: Series, ax: Axes) -> None:
-    look: dict[str, Any] = {"color": series.mark.colour, "linestyle": "--" if series.dashed else "-"}
-    ax.plot(series.x, series.y, marker=series.mark.matplotlib, markersize=3.5, linewidth=1.3, **look)
+    look: dict[str, Any] = {
+        "color": series.mark.colour,
+        "linestyle": "--" if series.dashed else "-",
+    }
+    ax.plot(
+        series.x, series.y, marker=series.mark.matplotlib, markersize=3.5, linewidth=1.3, **look
+    )
     if series.low is not None and series.high is not None:
-        ax.fill_between(series.x, series.low, series.high, color=series.mark.colour, alpha=0.18, linewidth=0)
+        ax.fill_between(
+            series.x, series.low, series.high, color=series.mark.colour, alpha=0.18, linewidth=0
+        )
 
 
 def _draw_points(series: Series, ax: Axes) -> None:
@@ -98,7 +107,15 @@ def _draw_points(series: Series, ax: Axes) -> None:
     faces = ["white" if empty else series.mark.colour for empty in hollow]
     if series.low is not None and series.high is not None:
         bars = np.stack([series.y - series.low, series.high - series.y])
-        ax.errorbar(series.x, series.y, yerr=bars, fmt="none", ecolor=series.mark.colour, elinewidth=0.8, zorder=2)
+        ax.errorbar(
+            series.x,
+            series.y,
+            yerr=bars,
+            fmt="none",
+            ecolor=series.mark.colour,
+            elinewidth=0.8,
+            zorder=2,
+        )
     ax.scatter(
         series.x,
         series.y,
@@ -115,7 +132,15 @@ def _draw_legend(chart: Chart, figure: Figure) -> None:
     from matplotlib.lines import Line2D
 
     entries = [
-        Line2D([], [], color=mark.colour, marker=mark.matplotlib, linestyle="", markersize=6, label=label)
+        Line2D(
+            [],
+            [],
+            color=mark.colour,
+            marker=mark.matplotlib,
+            linestyle="",
+            markersize=6,
+            label=label,
+        )
         for label, mark in chart.legend
     ]
     entries += [
@@ -125,5 +150,9 @@ def _draw_legend(chart: Chart, figure: Figure) -> None:
     ]
     unique = list({str(entry.get_label()): entry for entry in entries}.values())
     longest = max(len(str(entry.get_label())) for entry in unique)
-    fitting = int(13 * figure.get_figwidth() / (longest + 7))  # about 13 letters an inch at 9 points
-    figure.legend(handles=unique, loc="outside lower center", ncols=max(1, min(len(unique), fitting)))
+    fitting = int(
+        13 * figure.get_figwidth() / (longest + 7)
+    )  # about 13 letters an inch at 9 points
+    figure.legend(
+        handles=unique, loc="outside lower center", ncols=max(1, min(len(unique), fitting))
+    )

@@ -1,8 +1,10 @@
-"""Squared Frobenius norms of the Jacobians of a batch: exactly, or by random probes, one example at a time.
+"""Squared Frobenius norms of the Jacobians of a batch: exactly, or by random probes, one example at
+a time.
 
-The files, in the order they build on each other: ends (what goes into a map and comes out), norms (what is measured),
-reverse (vector-Jacobian products), forward (Jacobian-vector products), tangents (the same with a graph behind them),
-masked (sampled entries), memory (what fits), checks (what is no norm), plan (the estimators).
+The files, in the order they build on each other: ends (what goes into a map and comes out), norms
+(what is measured), reverse (vector-Jacobian products), forward (Jacobian-vector products), tangents
+(the same with a graph behind them), masked (sampled entries), memory (what fits), checks (what is
+no norm), plan (the estimators).
 """
 
 from geocollapse.jacobian.ends import Map as Map

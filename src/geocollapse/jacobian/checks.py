@@ -11,8 +11,11 @@ from geocollapse.batches import Take
 from geocollapse.jacobian.ends import track
 
 
-def check_terms(terms: Sequence[Tensor], take: Take, x: Tensor, features: Sequence[Tensor], indices: Tensor) -> None:
-    """Refuse single probes' estimates (probes, 1 or 2, n) of each layer that say nothing about its Jacobian.
+def check_terms(
+    terms: Sequence[Tensor], take: Take, x: Tensor, features: Sequence[Tensor], indices: Tensor
+) -> None:
+    """Refuse single probes' estimates (probes, 1 or 2, n) of each layer that say nothing about its
+    Jacobian.
 
     Raises:
         ValueError: NaN or an infinity, of features that are finite themselves.
@@ -25,8 +28,10 @@ def check_terms(terms: Sequence[Tensor], take: Take, x: Tensor, features: Sequen
         if not is_any and found.numel() and _is_cut(take, x, layer, z):
             place = "" if len(terms) == 1 else f" to layer {layer + 1} of {len(terms)}"
             raise RuntimeError(
-                f"layer: expected a path of gradients from the inputs{place}, got features that move with the inputs "
-                f"and torch.no_grad or .detach() inside the forward pass; do remove it, or name an earlier layer"
+                f"layer: expected a path of gradients from the inputs{place}, got features that "
+                f"move with the inputs "
+                f"and torch.no_grad or .detach() inside the forward pass; do remove it, or name an "
+                f"earlier layer"
             )
 
 
@@ -34,8 +39,10 @@ def _overflow(is_finite: Tensor, indices: Tensor) -> ValueError:
     rows = (~is_finite).nonzero().flatten()
     first = int(indices[rows[0].to(indices.device)])
     return ValueError(
-        f"features: expected finite Jacobians, got NaN or infinity in {len(rows)} of {len(is_finite)} examples (first "
-        f"in example {first}); do float32, or bfloat16 autocast, where float16 overflows, or drop these examples"
+        f"features: expected finite Jacobians, got NaN or infinity in {len(rows)} of "
+        f"{len(is_finite)} examples (first "
+        f"in example {first}); do float32, or bfloat16 autocast, where float16 overflows, or drop "
+        f"these examples"
     )
 
 

@@ -48,14 +48,16 @@ def flatten_features(output: object, n_examples: int) -> Tensor:
         )
     if output.ndim == 0 or len(output) != n_examples:
         raise ValueError(
-            f"features: expected one row for each of {n_examples} examples, got shape {tuple(output.shape)}; "
+            f"features: expected one row for each of {n_examples} examples, got shape "
+            f"{tuple(output.shape)}; "
             f"do name a layer whose first dimension is the batch"
         )
     return output.reshape(n_examples, -1)
 
 
 def channel_scale(std: Tensor | None, x: Tensor) -> Tensor:
-    """The input scale in float64, to broadcast over the channels (dimension 1) of ``x``; 1 where none is known.
+    """The input scale in float64, to broadcast over the channels (dimension 1) of ``x``; 1 where
+    none is known.
 
     Rounded to a half precision of ``x`` it would move every norm the same way.
     """

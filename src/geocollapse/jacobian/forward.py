@@ -1,4 +1,6 @@
-"""Jacobian-vector products J u by forward-mode differentiation: one sweep gives those of every layer."""
+"""Jacobian-vector products J u by forward-mode differentiation: one sweep gives those of every
+layer.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def push_forward(take: Take, x: Tensor, u: Tensor) -> tuple[list[Tensor], Any, l
 
 @contextmanager
 def forward_mode(argument: str, remedy: str) -> Iterator[None]:
-    """One level of forward mode; an operation without a forward rule is an error of ``argument`` with its remedy."""
+    """One level of forward mode; an operation without a forward rule is an error of ``argument``
+    with its remedy.
+    """
     with forward_ad.dual_level(), plain_attention():
         try:
             yield
@@ -42,22 +46,27 @@ def forward_mode(argument: str, remedy: str) -> Iterator[None]:
                 raise
             reason = str(error).splitlines()[0]
             raise NotImplementedError(
-                f"{argument}: expected a map with forward-mode derivatives, got {reason!r}; do {remedy}"
+                f"{argument}: expected a map with forward-mode derivatives, got {reason!r}; do "
+                f"{remedy}"
             ) from error
 
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Attention by the math kernel: the fused ones have neither forward mode nor a second derivative."""
+    """Attention by the math kernel: the fused ones have neither forward mode nor a second
+    derivative.
+    """
     with sdpa_kernel(SDPBackend.MATH), _without_fast_path():
         yield
 
 
 @contextmanager
 def _without_fast_path() -> Iterator[None]:
-    """Transformer layers take their plain path: the fast one of evaluation mode has no forward mode.
+    """Transformer layers take their plain path: the fast one of evaluation mode has no forward
+    mode.
 
-    A deprecation in torch's own table of forward-mode rules, which it reads at the first sweep, is not the caller's.
+    A deprecation in torch's own table of forward-mode rules, which it reads at the first sweep, is
+    not the caller's.
     """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

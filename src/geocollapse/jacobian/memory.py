@@ -1,4 +1,6 @@
-"""How many examples fit into a limit of memory: the graph that autograd keeps, counted on one and two examples."""
+"""How many examples fit into a limit of memory: the graph that autograd keeps, counted on one and
+two examples.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,11 @@ from geocollapse.jacobian.ends import track
 
 
 def examples_that_fit(take: Take, x: Tensor, memory_limit: int) -> int:
-    """The most examples like ``x[0]`` whose probes stay within ``memory_limit`` bytes beside the model's parameters.
+    """The most examples like ``x[0]`` whose probes stay within ``memory_limit`` bytes beside the
+    model's parameters.
 
-    Counted: what autograd saves for the backward pass, and twice the largest of these tensors for the gradients on
-    their way. The Jacobian itself is never formed.
+    Counted: what autograd saves for the backward pass, and twice the largest of these tensors for
+    the gradients on their way. The Jacobian itself is never formed.
 
     Raises:
         ValueError: not one example fits; says what one takes.
@@ -29,7 +32,8 @@ def examples_that_fit(take: Take, x: Tensor, memory_limit: int) -> int:
     if n_fitting < 1:
         least = fixed + each
         raise ValueError(
-            f"memory_limit: expected at least {least} bytes ({least / 1e6:.1f} MB), what the graph of one example "
+            f"memory_limit: expected at least {least} bytes ({least / 1e6:.1f} MB), what the graph "
+            f"of one example "
             f"takes, got {memory_limit}; do memory_limit={least}, or a layer nearer to the input"
         )
     return n_fitting

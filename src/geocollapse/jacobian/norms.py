@@ -17,9 +17,11 @@ class SquaredNorms:
 
     Attributes:
         values: (n,) float64, the estimates y_i.
-        variances: (n,) float64, unbiased estimates of Var(y_i | example i): 0 if exact, NaN with a single probe.
+        variances: (n,) float64, unbiased estimates of Var(y_i | example i): 0 if exact, NaN with a
+            single probe.
         n_probes: (n,) int64, probes behind each estimate.
-        scaled: (n,) float64, the same estimates of ||J diag(1/s)||_F^2, or None where no input scale s was given.
+        scaled: (n,) float64, the same estimates of ||J diag(1/s)||_F^2, or None where no input
+            scale s was given.
     """
 
     values: Tensor
@@ -40,19 +42,24 @@ class SquaredNorms:
         return SquaredNorms(self.values.cpu(), self.variances.cpu(), self.n_probes.cpu(), scaled)
 
     def filled_variances(self) -> Tensor:
-        """``variances`` (n,), and where a single probe tells none: q y_i^2, from the examples with a second probe.
+        """``variances`` (n,), and where a single probe tells none: q y_i^2, from the examples with
+        a second probe.
 
             q = sum_k Var(y_k | k) / sum_k y_k^2
 
-        A ratio estimate: the variance of a probe goes with the square of the norm. Only examples k with y_k no larger
-        than the largest without a second probe count: the larger ones were given theirs because they are large.
+        A ratio estimate: the variance of a probe goes with the square of the norm. Only examples k
+        with y_k no larger
+        than the largest without a second probe count: the larger ones were given theirs because
+        they are large.
         """
         unknown = self.variances.isnan()
         if not bool(unknown.any()):
             return self.variances
         told = ~unknown & (self.n_probes == 1) & (self.values <= self.values[unknown].max())
         squares = self.values.square()
-        ratio = self.variances[told].sum() / squares[told].sum().clamp(min=torch.finfo(squares.dtype).tiny)
+        ratio = self.variances[told].sum() / squares[told].sum().clamp(
+            min=torch.finfo(squares.dtype).tiny
+        )
         return torch.where(unknown, ratio * squares, self.variances)
 
     def with_variances(self, rows: Tensor, others: SquaredNorms) -> SquaredNorms:
@@ -60,7 +67,9 @@ class SquaredNorms:
         return replace(self, variances=self.variances.index_put((rows,), others.variances))
 
     def packed(self, indices: Tensor) -> Tensor:
-        """The norms and the positions (n,) of their examples as rows (n, 4 or 5), to be sent as one tensor."""
+        """The norms and the positions (n,) of their examples as rows (n, 4 or 5), to be sent as one
+        tensor.
+        """
         columns = [indices, self.n_probes, self.values, self.variances]
         columns += [] if self.scaled is None else [self.scaled]
         return torch.stack([column.cpu().double() for column in columns], dim=1)
@@ -85,14 +94,19 @@ class SquaredNorms:
     @staticmethod
     def exact(values: Tensor, scaled: Tensor | None = None) -> SquaredNorms:
         """Values without an error."""
-        return SquaredNorms(values, torch.zeros_like(values), torch.ones_like(values, dtype=torch.int64), scaled)
+        return SquaredNorms(
+            values, torch.zeros_like(values), torch.ones_like(values, dtype=torch.int64), scaled
+        )
 
 
-def mean_of_probes(terms: Tensor, n_counted: int | None = None, n_distinct: float = math.inf) -> SquaredNorms:
-    """Mean over the first r probes of ``terms`` (probes, 1 or 2, n) and the unbiased variance of that mean.
+def mean_of_probes(
+    terms: Tensor, n_counted: int | None = None, n_distinct: float = math.inf
+) -> SquaredNorms:
+    """Mean over the first r probes of ``terms`` (probes, 1 or 2, n) and the unbiased variance of
+    that mean.
 
-    The variance is w_i/r, times (1 - r/N) for probes that are drawn without replacement from N (definitions 1);
-    further probes than the r that count only serve the variance.
+    The variance is w_i/r, times (1 - r/N) for probes that are drawn without replacement from N
+    (definitions 1); further probes than the r that count only serve the variance.
     """
     n_counted = n_counted or len(terms)
     mean = terms[:n_counted].mean(dim=0)

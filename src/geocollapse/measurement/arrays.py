@@ -1,4 +1,6 @@
-"""Named arrays and one text in a file: ``.safetensors`` (mapped when it is read) and ``.npz``; ``.pt`` is read only."""
+"""Named arrays and one text in a file: ``.safetensors`` (mapped when it is read) and ``.npz``;
+``.pt`` is read only.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ def check_ending(path: str | Path, *, argument: str = "path") -> None:
     """Raise a ValueError for a file that ``write_arrays`` cannot write."""
     if Path(path).suffix not in _WRITERS:
         raise ValueError(
-            f"{argument}: expected a file ending in {' or '.join(_WRITERS)}, got {str(path)!r}; do features.safetensors"
+            f"{argument}: expected a file ending in {' or '.join(_WRITERS)}, got {str(path)!r}; do "
+            f"features.safetensors"
         )
 
 
@@ -47,19 +50,34 @@ def read_arrays(path: Path, names: Collection[str]) -> Content:
     from safetensors import SafetensorError
 
     if not path.is_file():
-        raise FileNotFoundError(f"features: expected a file, got {str(path)!r}, which does not exist; do check it")
+        raise FileNotFoundError(
+            f"features: expected a file, got {str(path)!r}, which does not exist; do check it"
+        )
     if path.suffix not in _READERS:
-        raise ValueError(f"features: expected a file ending in {', '.join(_READERS)}, got {path.name!r}; do convert it")
+        raise ValueError(
+            f"features: expected a file ending in {', '.join(_READERS)}, got {path.name!r}; do "
+            f"convert it"
+        )
     try:
         return _READERS[path.suffix](path, names)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"features: expected tensors only, got pickled code (not run) or a damaged file in {path.name}; "
-            f"do torch.save({{'features': features, 'labels': labels}}, 'features.pt') where the file was made"
+            f"features: expected tensors only, got pickled code (not run) or a damaged file in "
+            f"{path.name}; "
+            f"do torch.save({{'features': features, 'labels': labels}}, 'features.pt') where the "
+            f"file was made"
         ) from error
-    except (SafetensorError, zipfile.BadZipFile, EOFError, KeyError, RuntimeError, ValueError) as error:
+    except (
+        SafetensorError,
+        zipfile.BadZipFile,
+        EOFError,
+        KeyError,
+        RuntimeError,
+        ValueError,
+    ) as error:
         raise ValueError(
-            f"features: expected a readable file, got {path.name} ({type(error).__name__}: {error}); "
+            f"features: expected a readable file, got {path.name} ({type(error).__name__}: "
+            f"{error}); "
             f"do write it again, with arrays of numbers only"
         ) from error
 
@@ -94,7 +112,9 @@ def _as_tensor(name: str, array: Any) -> Tensor:
     try:
         return torch.as_tensor(array)
     except TypeError:
-        raise TypeError(f"{name}: expected numbers, got {np.asarray(array).dtype}; do store class numbers") from None
+        raise TypeError(
+            f"{name}: expected numbers, got {np.asarray(array).dtype}; do store class numbers"
+        ) from None
 
 
 def _write_safetensors(path: Path, arrays: Mapping[str, Tensor], text: str) -> None:

@@ -1,4 +1,6 @@
-"""The classifier behind the features: which of its outputs each class is, how often it is right, its weights."""
+"""The classifier behind the features: which of its outputs each class is, how often it is right,
+its weights.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +22,20 @@ _NONE = "no linear layer gives the model's output unchanged"
 def outputs_of_classes(
     model: Any, embedding: Embedding | None, class_names: Sequence[str] | None, given: Tensor | None
 ) -> tuple[Tensor | None, tuple[str, ...]]:
-    """Which of the classifier's outputs each class is, (C,) or None for all in their order; and notes on that.
+    """Which of the classifier's outputs each class is, (C,) or None for all in their order; and
+    notes on that.
 
-    As the data set says (``given``); else by name where the model's configuration and the data name the same classes.
+    As the data set says (``given``); else by name where the model's configuration and the data name
+    the same classes.
     """
     if given is not None:
         return given, (f"accuracy: among the {len(given)} outputs that are classes",)
     own = _output_names(model, embedding)
     if own is None or class_names is None:
         return None, ()
-    there, wanted = ([str(name).strip().casefold() for name in names] for names in (own, class_names))
+    there, wanted = (
+        [str(name).strip().casefold() for name in names] for names in (own, class_names)
+    )
     if there == wanted or not set(there) & set(wanted):
         return None, ()
     if len(there) == len(wanted) == len(set(there)) and set(there) == set(wanted):
@@ -46,7 +52,9 @@ def accuracy(
     class_names: Sequence[str] | None,
     about_outputs: tuple[str, ...],
 ) -> tuple[float | None, tuple[str, ...]]:
-    """Share of the examples that the classifier gets right, or None and why, with ``about_outputs``."""
+    """Share of the examples that the classifier gets right, or None and why, with
+    ``about_outputs``.
+    """
     if embedding is None or embedding.classifier is None:
         return None, (f"accuracy: {_no_classifier(embedding)}", *_own_output(embedding))
     if output is None:
@@ -56,11 +64,16 @@ def accuracy(
 
 
 def head_at(
-    layer: Layer, feature_map: FeatureMap | CallableMap, embedding: Embedding | None, *, is_named: bool
+    layer: Layer,
+    feature_map: FeatureMap | CallableMap,
+    embedding: Embedding | None,
+    *,
+    is_named: bool,
 ) -> Head:
     """Weight and bias of the classifier that ``layer`` feeds, or the reason why there is none.
 
-    A layer of the classifier's width need not be what feeds it: the caller says so by naming the classifier.
+    A layer of the classifier's width need not be what feeds it: the caller says so by naming the
+    classifier.
     """
     if embedding is None or embedding.classifier is None or isinstance(feature_map, CallableMap):
         return _no_classifier(embedding)
@@ -75,7 +88,9 @@ def head_at(
 
 
 def _output_names(model: Any, embedding: Embedding | None) -> list[str] | None:
-    """What the configuration of a transformers classifier calls its outputs; None where that says nothing."""
+    """What the configuration of a transformers classifier calls its outputs; None where that says
+    nothing.
+    """
     names = getattr(getattr(model, "config", None), "id2label", None)
     if embedding is None or embedding.classifier is None or not isinstance(names, dict):
         return None

@@ -17,7 +17,9 @@ from geocollapse.measurement.store import RowStore
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Features (n, p) and labels (n,) of a data set, in its order, and the layer they were taken from."""
+    """Features (n, p) and labels (n,) of a data set, in its order, and the layer they were taken
+    from.
+    """
 
     features: Tensor
     labels: Tensor
@@ -63,11 +65,17 @@ def collect_features(
         first = move(examples.peek(), model)
         embedding = find_embedding(model, first, layer=layer, classifier=classifier)
         feature_map = FeatureMap(
-            model, [embedding.layer], pool, find_input_layer(model, first, input_layer), autocast=autocast
+            model,
+            [embedding.layer],
+            pool,
+            find_input_layer(model, first, input_layer),
+            autocast=autocast,
         )
         for batch in examples.batches():
             if batch.labels is None:
-                raise ValueError("data: expected batches with labels, got inputs alone; do pass (inputs, labels)")
+                raise ValueError(
+                    "data: expected batches with labels, got inputs alone; do pass (inputs, labels)"
+                )
             store.write(batch.indices, feature_map(move(batch.inputs, model)))
             labels.append(batch.labels.cpu())
     return Features(store.rows(), torch.cat(labels), str(embedding.layer))

@@ -23,7 +23,9 @@ from geocollapse.provenance import provenance
 from geocollapse.sampling import ProbeSchedule, known_classes
 from geocollapse.stopping import StoppingRule
 
-_MAX_COVARIANCE_INPUTS = 1024  # input coordinates up to which the input covariance of each class is looked at
+_MAX_COVARIANCE_INPUTS = (
+    1024  # input coordinates up to which the input covariance of each class is looked at
+)
 _Notes = tuple[str, ...]
 
 
@@ -58,7 +60,11 @@ class Pass:
     @property
     def n_population(self) -> int:
         """Examples in the data set; of a stream those that were read."""
-        return len(self.examples) if isinstance(self.examples, MapExamples) else len(self.reading.labels)
+        return (
+            len(self.examples)
+            if isinstance(self.examples, MapExamples)
+            else len(self.reading.labels)
+        )
 
     @property
     def logits(self) -> Tensor | None:
@@ -90,7 +96,12 @@ class Pass:
             lambda_max=lambda_max,
             preprocessing=_preprocessing(examples, self.plan.input_std, self.feature_map),
             provenance=provenance(seed=self.plan.seed, device=device_of(self.model) or "cpu"),
-            warnings=(*about_accuracy, *self._about_inputs(), *self._about_ending(), *about_covariance),
+            warnings=(
+                *about_accuracy,
+                *self._about_inputs(),
+                *self._about_ending(),
+                *about_covariance,
+            ),
         )
 
     def _about_inputs(self) -> _Notes:
@@ -98,7 +109,10 @@ class Pass:
         notes = (*(of_dataset(self.examples, "notes") or ()), *self.feature_map.notes)
         layer = self.feature_map.input_layer
         if layer is not None:
-            return (*notes, f"gc_pixel: not defined for the output of {layer!r}, which has no pixels")
+            return (
+                *notes,
+                f"gc_pixel: not defined for the output of {layer!r}, which has no pixels",
+            )
         if self.plan.input_std is None:
             unknown = "gc_pixel: the scale of the inputs is not known; do input_std= with the channels' deviations"
             return (*notes, unknown)
@@ -119,8 +133,12 @@ def of_dataset(examples: MapExamples | StreamExamples, name: str) -> Any:
     return None if callable(value) else value
 
 
-def _class_counts(examples: MapExamples | StreamExamples, reading: Reading, n_population: int) -> Mapping[int, float]:
-    """Examples of each class in the data set; infinity where a pass that was cut short could not tell."""
+def _class_counts(
+    examples: MapExamples | StreamExamples, reading: Reading, n_population: int
+) -> Mapping[int, float]:
+    """Examples of each class in the data set; infinity where a pass that was cut short could not
+    tell.
+    """
     classes, counts = reading.labels.unique(return_counts=True)
     known = dict(zip(classes.tolist(), map(float, counts.tolist()), strict=True))
     if len(reading.labels) == n_population:
@@ -130,12 +148,16 @@ def _class_counts(examples: MapExamples | StreamExamples, reading: Reading, n_po
 
 
 def _preprocessing(
-    examples: MapExamples | StreamExamples, std: Tensor | None, feature_map: FeatureMap | CallableMap
+    examples: MapExamples | StreamExamples,
+    std: Tensor | None,
+    feature_map: FeatureMap | CallableMap,
 ) -> Mapping[str, Any]:
     mean = of_dataset(examples, "mean")
     return {
         **(of_dataset(examples, "preprocessing") or {}),
-        "mean": None if mean is None else torch.as_tensor(mean, dtype=torch.float64).flatten().tolist(),
+        "mean": None
+        if mean is None
+        else torch.as_tensor(mean, dtype=torch.float64).flatten().tolist(),
         "std": None if std is None else std.tolist(),
         "mode": "evaluation",
         "input_layer": feature_map.input_layer and uncompiled_name(feature_map.input_layer),
@@ -152,7 +174,9 @@ def _name_of(dtype: torch.dtype | None) -> str | None:
 def _input_covariance_lambda_max(
     examples: MapExamples | StreamExamples, reading: Reading
 ) -> tuple[float | None, tuple[str, ...]]:
-    """max_i lambda_max(Cov_input(Q_i)), a lower bound on the Poincare constant that does not use f (definitions 3)."""
+    """max_i lambda_max(Cov_input(Q_i)), a lower bound on the Poincare constant that does not use f
+    (definitions 3).
+    """
     dataset = examples.dataset if isinstance(examples, MapExamples) else None
     if not isinstance(dataset, TensorDataset) or not dataset.tensors[0].is_floating_point():
         return None, ("input_covariance_lambda_max: looked at only for inputs in memory",)

@@ -72,7 +72,9 @@ def depth_table(layers: Sequence[LayerMeasurement]) -> str:
 
 
 def depth_figure(layers: Sequence[LayerMeasurement]) -> Figure:
-    """Geometric complexity, geometric collapse, CDNV and NC1 against the layers, in the order asked for; log axes."""
+    """Geometric complexity, geometric collapse, CDNV and NC1 against the layers, in the order asked
+    for; log axes.
+    """
     from matplotlib.figure import Figure
 
     width = max(3.6, 0.3 * len(layers))  # inches of a panel: every name of a layer has its place
@@ -83,11 +85,18 @@ def depth_figure(layers: Sequence[LayerMeasurement]) -> Figure:
         missing: list[str] = []
         for (name, measure), mark in zip(lines.items(), _MARKS):
             missing += _draw_line(axis, name, [measure(layer) for layer in layers], mark)
-        axis.set(xlabel="\n".join(["layer", *missing]), ylabel=label, yscale="log", xlim=(-0.5, len(layers) - 0.5))
+        axis.set(
+            xlabel="\n".join(["layer", *missing]),
+            ylabel=label,
+            yscale="log",
+            xlim=(-0.5, len(layers) - 0.5),
+        )
         axis.set_xticks(range(len(layers)), names, rotation=90)
         axis.grid(axis="y", color="#e6e6e6", linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), frameon=False, fontsize=8, borderpad=0.2)
+        axis.legend(
+            loc="lower left", bbox_to_anchor=(0.0, 1.0), frameon=False, fontsize=8, borderpad=0.2
+        )
     figure.suptitle(_title(layers), fontsize=11)
     return figure
 
@@ -98,8 +107,12 @@ def _half_width(estimate: Estimate) -> float:
     return 100.0 * (math.sqrt(high / low) - 1.0) if low > 0.0 else math.nan
 
 
-def _draw_line(axis: Axes, name: str, measured: Sequence[Estimate | float], mark: tuple[str, str]) -> list[str]:
-    """One measure of all layers, with its interval where it has one; what a log axis cannot show is returned."""
+def _draw_line(
+    axis: Axes, name: str, measured: Sequence[Estimate | float], mark: tuple[str, str]
+) -> list[str]:
+    """One measure of all layers, with its interval where it has one; what a log axis cannot show is
+    returned.
+    """
     colour, shape = mark
     drawn = [(x, value) for x, value in enumerate(measured) if 0.0 < float(value) < math.inf]
     points = [(x, float(value), *_interval(value)) for x, value in drawn]
@@ -138,5 +151,7 @@ def _notes(layers: Sequence[LayerMeasurement]) -> list[str]:
     notes = rtol_note(layers)
     for warning in dict.fromkeys(warning for layer in layers for warning in layer.warnings):
         concerned = [layer.layer or "output" for layer in layers if warning in layer.warnings]
-        notes.append(warning if len(concerned) == len(layers) else f"{', '.join(concerned)}: {warning}")
+        notes.append(
+            warning if len(concerned) == len(layers) else f"{', '.join(concerned)}: {warning}"
+        )
     return notes

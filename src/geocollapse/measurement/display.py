@@ -21,7 +21,11 @@ _WIDTH = 100
 _POOLS = {"mean": "mean over positions", "cls": "first token", "last": "last token"}
 _WIDEST = 240  # a table is as wide as its columns need
 # The forms of a figure, with what keeps the date out of them: the same figure is the same file.
-_FIGURES: Mapping[str, Any] = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+_FIGURES: Mapping[str, Any] = {
+    ".png": {"Software": None},
+    ".pdf": {"CreationDate": None},
+    ".svg": {"Date": None},
+}
 
 
 def as_text(layer: LayerMeasurement) -> str:
@@ -30,8 +34,15 @@ def as_text(layer: LayerMeasurement) -> str:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(_title(layer)), title_justify="left", box=box.SIMPLE_HEAD, min_width=70)
-    for name, justify in (("measure", "left"), ("value", "right"), ("95 % interval", "right"), ("read as", "left")):
+    table = Table(
+        title=escape(_title(layer)), title_justify="left", box=box.SIMPLE_HEAD, min_width=70
+    )
+    for name, justify in (
+        ("measure", "left"),
+        ("value", "right"),
+        ("95 % interval", "right"),
+        ("read as", "left"),
+    ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in _rows(layer):
         table.add_row(*row)
@@ -118,7 +129,9 @@ def _cells(value: float | Estimate | None) -> tuple[str, str]:
 
 
 def as_figure(layer: LayerMeasurement) -> Figure:
-    """Geometric complexity of each class with its 95 % interval, where known, and CDNV of each pair of classes."""
+    """Geometric complexity of each class with its 95 % interval, where known, and CDNV of each pair
+    of classes.
+    """
     from matplotlib.figure import Figure
 
     has_complexity = not math.isnan(layer.geometric_complexity.value)
@@ -139,8 +152,14 @@ def as_figure(layer: LayerMeasurement) -> Figure:
 def _draw_complexity(axis: Axes, layer: LayerMeasurement) -> None:
     """One point and its interval a class."""
     names, estimates = list(layer.class_names), list(layer.class_complexity.values())
-    values, bounds = [estimate.value for estimate in estimates], [estimate.interval() for estimate in estimates]
-    errors = [[v - low for v, (low, _) in zip(values, bounds)], [high - v for v, (_, high) in zip(values, bounds)]]
+    values, bounds = (
+        [estimate.value for estimate in estimates],
+        [estimate.interval() for estimate in estimates],
+    )
+    errors = [
+        [v - low for v, (low, _) in zip(values, bounds)],
+        [high - v for v, (_, high) in zip(values, bounds)],
+    ]
     axis.errorbar(values, range(len(names)), xerr=errors, fmt="o", color="#0072B2", capsize=3)
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
@@ -151,7 +170,8 @@ def check_figure(path: Path, *, argument: str = "path") -> None:
     """Raise a ValueError for a file that ``save_figure`` cannot write."""
     if path.suffix not in _FIGURES:
         raise ValueError(
-            f"{argument}: expected a file ending in {', '.join(_FIGURES)}, got {str(path)!r}; do figure.png"
+            f"{argument}: expected a file ending in {', '.join(_FIGURES)}, got {str(path)!r}; do "
+            f"figure.png"
         )
 
 
@@ -160,5 +180,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     from matplotlib import rc_context
 
     check_figure(path)
-    with rc_context({"svg.hashsalt": "geocollapse", "pdf.fonttype": 42}), written_whole(path) as partial:
+    with (
+        rc_context({"svg.hashsalt": "geocollapse", "pdf.fonttype": 42}),
+        written_whole(path) as partial,
+    ):
         figure.savefig(partial, format=path.suffix[1:], dpi=150, metadata=_FIGURES[path.suffix])

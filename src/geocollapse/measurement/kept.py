@@ -12,7 +12,9 @@ from geocollapse.jacobian import SquaredNorms
 from geocollapse.sampling import Ending
 from geocollapse.stopping import StoppingRule
 
-Head = tuple[Tensor, Tensor | None] | str  # weight (C, p) and bias (C,) of the classifier, or why there is none
+Head = (
+    tuple[Tensor, Tensor | None] | str
+)  # weight (C, p) and bias (C,) of the classifier, or why there is none
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,8 @@ class Context:
         rule: when the probes were to stop.
         ending: how they did.
         class_names: a name for each class, or None to name it by its label.
-        accuracy: share of the examples that the classifier gets right; None without one for these classes.
+        accuracy: share of the examples that the classifier gets right; None without one for these
+            classes.
         split: the part of the data set.
         lambda_max: largest eigenvalue of a class's input covariance.
         preprocessing: what was done to the inputs.
@@ -85,7 +88,9 @@ class KeptLayer:
 def accuracy_of(
     logits: Tensor, labels: Tensor, class_names: Sequence[str] | None
 ) -> tuple[float | None, tuple[str, ...]]:
-    """Share of the examples whose largest logit is their label, or None and why: outputs and labels must agree."""
+    """Share of the examples whose largest logit is their label, or None and why: outputs and labels
+    must agree.
+    """
     n_outputs = logits.shape[1]
     n_classes = len(class_names) if class_names is not None else n_outputs
     if n_classes != n_outputs or int(labels.max()) >= n_outputs or int(labels.min()) < 0:

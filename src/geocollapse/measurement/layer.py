@@ -33,7 +33,8 @@ from geocollapse.scores import LabelFree, LabelFreeDict, label_free
 SUGGESTED_RTOL = 0.05
 _BOUND_SHOTS = (math.inf, 1, 5)
 _NO_NORMS = (
-    "geometric_complexity, geometric_collapse and what follows from them: undefined without squared Jacobian norms; "
+    "geometric_complexity, geometric_collapse and what follows from them: undefined without "
+    "squared Jacobian norms; "
     "do geocollapse measure MODEL DATA --save-features FILE, which keeps them"
 )
 
@@ -47,7 +48,9 @@ class PoincareDict(TypedDict):
 
 
 class MeasurementDict(TypedDict):
-    """The JSON form of one layer's measurement; an undefined number is null, with the reason in ``warnings``."""
+    """The JSON form of one layer's measurement; an undefined number is null, with the reason in
+    ``warnings``.
+    """
 
     schema_version: int
     accuracy: float | None
@@ -93,15 +96,18 @@ class MeasurementDict(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class LayerMeasurement:
-    """Every measure of one layer: geometric complexity, neural and geometric collapse, bounds, label-free baselines.
+    """Every measure of one layer: geometric complexity, neural and geometric collapse, bounds,
+    label-free baselines.
 
-    Of a features file without squared Jacobian norms, complexity and what follows from it are NaN, with a warning.
+    Of a features file without squared Jacobian norms, complexity and what follows from it are NaN,
+    with a warning.
 
     Attributes:
         kept: what they were computed from; ``save_features`` writes it.
         class_names: names of the classes, in ascending order of their labels.
         geometric_complexity: of the map from the input to this layer.
-        gc_pixel: the same for each unit of the raw [0, 1] pixel; None where the input scale is not known.
+        gc_pixel: the same for each unit of the raw [0, 1] pixel; None where the input scale is not
+            known.
         gc_per_variance: geometric complexity over the trace of the total feature covariance.
         class_complexity: geometric complexity of each class.
         geometric_collapse: see ``geocollapse.geometric_collapse``.
@@ -143,11 +149,14 @@ class LayerMeasurement:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of the examples that the model's own classifier gets right; None without one for these classes."""
+        """Share of the examples that the model's own classifier gets right; None without one for
+        these classes.
+        """
         return self.kept.context.accuracy
 
     def save_features(self, path: str | Path, *, origin: Mapping[str, Any] | None = None) -> None:
-        """Write a features file, from which ``geocollapse.measure_features`` makes the same numbers.
+        """Write a features file, from which ``geocollapse.measure_features`` makes the same
+        numbers.
 
         Args:
             path: a file ending in ``.safetensors`` or ``.npz``; written whole or not at all.
@@ -165,7 +174,9 @@ class LayerMeasurement:
         return largest_pairs(statistics, min(k, n_pairs), class_names=self.class_names)
 
     def top_examples(self, k: int = 10) -> list[TopExample]:
-        """The k inputs that carry most of geometric complexity, by position in the data set and class."""
+        """The k inputs that carry most of geometric complexity, by position in the data set and
+        class.
+        """
         names = dict(zip(self.labels.unique().tolist(), self.class_names, strict=True))
         rows = dict(zip(self.kept.context.ids.tolist(), self.labels.tolist(), strict=True))
         found = self.geometric_complexity.top_examples(k)
@@ -173,7 +184,9 @@ class LayerMeasurement:
 
     def to_dict(self) -> MeasurementDict:
         """The strict JSON form."""
-        collapse = {key: value for key, value in self.neural_collapse.to_dict().items() if key != "warnings"}
+        collapse = {
+            key: value for key, value in self.neural_collapse.to_dict().items() if key != "warnings"
+        }
         context = self.kept.context
         result: MeasurementDict = strict_json(
             {
@@ -188,12 +201,16 @@ class LayerMeasurement:
                 "geometric_complexity": self.geometric_complexity,
                 "gc_pixel": self.gc_pixel,
                 "gc_per_variance": self.gc_per_variance,
-                "geometric_complexity_per_class": {k: e.to_interval_dict() for k, e in self.class_complexity.items()},
+                "geometric_complexity_per_class": {
+                    k: e.to_interval_dict() for k, e in self.class_complexity.items()
+                },
                 "geometric_collapse": self.geometric_collapse.to_interval_dict(),
                 "poincare_ratio": self.poincare_ratio,
                 "input_covariance_lambda_max": context.lambda_max,
                 **collapse,
-                "nearest_mean_bound": {shots: bound.to_dict() for shots, bound in self.bounds.items()},
+                "nearest_mean_bound": {
+                    shots: bound.to_dict() for shots, bound in self.bounds.items()
+                },
                 "predicted_error": {"1": None, "5": None},
                 "label_free": self.label_free.to_dict(),
                 "preprocessing": context.preprocessing,
@@ -208,7 +225,10 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
     """All measures of one layer from its kept features and squared Jacobian norms."""
     context, data = kept.context, LabelledFeatures.of(kept.features, kept.labels)
     labels = [int(label) for label in data.statistics.classes]
-    names = tuple(str(label) if context.class_names is None else context.class_names[label] for label in labels)
+    names = tuple(
+        str(label) if context.class_names is None else context.class_names[label]
+        for label in labels
+    )
     by_class, gc = _complexity(kept)
     classifier, notes = _fitting_head(kept.head, data)
     collapse = measure_collapse(data, **classifier)
@@ -218,7 +238,10 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
     bounds = bounds_of(data, _BOUND_SHOTS, by_class if has_norms else None)
     about_norms = (*gc.warnings, *gcol.warnings) if has_norms else (_NO_NORMS,)
     if len(names) > MAX_MOMENT_CLASSES:
-        notes += (f"nearest_mean_bound: directional form and stable rank up to {MAX_MOMENT_CLASSES} classes only",)
+        notes += (
+            f"nearest_mean_bound: directional form and stable rank up to {MAX_MOMENT_CLASSES} "
+            f"classes only",
+        )
     variance = _total_variance(data)
     if variance == 0.0:
         notes += ("gc_per_variance: undefined, all features are equal",)
@@ -233,10 +256,14 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
         geometric_collapse=gcol,
         poincare_ratio=_poincare(poincare_ratios(variances, by_class, means), names),
         neural_collapse=collapse,
-        bounds={"inf" if bound.k_shot == math.inf else str(bound.k_shot): bound for bound in bounds},
+        bounds={
+            "inf" if bound.k_shot == math.inf else str(bound.k_shot): bound for bound in bounds
+        },
         label_free=baselines,
         samples_for_rtol=_samples_for_rtol(kept),
-        warnings=_distinct(*context.warnings, *about_norms, *collapse.warnings, *notes, *baselines.warnings),
+        warnings=_distinct(
+            *context.warnings, *about_norms, *collapse.warnings, *notes, *baselines.warnings
+        ),
     )
 
 
@@ -246,7 +273,9 @@ def _complexity(kept: KeptLayer) -> tuple[list[Estimate], Estimate]:
     labels = context.labels[context.probed]
     classes = norms_by_class(norms, labels, context.class_counts, **context.settings)
     strata = labels if context.is_stratified else None
-    total = dataset_complexity(norms, context.n_population, strata, context.class_counts, **context.settings)
+    total = dataset_complexity(
+        norms, context.n_population, strata, context.class_counts, **context.settings
+    )
     total = replace(total, indices=context.ids[context.probed])
     return list(classes.values()), context.rule.marked(total, context.n_population, context.ending)
 
@@ -264,7 +293,9 @@ def _poincare(ratios: PoincareRatios, names: tuple[str, ...]) -> PoincareDict:
 
 
 def _in_pixels(gc: Estimate, norms: SquaredNorms) -> float | None:
-    """Geometric complexity for each unit of the raw pixel; the ratio of two sums over the same probed examples."""
+    """Geometric complexity for each unit of the raw pixel; the ratio of two sums over the same
+    probed examples.
+    """
     if norms.scaled is None:
         return None
     plain = float(norms.values.sum())
@@ -276,19 +307,28 @@ def _total_variance(data: LabelledFeatures) -> float:
     statistics = data.statistics
     share = statistics.counts / statistics.counts.sum()
     centred = statistics.offsets - share @ statistics.offsets
-    return float(statistics.sum_squares.sum() / statistics.counts.sum() + (share * centred.square().sum(dim=1)).sum())
+    return float(
+        statistics.sum_squares.sum() / statistics.counts.sum()
+        + (share * centred.square().sum(dim=1)).sum()
+    )
 
 
 def _fitting_head(head: Head, data: LabelledFeatures) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The classifier as arguments of the collapse measures, if it fits the classes and the features."""
+    """The classifier as arguments of the collapse measures, if it fits the classes and the
+    features.
+    """
     if isinstance(head, str):
         return {}, (f"nc3, nc4 and nc2_weight: not defined here, {head}",)
     weight, bias = head
     n_classes, n_features = len(data.statistics.classes), data.features.shape[1]
-    is_aligned = bool((data.statistics.classes.cpu() == torch.arange(n_classes)).all()) and len(weight) == n_classes
+    is_aligned = (
+        bool((data.statistics.classes.cpu() == torch.arange(n_classes)).all())
+        and len(weight) == n_classes
+    )
     if not is_aligned or weight.shape[1] != n_features:
         note = (
-            f"nc3, nc4 and nc2_weight: not defined here, the classifier has shape {tuple(weight.shape)}, "
+            f"nc3, nc4 and nc2_weight: not defined here, the classifier has shape "
+            f"{tuple(weight.shape)}, "
             f"the data {n_classes} classes and the layer {n_features} features"
         )
         return {}, (note,)

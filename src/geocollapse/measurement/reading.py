@@ -1,4 +1,6 @@
-"""The one pass over the model: features, outputs, labels and squared Jacobian norms of every example."""
+"""The one pass over the model: features, outputs, labels and squared Jacobian norms of every
+example.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ class Reading:
     Attributes:
         layers: one entry a layer.
         labels: (n,) int64.
-        indices: (n,) positions of the examples that were read: all of them, unless Ctrl-C ended the pass.
+        indices: (n,) positions of the examples that were read: all of them, unless Ctrl-C ended the
+            pass.
         probed: (m,) positions of those whose Jacobians were probed.
         output: the model's own output (n, C) where it is one matrix, else None.
         ending: how the probes came to their end.
@@ -59,7 +62,8 @@ def read_once(
     *,
     progress: bool = False,
 ) -> Reading:
-    """Send every example of a borrowed model forward once, with the probes of ``schedule``; Ctrl-C ends it early.
+    """Send every example of a borrowed model forward once, with the probes of ``schedule``; Ctrl-C
+    ends it early.
 
     Several processes share the batches; each ends with the whole reading.
     """
@@ -78,7 +82,10 @@ def read_once(
         n_layers=len(stores),
         counts_forward=False,
     )
-    with progress_bar("examples", shown=progress and rank == 0) as advance, first_interrupt_asks() as interrupted:
+    with (
+        progress_bar("examples", shown=progress and rank == 0) as advance,
+        first_interrupt_asks() as interrupted,
+    ):
         for batch in examples.batches(*schedule.segments, share=(rank, n_processes)):
             if interrupted() and probing.interrupt():
                 break
@@ -121,7 +128,9 @@ def _exchange(
     everyone = list(shards(own))
     for store in stores:
         written = shards(store.rows()[own.to(store.rows().device)] if store.is_used else None)
-        for sender, (rows, part) in enumerate(zip(everyone, written)):  # nothing comes where no process wrote
+        for sender, (rows, part) in enumerate(
+            zip(everyone, written)
+        ):  # nothing comes where no process wrote
             if sender != share()[0]:
                 store.write(rows, part.to(device or part.device))
     return list(zip(everyone, shards(own_labels), strict=True))
@@ -139,7 +148,10 @@ def _assemble(
     taken = [_written(store, rows, is_whole) for store in stores]
     gathered = [readings.gathered() for readings in probing.readings]
     return Reading(
-        layers=[LayerReading(features, norms) for features, (norms, _) in zip(taken, gathered, strict=True)],
+        layers=[
+            LayerReading(features, norms)
+            for features, (norms, _) in zip(taken, gathered, strict=True)
+        ],
         labels=torch.cat([batch_labels.cpu() for _, batch_labels in labels])[order],
         indices=rows if isinstance(examples, StreamExamples) else examples.indices[rows],
         probed=gathered[0][1],
@@ -165,7 +177,8 @@ def _labels(examples: MapExamples | StreamExamples, batch: Batch) -> Tensor:
         return examples.labels[_rows(examples, batch)]
     if batch.labels is None:
         raise ValueError(
-            "data: expected batches with labels (collapse is a statement about classes), got inputs alone; "
+            "data: expected batches with labels (collapse is a statement about classes), got "
+            "inputs alone; "
             "do pass (inputs, labels), or labels="
         )
     return batch.labels

@@ -1,4 +1,6 @@
-"""What ``measure`` gives: the measurements of one or several layers, as a table, a dictionary, a frame, a figure."""
+"""What ``measure`` gives: the measurements of one or several layers, as a table, a dictionary, a
+frame, a figure.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,9 @@ class LayersDict(TypedDict):
 class Measurement:
     """The measurements of a model's layers from one pass over it.
 
-    With one layer, its measures are attributes of the measurement itself: ``m.geometric_complexity``, ``m.cdnv``;
-    see ``LayerMeasurement`` and ``geocollapse.NeuralCollapse``.
+    With one layer, its measures are attributes of the measurement itself:
+    ``m.geometric_complexity``, ``m.cdnv``; see ``LayerMeasurement`` and
+    ``geocollapse.NeuralCollapse``.
 
     Attributes:
         layers: one entry a layer, in the order asked for.
@@ -51,7 +54,9 @@ class Measurement:
         for entry in self.layers:
             if entry.layer == layer:
                 return entry
-        raise KeyError(f"layer: expected one of {[entry.layer for entry in self.layers]}, got {layer!r}")
+        raise KeyError(
+            f"layer: expected one of {[entry.layer for entry in self.layers]}, got {layer!r}"
+        )
 
     def __str__(self) -> str:
         return as_text(self.layers[0]) if len(self.layers) == 1 else depth_table(self.layers)
@@ -75,13 +80,15 @@ class Measurement:
     def plot(self) -> Figure:
         """A matplotlib figure.
 
-        Of one layer: geometric complexity of each class, and CDNV of each pair of classes. Of several: geometric
-        complexity, geometric collapse, CDNV and NC1 against the layers.
+        Of one layer: geometric complexity of each class, and CDNV of each pair of classes. Of
+        several: geometric complexity, geometric collapse, CDNV and NC1 against the layers.
         """
         return as_figure(self.layers[0]) if len(self.layers) == 1 else depth_figure(self.layers)
 
     def save_features(self, path: str | Path, *, origin: Mapping[str, Any] | None = None) -> None:
-        """Write what the measures of the layer were computed from; see ``LayerMeasurement.save_features``."""
+        """Write what the measures of the layer were computed from; see
+        ``LayerMeasurement.save_features``.
+        """
         self._only("save_features").save_features(path, origin=origin)
 
     def pairs(self, k: int = 10) -> list[ClassPair]:
@@ -95,5 +102,8 @@ class Measurement:
     def _only(self, name: str) -> LayerMeasurement:
         if len(self.layers) != 1:
             names = [layer.layer for layer in self.layers]
-            raise AttributeError(f"{name}: expected a measurement of one layer, got {names}; do m[{names[0]!r}].{name}")
+            raise AttributeError(
+                f"{name}: expected a measurement of one layer, got {names}; do "
+                f"m[{names[0]!r}].{name}"
+            )
         return self.layers[0]

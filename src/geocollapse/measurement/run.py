@@ -1,4 +1,6 @@
-"""``measure``: one pass over a model for all its geometry; ``measure_features``: the same from a features file."""
+"""``measure``: one pass over a model for all its geometry; ``measure_features``: the same from a
+features file.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import Inputs, MapExamples, StreamExamples, as_examples, check_shared, move, rows_of
+from geocollapse.batches import (
+    Inputs,
+    MapExamples,
+    StreamExamples,
+    as_examples,
+    check_shared,
+    move,
+    rows_of,
+)
 from geocollapse.borrow import borrowed, check_independent
 from geocollapse.entry import enter, find_input_layer, padding_token
 from geocollapse.features import (
@@ -60,42 +70,51 @@ def measure(
     seed: int = 0,
     progress: bool = False,
 ) -> Measurement:
-    """Measure geometric complexity, neural collapse, geometric collapse and nearest-mean bounds in one pass.
+    """Measure geometric complexity, neural collapse, geometric collapse and nearest-mean bounds in
+    one pass.
 
-    The model is run in evaluation mode and handed back as it was. Every example goes forward once; each is probed
-    once, and max(200, 20 C) of them twice to learn the error of the probes. A first Ctrl-C ends with what was read so
-    far, a random sample of the data (of a stream: its beginning), marked ``interrupted``. With a process group each
-    process reads its share of the batches, and all return the same, with the features of all. Cost: one forward pass,
-    one vector-Jacobian product with respect to the input, and O(n p (C + p)) for the measures of the features.
+    The model is run in evaluation mode and handed back as it was. Every example goes forward once;
+    each is probed once, and max(200, 20 C) of them twice to learn the error of the probes. A first
+    Ctrl-C ends with what was read so far, a random sample of the data (of a stream: its beginning),
+    marked ``interrupted``. With a process group each process reads its share of the batches, and
+    all return the same, with the features of all. Cost: one forward pass, one vector-Jacobian
+    product with respect to the input, and O(n p (C + p)) for the measures of the features.
 
     Source: Munn, Dherin, Gonzalvo (2024); definitions 1 to 4.
 
     Args:
         model: a module, or a callable from inputs to features (n, p).
-        data: a DataLoader, a map-style data set, a pair (inputs, labels), or a stream of batches. A batch may be a
-            mapping: ``labels`` and the model's inputs by name (``input_ids``, ``attention_mask``).
-        layer: ``NAME``, ``NAME:in``, ``""`` for the model's output, or None for the input of its classifier; several
-            of them are measured from the same pass: one forward-mode sweep for all, or a backward pass each.
+        data: a DataLoader, a map-style data set, a pair (inputs, labels), or a stream of batches. A
+            batch may be a mapping: ``labels`` and the model's inputs by name (``input_ids``,
+            ``attention_mask``).
+        layer: ``NAME``, ``NAME:in``, ``""`` for the model's output, or None for the input of its
+            classifier; several of them are measured from the same pass: one forward-mode sweep for
+            all, or a backward pass each.
         classifier: name of the linear classifier, for accuracy, NC3 and NC4; None to look for it.
-        labels: (n,) labels of a map-style data set, where reading its examples to learn them would be slow.
-        estimator: of ||J||_F^2, see ``geocollapse.squared_jacobian_norms``. None: ``rademacher`` for one layer;
-            ``input`` for several, if all operations of the model have a forward mode, and ``rademacher`` otherwise.
+        labels: (n,) labels of a map-style data set, where reading its examples to learn them would
+            be slow.
+        estimator: of ||J||_F^2, see ``geocollapse.squared_jacobian_norms``. None: ``rademacher``
+            for one layer; ``input`` for several, if all operations of the model have a forward
+            mode, and ``rademacher`` otherwise.
         n_probes: probes for each example.
-        rtol: probe, in a random order, until the relative half-width of the interval of geometric complexity is at most
-            this; collapse uses all examples.
+        rtol: probe, in a random order, until the relative half-width of the interval of geometric
+            complexity is at most this; collapse uses all examples.
         atol: the same, until the standard error is at most this.
         max_samples: probe at most this many examples; collapse uses all.
         max_seconds: probe no further batch after this time; collapse uses all.
-        pool: ``mean`` averages maps and token sequences over positions, ``cls`` takes the first token, ``last`` the
-            last one (padding, by ``attention_mask``, is no token), None flattens them.
-        input_layer: the layer that embeds integer inputs: Jacobians are with respect to its output. None for the
-            inputs themselves, and for a transformers model its own embedding of tokens.
+        pool: ``mean`` averages maps and token sequences over positions, ``cls`` takes the first
+            token, ``last`` the last one (padding, by ``attention_mask``, is no token), None
+            flattens them.
+        input_layer: the layer that embeds integer inputs: Jacobians are with respect to its output.
+            None for the inputs themselves, and for a transformers model its own embedding of
+            tokens.
         batch_size: examples that go through the model together; a loader's own by default.
         memory_limit: bytes that the graph of a batch may take; the batches are made small enough.
-        autocast: ``torch.bfloat16`` or ``torch.float16`` to run the model under ``torch.autocast``; squares, means and
-            variances are summed in float64 either way. For float64 throughout: ``model.double()``.
-        input_std: standard deviation of each input channel, by which the inputs were divided: gives ``gc_pixel``.
-            A data set's ``std`` by default.
+        autocast: ``torch.bfloat16`` or ``torch.float16`` to run the model under ``torch.autocast``;
+            squares, means and variances are summed in float64 either way. For float64 throughout:
+            ``model.double()``.
+        input_std: standard deviation of each input channel, by which the inputs were divided: gives
+            ``gc_pixel``. A data set's ``std`` by default.
         class_names: name of class 0, 1, ...; a data set's ``classes`` by default.
         seed: of the probes and of the sample.
         progress: show a progress bar with the projected time on stderr.
@@ -104,15 +123,17 @@ def measure(
         A Measurement.
 
     Raises:
-        TypeError, ValueError: integer inputs and no layer that embeds them, labels that are not integers, an unknown
-            layer (the nearest names are listed), an ambiguous embedding (the candidates are listed), NaN features,
-            gradients that overflow, one class only, an empty loader, contradictory stopping arguments, a memory limit
-            too small for one example, a forward pass in which the model raises; with several processes a stream,
+        TypeError, ValueError: integer inputs and no layer that embeds them, labels that are not
+            integers, an unknown layer (the nearest names are listed), an ambiguous embedding (the
+            candidates are listed), NaN features, gradients that overflow, one class only, an empty
+            loader, contradictory stopping arguments, a memory limit too small for one example, a
+            forward pass in which the model raises; with several processes a stream,
             ``max_seconds``, or other data, settings or weights in one of them.
-        RuntimeError: a model that mixes the examples of a batch even in evaluation mode, or draws at random; names the
-            module. Seen from two examples, which go forward three times, and two times more if they are texts with a
-            mask, whose features must not move with padding. Features that move with the inputs but have no gradients
-            (``torch.no_grad``, ``.detach()`` in the model).
+        RuntimeError: a model that mixes the examples of a batch even in evaluation mode, or draws
+            at random; names the module. Seen from two examples, which go forward three times, and
+            two times more if they are texts with a mask, whose features must not move with padding.
+            Features that move with the inputs but have no gradients (``torch.no_grad``,
+            ``.detach()`` in the model).
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -134,7 +155,9 @@ def measure(
         feature_map, embedding = _feature_map(model, first, layer, classifier, pool, input_layer)
         names = class_names if class_names is not None else of_dataset(examples, "classes")
         given, feature_map.autocast = of_dataset(examples, "class_outputs"), autocast
-        feature_map.class_outputs, about_outputs = outputs_of_classes(model, embedding, names, given)
+        feature_map.class_outputs, about_outputs = outputs_of_classes(
+            model, embedding, names, given
+        )
         with forward_pass(pair):
             check_rows_independent(feature_map.enter, pair, module, dtype=autocast)
             padding = padding_token(model, feature_map.input_layer)
@@ -145,9 +168,22 @@ def measure(
         schedule = schedule_probes(examples, rule, estimator=chosen, n_probes=n_probes, seed=seed)
         plan = ProbePlan(chosen, seed, _input_std(input_std, examples, first, feature_map))
         plan = fitted_plan(plan, feature_map.enter, examples, model)
-        asked = {**vars(rule), "estimator": chosen, "n_probes": n_probes, "seed": seed, "classifier": classifier}
-        asked |= {"layer": [*map(str, feature_map.layers)], "pool": feature_map.pool, "autocast": autocast}
-        asked |= {"input_layer": feature_map.input_layer, "class_names": None if names is None else [*names]}
+        asked = {
+            **vars(rule),
+            "estimator": chosen,
+            "n_probes": n_probes,
+            "seed": seed,
+            "classifier": classifier,
+        }
+        asked |= {
+            "layer": [*map(str, feature_map.layers)],
+            "pool": feature_map.pool,
+            "autocast": autocast,
+        }
+        asked |= {
+            "input_layer": feature_map.input_layer,
+            "class_names": None if names is None else [*names],
+        }
         asked |= {"input_std": None if plan.input_std is None else plan.input_std.tolist()}
         check_shared(examples, module, feature_map.enter, pair, asked, dtype=autocast)
         reading = read_once(model, feature_map, examples, schedule, plan, rule, progress=progress)
@@ -163,15 +199,18 @@ def measure(
         rule=rule,
         reading=reading,
     )
-    return Measurement(tuple(map(measure_layer, _kept_layers(done, is_named=classifier is not None))))
+    return Measurement(
+        tuple(map(measure_layer, _kept_layers(done, is_named=classifier is not None)))
+    )
 
 
 def measure_features(path: str | Path, *, device: torch.device | str = "cpu") -> Measurement:
     """Measure the features of a file, without the model that they came from.
 
-    A file of ``Measurement.save_features`` gives the numbers of that measurement again. One with ``features`` and
-    ``labels`` alone gives all but geometric complexity and geometric collapse, which are NaN with a warning. Cost: one
-    reading of the file (safetensors is mapped, not read into memory), O(n p (C + p)).
+    A file of ``Measurement.save_features`` gives the numbers of that measurement again. One with
+    ``features`` and ``labels`` alone gives all but geometric complexity and geometric collapse,
+    which are NaN with a warning. Cost: one reading of the file (safetensors is mapped, not read
+    into memory), O(n p (C + p)).
 
     Args:
         path: ``.safetensors``, ``.npz``, or ``.pt`` (read with ``weights_only=True``).
@@ -179,7 +218,8 @@ def measure_features(path: str | Path, *, device: torch.device | str = "cpu") ->
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError, TypeError: a damaged file, missing keys, shapes that do not fit each other, one class only.
+        ValueError, TypeError: a damaged file, missing keys, shapes that do not fit each other, one
+        class only.
 
     Examples:
         >>> import tempfile
@@ -203,12 +243,16 @@ def _feature_map(
     if isinstance(model, nn.Module):
         names = [layer] if isinstance(layer, str) or layer is None else list(layer)
         if not names:
-            raise ValueError("layer: expected at least one name, got none; do layer=None for the default")
+            raise ValueError(
+                "layer: expected at least one name, got none; do layer=None for the default"
+            )
         if len(set(names)) < len(names):
             raise ValueError(f"layer: expected different layers, got {names}; do name each once")
         with forward_pass(first):
             found = find_input_layer(model, first, input_layer)
-            enter(model, first, found)  # refuses inputs without a Jacobian before anything is looked for
+            enter(
+                model, first, found
+            )  # refuses inputs without a Jacobian before anything is looked for
         embedding = find_embedding(model, first, layer=names[0], classifier=classifier)
         others = [Layer.find(model, name) for name in names[1:] if name is not None]
         return FeatureMap(model, [embedding.layer, *others], pool, found), embedding
@@ -216,7 +260,8 @@ def _feature_map(
     for name, value in given.items():
         if value is not None:
             raise ValueError(
-                f"{name}: expected None for a callable, which returns the features itself, got {value!r}; "
+                f"{name}: expected None for a callable, which returns the features itself, got "
+                f"{value!r}; "
                 f"do pass the module"
             )
     return CallableMap(model), None
@@ -225,7 +270,9 @@ def _feature_map(
 def _kept_layers(done: Pass, *, is_named: bool) -> list[KeptLayer]:
     """What is kept of each layer; the caller may have named the classifier that they feed."""
     context, layers = done.context(), done.feature_map.layers
-    heads = [head_at(layer, done.feature_map, done.embedding, is_named=is_named) for layer in layers]
+    heads = [
+        head_at(layer, done.feature_map, done.embedding, is_named=is_named) for layer in layers
+    ]
     return [
         KeptLayer(str(layer), taken.features, taken.norms, head, context)
         for layer, taken, head in zip(layers, done.reading.layers, heads, strict=True)
@@ -233,7 +280,9 @@ def _kept_layers(done: Pass, *, is_named: bool) -> list[KeptLayer]:
 
 
 def _default_estimator(feature_map: FeatureMap | CallableMap, first: Inputs) -> Estimator:
-    """Output probes for one layer; for several an input probe, whose one sweep reaches all, where there is one."""
+    """Output probes for one layer; for several an input probe, whose one sweep reaches all, where
+    there is one.
+    """
     if len(feature_map.layers) == 1:
         return "rademacher"
     try:
@@ -250,10 +299,13 @@ def _input_std(
     first: Inputs,
     feature_map: FeatureMap | CallableMap,
 ) -> Tensor | None:
-    """Channel standard deviations that the inputs were divided by: as given, else the data set's own."""
+    """Channel standard deviations that the inputs were divided by: as given, else the data set's
+    own.
+    """
     if given is not None and feature_map.input_layer is not None:
         raise ValueError(
-            f"input_std: expected None for Jacobians with respect to {feature_map.input_layer!r}, got {given}; "
+            f"input_std: expected None for Jacobians with respect to {feature_map.input_layer!r}, "
+            f"got {given}; "
             f"do leave it out"
         )
     values = given if given is not None else of_dataset(examples, "std")
@@ -264,7 +316,8 @@ def _input_std(
     n_channels = x.shape[1] if x.ndim > 1 else 1
     if len(std) not in (1, n_channels) or not bool((std > 0).all()):
         raise ValueError(
-            f"input_std: expected 1 or {n_channels} positive numbers (one for each channel), got {std.tolist()}; "
+            f"input_std: expected 1 or {n_channels} positive numbers (one for each channel), got "
+            f"{std.tolist()}; "
             f"do input_std=[...] with the deviations the inputs were divided by"
         )
     return std

@@ -1,8 +1,10 @@
-"""A features file: one layer's features, labels and squared Jacobian norms, written once and measured at any time.
+"""A features file: one layer's features, labels and squared Jacobian norms, written once and
+measured at any time.
 
-A ``.safetensors`` or ``.npz`` file with the arrays of ``ARRAYS`` and a JSON text: the layer, the class names, how the
-norms were estimated, preprocessing and provenance. ``features`` and ``labels`` alone, from any other program, are a
-features file too; so is a ``.pt`` file of a dictionary of tensors.
+A ``.safetensors`` or ``.npz`` file with the arrays of ``ARRAYS`` and a JSON text: the layer, the
+class names, how the norms were estimated, preprocessing and provenance. ``features`` and ``labels``
+alone, from any other program, are a features file too; so is a ``.pt`` file of a dictionary of
+tensors.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from geocollapse.measurement.store import MEMORY_LIMIT
 from geocollapse.provenance import provenance
 from geocollapse.stopping import StoppingRule
 
-# n examples with p features, m of them probed; a model with o outputs, a classifier with c outputs on q features.
+# n examples with p features, m of them probed; a model with o outputs, a classifier with c outputs
+# on q features.
 ARRAYS = {
     "features": "n p",
     "labels": "n",
@@ -58,11 +61,14 @@ _SHARED = (  # the fields of Context that are not arrays
 )
 
 
-def write_features(path: str | Path, kept: KeptLayer, *, origin: Mapping[str, Any] | None = None) -> None:
-    """Write a layer with all that its measures are computed from; the file appears when it is complete.
+def write_features(
+    path: str | Path, kept: KeptLayer, *, origin: Mapping[str, Any] | None = None
+) -> None:
+    """Write a layer with all that its measures are computed from; the file appears when it is
+    complete.
 
-    Features are written from where they lie, also from a mapped file, in their own precision (bfloat16 as float32 in
-    ``.npz``, which has no such numbers).
+    Features are written from where they lie, also from a mapped file, in their own precision
+    (bfloat16 as float32 in ``.npz``, which has no such numbers).
 
     Args:
         path: a file ending in ``.safetensors`` or ``.npz``.
@@ -75,7 +81,12 @@ def write_features(path: str | Path, kept: KeptLayer, *, origin: Mapping[str, An
     path = Path(path)
     check_ending(path)
     with written_whole(path) as partial:
-        write_arrays(partial, path.suffix, _arrays(kept), json.dumps(_about(kept, origin or {}), allow_nan=False))
+        write_arrays(
+            partial,
+            path.suffix,
+            _arrays(kept),
+            json.dumps(_about(kept, origin or {}), allow_nan=False),
+        )
 
 
 def read_features(path: str | Path, *, device: torch.device | str = "cpu") -> KeptLayer:
@@ -87,7 +98,8 @@ def read_features(path: str | Path, *, device: torch.device | str = "cpu") -> Ke
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError, TypeError: another ending, a damaged file, pickled code, missing keys, shapes that do not fit.
+        ValueError, TypeError: another ending, a damaged file, pickled code, missing keys, shapes
+        that do not fit.
     """
     path = Path(path)
     content = read_arrays(path, ARRAYS)
@@ -134,7 +146,11 @@ def _arrays(kept: KeptLayer) -> dict[str, Tensor]:
             "probe_variances": norms.variances,
             "probe_counts": norms.n_probes,
         }
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items() if tensor is not None}
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in found.items()
+        if tensor is not None
+    }
 
 
 def _about(kept: KeptLayer, origin: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,13 +160,17 @@ def _about(kept: KeptLayer, origin: Mapping[str, Any]) -> dict[str, Any]:
         "provenance": {**context.provenance, **origin},
     }
     reason = kept.head if isinstance(kept.head, str) else None
-    about: dict[str, Any] = strict_json({"version": 1, "layer": kept.layer, "no_classifier": reason, **shared})
+    about: dict[str, Any] = strict_json(
+        {"version": 1, "layer": kept.layer, "no_classifier": reason, **shared}
+    )
     return about
 
 
 def _shared(about: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a Context that the JSON text holds."""
-    counts = {int(label): math.inf if n is None else n for label, n in about["class_counts"].items()}
+    counts = {
+        int(label): math.inf if n is None else n for label, n in about["class_counts"].items()
+    }
     return {name: about[name] for name in _SHARED} | {
         "class_counts": counts,
         "rule": StoppingRule(**about["rule"]),
@@ -159,7 +179,9 @@ def _shared(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_foreign(arrays: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The same for a file that another program wrote: nothing is known but what follows from its arrays."""
+    """The same for a file that another program wrote: nothing is known but what follows from its
+    arrays.
+    """
     logits = arrays.get("logits")
     accuracy, notes = (None, ()) if logits is None else accuracy_of(logits, arrays["labels"], None)
     classes, counts = arrays["labels"].unique(return_counts=True)
@@ -169,7 +191,12 @@ def _of_foreign(arrays: Mapping[str, Tensor]) -> dict[str, Any]:
         "rule": StoppingRule(),
         "ending": "complete",
         "is_stratified": False,
-        "settings": {"estimator": "none", "n_probes": 0, "population": "dataset", "sequential": False},
+        "settings": {
+            "estimator": "none",
+            "n_probes": 0,
+            "population": "dataset",
+            "sequential": False,
+        },
         "accuracy": accuracy,
         "preprocessing": {},
         "provenance": {},
@@ -180,7 +207,10 @@ def _of_foreign(arrays: Mapping[str, Tensor]) -> dict[str, Any]:
 def _unread(others: list[str], path: Path) -> tuple[str, ...]:
     if not others:
         return ()
-    return (f"features: {', '.join(others)} of {path.name} not read; the names that are: {', '.join(ARRAYS)}",)
+    return (
+        f"features: {', '.join(others)} of {path.name} not read; the names that are: "
+        f"{', '.join(ARRAYS)}",
+    )
 
 
 def _provenance(first: Mapping[str, Any], path: Path, device: torch.device) -> dict[str, Any]:
@@ -198,10 +228,14 @@ def _norms(arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> SquaredNor
     if not set(_NORMS) <= set(present) or not about:
         wanted = ", ".join(_NORMS)
         raise ValueError(
-            f"features: expected {wanted} and how they were estimated, or none of it, got {', '.join(present)} alone; "
+            f"features: expected {wanted} and how they were estimated, or none of it, got "
+            f"{', '.join(present)} alone; "
             f"do leave them out, or write the file with geocollapse measure --save-features"
         )
-    values, variances = arrays["squared_jacobian_norms"].double(), arrays["probe_variances"].double()
+    values, variances = (
+        arrays["squared_jacobian_norms"].double(),
+        arrays["probe_variances"].double(),
+    )
     scaled = arrays.get("squared_jacobian_norms_per_pixel")
     counts = arrays["probe_counts"].long()
     return SquaredNorms(values, variances, counts, None if scaled is None else scaled.double())
@@ -209,7 +243,10 @@ def _norms(arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> SquaredNor
 
 def _head(arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> Head:
     if "classifier_bias" in arrays and "classifier_weight" not in arrays:
-        raise ValueError("classifier_bias: expected classifier_weight beside it, got none; do save both or neither")
+        raise ValueError(
+            "classifier_bias: expected classifier_weight beside it, got none; do save both or "
+            "neither"
+        )
     if "classifier_weight" in arrays:
         return arrays["classifier_weight"], arrays.get("classifier_bias")
     return about.get("no_classifier") or "the file holds no classifier_weight"
@@ -220,8 +257,10 @@ def _checked(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
     missing = [name for name in ("features", "labels") if name not in arrays]
     if missing:
         raise ValueError(
-            f"features: expected a file with features (n, p) and labels (n,), got one without {' and '.join(missing)} "
-            f"(with {', '.join(arrays) or 'none of the known names'}); do save them under these names"
+            f"features: expected a file with features (n, p) and labels (n,), got one without "
+            f"{' and '.join(missing)} "
+            f"(with {', '.join(arrays) or 'none of the known names'}); do save them under these "
+            f"names"
         )
     features = as_features(arrays["features"])
     labels = as_labels(arrays["labels"], len(features))
@@ -231,18 +270,28 @@ def _checked(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
             _check_shape(name, tuple(arrays[name].shape), sizes)
     probed = arrays.get("probed", labels.new_zeros(0)).long()
     if len(probed) and not 0 <= int(probed.min()) <= int(probed.max()) < len(features):
-        raise ValueError(f"probed: expected rows from 0 to {len(features) - 1}, got others; do write the file again")
+        raise ValueError(
+            f"probed: expected rows from 0 to {len(features) - 1}, got others; do write the file "
+            f"again"
+        )
     whole = {name: arrays[name].long() for name in ("ids", "probed") if name in arrays}
     return arrays | {"features": features, "labels": labels} | whole
 
 
 def _check_shape(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
-    """Compare a shape with its letters in ``ARRAYS``; ``sizes`` holds what the letters stand for so far."""
+    """Compare a shape with its letters in ``ARRAYS``; ``sizes`` holds what the letters stand for so
+    far.
+    """
     letters = ARRAYS[name].split()
-    if len(letters) == len(shape) and all(sizes.setdefault(a, size) == size for a, size in zip(letters, shape)):
+    if len(letters) == len(shape) and all(
+        sizes.setdefault(a, size) == size for a, size in zip(letters, shape)
+    ):
         return
     wanted = ", ".join(str(sizes.get(letter, letter)) for letter in letters)
-    raise ValueError(f"{name}: expected shape ({wanted}), got {shape}; do write the file again with matching arrays")
+    raise ValueError(
+        f"{name}: expected shape ({wanted}), got {shape}; do write the file again with matching "
+        f"arrays"
+    )
 
 
 def _parsed(text: str, path: Path) -> dict[str, Any]:
@@ -250,10 +299,13 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
         about = json.loads(text)
     except ValueError:
         about = None
-    known = isinstance(about, dict) and about.get("version") == 1 and {"layer", *_SHARED} <= set(about)
+    known = (
+        isinstance(about, dict) and about.get("version") == 1 and {"layer", *_SHARED} <= set(about)
+    )
     if not known:
         raise ValueError(
-            f"features: expected the text in {path.name} as version 1 of geocollapse writes it, got another; "
+            f"features: expected the text in {path.name} as version 1 of geocollapse writes it, "
+            f"got another; "
             f"do write the file again, or leave the text out"
         )
     parsed: dict[str, Any] = about

@@ -1,4 +1,6 @@
-"""Features kept from the one pass over the model: in memory or, above a limit, in a memory-mapped file."""
+"""Features kept from the one pass over the model: in memory or, above a limit, in a memory-mapped
+file.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Networks of the paper's experiments (architectures); models by name (vision, hugging_face) or factory (loading)."""
+"""Networks of the paper's experiments (architectures); models by name (vision, hugging_face) or
+factory (loading).
+"""
 
 from geocollapse.models.architectures import MODELS as MODELS
 from geocollapse.models.architectures import Architecture as Architecture

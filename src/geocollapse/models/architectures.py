@@ -1,4 +1,6 @@
-"""The networks of the paper's experiments: each ends in ONE linear layer, ``classifier``, fed by the embedding."""
+"""The networks of the paper's experiments: each ends in ONE linear layer, ``classifier``, fed by
+the embedding.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,18 @@ _VGG = {  # channels of each convolution at width 64; "M" is a 2 x 2 max-pooling
 class VGG(nn.Module):
     """VGG for small images: convolutions of 3 x 3, global average pooling, one linear layer.
 
-    Source: Simonyan and Zisserman (2015), table 1, columns A and B, without the two hidden linear layers.
+    Source: Simonyan and Zisserman (2015), table 1, columns A and B, without the two hidden linear
+    layers.
 
     Args:
-        plan: channels of each convolution, ``"M"`` for a max-pooling; images must be at least 2^(poolings) wide.
+        plan: channels of each convolution, ``"M"`` for a max-pooling; images must be at least
+            2^(poolings) wide.
         num_classes: outputs.
         in_channels: channels of the images.
-        width: channels of the first convolution; the others scale with it (64 is the published network).
-        batch_norm: normalise behind each convolution; without it only He initialisation trains at all.
+        width: channels of the first convolution; the others scale with it (64 is the published
+            network).
+        batch_norm: normalise behind each convolution; without it only He initialisation trains at
+            all.
     """
 
     def __init__(
@@ -60,7 +66,8 @@ class VGG(nn.Module):
         """Logits (n, num_classes) of images (n, in_channels, h, w)."""
         if min(x.shape[-2:]) < self.min_size:
             raise ValueError(
-                f"x: expected images of at least {self.min_size} x {self.min_size}, got {tuple(x.shape[-2:])}; "
+                f"x: expected images of at least {self.min_size} x {self.min_size}, got "
+                f"{tuple(x.shape[-2:])}; "
                 f"do pad them, e.g. pad_to=32"
             )
         return self.classifier(self.pool(self.features(x)))
@@ -91,7 +98,8 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 with the stem for small images: one 3 x 3 convolution of stride 1 and no pooling in front.
+    """ResNet-18 with the stem for small images: one 3 x 3 convolution of stride 1 and no pooling in
+    front.
 
     Source: He, Zhang, Ren, Sun (2016), table 1, 18 layers; the stem of section 4.2.
 
@@ -119,7 +127,9 @@ class ResNet18(nn.Module):
 
     @staticmethod
     def _stage(in_channels: int, channels: int, stride: int) -> nn.Sequential:
-        return nn.Sequential(BasicBlock(in_channels, channels, stride), BasicBlock(channels, channels, 1))
+        return nn.Sequential(
+            BasicBlock(in_channels, channels, stride), BasicBlock(channels, channels, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, num_classes) of images (n, in_channels, h, w)."""
@@ -128,10 +138,17 @@ class ResNet18(nn.Module):
 
 
 class SmallCNN(nn.Module):
-    """Three 3 x 3 convolutions, each with half the resolution of the one before, pooled into one linear layer."""
+    """Three 3 x 3 convolutions, each with half the resolution of the one before, pooled into one
+    linear layer.
+    """
 
     def __init__(
-        self, num_classes: int = 10, *, in_channels: int = 3, width: int = 32, batch_norm: bool = True
+        self,
+        num_classes: int = 10,
+        *,
+        in_channels: int = 3,
+        width: int = 32,
+        batch_norm: bool = True,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -150,9 +167,13 @@ class SmallCNN(nn.Module):
 
 
 class MLP(nn.Module):
-    """Fully connected layers with ReLU on the flattened input; the embedding is the last hidden layer."""
+    """Fully connected layers with ReLU on the flattened input; the embedding is the last hidden
+    layer.
+    """
 
-    def __init__(self, num_classes: int = 10, *, in_features: int = 64, hidden: Sequence[int] = (128, 64)) -> None:
+    def __init__(
+        self, num_classes: int = 10, *, in_features: int = 64, hidden: Sequence[int] = (128, 64)
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]
         for before, after in zip((in_features, *hidden), hidden):
@@ -177,7 +198,8 @@ def vgg13(num_classes: int = 10, **settings: Any) -> VGG:
 
 
 def he_initialisation(model: nn.Module) -> None:
-    """Weights of convolutions and linear layers ~ N(0, 2/fan_in), biases 0; batch normalisation 1 and 0.
+    """Weights of convolutions and linear layers ~ N(0, 2/fan_in), biases 0; batch normalisation 1
+    and 0.
 
     Source: He, Zhang, Ren, Sun (2015), "Delving deep into rectifiers", eq. 10.
     """
@@ -202,11 +224,29 @@ class Architecture:
 MODELS: Mapping[str, Architecture] = {
     entry.name: entry
     for entry in (
-        Architecture("vgg11", vgg11, "8 convolutions, one linear layer on the pooled features", "Simonyan 2015"),
-        Architecture("vgg13", vgg13, "10 convolutions, one linear layer on the pooled features", "Simonyan 2015"),
-        Architecture("resnet18", ResNet18, "residual network with the stem for small images", "He 2016"),
+        Architecture(
+            "vgg11",
+            vgg11,
+            "8 convolutions, one linear layer on the pooled features",
+            "Simonyan 2015",
+        ),
+        Architecture(
+            "vgg13",
+            vgg13,
+            "10 convolutions, one linear layer on the pooled features",
+            "Simonyan 2015",
+        ),
+        Architecture(
+            "resnet18", ResNet18, "residual network with the stem for small images", "He 2016"
+        ),
         Architecture("small_cnn", SmallCNN, "three convolutions, for quick runs", "this project"),
-        Architecture("mlp", MLP, "fully connected layers on the flattened input", "this project", takes_images=False),
+        Architecture(
+            "mlp",
+            MLP,
+            "fully connected layers on the flattened input",
+            "this project",
+            takes_images=False,
+        ),
     )
 }
 
@@ -221,7 +261,8 @@ def build(name: str, *, num_classes: int, input_shape: Sequence[int], **settings
         settings: what the architecture takes (``width``, ``batch_norm``, ``hidden``).
 
     Raises:
-        ValueError: an unknown name (the nearest is named), or a setting the architecture does not take.
+        ValueError: an unknown name (the nearest is named), or a setting the architecture does not
+        take.
 
     Examples:
         >>> build("mlp", num_classes=5, input_shape=(64,), hidden=[32])(torch.zeros(2, 64)).shape
@@ -230,11 +271,17 @@ def build(name: str, *, num_classes: int, input_shape: Sequence[int], **settings
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.3) or list(MODELS)[:1]
         raise ValueError(f"model: expected one of {', '.join(MODELS)}, got {name!r}; do {near[0]}")
-    shape = {"in_channels": input_shape[0]} if MODELS[name].takes_images else {"in_features": _numel(input_shape)}
+    shape = (
+        {"in_channels": input_shape[0]}
+        if MODELS[name].takes_images
+        else {"in_features": _numel(input_shape)}
+    )
     try:
         return MODELS[name].factory(num_classes, **shape, **settings)
     except TypeError as error:
-        raise ValueError(f"model: expected settings that {name} takes, got {settings}; do check: {error}") from error
+        raise ValueError(
+            f"model: expected settings that {name} takes, got {settings}; do check: {error}"
+        ) from error
 
 
 def _numel(shape: Sequence[int]) -> int:

@@ -19,7 +19,9 @@ def hub_cache() -> str:
 
 @contextmanager
 def without_waiting() -> Iterator[None]:
-    """Inside, the hub is offline where its address is not known, so that nothing is tried again for half a minute."""
+    """Inside, the hub is offline where its address is not known, so that nothing is tried again for
+    half a minute.
+    """
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
@@ -31,7 +33,9 @@ def without_waiting() -> Iterator[None]:
 
 
 def has_network(url: str) -> bool:
-    """Whether the name of the server can be resolved; with a proxy, which does that itself, it is taken to be."""
+    """Whether the name of the server can be resolved; with a proxy, which does that itself, it is
+    taken to be.
+    """
     if urllib.request.getproxies() or os.environ.get("ALL_PROXY"):
         return True
     try:

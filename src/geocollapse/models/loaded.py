@@ -19,8 +19,8 @@ class LoadedModel:
     Attributes:
         model: the module, on the CPU.
         name: as it was asked for.
-        weights: file or source of the weights, ``random`` for untrained ones that were asked for, None for a model as
-            its factory made it.
+        weights: file or source of the weights, ``random`` for untrained ones that were asked for,
+            None for a model as its factory made it.
         weights_key: entry of the file that held the state dict, None if the file is one.
         preprocessing: what the model does to images, None where nobody says.
         tokenizer: of a text model, where one lies with it.

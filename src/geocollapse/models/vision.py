@@ -1,4 +1,6 @@
-"""Models of timm and torchvision by name, with their pretrained weights and their own preprocessing."""
+"""Models of timm and torchvision by name, with their pretrained weights and their own
+preprocessing.
+"""
 
 from __future__ import annotations
 
@@ -27,27 +29,34 @@ def load_timm(name: str, *, is_pretrained: bool, model_args: Mapping[str, Any]) 
 
     Raises:
         ImportError: timm is missing (the pip command is named).
-        ValueError: an unknown name (the nearest are named), arguments it does not take, a pretrained classifier of
-            another number of classes.
+        ValueError: an unknown name (the nearest are named), arguments it does not take, a
+            pretrained classifier of another number of classes.
         FileNotFoundError: the weights can be had neither from the cache nor from the network.
     """
     try:
         import timm
     except ImportError as error:
-        raise ImportError(f"model: expected timm for timm:{name}, which is not installed; {_PIP}") from error
+        raise ImportError(
+            f"model: expected timm for timm:{name}, which is not installed; {_PIP}"
+        ) from error
     if not name.startswith(("hf-hub:", "local-dir:")):  # these are not in timm's list
         _check_timm(timm, name, is_pretrained=is_pretrained, model_args=model_args)
     with without_waiting():
         make = functools.partial(timm.create_model, name, is_pretrained)
         model = _built(f"timm:{name}", make, model_args, places=(hub_cache(), "huggingface.co"))
-    published, n_channels = model.pretrained_cfg, model_args.get("in_chans", model.pretrained_cfg["input_size"][0])
+    published, n_channels = (
+        model.pretrained_cfg,
+        model_args.get("in_chans", model.pretrained_cfg["input_size"][0]),
+    )
     size = {"img_size": model_args["img_size"]} if "img_size" in model_args else {}
     weights = published.get("hf_hub_id") or published.get("url") or name
     return LoadedModel(
         model,
         f"timm:{name}",
         weights=weights if is_pretrained else RANDOM,
-        preprocessing=timm_preprocessing(timm.data.resolve_model_data_config(model, args=size), n_channels),
+        preprocessing=timm_preprocessing(
+            timm.data.resolve_model_data_config(model, args=size), n_channels
+        ),
     )
 
 
@@ -59,24 +68,42 @@ def timm_preprocessing(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> ImagePreprocessing:
-    """The evaluation transform of timm's data configuration; a grey model takes the average of its channels."""
+    """The evaluation transform of timm's data configuration; a grey model takes the average of its
+    channels.
+    """
     from timm.data import create_transform
 
     own = {key: of_channels(config[key], n_channels) for key in ("mean", "std")}
-    values = {**config, **own, **{key: tuple(v) for key, v in {"mean": mean, "std": std}.items() if v is not None}}
+    values = {
+        **config,
+        **own,
+        **{key: tuple(v) for key, v in {"mean": mean, "std": std}.items() if v is not None},
+    }
     height, width = config["input_size"][1:] if image_size is None else (image_size, image_size)
     values["input_size"] = (n_channels, height, width)
     transform = create_transform(**values, is_training=False)
     sizes = [getattr(step, "size", None) for step in transform.transforms[:2]]
-    resize, crop = (tuple(size) if isinstance(size, list | tuple) else size and (size,) for size in sizes)
+    resize, crop = (
+        tuple(size) if isinstance(size, list | tuple) else size and (size,) for size in sizes
+    )
     make = functools.partial(timm_preprocessing, config, n_channels)
     interpolation = str(config["interpolation"])
     return ImagePreprocessing(
-        transform, (height, width), resize, crop, interpolation, values["mean"], values["std"], "timm", make
+        transform,
+        (height, width),
+        resize,
+        crop,
+        interpolation,
+        values["mean"],
+        values["std"],
+        "timm",
+        make,
     )
 
 
-def load_torchvision(name: str, *, is_pretrained: bool, model_args: Mapping[str, Any]) -> LoadedModel:
+def load_torchvision(
+    name: str, *, is_pretrained: bool, model_args: Mapping[str, Any]
+) -> LoadedModel:
     """``torchvision:NAME``, a classifier of images, with its default weights; see ``load_timm``."""
     models = import_torchvision().models
     known = models.list_models(module=models)
@@ -106,13 +133,17 @@ def torchvision_preprocessing(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> ImagePreprocessing:
-    """The transform that torchvision's weights come with; another size keeps the share that is cropped."""
+    """The transform that torchvision's weights come with; another size keeps the share that is
+    cropped.
+    """
     transform = weights.transforms()
     (crop,), (resize,) = transform.crop_size, transform.resize_size
     changes: dict[str, Any] = {}
     if image_size is not None:
         changes |= {"crop_size": image_size, "resize_size": round(image_size * resize / crop)}
-    changes |= {key: tuple(value) for key, value in {"mean": mean, "std": std}.items() if value is not None}
+    changes |= {
+        key: tuple(value) for key, value in {"mean": mean, "std": std}.items() if value is not None
+    }
     transform = weights.transforms(**changes)
     (crop,), (resize,) = transform.crop_size, transform.resize_size
     return ImagePreprocessing(
@@ -128,8 +159,12 @@ def torchvision_preprocessing(
     )
 
 
-def _check_timm(timm: Any, name: str, *, is_pretrained: bool, model_args: Mapping[str, Any]) -> None:
-    """Refuse a name that timm does not know, and pretrained weights that do not exist or would be partly random."""
+def _check_timm(
+    timm: Any, name: str, *, is_pretrained: bool, model_args: Mapping[str, Any]
+) -> None:
+    """Refuse a name that timm does not know, and pretrained weights that do not exist or would be
+    partly random.
+    """
     architecture, _, tag = name.partition(".")
     known = timm.list_models()
     if architecture not in known:
@@ -142,13 +177,18 @@ def _check_timm(timm: Any, name: str, *, is_pretrained: bool, model_args: Mappin
         _check_classes(f"timm:{name}", model_args, published.num_classes)
         if not published.has_weights:
             raise ValueError(
-                f"model: expected pretrained weights of timm:{name}, got none, for none are published; "
+                f"model: expected pretrained weights of timm:{name}, got none, for none are "
+                f"published; "
                 f"do timm:{name}@random, or --weights FILE"
             )
 
 
-def _built(name: str, factory: Any, model_args: Mapping[str, Any], *, places: tuple[str, str]) -> Any:
-    """The model that ``factory`` makes, its errors in one form; its weights are looked for in ``places``."""
+def _built(
+    name: str, factory: Any, model_args: Mapping[str, Any], *, places: tuple[str, str]
+) -> Any:
+    """The model that ``factory`` makes, its errors in one form; its weights are looked for in
+    ``places``.
+    """
     try:
         return factory(**model_args)
     except OSError as error:  # no network, or no such file on the server
@@ -156,14 +196,17 @@ def _built(name: str, factory: Any, model_args: Mapping[str, Any], *, places: tu
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(
-            f"model: expected arguments that {name} takes, got {dict(model_args)} ({reason}); do check --model-arg"
+            f"model: expected arguments that {name} takes, got {dict(model_args)} ({reason}); do "
+            f"check --model-arg"
         ) from error
 
 
 def _missing(name: str, place: str, source: str) -> str:
     return (
-        f"model: expected the pretrained weights of {name} at {place} or from {source}, got neither; "
-        f"do fetch them where there is a network, or take {name}@random for untrained ones, or --weights FILE"
+        f"model: expected the pretrained weights of {name} at {place} or from {source}, got "
+        f"neither; "
+        f"do fetch them where there is a network, or take {name}@random for untrained ones, or "
+        f"--weights FILE"
     )
 
 
@@ -172,8 +215,10 @@ def _check_classes(name: str, model_args: Mapping[str, Any], n_classes: int | No
     asked = model_args.get("num_classes")
     if asked not in (None, 0, n_classes):
         raise ValueError(
-            f"model: expected num_classes={n_classes} of the pretrained {name} (another classifier would be random), "
-            f"got {asked}; do num_classes=0 for the embedding alone, {name}@random, or --weights FILE"
+            f"model: expected num_classes={n_classes} of the pretrained {name} (another classifier "
+            f"would be random), "
+            f"got {asked}; do num_classes=0 for the embedding alone, {name}@random, or --weights "
+            f"FILE"
         )
 
 

@@ -1,4 +1,6 @@
-"""Whether the second derivatives of a map are had, and are right: looked at once, with two examples."""
+"""Whether the second derivatives of a map are had, and are right: looked at once, with two
+examples.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,21 @@ from geocollapse.features import FeatureMap
 from geocollapse.regularizers.methods import Probes, no_parameter, pull_back, push_forward, tracked
 
 _ONCE = "torch::autograd::Error"  # the node of an operation that may be differentiated once alone
-_REFUSALS = ("derivative", "differentiate", "checkpoint", "inplace operation")  # in what torch says of such operations
-_SMALL = 0.1  # share of the whole gradient below which the gradient in one parameter may be rounding
+# in what torch says of such operations
+_REFUSALS = ("derivative", "differentiate", "checkpoint", "inplace operation")
+_SMALL = (
+    0.1  # share of the whole gradient below which the gradient in one parameter may be rounding
+)
 
 
 def check_derivatives(feature_map: FeatureMap, inputs: Inputs, method: str) -> None:
-    """Refuse a map whose second derivatives are not had, or are wrong, by one backward pass of a few examples.
+    """Refuse a map whose second derivatives are not had, or are wrong, by one backward pass of a
+    few examples.
 
-    v^T J u and its gradient in each parameter are the same by reverse over forward and by reverse over reverse mode.
-    Some of torch's forward rules leave a graph that is silently wrong (``linalg.solve`` in 2.14), and a model that
-    differentiates inside its forward pass may do so past a tangent. Autocast is off meanwhile: rounding would hide it.
+    v^T J u and its gradient in each parameter are the same by reverse over forward and by reverse
+    over reverse mode. Some of torch's forward rules leave a graph that is silently wrong
+    (``linalg.solve`` in 2.14), and a model that differentiates inside its forward pass may do so
+    past a tangent. Autocast is off meanwhile: rounding would hide it.
 
     Raises:
         ValueError: no trained parameter changes J; NaN or infinity.
@@ -36,7 +43,9 @@ def check_derivatives(feature_map: FeatureMap, inputs: Inputs, method: str) -> N
     """
     trained = {name: p for name, p in feature_map.model.named_parameters() if p.requires_grad}
     with _unrounded(feature_map.model, inputs), _same_draws(inputs):
-        found = (_by_forward_mode if method == "forward_mode" else _by_double_backward)(feature_map, inputs, trained)
+        found = (_by_forward_mode if method == "forward_mode" else _by_double_backward)(
+            feature_map, inputs, trained
+        )
     if all(gradient is None for gradient in found.gradients):
         raise no_parameter(feature_map)
     if method == "double_backward":
@@ -69,26 +78,39 @@ class _Mixed:
     dtype: torch.dtype
 
 
-def _by_forward_mode(feature_map: FeatureMap, inputs: Inputs, trained: Mapping[str, Tensor]) -> _Mixed:
+def _by_forward_mode(
+    feature_map: FeatureMap, inputs: Inputs, trained: Mapping[str, Tensor]
+) -> _Mixed:
     take, x = feature_map.enter_whole(inputs)
     features, _, tangent = push_forward(feature_map, take, x, _signs(x))
     value = (tangent * _signs(features)).sum()
     return _Mixed(value, _gradients(value, trained, "double_backward"), 0.0, features.dtype)
 
 
-def _by_double_backward(feature_map: FeatureMap, inputs: Inputs, trained: Mapping[str, Tensor]) -> _Mixed:
+def _by_double_backward(
+    feature_map: FeatureMap, inputs: Inputs, trained: Mapping[str, Tensor]
+) -> _Mixed:
     leaf, features, _ = tracked(*feature_map.enter_whole(inputs))
-    v = _signs(features).requires_grad_()  # so that the graph shows operations that may be differentiated once alone
+    v = _signs(
+        features
+    ).requires_grad_()  # so that the graph shows operations that may be differentiated once alone
     gradient = pull_back(feature_map, features, leaf, v)
     if _is_cut(gradient):
         raise _no_second_derivative("an operation that is once_differentiable", "forward_mode")
     value = (gradient * _signs(leaf).view_as(leaf)).sum()
-    return _Mixed(value, _gradients(value, trained, "forward_mode"), float(gradient.detach().norm()), features.dtype)
+    return _Mixed(
+        value,
+        _gradients(value, trained, "forward_mode"),
+        float(gradient.detach().norm()),
+        features.dtype,
+    )
 
 
 def _signs(rows: Tensor) -> Tensor:
     """Signs (n, k) for rows of k entries, the same for the same shape."""
-    (signs,) = Probes(0, torch.arange(len(rows), device=rows.device), 1).vectors(rows[0].numel(), rows.dtype)
+    (signs,) = Probes(0, torch.arange(len(rows), device=rows.device), 1).vectors(
+        rows[0].numel(), rows.dtype
+    )
     return signs
 
 
@@ -105,7 +127,8 @@ def _gradients(value: Tensor, trained: Mapping[str, Tensor], other: str) -> Sequ
 
 def _no_second_derivative(got: str, other: str) -> NotImplementedError:
     return NotImplementedError(
-        f"method: expected a map with second derivatives, got {got}; do method={other!r}, or for a smooth map "
+        f"method: expected a map with second derivatives, got {got}; do method={other!r}, or for a "
+        f"smooth map "
         f"method='finite_difference'"
     )
 
@@ -131,13 +154,20 @@ def _compare(found: _Mixed, expected: _Mixed, trained: Mapping[str, Tensor]) -> 
         ValueError: NaN or infinity.
         NotImplementedError: they differ.
     """
-    pairs = [_pair(a, b, p) for a, b, p in zip(found.gradients, expected.gradients, trained.values(), strict=True)]
+    pairs = [
+        _pair(a, b, p)
+        for a, b, p in zip(found.gradients, expected.gradients, trained.values(), strict=True)
+    ]
     errors = torch.stack([_size(a - b) for a, b in pairs]).cpu().tolist()
     sizes = torch.stack([_size(b) for _, b in pairs]).cpu().tolist()
-    whole, difference = math.hypot(*sizes), abs(float(found.value.detach()) - float(expected.value.detach()))
+    whole, difference = (
+        math.hypot(*sizes),
+        abs(float(found.value.detach()) - float(expected.value.detach())),
+    )
     if not math.isfinite(whole + math.fsum(errors) + difference):
         raise ValueError(
-            "inputs: expected finite derivatives at the first examples, got NaN or infinity; do look for NaN in the "
+            "inputs: expected finite derivatives at the first examples, got NaN or infinity; do "
+            "look for NaN in the "
             "inputs and parameters or, with float16, for overflow"
         )
     tolerance = _tolerance(expected.dtype)
@@ -145,13 +175,17 @@ def _compare(found: _Mixed, expected: _Mixed, trained: Mapping[str, Tensor]) -> 
         raise _differs(f"a value {difference / expected.scale:.2g} of its size away")
     for name, error, size in zip(trained, errors, sizes, strict=True):
         if error > tolerance * (size + _SMALL * whole):
-            raise _differs(f"a gradient in {name!r} {error / (size + _SMALL * whole):.2g} of its size away")
+            raise _differs(
+                f"a gradient in {name!r} {error / (size + _SMALL * whole):.2g} of its size away"
+            )
 
 
 def _differs(got: str) -> NotImplementedError:
     return NotImplementedError(
-        f"method: expected forward rules with a right derivative, got {got} from that of double backward (a rule of "
-        f"torch that is wrong, or a model that differentiates inside its forward pass); do method='double_backward'"
+        f"method: expected forward rules with a right derivative, got {got} from that of double "
+        f"backward (a rule of "
+        f"torch that is wrong, or a model that differentiates inside its forward pass); do "
+        f"method='double_backward'"
     )
 
 
@@ -169,7 +203,11 @@ def _pair(a: Tensor | None, b: Tensor | None, parameter: Tensor) -> tuple[Tensor
 def _size(gradient: Tensor) -> Tensor:
     """Euclidean norm, at least in float32; of complex numbers too."""
     gradient = gradient.detach().abs()
-    return gradient.float().norm() if gradient.dtype in (torch.float16, torch.bfloat16) else gradient.norm().float()
+    return (
+        gradient.float().norm()
+        if gradient.dtype in (torch.float16, torch.bfloat16)
+        else gradient.norm().float()
+    )
 
 
 def _unrounded(model: nn.Module, inputs: Inputs) -> AbstractContextManager[Any]:

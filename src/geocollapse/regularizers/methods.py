@@ -1,4 +1,6 @@
-"""Three ways to ||J||_F^2 of each example of a batch with a graph behind it, so that it can be a part of a loss."""
+"""Three ways to ||J||_F^2 of each example of a batch with a graph behind it, so that it can be a
+part of a loss.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class Probes:
     number: NumberOfProbes
 
     def vectors(self, n_entries: int, dtype: torch.dtype) -> Iterator[Tensor]:
-        """One v (n, k) after the other: random signs, E[v v^T] = I, or axes, the sum of whose v v^T is I."""
+        """One v (n, k) after the other: random signs, E[v v^T] = I, or axes, the sum of whose v v^T
+        is I.
+        """
         n = len(self.indices)
         if self.number == "exact":
             for j in range(n_entries):
@@ -51,7 +55,9 @@ class Probes:
             yield from (v.to(dtype) for v in signs.unbind(1))
 
     def terms(self, squares: list[Tensor]) -> Tensor:
-        """(r, n) terms whose mean over the probes estimates, or ``exact`` is, the trace: squares (n,) of each probe."""
+        """(r, n) terms whose mean over the probes estimates, or ``exact`` is, the trace: squares
+        (n,) of each probe.
+        """
         return torch.stack(squares) * (len(squares) if self.number == "exact" else 1)
 
 
@@ -60,7 +66,8 @@ class Pass:
     """What one forward pass of penalised examples gives.
 
     Attributes:
-        terms: (r, n) the estimates of ||J||_F^2, one for each probe and example, differentiable in the parameters.
+        terms: (r, n) the estimates of ||J||_F^2, one for each probe and example, differentiable in
+            the parameters.
         features: (n, p).
         output: the model's own.
     """
@@ -92,10 +99,11 @@ def double_backward(feature_map: FeatureMap, inputs: Inputs, drawn: Probes) -> P
 def finite_difference(feature_map: FeatureMap, inputs: Inputs, drawn: Probes) -> Pass:
     """||f(x + eps u) - f(x)||^2 / eps^2 of input probes u, f(x) from the main forward pass.
 
-    One-sided: the term of order eps is odd in u, so its mean is zero, and the bias of a smooth map is of order eps^2
-    as for central differences, which cost one forward pass more. In float32 the value of smooth networks is 0.1 to 2 %
-    off, the gradient 0.4 to 4 %. With ReLU only the value is near: units that x + eps u switches give the gradient a
-    noise of order eps^(-1/2), many times its size (``benchmarks/penalty.py``).
+    One-sided: the term of order eps is odd in u, so its mean is zero, and the bias of a smooth map
+    is of order eps^2 as for central differences, which cost one forward pass more. In float32 the
+    value of smooth networks is 0.1 to 2 % off, the gradient 0.4 to 4 %. With ReLU only the value is
+    near: units that x + eps u switches give the gradient a noise of order eps^(-1/2), many times
+    its size (``benchmarks/penalty.py``).
     """
     take, x = feature_map.enter_whole(inputs)
     (features,), output = take(x)
@@ -110,9 +118,13 @@ def finite_difference(feature_map: FeatureMap, inputs: Inputs, drawn: Probes) ->
 
 
 def step_size(x: Tensor) -> Tensor:
-    """eps (0-d): the cube root of the rounding unit times the root mean square of the inputs; of 1 where they are 0."""
+    """eps (0-d): the cube root of the rounding unit times the root mean square of the inputs; of 1
+    where they are 0.
+    """
     scale = x.detach().square().mean().sqrt()
-    return torch.finfo(x.dtype).eps ** (1 / 3) * torch.where(scale > 0, scale, torch.ones_like(scale))
+    return torch.finfo(x.dtype).eps ** (1 / 3) * torch.where(
+        scale > 0, scale, torch.ones_like(scale)
+    )
 
 
 METHODS: dict[str, Callable[[FeatureMap, Inputs, Probes], Pass]] = {
@@ -133,7 +145,8 @@ def check_precision(model: nn.Module, inputs: Inputs) -> None:
     got = str(min(map(str, halves))) if halves else _rounding_of(tensors[0].device)
     if got is not None:
         raise TypeError(
-            f"method: expected float32 or float64, whose rounding a difference can do with, got {got}; do "
+            f"method: expected float32 or float64, whose rounding a difference can do with, got "
+            f"{got}; do "
             f"method='forward_mode'"
         )
 
@@ -149,7 +162,9 @@ def _rounding_of(device: torch.device) -> str | None:
     return None
 
 
-def push_forward(feature_map: FeatureMap, take: Take, x: Tensor, u: Tensor) -> tuple[Tensor, Any, Tensor]:
+def push_forward(
+    feature_map: FeatureMap, take: Take, x: Tensor, u: Tensor
+) -> tuple[Tensor, Any, Tensor]:
     """Features, output and J u."""
     features, output, tangent = differentiable_push_forward(take, x, u.view_as(x))
     return features, output, _on_a_path(tangent, feature_map)
@@ -175,13 +190,19 @@ def pull_back(feature_map: FeatureMap, features: Tensor, leaf: Tensor, v: Tensor
 def _squares(rows: Tensor) -> Tensor:
     """Sum of squares of each row of (n, ...), at least in float32."""
     rows = rows.flatten(1)
-    return (rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows).square().sum(dim=1)
+    return (
+        (rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows)
+        .square()
+        .sum(dim=1)
+    )
 
 
 def no_parameter(feature_map: FeatureMap) -> ValueError:
     return ValueError(
-        f"layer: expected features that trained parameters can change, got no gradient path to any from geometric "
-        f"complexity at {str(feature_map.layers[0])!r}; do unfreeze parameters before it, or name a later layer"
+        f"layer: expected features that trained parameters can change, got no gradient path to any "
+        f"from geometric "
+        f"complexity at {str(feature_map.layers[0])!r}; do unfreeze parameters before it, or name "
+        f"a later layer"
     )
 
 

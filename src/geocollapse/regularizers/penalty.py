@@ -1,4 +1,6 @@
-"""The penalty: one forward pass for the model's output and the weighted geometric complexity of its embedding."""
+"""The penalty: one forward pass for the model's output and the weighted geometric complexity of its
+embedding.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ from geocollapse.regularizers.wrapped import Wrapped
 BatchNorm = Literal["refuse", "running"]
 
 _STRIDE = 1 << 24  # examples of different steps and processes have different probes
-_PIECE_BYTES = 1 << 20  # on a CPU: inputs that go through together, so that what they leave behind is reused memory
+# on a CPU: inputs that go through together, so that what they leave behind is reused memory
+_PIECE_BYTES = 1 << 20
 _MIN_PIECE = 32  # examples
 _REMEDIES = {  # by whether the method may meet random layers
     True: "do name a layer before it",
@@ -48,7 +51,9 @@ _REMEDIES = {  # by whether the method may meet random layers
 
 @dataclass
 class _Met:
-    """A model that was penalised: the layers found in it, and with how many examples it was looked at, 2 at most."""
+    """A model that was penalised: the layers found in it, and with how many examples it was looked
+    at, 2 at most.
+    """
 
     model: weakref.ref[nn.Module]
     settings: tuple[Any, ...]
@@ -58,43 +63,52 @@ class _Met:
 
 
 class GeometricComplexityPenalty(nn.Module):
-    """The weighted geometric complexity of a model's embedding on a batch, differentiable in the parameters.
+    """The weighted geometric complexity of a model's embedding on a batch, differentiable in the
+    parameters.
 
     loss = cross-entropy + weight * GC(f, batch),  GC(f, batch) = 1/n sum_x ||J_f(x)||_F^2
 
-    estimated with own Rademacher probes for each example and step. The gradient is that of an unbiased estimate, so its
-    expectation over the probes is the gradient of GC on the batch. With ReLU or max-pooling it is the almost-everywhere
-    gradient. The network can lower GC by shrinking its features: give ``labels`` and watch ``last_collapse``. Unit of
-    the weight: (input unit / feature unit)^2. Cost: one forward pass, shared with the main loss, and about one more
-    step's worth of work for the penalised share of the batch.
+    estimated with own Rademacher probes for each example and step. The gradient is that of an
+    unbiased estimate, so its expectation over the probes is the gradient of GC on the batch. With
+    ReLU or max-pooling it is the almost-everywhere gradient. The network can lower GC by shrinking
+    its features: give ``labels`` and watch ``last_collapse``. Unit of the weight: (input unit /
+    feature unit)^2. Cost: one forward pass, shared with the main loss, and about one more step's
+    worth of work for the penalised share of the batch.
 
-    Source: Munn, Dherin, Gonzalvo (2024), explicit regularisation; Dherin et al. (2022); definitions 6.
+    Source: Munn, Dherin, Gonzalvo (2024), explicit regularisation; Dherin et al. (2022);
+    definitions 6.
 
     Args:
-        weight: the strength lambda, at least 0; at 0 nothing is added, and ``last`` is still measured.
+        weight: the strength lambda, at least 0; at 0 nothing is added, and ``last`` is still
+            measured.
         layer: ``NAME``, ``NAME:in``, ``""`` or None for the input of the classifier.
-        pool: what is kept of the positions of a map or the tokens of a sequence: ``mean``, ``cls``, ``last``, None for
-            all.
-        input_layer: the layer whose output Jacobians are taken with respect to, for integer inputs: the embedding of
-            the tokens. None for the inputs themselves, and for a transformers model, which names its own.
-        method: ``forward_mode``: ||J u||^2 of input probes u, reverse over forward mode, the cheapest that is unbiased;
-            ``double_backward``: ||J^T v||^2 of output probes v, unbiased too, where an operation has no forward mode;
-            ``finite_difference``: ||f(x + eps u) - f(x)||^2 / eps^2, for smooth maps without second derivatives: biased
-            by 0.1 to 2 % in float32, and with ReLU its gradient is mostly noise.
-        n_probes: probes for each example; ``exact`` takes all axes, of the inputs or, with ``double_backward``,
-            of the features.
+        pool: what is kept of the positions of a map or the tokens of a sequence: ``mean``, ``cls``,
+            ``last``, None for all.
+        input_layer: the layer whose output Jacobians are taken with respect to, for integer inputs:
+            the embedding of the tokens. None for the inputs themselves, and for a transformers
+            model, which names its own.
+        method: ``forward_mode``: ||J u||^2 of input probes u, reverse over forward mode, the
+            cheapest that is unbiased; ``double_backward``: ||J^T v||^2 of output probes v, unbiased
+            too, where an operation has no forward mode; ``finite_difference``: ||f(x + eps u) -
+            f(x)||^2 / eps^2, for smooth maps without second derivatives: biased by 0.1 to 2 % in
+            float32, and with ReLU its gradient is mostly noise.
+        n_probes: probes for each example; ``exact`` takes all axes, of the inputs or, with
+            ``double_backward``, of the features.
         batch_fraction: share of the batch, drawn at random, that the penalty is estimated on.
         every: the penalty is added every so many calls, with ``every`` times the weight.
         seed: of the probes and of the share.
-        batch_norm: batch normalisation in training mode is refused; ``running`` evaluates the penalty in a second
-            forward pass of the penalised share with the running statistics, and the output in one of the whole batch.
+        batch_norm: batch normalisation in training mode is refused; ``running`` evaluates the
+            penalty in a second forward pass of the penalised share with the running statistics, and
+            the output in one of the whole batch.
 
     Raises:
-        ValueError: an argument out of its range, a layer without a gradient path to the inputs or the parameters, an
-            output without a row for each example.
-        TypeError: no module; inputs that are not floating; half precision with ``finite_difference``.
-        RuntimeError: batch normalisation in training mode, a layer that mixes examples or, with ``finite_difference``,
-            draws at random, a compiled module inside, gradients switched off.
+        ValueError: an argument out of its range, a layer without a gradient path to the inputs or
+            the parameters, an output without a row for each example.
+        TypeError: no module; inputs that are not floating; half precision with
+        ``finite_difference``.
+        RuntimeError: batch normalisation in training mode, a layer that mixes examples or, with
+            ``finite_difference``, draws at random, a compiled module inside, gradients switched
+            off.
         NotImplementedError: an operation without the derivatives that the method takes.
 
     Examples:
@@ -145,16 +159,23 @@ class GeometricComplexityPenalty(nn.Module):
 
     @property
     def last_collapse(self) -> Estimate | None:
-        """Geometric collapse of the examples penalised last, if ``labels`` were given; NaN where a class is missing."""
+        """Geometric collapse of the examples penalised last, if ``labels`` were given; NaN where a
+        class is missing.
+        """
         return None if self._reading is None else self._reading.collapse
 
-    def forward(self, model: nn.Module, x: Inputs, labels: Tensor | None = None) -> tuple[Any, Tensor]:
-        """The model's output (n, ...) for ``x`` and the weighted penalty, a scalar; counts one step.
+    def forward(
+        self, model: nn.Module, x: Inputs, labels: Tensor | None = None
+    ) -> tuple[Any, Tensor]:
+        """The model's output (n, ...) for ``x`` and the weighted penalty, a scalar; counts one
+        step.
 
-        ``x`` is one tensor (n, ...), or tensors by the names of the model's arguments, such as ``input_ids`` and
-        ``attention_mask``. ``labels`` (n,) are for ``last_collapse`` alone.
+        ``x`` is one tensor (n, ...), or tensors by the names of the model's arguments, such as
+        ``input_ids`` and ``attention_mask``. ``labels`` (n,) are for ``last_collapse`` alone.
         """
-        if torch.compiler.is_compiling():  # a step compiled as a whole: the penalty in it runs as it is written
+        if (
+            torch.compiler.is_compiling()
+        ):  # a step compiled as a whole: the penalty in it runs as it is written
             found: tuple[Any, Tensor] = torch.compiler.disable(self._call)(model, x, labels)
             return found
         return self._call(model, x, labels)
@@ -174,40 +195,61 @@ class GeometricComplexityPenalty(nn.Module):
         """What is known of the model belongs to this process, and is not copied."""
         return self.__dict__ | {"_met": None}
 
-    def _penalise(self, wrapped: Wrapped, x: Inputs, labels: Tensor | None, step: int) -> tuple[Any, Tensor]:
+    def _penalise(
+        self, wrapped: Wrapped, x: Inputs, labels: Tensor | None, step: int
+    ) -> tuple[Any, Tensor]:
         _check_layers(wrapped.plain, self.batch_norm)
         if self.method == "finite_difference":
             check_precision(wrapped.plain, x)
         met = self._meet(wrapped.plain, x)
         wrapped.check_differentiable(met.layer.name, self.method)
         graphs = self.method == "finite_difference"
-        feature_map = FeatureMap(wrapped.plain, [met.layer], self.pool, met.input_layer, keeps_graphs=graphs)
+        feature_map = FeatureMap(
+            wrapped.plain, [met.layer], self.pool, met.input_layer, keeps_graphs=graphs
+        )
         if met.n_looked < min(2, n_rows(x)):
             self._check_map(feature_map, x)
             met.n_looked = min(2, n_rows(x))
-            torch.clear_autocast_cache()  # of weights cast without gradients meanwhile, which torch 2.6 would use
+            # of weights cast without gradients meanwhile, which torch 2.6 would use
+            torch.clear_autocast_cache()
         return wrapped.run(lambda x: self._penalised(wrapped, feature_map, x, labels, step), x)
 
     def _meet(self, model: nn.Module, x: Inputs) -> _Met:
-        """The layers between which the penalty is taken, found with the first example that a model sees."""
+        """The layers between which the penalty is taken, found with the first example that a model
+        sees.
+        """
         modes = [module.training for module in model.modules()]
         trained = [parameter.requires_grad for parameter in model.parameters()]
-        settings = (self.layer, self.pool, self.input_layer, self.method, self.batch_norm, modes, trained)
+        settings = (
+            self.layer,
+            self.pool,
+            self.input_layer,
+            self.method,
+            self.batch_norm,
+            modes,
+            trained,
+        )
         if self._met is None or self._met.model() is not model or self._met.settings != settings:
             first = rows_of(x, slice(1))
             input_layer = find_input_layer(model, first, self.input_layer)
-            enter(model, first, input_layer)  # refuses inputs without a Jacobian before anything is looked for
+            enter(
+                model, first, input_layer
+            )  # refuses inputs without a Jacobian before anything is looked for
             layer = find_embedding(model, first, layer=self.layer).layer
             self._met = _Met(weakref.ref(model), settings, layer, input_layer)
         return self._met
 
     def _check_map(self, feature_map: FeatureMap, x: Inputs) -> None:
-        """At the first step of a model: examples that do not mix, and operations that can be differentiated."""
+        """At the first step of a model: examples that do not mix, and operations that can be
+        differentiated.
+        """
         is_random, model = self.method != "finite_difference", feature_map.model
         if padding_without_mask(model, x, feature_map.input_layer):
             warnings.warn(NO_MASK, GeocollapseWarning, stacklevel=2)
         with _running_statistics(model):
-            check_rows_independent(feature_map.enter_whole, x, model, is_random=is_random, remedy=_REMEDIES[is_random])
+            check_rows_independent(
+                feature_map.enter_whole, x, model, is_random=is_random, remedy=_REMEDIES[is_random]
+            )
             if self.batch_norm == "refuse":
                 check_output(feature_map, x)
             if is_random:
@@ -216,7 +258,9 @@ class GeometricComplexityPenalty(nn.Module):
     def _penalised(
         self, wrapped: Wrapped, feature_map: FeatureMap, x: Inputs, labels: Tensor | None, step: int
     ) -> tuple[Any, Tensor]:
-        """The penalised rows go through the plain module, the others, or with ``running`` all, through the main one."""
+        """The penalised rows go through the plain module, the others, or with ``running`` all,
+        through the main one.
+        """
         indices = _indices(step, x)
         order = self._order(indices)
         rows, others = order.tensor_split([self._n_rows(len(order))])
@@ -236,11 +280,16 @@ class GeometricComplexityPenalty(nn.Module):
     def _passes(self, feature_map: FeatureMap, x: Inputs, indices: Tensor) -> list[Pass]:
         """The penalised examples in pieces, each with its part of the probes."""
         method = METHODS[self.method]
-        return [method(feature_map, rows_of(x, p), Probes(self.seed, indices[p], self.n_probes)) for p in _pieces(x)]
+        return [
+            method(feature_map, rows_of(x, p), Probes(self.seed, indices[p], self.n_probes))
+            for p in _pieces(x)
+        ]
 
     def _keep(self, terms: Tensor, passes: list[Pass], rows: Tensor, labels: Tensor | None) -> None:
         is_exact = self.n_probes == "exact"
-        estimator = "exact" if is_exact else "rademacher" if self.method == "double_backward" else "input"
+        estimator = (
+            "exact" if is_exact else "rademacher" if self.method == "double_backward" else "input"
+        )
         self._reading = Reading(
             terms.detach(),
             torch.cat([part.features.detach() for part in passes]),
@@ -262,17 +311,23 @@ class GeometricComplexityPenalty(nn.Module):
 def _indices(step: int, x: Inputs) -> Tensor:
     """What the probes of a batch are a hash of: step, process and row."""
     rank, n_processes = share()
-    return (step * n_processes + rank) * _STRIDE + torch.arange(n_rows(x), device=tensors_of(x)[0].device)
+    return (step * n_processes + rank) * _STRIDE + torch.arange(
+        n_rows(x), device=tensors_of(x)[0].device
+    )
 
 
 def _nothing(x: Inputs) -> Tensor:
     """The penalty of a step that is not due."""
     first = tensors_of(x)[0]
-    return torch.zeros((), dtype=first.dtype if first.is_floating_point() else None, device=first.device)
+    return torch.zeros(
+        (), dtype=first.dtype if first.is_floating_point() else None, device=first.device
+    )
 
 
 def _outputs(wrapped: Wrapped, x: Inputs) -> list[Any]:
-    """The outputs of examples that are not penalised; a compiled model takes them at once, as few shapes as can be."""
+    """The outputs of examples that are not penalised; a compiled model takes them at once, as few
+    shapes as can be.
+    """
     pieces = _pieces(x) if wrapped.main is wrapped.plain else [slice(None)]
     return [run_model(wrapped.main, rows_of(x, piece)) for piece in pieces]
 
@@ -280,13 +335,16 @@ def _outputs(wrapped: Wrapped, x: Inputs) -> list[Any]:
 def _pieces(x: Inputs) -> list[slice]:
     """Examples that go through together: all on an accelerator, on a CPU about 1 MB of inputs.
 
-    The graph of a batch takes the same memory in pieces, but its tensors are small enough for the allocator to reuse;
-    large ones are mapped and cleared by the system at each step, a tenth of the step's time.
+    The graph of a batch takes the same memory in pieces, but its tensors are small enough for the
+    allocator to reuse; large ones are mapped and cleared by the system at each step, a tenth of the
+    step's time.
     """
     tensors = tensors_of(x)
     if tensors[0].device.type != "cpu":
         return [slice(None)]
-    n_pieces = math.ceil(sum(tensor.numel() * tensor.element_size() for tensor in tensors) / _PIECE_BYTES)
+    n_pieces = math.ceil(
+        sum(tensor.numel() * tensor.element_size() for tensor in tensors) / _PIECE_BYTES
+    )
     size = max(_MIN_PIECE, math.ceil(n_rows(x) / max(1, n_pieces)))
     return [slice(start, start + size) for start in range(0, n_rows(x), size)]
 
@@ -301,16 +359,20 @@ def _joined(outputs: list[Any], order: Tensor) -> Any:
 
 @contextmanager
 def _running_statistics(model: nn.Module) -> Iterator[None]:
-    """Batch normalisation layers use, and do not update, their running statistics; all else stays in its mode.
+    """Batch normalisation layers use, and do not update, their running statistics; all else stays
+    in its mode.
 
-    They use copies: the graph keeps what they use, and the next forward pass in training mode changes the statistics.
+    They use copies: the graph keeps what they use, and the next forward pass in training mode
+    changes the statistics.
     """
     layers = [module for module in model.modules() if is_batch_norm(module) and module.training]
     buffers = [dict(layer._buffers) for layer in layers]
     try:
         for layer in layers:
             layer.training = False  # and not eval(), which reaches what is inside the layer
-            layer._buffers.update({name: None if b is None else b.clone() for name, b in layer._buffers.items()})
+            layer._buffers.update(
+                {name: None if b is None else b.clone() for name, b in layer._buffers.items()}
+            )
         yield
     finally:
         for layer, own in zip(layers, buffers, strict=True):

@@ -1,4 +1,6 @@
-"""What a penalised step tells of geometric complexity and collapse, worked out when it is asked for."""
+"""What a penalised step tells of geometric complexity and collapse, worked out when it is asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -42,19 +44,27 @@ class Reading:
 
     @cached_property
     def collapse(self) -> Estimate | None:
-        """Geometric collapse of the penalised examples; NaN where a class of the batch is not among them."""
+        """Geometric collapse of the penalised examples; NaN where a class of the batch is not among
+        them.
+        """
         if self.labels is None or self.batch_labels is None:
             return None
         labels, classes = self.labels.cpu(), self.batch_labels.cpu().unique()
         missing = classes[~torch.isin(classes, labels)].tolist()
         if missing or len(classes) < 2:
-            reason = f"no penalised example of class {missing[0]}" if missing else f"{len(classes)} class in the batch"
+            reason = (
+                f"no penalised example of class {missing[0]}"
+                if missing
+                else f"{len(classes)} class in the batch"
+            )
             note = f"geometric collapse: undefined, {reason}; do take larger batches or a larger batch_fraction"
             return Estimate(math.nan, math.nan, len(labels), warnings=(note,), **self.settings)
         counts = {label: float((labels == label).sum()) for label in classes.tolist()}
         by_class = norms_by_class(self._norms(), labels, counts, **self.settings)
         statistics = ClassStatistics.of(self.features.cpu().double(), labels)
-        return geometric_collapse([by_class[label] for label in statistics.classes.tolist()], statistics.means)
+        return geometric_collapse(
+            [by_class[label] for label in statistics.classes.tolist()], statistics.means
+        )
 
     def _norms(self) -> SquaredNorms:
         n_distinct = len(self.terms) if self.settings["estimator"] == "exact" else math.inf

@@ -1,4 +1,6 @@
-"""Models behind DistributedDataParallel or torch.compile: the plain module inside, and the way back out."""
+"""Models behind DistributedDataParallel or torch.compile: the plain module inside, and the way back
+out.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ class Wrapped:
 
     Attributes:
         plain: the module inside, with its layers' own names; penalised examples go through it.
-        main: what the other examples go through: the compiled module where there is one, else ``plain``.
+        main: what the other examples go through: the compiled module where there is one, else
+            ``plain``.
         parallel: the wrapper that averages gradients over processes, or None.
     """
 
@@ -32,20 +35,26 @@ class Wrapped:
         """Unwrap ``model``.
 
         Raises:
-            TypeError: no module; DataParallel or sharded parameters, which no graph can be kept through.
+            TypeError: no module; DataParallel or sharded parameters, which no graph can be kept
+            through.
         """
         if not isinstance(model, nn.Module):
-            raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}; do wrap it in a module")
+            raise TypeError(
+                f"model: expected a torch.nn.Module, got {type(model).__name__}; do wrap it in a "
+                f"module"
+            )
         if _is_sharded(model):
             raise TypeError(
-                "model: expected whole parameters, got those that FSDP has spread over processes; do "
+                "model: expected whole parameters, got those that FSDP has spread over processes; "
+                "do "
                 "DistributedDataParallel(model)"
             )
         plain, main, parallel = model, model, None
         while True:
             if isinstance(plain, DataParallel):
                 raise TypeError(
-                    "model: expected one replica a process, got DataParallel; do DistributedDataParallel(model.module)"
+                    "model: expected one replica a process, got DataParallel; do "
+                    "DistributedDataParallel(model.module)"
                 )
             if isinstance(plain, DistributedDataParallel):
                 parallel, plain = plain, plain.module
@@ -56,7 +65,9 @@ class Wrapped:
                 return cls(plain, main, parallel)
 
     def run(self, work: Callable[[Inputs], Any], x: Inputs) -> Any:
-        """``work(x)``, as the one forward pass that DistributedDataParallel sees: its averaging needs exactly one."""
+        """``work(x)``, as the one forward pass that DistributedDataParallel sees: its averaging
+        needs exactly one.
+        """
         if self.parallel is None:
             return work(x)
         inside = self.parallel.module
@@ -67,7 +78,8 @@ class Wrapped:
             self.parallel.module = inside
 
     def check_differentiable(self, layer: str, method: str) -> None:
-        """Refuse compiled modules inside: their graphs have no second derivative, and hooks cannot look into them.
+        """Refuse compiled modules inside: their graphs have no second derivative, and hooks cannot
+        look into them.
 
         Raises:
             RuntimeError: names the module and the remedy.
@@ -75,7 +87,8 @@ class Wrapped:
         for name in compiled_parts(self.plain):
             if method != "finite_difference":
                 raise RuntimeError(
-                    f"model: expected no compiled module inside (a compiled graph has no second derivative), got "
+                    f"model: expected no compiled module inside (a compiled graph has no second "
+                    f"derivative), got "
                     f"{name or 'model.compile()'!r}; do torch.compile(model) around the whole, or "
                     f"method='finite_difference'"
                 )
@@ -87,7 +100,9 @@ class Wrapped:
 
 
 class _Forward(nn.Module):
-    """A function with the face of the module inside, whose buffers the wrapper sends at each forward pass."""
+    """A function with the face of the module inside, whose buffers the wrapper sends at each
+    forward pass.
+    """
 
     def __init__(self, work: Callable[[Inputs], Any], inside: nn.Module) -> None:
         super().__init__()
@@ -103,5 +118,9 @@ class _Forward(nn.Module):
 
 def _is_sharded(model: nn.Module) -> bool:
     """Whether a parameter is spread over processes (``fully_shard``, ``FullyShardedDataParallel``)."""
-    is_wrapped = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
-    return is_wrapped or any(type(parameter).__name__ == "DTensor" for parameter in model.parameters())
+    is_wrapped = any(
+        type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()
+    )
+    return is_wrapped or any(
+        type(parameter).__name__ == "DTensor" for parameter in model.parameters()
+    )

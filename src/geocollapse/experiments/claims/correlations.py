@@ -1,4 +1,6 @@
-"""Claims 1 to 3: rank correlations over the settings of one sweep, with the signs that the recipe expects."""
+"""Claims 1 to 3: rank correlations over the settings of one sweep, with the signs that the recipe
+expects.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,12 @@ _ROUNDING = 1e-12  # 6 * (1/120) is 0.05, whatever its last bit
 
 
 def judge_sweep(
-    sweep: str, runs: pd.DataFrame, hypotheses: list[Hypothesis], *, view: View = "main", seed: int = 0
+    sweep: str,
+    runs: pd.DataFrame,
+    hypotheses: list[Hypothesis],
+    *,
+    view: View = "main",
+    seed: int = 0,
 ) -> list[Verdict]:
     """Judge the hypotheses of one sweep; Holm's correction counts those of the same claim.
 
@@ -53,23 +60,31 @@ def judge_sweep(
 
 
 def setting_means(runs: pd.DataFrame, x: str, y: str) -> tuple[Array, Array, int]:
-    """Means over the seeds of a setting, of the runs that recorded both columns; and how many these runs are."""
+    """Means over the seeds of a setting, of the runs that recorded both columns; and how many these
+    runs are.
+    """
     import pandas as pd
 
     columns = list(dict.fromkeys((x, y)))
     if not set(columns) <= set(runs.columns):
         return np.empty(0), np.empty(0), 0
-    values = runs[["position", *columns]].set_index("position").apply(pd.to_numeric, errors="coerce").astype(float)
+    values = (
+        runs[["position", *columns]]
+        .set_index("position")
+        .apply(pd.to_numeric, errors="coerce")
+        .astype(float)
+    )
     values = values.replace([math.inf, -math.inf], math.nan).dropna()
     means = values.groupby(level="position").mean()
     return means[x].to_numpy(), means[y].to_numpy(), len(values)
 
 
 def part_whole_note(runs: pd.DataFrame, *, seed: int = 0) -> str:
-    """GC is the numerator of GCol: what correlation would GC have with GCol if the distances were anybody's?
+    """GC is the numerator of GCol: what correlation would GC have with GCol if the distances were
+    anybody's?
 
-    GCol = GC/d^2 defines the distance d^2 of a run. Given are rho(log GC, log d^2), and as the null rho(GC, GC/d^2_pi)
-    over the orders pi of the settings' distances.
+    GCol = GC/d^2 defines the distance d^2 of a run. Given are rho(log GC, log d^2), and as the null
+    rho(GC, GC/d^2_pi) over the orders pi of the settings' distances.
     """
     if not {GC, GCOL} <= set(runs.columns):
         return ""
@@ -83,20 +98,29 @@ def part_whole_note(runs: pd.DataFrame, *, seed: int = 0) -> str:
         return ""
     low, high = np.nanquantile(null, [0.025, 0.975])
     return (
-        f"GC is the numerator of GCol: rho of log GC with log distance^2 alone {alone:+.2f}; of GC with GCol under "
+        f"GC is the numerator of GCol: rho of log GC with log distance^2 alone {alone:+.2f}; of GC "
+        f"with GCol under "
         f"permuted distances {np.nanmean(null):+.2f} on average, 95 % in [{low:+.2f}, {high:+.2f}]."
     )
 
 
 def opposite_sign_note(runs: pd.DataFrame) -> str:
-    """Source NC can have the opposite sign to target NC: rho of source GC with both, and of the two with each other."""
+    """Source NC can have the opposite sign to target NC: rho of source GC with both, and of the two
+    with each other.
+    """
     pairs = {"source GC with source NC": (GC, NC), "source NC with target NC": (NC, TARGET_NC)}
-    values = {name: spearman(*setting_means(runs, *pair)[:2]) for name, pair in pairs.items() if _enough(runs, *pair)}
+    values = {
+        name: spearman(*setting_means(runs, *pair)[:2])
+        for name, pair in pairs.items()
+        if _enough(runs, *pair)
+    }
     text = ", ".join(f"{name} {rho:+.2f}" for name, rho in values.items() if not math.isnan(rho))
     return f"For comparison, rho of {text}." if text else ""
 
 
-def _test(sweep: str, runs: pd.DataFrame, hypothesis: Hypothesis, *, view: View, seed: int) -> Verdict:
+def _test(
+    sweep: str, runs: pd.DataFrame, hypothesis: Hypothesis, *, view: View, seed: int
+) -> Verdict:
     """The numbers of one hypothesis, not yet corrected and not yet decided."""
     x, y, n_runs = setting_means(runs, hypothesis.x, hypothesis.y)
     verdict = Verdict(
@@ -112,9 +136,17 @@ def _test(sweep: str, runs: pd.DataFrame, hypothesis: Hypothesis, *, view: View,
         n_settings=len(x),
     )
     if len(x) < 2 or hypothesis.sign == 0:
-        return replace(verdict, effect=spearman(x, y) if len(x) > 1 else math.nan, note=_missing(runs, hypothesis))
+        return replace(
+            verdict,
+            effect=spearman(x, y) if len(x) > 1 else math.nan,
+            note=_missing(runs, hypothesis),
+        )
     effect = spearman(x, y)
-    note = f"{len(x)} settings: below {MIN_SETTINGS} a verdict is always undecided." if len(x) < MIN_SETTINGS else ""
+    note = (
+        f"{len(x)} settings: below {MIN_SETTINGS} a verdict is always undecided."
+        if len(x) < MIN_SETTINGS
+        else ""
+    )
     return replace(
         verdict,
         effect=effect,
@@ -143,8 +175,12 @@ def _missing(runs: pd.DataFrame, hypothesis: Hypothesis) -> str:
         return "The recipe expects no sign here."
     if runs.empty:
         return "No run to judge."
-    absent = [name for name in (hypothesis.x, hypothesis.y) if name not in runs or runs[name].isna().all()]
-    return f"Not recorded: {', '.join(absent)}." if absent else "A single setting has no correlation."
+    absent = [
+        name for name in (hypothesis.x, hypothesis.y) if name not in runs or runs[name].isna().all()
+    ]
+    return (
+        f"Not recorded: {', '.join(absent)}." if absent else "A single setting has no correlation."
+    )
 
 
 def _enough(runs: pd.DataFrame, x: str, y: str) -> bool:

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocollapse.experiments.claims.correlations import LEVEL, judge_sweep, opposite_sign_note, part_whole_note
+from geocollapse.experiments.claims.correlations import (
+    LEVEL,
+    judge_sweep,
+    opposite_sign_note,
+    part_whole_note,
+)
 from geocollapse.experiments.claims.expectations import Expectations, Hypothesis
 from geocollapse.experiments.claims.poincare import judge_bound, judge_ratio
 from geocollapse.experiments.claims.sampling import judge_sampling
@@ -22,8 +27,9 @@ if TYPE_CHECKING:
 def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
     """Every verdict that the sweep allows: those of the view `main` first, then the repetitions.
 
-    Runs that failed or are unfinished are never judged, and only the view `with non-converged runs` counts those that
-    did not reach the stopping rule. Cost: a few hundred milliseconds for three sweeps of five settings.
+    Runs that failed or are unfinished are never judged, and only the view `with non-converged runs`
+    counts those that did not reach the stopping rule. Cost: a few hundred milliseconds for three
+    sweeps of five settings.
 
     Source: definitions 5, "Verdicts".
 
@@ -49,8 +55,9 @@ def at_matched_loss(runs: pd.DataFrame, history: pd.DataFrame, columns: list[str
 
         L = max over runs of min over training of the loss
 
-    the lowest loss that all runs reach, so none is extrapolated; columns are interpolated in log loss around its first
-    crossing. Progress through training is then no longer a difference between the runs.
+    the lowest loss that all runs reach, so none is extrapolated; columns are interpolated in log
+    loss around its first crossing. Progress through training is then no longer a difference between
+    the runs.
 
     Source: definitions 5 (training progress confounds claims 1 to 3).
     """
@@ -62,12 +69,16 @@ def at_matched_loss(runs: pd.DataFrame, history: pd.DataFrame, columns: list[str
     rows = {run_id: _at_loss(run, level, present) for run_id, run in records.groupby("run_id")}
     matched = runs.drop(columns=columns, errors="ignore").copy()
     for number, name in enumerate(present):
-        matched[name] = [rows[run_id][number] if run_id in rows else np.nan for run_id in matched["run_id"]]
+        matched[name] = [
+            rows[run_id][number] if run_id in rows else np.nan for run_id in matched["run_id"]
+        ]
     return matched
 
 
 def _at_loss(run: pd.DataFrame, level: float, columns: list[str]) -> np.ndarray:
-    """Values of ``columns`` where the loss first falls to ``level``, between the two records around it."""
+    """Values of ``columns`` where the loss first falls to ``level``, between the two records around
+    it.
+    """
     run = run.sort_values("step")
     losses = np.log(np.maximum(run["train_loss"].to_numpy(dtype=float), 1e-12))
     values = run[columns].to_numpy(dtype=float)
@@ -79,16 +90,22 @@ def _at_loss(run: pd.DataFrame, level: float, columns: list[str]) -> np.ndarray:
     return (1 - share) * values[after - 1] + share * values[after]
 
 
-def _correlations(results: SweepResults, runs: pd.DataFrame, *, view: View, seed: int) -> list[Verdict]:
+def _correlations(
+    results: SweepResults, runs: pd.DataFrame, *, view: View, seed: int
+) -> list[Verdict]:
     """Claims 1 to 3, sweep by sweep."""
     expected = Expectations.of(results.recipe)
     verdicts: list[Verdict] = []
     for sweep in results.sweeps:
         members = results.of_sweep(sweep)
-        swept = [name.removeprefix("swept.") for name in members.columns if name.startswith("swept.")]
+        swept = [
+            name.removeprefix("swept.") for name in members.columns if name.startswith("swept.")
+        ]
         hypotheses = expected.hypotheses(swept)
         if view == "GC divided by feature variance":
-            hypotheses = [hypothesis.per_variance() for hypothesis in hypotheses if hypothesis.speaks_of_gc]
+            hypotheses = [
+                hypothesis.per_variance() for hypothesis in hypotheses if hypothesis.speaks_of_gc
+            ]
         members = members[members["run_id"].isin(runs["run_id"])]
         if view == "at matched training loss":
             members = at_matched_loss(members, results.history, _recorded(hypotheses))
@@ -114,7 +131,9 @@ def _annotated(verdict: Verdict, runs: pd.DataFrame, *, seed: int) -> Verdict:
 
 
 def _noted_over_sweeps(verdicts: list[Verdict]) -> list[Verdict]:
-    """Holm counts the pairs of one claim in one sweep; say where counting all sweeps of the folder would undecide."""
+    """Holm counts the pairs of one claim in one sweep; say where counting all sweeps of the folder
+    would undecide.
+    """
     noted = list(verdicts)
     for claim in (1, 2, 3):
         family = [i for i, verdict in enumerate(verdicts) if verdict.claim == claim]
@@ -132,5 +151,7 @@ def _over_all_runs(results: SweepResults, runs: pd.DataFrame, *, view: View) -> 
     return [
         judge_ratio(runs, results.history, factor=expected.poincare_factor, view=view),
         judge_bound(runs, results.history, view=view),
-        *judge_sampling(sampling, coverage=expected.coverage, relative_error=expected.relative_error, view=view),
+        *judge_sampling(
+            sampling, coverage=expected.coverage, relative_error=expected.relative_error, view=view
+        ),
     ]

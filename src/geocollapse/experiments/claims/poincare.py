@@ -1,4 +1,6 @@
-"""Claim 4: one Poincaré constant for all runs, and the nearest-mean bound against the measured error."""
+"""Claim 4: one Poincaré constant for all runs, and the nearest-mean bound against the measured
+error.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,11 @@ _COMPARED = ("run_id", "step", "compared", "error", "bound")
 _ROUNDING = 1e-9  # relative: an error equal to its bound is not above it
 
 
-def judge_ratio(runs: pd.DataFrame, history: pd.DataFrame, *, factor: float, view: View = "main") -> Verdict:
-    """Does the largest ratio rho = max_i Var_i/GC_i of a run vary over the runs by at most ``factor``?
+def judge_ratio(
+    runs: pd.DataFrame, history: pd.DataFrame, *, factor: float, view: View = "main"
+) -> Verdict:
+    """Does the largest ratio rho = max_i Var_i/GC_i of a run vary over the runs by at most
+    ``factor``?
 
         effect = max over runs of rho / min over runs of rho
 
@@ -42,16 +47,21 @@ def judge_ratio(runs: pd.DataFrame, history: pd.DataFrame, *, factor: float, vie
         view=view,
         effect_name="largest / smallest",
         effect=spread,
-        note=_ratio_note(runs, history) if len(ratios) > 1 else "It takes two runs with a Poincaré ratio.",
+        note=_ratio_note(runs, history)
+        if len(ratios) > 1
+        else "It takes two runs with a Poincaré ratio.",
     )
 
 
 def judge_bound(runs: pd.DataFrame, history: pd.DataFrame, *, view: View = "main") -> Verdict:
-    """Is no measured error above its bound, at any record of any run? A theorem: this checks the code.
+    """Is no measured error above its bound, at any record of any run? A theorem: this checks the
+    code.
 
-        effect = largest error / bound;    a few-shot error counts with the lower end of its interval
+        effect = largest error / bound;
+            a few-shot error counts with the lower end of its interval
 
-    Bounds are for as many ways as there are classes, so few-shot errors are compared only where n_way = n_classes.
+    Bounds are for as many ways as there are classes, so few-shot errors are compared only where
+    n_way = n_classes.
 
     Source: definitions 4; Galanti, Gyorgy, Hutter (2022).
     """
@@ -91,16 +101,27 @@ def vacuous_remark(runs: pd.DataFrame) -> str:
 
 
 def _ratio_note(runs: pd.DataFrame, history: pd.DataFrame) -> str:
-    """How far the ratio moves during training, and whether a constant from the other runs would have served."""
+    """How far the ratio moves during training, and whether a constant from the other runs would
+    have served.
+    """
     parts = []
     records = history[history["run_id"].isin(runs["run_id"])]
     if RATIO in records:
         by_run = records[records[RATIO] > 0].groupby("run_id")[RATIO]
-        parts.append(f"Over training it moves by a factor of {(by_run.max() / by_run.min()).median():.3g} (median run)")
+        parts.append(
+            f"Over training it moves by a factor of {(by_run.max() / by_run.min()).median():.3g} "
+            f"(median run)"
+        )
     if {RATIO, NC, GCOL} <= set(runs.columns):
         complete = runs[[RATIO, NC, GCOL]].astype(float).dropna()
-        served = [row[NC] <= complete[RATIO].drop(index).max() * row[GCOL] for index, row in complete.iterrows()]
-        parts.append(f"with c the largest ratio of the other runs, NC <= c GCol in {sum(served)} of {len(served)} runs")
+        served = [
+            row[NC] <= complete[RATIO].drop(index).max() * row[GCOL]
+            for index, row in complete.iterrows()
+        ]
+        parts.append(
+            f"with c the largest ratio of the other runs, NC <= c GCol in {sum(served)} of "
+            f"{len(served)} runs"
+        )
     return "; ".join(parts) + "." if parts else ""
 
 
@@ -109,20 +130,32 @@ def error_and_bound(records: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     compared = [_pairs(records, *pair) for pair in _comparisons(records)]
-    return pd.concat(compared, ignore_index=True).dropna() if compared else pd.DataFrame(columns=list(_COMPARED))
+    return (
+        pd.concat(compared, ignore_index=True).dropna()
+        if compared
+        else pd.DataFrame(columns=list(_COMPARED))
+    )
 
 
 def _comparisons(records: pd.DataFrame) -> Iterator[tuple[str, pd.Series, pd.Series]]:
-    """Error and bound of every record: all features with the `inf` bound, m-shot accuracies with the m-shot bound."""
+    """Error and bound of every record: all features with the `inf` bound, m-shot accuracies with
+    the m-shot bound.
+    """
     for population in ("source", "target"):
-        error, bound = f"{population}.nearest_mean_error", f"{population}.nearest_mean_bound.inf.best"
+        error, bound = (
+            f"{population}.nearest_mean_error",
+            f"{population}.nearest_mean_bound.inf.best",
+        )
         if {error, bound} <= set(records.columns):
             yield f"{population}, class means", records[error], records[bound]
     if not {"target.n_way", "target.n_classes"} <= set(records.columns):
         return
     whole = records[records["target.n_way"] == records["target.n_classes"]]
     for shots in ("1", "5"):
-        upper, bound = f"target.accuracy.nearest_mean.{shots}.ci95.1", f"target.nearest_mean_bound.{shots}.best"
+        upper, bound = (
+            f"target.accuracy.nearest_mean.{shots}.ci95.1",
+            f"target.nearest_mean_bound.{shots}.best",
+        )
         if {upper, bound} <= set(records.columns):
             yield f"target, {shots}-shot", 1.0 - whole[upper].astype(float), whole[bound]
 

@@ -16,7 +16,8 @@ MIN_INTERVALS = 200
 def judge_sampling(
     sampling: pd.DataFrame, *, coverage: float, relative_error: float, view: View = "main"
 ) -> list[Verdict]:
-    """One verdict for each way of sampling: share of 95 % intervals that hold the full value, and relative error.
+    """One verdict for each way of sampling: share of 95 % intervals that hold the full value, and
+    relative error.
 
         coverage = share of intervals with low <= full <= high;    error = median |value/full - 1|
 
@@ -28,18 +29,32 @@ def judge_sampling(
         return [_no_study(view)]
     groups = complete.groupby(["method", "n_samples", "n_probes"], dropna=False, sort=False)
     return [
-        _judge(_name(estimates.iloc[0]), estimates, coverage=coverage, relative_error=relative_error, view=view)
+        _judge(
+            _name(estimates.iloc[0]),
+            estimates,
+            coverage=coverage,
+            relative_error=relative_error,
+            view=view,
+        )
         for _, estimates in groups
     ]
 
 
-def _judge(name: str, estimates: pd.DataFrame, *, coverage: float, relative_error: float, view: View) -> Verdict:
+def _judge(
+    name: str, estimates: pd.DataFrame, *, coverage: float, relative_error: float, view: View
+) -> Verdict:
     inside = (estimates["low"] <= estimates["full"]) & (estimates["full"] <= estimates["high"])
     error = float((estimates["value"] / estimates["full"] - 1).abs().median())
     outcome: Outcome = "undecided"
     if len(estimates) >= MIN_INTERVALS:
-        outcome = "holds" if inside.mean() >= coverage and error <= relative_error else "does not hold"
-    few = f" Fewer than {MIN_INTERVALS} intervals: undecided." if len(estimates) < MIN_INTERVALS else ""
+        outcome = (
+            "holds" if inside.mean() >= coverage and error <= relative_error else "does not hold"
+        )
+    few = (
+        f" Fewer than {MIN_INTERVALS} intervals: undecided."
+        if len(estimates) < MIN_INTERVALS
+        else ""
+    )
     return Verdict(
         claim=5,
         statement=f"at least {100 * coverage:g} % of the intervals hold the full value, and the median relative error "
@@ -61,7 +76,9 @@ def _judge(name: str, estimates: pd.DataFrame, *, coverage: float, relative_erro
 def _name(estimate: pd.Series) -> str:
     """`examples, n_samples = 64, n_probes = 1`, without what was not recorded."""
     stated = estimate[["n_samples", "n_probes"]].dropna()
-    return ", ".join([str(estimate["method"]), *(f"{key} = {value:g}" for key, value in stated.items())])
+    return ", ".join(
+        [str(estimate["method"]), *(f"{key} = {value:g}" for key, value in stated.items())]
+    )
 
 
 def _no_study(view: View) -> Verdict:

@@ -1,6 +1,7 @@
 """Rank correlation over a handful of settings: its interval, its exact test, and Holm's correction.
 
-Every p here is one-sided. NaN means that the quantity is undefined (a constant column, too few settings).
+Every p here is one-sided. NaN means that the quantity is undefined (a constant column, too few
+settings).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def spearman(x: Array, y: Array) -> float:
 
         rho = corr(rank x, rank y),    ties share their mean rank
 
-    Range [-1, 1]; unchanged by increasing transforms of either vector, and NaN if one of them is constant.
+    Range [-1, 1]; unchanged by increasing transforms of either vector, and NaN if one of them is
+    constant.
 
     Source: Spearman (1904).
 
@@ -45,11 +47,14 @@ def spearman_rows(x: Array, y: Array) -> Array:
     return _row_correlations(_ranks(x), _ranks(y))
 
 
-def bootstrap_interval(x: Array, y: Array, *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(
+    x: Array, y: Array, *, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
     """Percentile interval of rho from resampled settings.
 
-    Whole settings are drawn with replacement, so all seeds of a setting stay together. Resamples in which a vector is
-    constant have no rank correlation and are dropped. Cost: 10,000 rankings of n numbers.
+    Whole settings are drawn with replacement, so all seeds of a setting stay together. Resamples in
+    which a vector is constant have no rank correlation and are dropped. Cost: 10,000 rankings of n
+    numbers.
 
     Source: Efron (1979); definitions 5.
     """
@@ -69,8 +74,8 @@ def permutation_p(x: Array, y: Array, *, sign: int, seed: int = 0) -> float:
 
         p = share of orders pi with sign * rho(x, y_pi) >= sign * rho(x, y)
 
-    over all n! orders up to n = 8, so five settings in perfect order give 1/120; above, over 20,000 seeded orders and
-    the observed one, which keeps the test valid.
+    over all n! orders up to n = 8, so five settings in perfect order give 1/120; above, over 20,000
+    seeded orders and the observed one, which keeps the test valid.
 
     Source: Pitman (1937); Phipson and Smyth (2010) for the observed order in a sampled test.
     """
@@ -78,7 +83,9 @@ def permutation_p(x: Array, y: Array, *, sign: int, seed: int = 0) -> float:
     if math.isnan(observed):
         return math.nan
     orders = permutations(len(y), seed=seed)
-    permuted = sign * _row_correlations(np.broadcast_to(_ranks(x[None]), orders.shape), _ranks(y[None])[0][orders])
+    permuted = sign * _row_correlations(
+        np.broadcast_to(_ranks(x[None]), orders.shape), _ranks(y[None])[0][orders]
+    )
     as_far = int(np.count_nonzero(permuted >= sign * observed - _TIE))
     if len(x) <= EXACT_SETTINGS:
         return as_far / len(permuted)
@@ -132,7 +139,9 @@ def _ranks(rows: Array) -> Array:
 
 
 def _row_correlations(a: Array, b: Array) -> Array:
-    """Pearson correlation of each row of ``a`` with the same row of ``b``; NaN where a row is constant."""
+    """Pearson correlation of each row of ``a`` with the same row of ``b``; NaN where a row is
+    constant.
+    """
     a = a - a.mean(axis=1, keepdims=True)
     b = b - b.mean(axis=1, keepdims=True)
     norms = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 Outcome = Literal["holds", "does not hold", "undecided"]
-View = Literal["main", "with non-converged runs", "at matched training loss", "GC divided by feature variance"]
+View = Literal[
+    "main", "with non-converged runs", "at matched training loss", "GC divided by feature variance"
+]
 
 VIEWS: tuple[View, ...] = (
     "main",

@@ -1,4 +1,6 @@
-"""What an experiment is, as validated data: the recipe, its settings, and the files they are read from."""
+"""What an experiment is, as validated data: the recipe, its settings, and the files they are read
+from.
+"""
 
 from geocollapse.experiments.recipe.files import parse_yaml as parse_yaml
 from geocollapse.experiments.recipe.files import recipe_names as recipe_names

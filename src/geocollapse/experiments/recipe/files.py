@@ -22,14 +22,18 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
 )
 
 
 def recipe_names() -> list[str]:
     """Names of the shipped recipes, the demo first; files that start with `_` are parts of others."""
     files = (item.name for item in _shipped().iterdir())
-    names = sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml") and name[0] != "_")
+    names = sorted(
+        name.removesuffix(".yaml") for name in files if name.endswith(".yaml") and name[0] != "_"
+    )
     return sorted(names, key=lambda name: name != "demo")
 
 
@@ -61,7 +65,9 @@ def _find(name_or_path: str, folder: Path) -> tuple[Traversable, Path]:
     if name_or_path.endswith((".yaml", ".yml")):
         path = folder / name_or_path
         if not path.is_file():
-            raise FileNotFoundError(f"recipe: expected a file at {path}, got none; do geocollapse recipes for names")
+            raise FileNotFoundError(
+                f"recipe: expected a file at {path}, got none; do geocollapse recipes for names"
+            )
         return path, path.parent
     shipped = _shipped() / f"{name_or_path}.yaml"
     if shipped.is_file():
@@ -69,21 +75,30 @@ def _find(name_or_path: str, folder: Path) -> tuple[Traversable, Path]:
     names = recipe_names()
     near = (difflib.get_close_matches(name_or_path, names, n=1, cutoff=0.0) or names)[0]
     raise ValueError(
-        f"recipe: expected a path ending in .yaml or one of {', '.join(names)}, got {name_or_path!r}; do {near}"
+        f"recipe: expected a path ending in .yaml or one of {', '.join(names)}, got "
+        f"{name_or_path!r}; do {near}"
     )
 
 
 def _extended(file: Traversable, folder: Path, seen: tuple[str, ...]) -> RecipeText:
     if str(file) in seen:
-        raise ValueError(f"recipe: extends: expected a recipe that does not lead back, got {file.name}; do remove it")
+        raise ValueError(
+            f"recipe: extends: expected a recipe that does not lead back, got {file.name}; do "
+            f"remove it"
+        )
     own = parse_yaml(file.read_text(encoding="utf-8"), where=f"recipe {file.name}")
     if not isinstance(own, dict) or not all(isinstance(key, str) for key in own):
-        raise ValueError(f"recipe {file.name}: expected keys with values, got {type(own).__name__}; do see the demo's")
+        raise ValueError(
+            f"recipe {file.name}: expected keys with values, got {type(own).__name__}; do see the "
+            f"demo's"
+        )
     own.setdefault("name", file.name.rpartition(".")[0])
     extends = own.pop("extends", [])
     parents = [extends] if isinstance(extends, str) else extends
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
-        raise ValueError(f"recipe: extends: expected names of recipes, got {extends!r}; do extends: demo")
+        raise ValueError(
+            f"recipe: extends: expected names of recipes, got {extends!r}; do extends: demo"
+        )
     under: RecipeText = {}
     for parent in parents:
         under = merged(under, _extended(*_find(parent, folder), (*seen, str(file))))

@@ -40,7 +40,9 @@ def describe(error: ValidationError, known: Sequence[str]) -> str:
         path = ".".join(str(part) for part in unknown["loc"])
         return f"recipe: {path}: unknown key; do {nearest(path, known)}"
     path = _path(problems[0]["loc"], known)
-    alike: list[dict[str, Any]] = [dict(problem) for problem in problems if _path(problem["loc"], known) == path]
+    alike: list[dict[str, Any]] = [
+        dict(problem) for problem in problems if _path(problem["loc"], known) == path
+    ]
     first = alike[0]
     if first["type"] == "missing":
         return f"recipe: {path}: expected a value, got none; do add {path}"
@@ -56,7 +58,9 @@ def nearest(key: str, known: Sequence[str]) -> str:
     parent, _, name = key.rpartition(".")
     beside = [item for item in known if item.rpartition(".")[0] == parent]
     for candidates, cutoff in ((beside, 0.6), (known, 0.6), (beside or known, 0.0)):
-        names = {item: item for item in candidates} | {item.rpartition(".")[2]: item for item in reversed(candidates)}
+        names = {item: item for item in candidates} | {
+            item.rpartition(".")[2]: item for item in reversed(candidates)
+        }
         found = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
         if found:
             return names[found[0]]
@@ -68,7 +72,10 @@ def _path(loc: Sequence[Any], known: Sequence[str]) -> str:
     path = ""
     for part in loc:
         longer = f"{path}.{part}".lstrip(".")
-        free = path.split(".")[0] in ("sweeps", "presets") or path in ("model.args", "claims.expected_signs")
+        free = path.split(".")[0] in ("sweeps", "presets") or path in (
+            "model.args",
+            "claims.expected_signs",
+        )
         if longer not in known and not free:
             break
         path = longer

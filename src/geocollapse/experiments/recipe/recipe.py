@@ -28,7 +28,8 @@ from geocollapse.experiments.recipe.settings import (
 
 
 class Recipe(Part):
-    """A base setting and the sweeps around it, one at a time; the grid of a sweep is over its dotted keys.
+    """A base setting and the sweeps around it, one at a time; the grid of a sweep is over its
+    dotted keys.
 
     Source: definitions 8 and interface.md, "A sweep on disk".
 
@@ -67,7 +68,11 @@ class Recipe(Part):
         """
         if name not in self.presets:
             known = ", ".join(self.presets) or "none"
-            remedy = f"do --preset {next(iter(self.presets))}" if self.presets else "do leave --preset out"
+            remedy = (
+                f"do --preset {next(iter(self.presets))}"
+                if self.presets
+                else "do leave --preset out"
+            )
             raise ValueError(f"preset: expected one of {known}, got {name!r}; {remedy}")
         return self.with_values(self.presets[name])
 
@@ -81,7 +86,9 @@ class Recipe(Part):
         for pair in overrides:
             key, equals, text = pair.partition("=")
             if not equals or not key.strip():
-                raise ValueError(f"set: expected key=value, got {pair!r}; do training.learning_rate=0.1")
+                raise ValueError(
+                    f"set: expected key=value, got {pair!r}; do training.learning_rate=0.1"
+                )
             values[key.strip()] = parse_yaml(text, where=f"set: {key.strip()}")
         return self.with_values(values)
 
@@ -99,13 +106,15 @@ class Recipe(Part):
         return RunConfig(**shared, seed=seed)
 
     def planned_runs(self, n_seeds: int | None = None) -> list[PlannedRun]:
-        """The base setting, then every setting of every sweep, each with every seed; equal runs are one run.
+        """The base setting, then every setting of every sweep, each with every seed; equal runs are
+        one run.
 
         Args:
             n_seeds: seeds 0 to n_seeds - 1; None: as the recipe says.
 
         Raises:
-            ValueError: ``n_seeds`` below 1, or a sweep over an unknown key or with a value that the recipe refuses.
+            ValueError: ``n_seeds`` below 1, or a sweep over an unknown key or with a value that the
+            recipe refuses.
         """
         if n_seeds is not None and n_seeds < 1:
             raise ValueError(f"seeds: expected 1 or more, got {n_seeds}; do --seeds 1")
@@ -116,7 +125,9 @@ class Recipe(Part):
             for seed in range(self.seeds if n_seeds is None else n_seeds):
                 config = of_setting.model_copy(update={"seed": seed})
                 resolved = {key: value_at(config, key) for key in setting}
-                changed = {key: value for key, value in resolved.items() if value != value_at(base, key)}
+                changed = {
+                    key: value for key, value in resolved.items() if value != value_at(base, key)
+                }
                 run = PlannedRun(run_id=run_id(config), config=config, overrides=changed)
                 run = planned.setdefault(run.run_id, run)
                 if sweep:
@@ -135,19 +146,22 @@ class Recipe(Part):
         for key in setting:
             if key.split(".")[0] not in RunConfig.model_fields or key == "seed":
                 raise ValueError(
-                    f"recipe: sweeps.{sweep}.{key}: expected a key of a run's configuration, got {key!r}; "
+                    f"recipe: sweeps.{sweep}.{key}: expected a key of a run's configuration, got "
+                    f"{key!r}; "
                     "do sweep a key such as training.learning_rate"
                 )
         return self.run_config(setting)
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """A shipped recipe by its name, or a recipe of your own by its path, which ends in .yaml or .yml.
+    """A shipped recipe by its name, or a recipe of your own by its path, which ends in .yaml or
+    .yml.
 
     A recipe that `extends` another is merged over it; its `sweeps` replace the other's.
 
     Raises:
-        ValueError: no recipe of that name (the nearest is named), text that is not YAML, or what `Recipe.of` refuses.
+        ValueError: no recipe of that name (the nearest is named), text that is not YAML, or what
+        `Recipe.of` refuses.
         FileNotFoundError: no file at that path.
 
     Examples:
@@ -158,7 +172,9 @@ def load_recipe(name_or_path: str) -> Recipe:
 
 
 def _set(data: RecipeText, key: str, value: Any) -> None:
-    """Set a dotted key; below `sweeps.<name>` and `claims.expected_signs` the rest of the key is one key."""
+    """Set a dotted key; below `sweeps.<name>` and `claims.expected_signs` the rest of the key is
+    one key.
+    """
     parts = key.split(".")
     if parts[0] == "sweeps" or parts[:2] == ["claims", "expected_signs"]:
         parts = [*parts[:2], *filter(None, [".".join(parts[2:])])]

@@ -28,8 +28,8 @@ class Part(BaseModel):
         """The same from plain data.
 
         Raises:
-            ValueError: in one line: an unknown key (with the nearest known one), a missing one, a value of another
-                type or out of its range.
+            ValueError: in one line: an unknown key (with the nearest known one), a missing one, a
+                value of another type or out of its range.
         """
         try:
             return cls.model_validate(dict(data))
@@ -40,8 +40,9 @@ class Part(BaseModel):
 class DataConfig(Part):
     """Images of source classes (trained on) and of target classes (never trained on).
 
-    There is a target where ``target_classes`` or ``target_split`` is given; with the split alone it is that split of
-    the source classes. A split of None is `train` for the source and `test` for the target.
+    There is a target where ``target_classes`` or ``target_split`` is given; with the split alone it
+    is that split of the source classes. A split of None is `train` for the source and `test` for
+    the target.
     """
 
     name: str
@@ -70,7 +71,9 @@ class ModelConfig(Part):
 
 
 class PenaltyConfig(Part):
-    """The arguments of `geocollapse.regularizers.GeometricComplexityPenalty`; weight 0 is no penalty."""
+    """The arguments of `geocollapse.regularizers.GeometricComplexityPenalty`; weight 0 is no
+    penalty.
+    """
 
     weight: NotNegative = 0.0
     n_probes: Positive = 1
@@ -80,10 +83,11 @@ class PenaltyConfig(Part):
 
 
 class TrainingConfig(Part):
-    """SGD until ``stop_accuracy`` in evaluation mode, then ``extra_factor`` times as many steps again.
+    """SGD until ``stop_accuracy`` in evaluation mode, then ``extra_factor`` times as many steps
+    again.
 
-    A run whose steps end at ``max_steps`` first is `not converged`. ``milestones`` are the steps at which the schedule
-    `step` divides the learning rate by ten. Source: definitions 8.
+    A run whose steps end at ``max_steps`` first is `not converged`. ``milestones`` are the steps at
+    which the schedule `step` divides the learning rate by ten. Source: definitions 8.
     """
 
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -101,7 +105,8 @@ class TrainingConfig(Part):
 
 
 class SamplingConfig(Part):
-    """The study of claim 5: ``repeats`` estimates from ``n_samples`` examples, ``n_outputs`` outputs, ``n_probes``.
+    """The study of claim 5: ``repeats`` estimates from ``n_samples`` examples, ``n_outputs``
+    outputs, ``n_probes``.
 
     ``kept_shares`` are shares of the Jacobian's entries that a mask keeps.
     """
@@ -114,11 +119,15 @@ class SamplingConfig(Part):
 
 
 class MeasuringConfig(Part):
-    """When and how a run is measured: at ``points`` roughly geometric steps, or ``every`` so many steps."""
+    """When and how a run is measured: at ``points`` roughly geometric steps, or ``every`` so many
+    steps.
+    """
 
     points: Positive | None = None
     every: Positive | None = None
-    estimator: Literal["rademacher", "aligned", "gaussian", "orthogonal", "input", "exact"] = "rademacher"
+    estimator: Literal["rademacher", "aligned", "gaussian", "orthogonal", "input", "exact"] = (
+        "rademacher"
+    )
     n_probes: Positive | Literal["auto"] = "auto"
     max_samples: Positive | None = None
     evaluation_batch_size: Positive = 500
@@ -128,7 +137,8 @@ class MeasuringConfig(Part):
     def _one_schedule(self) -> MeasuringConfig:
         if (self.points is None) == (self.every is None):
             raise ValueError(
-                f"expected one of points and every, got points={self.points}, every={self.every}; do set one, "
+                f"expected one of points and every, got points={self.points}, every={self.every}; "
+                f"do set one, "
                 "and the other to null"
             )
         return self
@@ -162,7 +172,8 @@ class PlannedRun(Part):
     Attributes:
         run_id: name of its folder.
         config: its resolved configuration.
-        sweeps: sweep name -> its setting there, dotted keys and values; one run may belong to several sweeps.
+        sweeps: sweep name -> its setting there, dotted keys and values; one run may belong to
+            several sweeps.
         overrides: how it differs from the base setting, dotted keys and values.
     """
 
@@ -173,14 +184,20 @@ class PlannedRun(Part):
 
     def entry(self) -> dict[str, Any]:
         """Its line in sweep.yaml."""
-        return {"run_id": self.run_id, "seed": self.config.seed, "sweeps": self.sweeps, "overrides": self.overrides}
+        return {
+            "run_id": self.run_id,
+            "seed": self.config.seed,
+            "sweeps": self.sweeps,
+            "overrides": self.overrides,
+        }
 
 
 class ClaimsConfig(Part):
-    """What is fixed before the run: signs expected of the correlations, thresholds of claims 4 and 5 (definitions 5).
+    """What is fixed before the run: signs expected of the correlations, thresholds of claims 4 and
+    5 (definitions 5).
 
-    ``expected_signs`` maps `gc_gcol`, `gc_nc`, `gc_target_nc`, `gc_accuracy` or a swept key to +1 or -1; 0, or nothing,
-    expects no sign.
+    ``expected_signs`` maps `gc_gcol`, `gc_nc`, `gc_target_nc`, `gc_accuracy` or a swept key to +1
+    or -1; 0, or nothing, expects no sign.
     """
 
     expected_signs: dict[str, Literal[-1, 0, 1]] = {}
@@ -190,16 +207,20 @@ class ClaimsConfig(Part):
 
 
 def run_id(config: RunConfig) -> str:
-    """First 12 hexadecimal digits of the SHA-256 of the canonical JSON of a run's resolved configuration.
+    """First 12 hexadecimal digits of the SHA-256 of the canonical JSON of a run's resolved
+    configuration.
 
-    Device, paths, workers and version are no part of it, so a run has the same name on every machine.
+    Device, paths, workers and version are no part of it, so a run has the same name on every
+    machine.
     """
     text = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
 
 
 def value_at(config: BaseModel, key: str) -> Any:
-    """The value of a dotted key of a configuration; None where an argument of the model is not given."""
+    """The value of a dotted key of a configuration; None where an argument of the model is not
+    given.
+    """
     value: Any = config
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
