@@ -19,9 +19,9 @@ from geocollapse.batches import as_examples, as_map
 from geocollapse.collapse import ClassStatistics, LabelledFeatures, directional_cdnv, mean_cdnv, nc1
 from geocollapse.data import load
 from geocollapse.features import FeatureMap, find_embedding
+from geocollapse.jacobian.probes import random_order
 from geocollapse.metrics import CollapseMetric
 from geocollapse.models import build
-from geocollapse.probes import random_order
 
 _IMAGES = 256
 _EXACT_IMAGES = 8

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 import geocollapse as geo
 from geocollapse import data, models
-from geocollapse.provenance import provenance
+from geocollapse.runtime.provenance import provenance
 
 WEIGHTS = (0.0, 1e-4, 1e-3, 3e-3, 1e-2)
 SEEDS = (0, 1, 2, 3, 4)

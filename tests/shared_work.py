@@ -24,7 +24,7 @@ import geocollapse as geo
 from geocollapse import cli
 from geocollapse.measurement.collect import collect_features
 from geocollapse.measurement.store import RowStore
-from geocollapse.processes import (
+from geocollapse.runtime.processes import (
     agreed,
     alone,
     failing_together,
@@ -176,7 +176,7 @@ def streamed(num_classes, portion):
     """CollapseMetric fed by each process with its own part: the classes in blocks, or all of it in
     the last one.
     """
-    from geocollapse.metrics import CollapseMetric  # imports torchmetrics, for seconds
+    from geocollapse.metrics import CollapseMetric
 
     features, labels = examples(211)
     order, (rank, world) = labels.argsort(stable=True), share()

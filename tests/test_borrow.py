@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from geocollapse.borrow import borrowed, check_independent
+from geocollapse.features.borrow import borrowed
+from geocollapse.features.mixing import check_mixing_layers
 
 
 class Counting(nn.Module):
@@ -104,11 +105,11 @@ def test_a_scripted_model_is_handed_back():
 
 
 def test_independence():
-    check_independent(nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5)).eval())
-    check_independent(nn.Sequential(nn.Dropout(0.0), nn.LayerNorm(2)))
-    check_independent(nn.Sequential(nn.BatchNorm1d(2)), evaluation=True)
+    check_mixing_layers(nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5)).eval())
+    check_mixing_layers(nn.Sequential(nn.Dropout(0.0), nn.LayerNorm(2)))
+    check_mixing_layers(nn.Sequential(nn.BatchNorm1d(2)), evaluation=True)
     with pytest.raises(RuntimeError, match="track_running_stats=True"):
-        check_independent(nn.BatchNorm1d(2, track_running_stats=False), evaluation=True)
+        check_mixing_layers(nn.BatchNorm1d(2, track_running_stats=False), evaluation=True)
     many = nn.Sequential(*[nn.Dropout() for _ in range(5)])
     with pytest.raises(RuntimeError, match=r"'0', '1', '2' and 2 more; do model.eval\(\) first"):
-        check_independent(many)
+        check_mixing_layers(many)

@@ -742,7 +742,7 @@ def test_without_arguments_there_is_help(run):
 
 
 def test_version(run):
-    from geocollapse import __version__
+    from geocollapse._version import __version__
 
     assert run("--version") == (0, f"{__version__}\n", "")
 

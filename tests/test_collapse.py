@@ -214,7 +214,7 @@ class TestReferences:
     def test_row_chunks_equal_one_chunk(self, monkeypatch):
         features, labels = classes([30, 7, 12], 5)
         whole = measures_of(features, labels)
-        monkeypatch.setattr("geocollapse.collapse.inputs.CHUNK_NUMBERS", 16)
+        monkeypatch.setattr("geocollapse.arrays.CHUNK_NUMBERS", 16)
         laws.assert_close(measures_of(features, labels), whole)
 
 

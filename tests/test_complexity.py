@@ -6,8 +6,7 @@ from reference import complexity as reference
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from geocollapse import geometric_complexity
-from geocollapse.complexity import mean_norm, norms_by_class, stratified_mean
+from geocollapse.complexity import geometric_complexity, mean_norm, norms_by_class, stratified_mean
 from geocollapse.jacobian import SquaredNorms
 from geocollapse.stopping import looks
 

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 import geocollapse as geo
 from geocollapse import data
+from geocollapse.data import parse_classes
 from geocollapse.data.loading import find_root
 from geocollapse.data.preprocessing import resize_and_crop
-from geocollapse.data.selection import parse_classes, select_rows
+from geocollapse.data.selection import select_rows
 from geocollapse.data.sources import CIFAR_FS_CLASSES
 
 

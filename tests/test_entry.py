@@ -6,8 +6,9 @@ from reference import complexity as reference
 from torch import nn
 
 import geocollapse as geo
-from geocollapse.entry import MOVED_PADDING, enter, find_input_layer, without_left_padding
 from geocollapse.features import FeatureMap, Layer, pooled
+from geocollapse.features.entry import entry_of, find_input_layer
+from geocollapse.features.padding import MOVED_PADDING, without_left_padding
 from geocollapse.jacobian import ProbePlan
 from maps import TEXTS, Reader, padded
 
@@ -122,7 +123,7 @@ def test_one_floating_input_by_name():
         def forward(self, x, scale):
             return x * scale[:, None]
 
-    entry = enter(Scaled(), {"x": torch.ones(2, 3), "scale": torch.tensor([2, 5])})
+    entry = entry_of(Scaled(), {"x": torch.ones(2, 3), "scale": torch.tensor([2, 5])})
     take = FeatureMap(Scaled(), [Layer("")]).enter(
         {"x": torch.ones(2, 3), "scale": torch.tensor([2, 5])}
     )
@@ -144,12 +145,12 @@ def test_bad_entries():
     ):
         geo.measure(model, (ids, labels), input_layer="token")
     with pytest.raises(ValueError, match=r"got a, b; do input_layer=NAME \(--input-layer NAME\)"):
-        enter(model, {"a": torch.ones(1), "b": torch.ones(1)})
+        entry_of(model, {"a": torch.ones(1), "b": torch.ones(1)})
     with pytest.raises(
         RuntimeError,
         match=r"input_layer: expected 'attention' to give one floating tensor, got tuple; .* ran: 'tokens'",
     ):
-        enter(model, padded(TEXTS), "attention")
+        entry_of(model, padded(TEXTS), "attention")
     with pytest.raises(
         ValueError,
         match=r"memory_limit: expected inputs of one shape, got inputs by name or tokens",
@@ -185,7 +186,7 @@ def test_bad_entries():
 def test_an_input_layer_runs_once():
     twice = nn.Sequential(nn.Embedding(5, 4))
     twice.forward = lambda ids: twice[0](ids) + twice[0](ids)
-    entry = enter(twice, torch.tensor([[1, 2]]), "0")
+    entry = entry_of(twice, torch.tensor([[1, 2]]), "0")
     with pytest.raises(
         RuntimeError,
         match=r"input_layer: expected '0' to run once in a forward pass, it ran 2 times",
@@ -210,7 +211,7 @@ def test_a_float_mask_is_no_input():
     with pytest.raises(
         TypeError, match=r"inputs: expected a floating tensor .* got input_ids of torch.int64; do"
     ):
-        enter(model, floating)
+        entry_of(model, floating)
     model.get_input_embeddings = lambda: model.tokens
     assert find_input_layer(model, floating, None) == "tokens"
     assert (
@@ -415,7 +416,7 @@ def test_an_embedding_that_only_holds_the_weights(name):
     )
     message = r"got a layer that did not run; do name the embedding, of those that ran: 'encoder.embed_tokens'"
     with pytest.raises(RuntimeError, match=message):
-        enter(model, batch, "shared")
+        entry_of(model, batch, "shared")
 
 
 def test_an_embedding_with_other_weights_is_found_by_its_tokens():

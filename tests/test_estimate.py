@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from geocollapse import Estimate
-from geocollapse.estimate import check_finite, strict_json, total_variance
+from geocollapse.estimate import Estimate, strict_json, total_variance
+from geocollapse.numerics import check_finite
 
 
 def test_log_interval_is_multiplicative_student():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from geocollapse.files import write_whole, written_whole
+from geocollapse.runtime.files import write_whole, written_whole
 
 
 def test_writing_several_files_writes_all_before_the_first_rename(tmp_path, monkeypatch):

@@ -4,9 +4,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import geocollapse as geo
-from geocollapse.data.labelled import About
-from geocollapse.data.texts import LabelledTokens
-from geocollapse.independence import check_padding, check_rows_independent
+from geocollapse.data import About, LabelledTokens
+from geocollapse.features.independence import check_independence
+from geocollapse.features.padding import check_padding
 from maps import TEXTS, Reader, Routed, Standardised, padded
 from test_borrow import everything
 
@@ -31,7 +31,7 @@ def through(*layers, width=6):
 
 
 def check(model, x, **settings):
-    check_rows_independent(lambda x: (lambda z: ([model(z)], None), x), x, model, **settings)
+    check_independence(lambda x: (lambda z: ([model(z)], None), x), x, model, **settings)
 
 
 @pytest.fixture
@@ -150,9 +150,9 @@ def test_half_precision_is_no_mixing_and_hides_none(dtype, x):
 
         return lambda x: (run, x)
 
-    check_rows_independent(enter(through(nn.LayerNorm(6))), x, dtype=dtype)
+    check_independence(enter(through(nn.LayerNorm(6))), x, dtype=dtype)
     with pytest.raises(RuntimeError, match="do not influence each other"):
-        check_rows_independent(enter(through(Standardised())), x, dtype=dtype)
+        check_independence(enter(through(Standardised())), x, dtype=dtype)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "swin_tiny_patch4_window7_224"])

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from reference import complexity as reference
 from torch import nn
 
-from geocollapse import squared_jacobian_norms
 from geocollapse.features import CallableMap, FeatureMap, Layer
-from geocollapse.jacobian import ProbePlan, examples_that_fit
+from geocollapse.jacobian import ProbePlan, examples_that_fit, squared_jacobian_norms
 from maps import Twice
 
 ESTIMATORS = ["rademacher", "gaussian", "orthogonal", "input", "outputs"]

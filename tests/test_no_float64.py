@@ -7,7 +7,7 @@ from torch import nn
 
 import geocollapse as geo
 from geocollapse.cli import main
-from geocollapse.probes import NO_FLOAT64
+from geocollapse.numerics import NO_FLOAT64
 
 X, LABELS = torch.randn(60, 12, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
 

@@ -6,7 +6,8 @@ from reference import complexity as reference
 from torch import nn
 from torch.nn import functional as F
 
-from geocollapse import GeocollapseWarning, GeometricComplexityPenalty
+from geocollapse.estimate import GeocollapseWarning
+from geocollapse.regularizers import GeometricComplexityPenalty
 
 X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 EXACT = ("forward_mode", "double_backward")

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geocollapse import probes
+from geocollapse.jacobian import probes
 
 KINDS = [probes.rademacher, probes.gaussian, probes.orthogonal, probes.sampled_outputs]
 

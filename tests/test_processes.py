@@ -16,7 +16,7 @@ from torch.utils.data.distributed import DistributedSampler
 import shared_work
 from geocollapse import cli
 from geocollapse.batches import as_examples
-from geocollapse.processes import digest
+from geocollapse.runtime.processes import digest
 
 WORK = Path(shared_work.__file__)
 REFUSED = {

@@ -115,7 +115,7 @@ def test_many_blocks_are_one(shape, monkeypatch):
     x = gaussian(*shape)
     whole = {name: measure(x) for name, measure in MEASURES.items()}
     monkeypatch.setattr(scores, "_BLOCK_ROWS", 1)
-    monkeypatch.setattr("geocollapse.collapse.inputs.CHUNK_NUMBERS", 50)
+    monkeypatch.setattr("geocollapse.arrays.CHUNK_NUMBERS", 50)
     for name, measure in MEASURES.items():
         laws.assert_close(measure(x), whole[name], rtol=1e-12)
 

@@ -6,7 +6,8 @@ from reference import complexity as reference
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from geocollapse import GeocollapseWarning, GeometricComplexityPenalty
+from geocollapse.estimate import GeocollapseWarning
+from geocollapse.regularizers import GeometricComplexityPenalty
 from maps import TEXTS, Reader, padded
 
 EXACT = ("forward_mode", "double_backward")

@@ -13,7 +13,7 @@ from geocollapse import data
 from geocollapse.batches import as_examples, as_map
 from geocollapse.cli import main
 from geocollapse.cli.resolve import _has_token_types
-from geocollapse.data.sources import SOURCES
+from geocollapse.data import SOURCES
 from geocollapse.features import FeatureMap, Layer
 from geocollapse.jacobian import ProbePlan
 

@@ -21,14 +21,8 @@ from geocollapse.experiments.recording import (
     study_sampling,
 )
 from geocollapse.experiments.runs import RunFolder
-from geocollapse.experiments.train import (
-    NonFiniteLossError,
-    Training,
-    prepare,
-    record_steps,
-    take_step,
-    train_run,
-)
+from geocollapse.experiments.state import Training, prepare
+from geocollapse.experiments.train import NonFiniteLossError, record_steps, take_step, train_run
 
 SMALL: dict[str, Any] = {
     "name": "small",

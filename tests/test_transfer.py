@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import transfer as reference
 
-from geocollapse.collapse import inputs
+from geocollapse import arrays as inputs
 from geocollapse.transfer import RIDGE, EpisodeSizes, draw_episodes, few_shot_accuracy, transfer
 
 CLASSIFIERS = ("nearest_mean", "linear_probe")

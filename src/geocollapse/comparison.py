@@ -9,21 +9,16 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from geocollapse.batches import Batch, MapExamples, as_examples, as_map, move
-from geocollapse.borrow import borrowed, check_independent
+from geocollapse.batches import Batch, MapExamples, as_examples, as_map
 from geocollapse.complexity import mean_norm
 from geocollapse.estimate import Estimate, Population
 from geocollapse.features import CallableMap
-from geocollapse.independence import check_rows_independent
-from geocollapse.jacobian import (
-    Estimator,
-    Map,
-    ProbePlan,
-    SquaredNorms,
-    check_estimator,
-    mean_of_probes,
-)
-from geocollapse.probes import random_order
+from geocollapse.features.borrow import borrowed
+from geocollapse.features.independence import check_independence
+from geocollapse.features.mixing import check_mixing_layers
+from geocollapse.inputs import Map, move
+from geocollapse.jacobian import Estimator, ProbePlan, SquaredNorms, check_estimator, mean_of_probes
+from geocollapse.jacobian.probes import random_order
 from geocollapse.sampling import SECOND_PROBES, fitted_plan
 from geocollapse.stopping import StoppingRule
 
@@ -121,11 +116,11 @@ def compare_complexity(
     rule = StoppingRule(max_samples=max_samples)
     modules = [h if isinstance(h, nn.Module) else None for h in (f, g)]
     for module in modules:
-        check_independent(module)
+        check_mixing_layers(module)
     with borrowed(modules[0], evaluation=False), borrowed(modules[1], evaluation=False):
         examples = as_map(as_examples(inputs, batch_size=batch_size), "inputs")
         for h, module in zip((f, g), modules, strict=True):
-            check_rows_independent(CallableMap(h).enter, move(examples.peek(2), h), module)
+            check_independence(CallableMap(h).enter, move(examples.peek(2), h), module)
         pairs = _Pairs(ProbePlan(estimator, seed), (f, g), examples, n_probes, population)
         ends = comparison_looks(min(rule.max_samples or len(examples), len(examples)))
         level = 1.0 - alpha / len(ends)

@@ -12,14 +12,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import MapExamples, StreamExamples, as_examples, check_shared, move
-from geocollapse.borrow import borrowed, check_independent
+from geocollapse.batches import MapExamples, StreamExamples, as_examples, check_shared
 from geocollapse.estimate import LARGEST_SHARE_LIMIT, Estimate, Population, total_variance
 from geocollapse.features import CallableMap, check_autocast
-from geocollapse.independence import check_rows_independent
-from geocollapse.jacobian import Estimator, Map, ProbePlan, SquaredNorms, check_estimator
-from geocollapse.probes import random_order
-from geocollapse.processes import failing_together, share, unwrapped
+from geocollapse.features.borrow import borrowed
+from geocollapse.features.independence import check_independence
+from geocollapse.features.mixing import check_mixing_layers
+from geocollapse.features.wrapped import without_data_parallel
+from geocollapse.inputs import Map, move
+from geocollapse.jacobian import Estimator, ProbePlan, SquaredNorms, check_estimator
+from geocollapse.jacobian.probes import random_order
+from geocollapse.runtime.processes import failing_together, share
 from geocollapse.sampling import (
     SECOND_PROBES,
     SECOND_PROBES_PER_CLASS,
@@ -111,9 +114,9 @@ def geometric_complexity(
     rule = StoppingRule(rtol, atol, max_samples, max_seconds)
     rule.check_shared()
     check_autocast(autocast)
-    f = unwrapped(f)
+    f = without_data_parallel(f)
     module = f if isinstance(f, nn.Module) else None
-    check_independent(module)
+    check_mixing_layers(module)
     plan, enter = ProbePlan(estimator, seed), CallableMap(f, autocast).enter
     with borrowed(module, evaluation=False), first_interrupt_asks() as interrupted:
         examples = as_examples(inputs, batch_size=batch_size)
@@ -123,7 +126,7 @@ def geometric_complexity(
             examples, rule, estimator=estimator, n_probes=n_probes, seed=seed
         )
         pair = move(examples.peek(2), f)
-        check_rows_independent(enter, pair, module, dtype=autocast)
+        check_independence(enter, pair, module, dtype=autocast)
         plan = fitted_plan(plan, enter, examples, f)
         asked = {
             **vars(rule),

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
@@ -202,20 +201,6 @@ def total_variance(variances: Sequence[float], dofs: Sequence[float]) -> tuple[f
     total = math.fsum(variances)
     denominator = math.fsum(v * v / d for v, d in zip(variances, dofs, strict=True) if v > 0.0)
     return math.sqrt(total), (total * total / denominator if denominator > 0.0 else math.inf)
-
-
-def check_finite(name: str, tensor: Tensor) -> None:
-    """Raise a ValueError that counts the examples of ``tensor`` (n, ...) with a NaN or an infinity."""
-    if tensor.numel() == 0 or bool(torch.isfinite(tensor.sum())):
-        return
-    bad = (~torch.isfinite(tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None])).any(dim=1)
-    if bool(bad.any()):
-        first = int(bad.nonzero()[0])
-        raise ValueError(
-            f"{name}: expected finite numbers, got NaN or infinity in {int(bad.sum())} of "
-            f"{len(bad)} examples "
-            f"(first at row {first}); do check the model's output or drop these examples"
-        )
 
 
 def _finite(value: float) -> float | None:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from geocollapse.arrays import labelled_arrays
 from geocollapse.collapse import ClassStatistics, nc1_pooled, streamed_measures
-from geocollapse.collapse.inputs import labelled_arrays
 from geocollapse.estimate import GeocollapseWarning
-from geocollapse.probes import NO_FLOAT64
-from geocollapse.processes import share
+from geocollapse.numerics import NO_FLOAT64
+from geocollapse.runtime.processes import share
 
 _PARTS = ("classes", "counts", "offsets", "sum_squares", "origin", "scatter")
 _STREAMED = (

@@ -26,7 +26,7 @@ from geocollapse.experiments.results import (
 )
 from geocollapse.figures import Chart, charts, plotly_panels, save
 from geocollapse.figures.labels import setting_label, short_name
-from geocollapse.files import write_whole
+from geocollapse.runtime.files import write_whole
 
 if TYPE_CHECKING:
     import jinja2

@@ -11,21 +11,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from geocollapse.batches import (
-    Batch,
-    Enter,
-    Inputs,
-    MapExamples,
-    StreamExamples,
-    as_map,
-    move,
-    rows_of,
-)
+from geocollapse.batches import Batch, MapExamples, StreamExamples, as_map
 from geocollapse.estimate import Estimate
-from geocollapse.jacobian import Estimator, Probed, ProbePlan, SquaredNorms, examples_that_fit
+from geocollapse.inputs import Enter, Inputs, move, rows_of
+from geocollapse.jacobian import Estimator, ProbedBatch, ProbePlan, SquaredNorms, examples_that_fit
 from geocollapse.jacobian.plan import ALIGNED_EXAMPLES, WITHOUT_REPLACEMENT
-from geocollapse.probes import random_order
-from geocollapse.processes import agreed, shards, share
+from geocollapse.jacobian.probes import random_order
+from geocollapse.runtime.processes import agreed, shards, share
 from geocollapse.stopping import StoppingRule, looks
 
 SECOND_PROBES_PER_CLASS = 20
@@ -232,7 +224,7 @@ class Probing:
         """Whether there are examples enough for an estimate."""
         return len(self.readings[0]) >= self._schedule.n_least
 
-    def probe(self, enter: Enter, inputs: Inputs, batch: Batch) -> Probed:
+    def probe(self, enter: Enter, inputs: Inputs, batch: Batch) -> ProbedBatch:
         """Send a batch that is wanted forward, and probe the Jacobians of its layers."""
         take, x = enter(inputs)
         is_pilot = batch.segment == 0 and self._schedule.n_probes[0] > self._schedule.n_counted

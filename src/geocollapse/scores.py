@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from geocollapse.collapse.inputs import Array, as_features, row_slices
+from geocollapse.arrays import Array, as_features, row_slices
 from geocollapse.collapse.statistics import MAX_SCATTER_FEATURES
 from geocollapse.collapse.variability import RANK_TOLERANCE
-from geocollapse.estimate import check_finite, strict_json
+from geocollapse.estimate import strict_json
+from geocollapse.numerics import check_finite
 
 EPSILON = 1e-7  # Garrido et al. (2023): added to every p_k
 # eigenvalues, counted from 1, that the authors of alpha-ReQ fit in their package (reptrix)

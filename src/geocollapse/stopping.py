@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from geocollapse.estimate import SEQUENTIAL_Z, Estimate
-from geocollapse.processes import share
+from geocollapse.runtime.processes import share
 
 _FIRST_LOOK = 512
 _LOOK_GROWTH = 1.25

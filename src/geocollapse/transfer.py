@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from geocollapse.collapse.inputs import Array, labelled_arrays, row_slices
+from geocollapse.arrays import Array, labelled_arrays, row_slices
 from geocollapse.estimate import Estimate, IntervalDict, strict_json
 
 Classifier = Literal["nearest_mean", "linear_probe"]

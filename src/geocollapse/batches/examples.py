@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from geocollapse.batches.inputs import Batch, Inputs, as_batch, n_examples_in, rows_of
+from geocollapse.batches.batch import Batch, as_batch, n_examples_in
+from geocollapse.inputs import Inputs, rows_of
 
 EMPTY = "data: expected at least one example, got none; do check the data set and its sampler"
 _AHEAD = 8  # batches of a stream that are read ahead for one with two examples

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from geocollapse.batches.batch import as_labels
 from geocollapse.batches.examples import EMPTY, MapExamples, StreamExamples
-from geocollapse.batches.inputs import as_labels
 from geocollapse.batches.sharing import sampled_positions
 
 _DEFAULT_BATCH_SIZE = 128

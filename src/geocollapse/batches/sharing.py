@@ -11,8 +11,8 @@ from torch.utils.data import TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from geocollapse.batches.examples import MapExamples, StreamExamples, as_map
-from geocollapse.batches.inputs import Enter, Inputs, tensors_of
-from geocollapse.processes import check_same, digest, gather_object, gather_rows, share
+from geocollapse.inputs import Enter, Inputs, tensors_of
+from geocollapse.runtime.processes import check_same, digest, gather_object, gather_rows, share
 
 _ONE_DATA_SET = (
     "give each process the whole data set, or a loader with a DistributedSampler over it"

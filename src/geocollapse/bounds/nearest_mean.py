@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from geocollapse.arrays import Array
 from geocollapse.bounds.moments import DecisionMoments
 from geocollapse.collapse import LabelledFeatures, geometric_collapse, mean_cdnv, poincare_ratios
-from geocollapse.collapse.inputs import Array
 from geocollapse.estimate import Estimate, strict_json
 
 

@@ -59,7 +59,7 @@ def joined(command: str, device: Device) -> Iterator[None]:
         )
     from torch import distributed
 
-    from geocollapse.processes import failing_together
+    from geocollapse.runtime.processes import failing_together
 
     distributed.init_process_group(_backend(device))
     with failing_together():
@@ -94,7 +94,7 @@ def first_here_first(work: Callable[[], _T]) -> _T:
     """``work`` in one process of each machine, then in the others, which find what it has
     downloaded.
     """
-    from geocollapse.processes import gather_object
+    from geocollapse.runtime.processes import gather_object
 
     if os.environ.get("LOCAL_RANK", "0") != "0":
         gather_object(None, what="downloads")

@@ -24,7 +24,7 @@ _WITHOUT_NUMBER = ("xlnet", "funnel")
 
 
 @dataclass(frozen=True)
-class Inputs:
+class ModelAndData:
     """A model and the data to run it on.
 
     Attributes:
@@ -74,7 +74,9 @@ class Request:
             )
         return Path(self.model.removeprefix(FEATURES))
 
-    def resolve(self, models: ModelOptions, data: DataOptions, machine: MachineOptions) -> Inputs:
+    def resolve(
+        self, models: ModelOptions, data: DataOptions, machine: MachineOptions
+    ) -> ModelAndData:
         """Load both, and put the model on its device."""
         import torch
 
@@ -99,7 +101,7 @@ class Request:
             "data": dataset.name,
             "split": dataset.split,
         }
-        return Inputs(model, dataset, _with_workers(dataset, machine), origin)
+        return ModelAndData(model, dataset, _with_workers(dataset, machine), origin)
 
 
 def features_heading(path: Path, kept: KeptLayer) -> str:
@@ -292,7 +294,7 @@ def _changed(options: Any) -> dict[str, Any]:
 def _dtype(name: str | None, device: torch.device) -> torch.dtype | None:
     import torch
 
-    from geocollapse.probes import NO_FLOAT64
+    from geocollapse.numerics import NO_FLOAT64
 
     if name == "float64" and device.type in NO_FLOAT64:
         raise ValueError(

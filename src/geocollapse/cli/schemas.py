@@ -12,7 +12,7 @@ from typing import Any, Literal
 from typing_extensions import TypedDict
 
 from geocollapse.measurement import LayersDict, MeasurementDict
-from geocollapse.provenance import Provenance
+from geocollapse.runtime.provenance import Provenance
 from geocollapse.transfer import TransferDict
 
 

@@ -16,7 +16,7 @@ from geocollapse.cli.options import (
     Seed,
     Settings,
 )
-from geocollapse.progress import progress_bar
+from geocollapse.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
     from geocollapse.experiments.recipe import Recipe, RunConfig

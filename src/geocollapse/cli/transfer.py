@@ -69,7 +69,7 @@ def transfer(
     is test. features:FILE in place of MODEL and DATA: the features that `measure --save-features`
     kept.
     """
-    from geocollapse.provenance import provenance
+    from geocollapse.runtime.provenance import provenance
     from geocollapse.transfer import transfer as few_shot
 
     k_shots = _parse_shots(episodes.k_shot or ["1,5"])

@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from geocollapse.arrays import Array
 from geocollapse.collapse.distances import distance_blocks, symmetric
-from geocollapse.collapse.inputs import Array
 from geocollapse.collapse.labelled import LabelledFeatures
 from geocollapse.collapse.statistics import ClassStatistics
 from geocollapse.estimate import GeocollapseWarning

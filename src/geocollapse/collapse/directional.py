@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from geocollapse.arrays import Array
 from geocollapse.collapse.cdnv import Reduction, check_reduction
 from geocollapse.collapse.distances import distances_squared_to
-from geocollapse.collapse.inputs import Array
 from geocollapse.collapse.labelled import LabelledFeatures
 from geocollapse.estimate import GeocollapseWarning
 

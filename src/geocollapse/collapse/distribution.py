@@ -10,10 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from geocollapse.arrays import Array, as_tensor
 from geocollapse.collapse.distances import distances_squared
-from geocollapse.collapse.inputs import Array, as_tensor
 from geocollapse.collapse.labelled import LabelledFeatures
-from geocollapse.estimate import Estimate, check_finite, total_variance
+from geocollapse.estimate import Estimate, total_variance
+from geocollapse.numerics import check_finite
 
 
 def geometric_collapse_of_distribution(

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from geocollapse.arrays import Array, as_features, as_tensor
 from geocollapse.collapse.distances import pair_weights
-from geocollapse.collapse.inputs import Array, as_features, as_tensor
 from geocollapse.estimate import LARGEST_SHARE_LIMIT, Estimate, total_variance
 
 _MIN_SAMPLES_FOR_SHARE = 200

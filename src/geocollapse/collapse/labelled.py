@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from geocollapse.collapse.inputs import Array, labelled_arrays, row_slices
+from geocollapse.arrays import Array, labelled_arrays, row_slices
 from geocollapse.collapse.statistics import ClassStatistics
 
 _MANY_NUMBERS = 1 << 22

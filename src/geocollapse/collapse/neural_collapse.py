@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from geocollapse.arrays import Array, as_tensor
 from geocollapse.collapse.cdnv import mean_cdnv
 from geocollapse.collapse.decisions import nc4, nearest_mean_error
 from geocollapse.collapse.directional import mean_directional_cdnv
 from geocollapse.collapse.duality import nc3, self_duality_gram
-from geocollapse.collapse.inputs import Array, as_tensor
 from geocollapse.collapse.labelled import LabelledFeatures
 from geocollapse.collapse.simplex import hyperspherical_uniformity, nc2
 from geocollapse.collapse.statistics import ClassStatistics

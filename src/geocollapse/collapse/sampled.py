@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from geocollapse.arrays import row_slices
 from geocollapse.collapse.cdnv import class_variances, mean_noise
-from geocollapse.collapse.inputs import row_slices
 from geocollapse.collapse.statistics import ClassStatistics
 from geocollapse.estimate import LARGEST_SHARE_LIMIT, Estimate
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geocollapse.collapse.inputs import Array, check_num_classes, labelled_arrays, row_slices
+from geocollapse.arrays import Array, check_num_classes, labelled_arrays, row_slices
 
 MAX_SCATTER_FEATURES = 4096  # definitions 2: above it no p x p matrix is formed
 # features merged at a time: enough to make the merge cheap, 128 MiB for each array of it

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geocollapse.borrow import borrowed, is_batch_norm
 from geocollapse.complexity import geometric_complexity
 from geocollapse.data import LabelledData
 from geocollapse.estimate import Estimate
 from geocollapse.experiments.recipe import run_id
 from geocollapse.features import FeatureMap, find_embedding
+from geocollapse.features.borrow import borrowed
+from geocollapse.features.mixing import is_batch_norm
 from geocollapse.measurement import measure
 from geocollapse.transfer import transfer
 

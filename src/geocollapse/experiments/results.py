@@ -105,7 +105,7 @@ def read_sweep(folder: str | Path) -> SweepResults:
 
 def write_table(results: SweepResults) -> Path:
     """Write table.csv, one row a run, into the sweep folder."""
-    from geocollapse.files import write_whole
+    from geocollapse.runtime.files import write_whole
 
     path = results.folder / "table.csv"
     write_whole({path: results.runs.to_csv(index=False).encode("utf-8")})

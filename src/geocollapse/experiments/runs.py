@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocollapse.estimate import strict_json
-from geocollapse.files import write_whole
 from geocollapse.models import LoadedModel, build
+from geocollapse.runtime.files import write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor

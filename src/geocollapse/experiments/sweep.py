@@ -23,7 +23,7 @@ from geocollapse.experiments.recording import measure_record
 from geocollapse.experiments.runs import RunFolder, SweepFolder
 from geocollapse.experiments.state import load_run_data, prepare
 from geocollapse.experiments.train import failed_result, record_steps, take_step, train_run
-from geocollapse.progress import progress_bar
+from geocollapse.runtime.progress import progress_bar
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _KILLED = "worker: expected to end by itself, got killed (perhaps out of memory); do a smaller evaluation_batch_size"

@@ -29,7 +29,7 @@ from geocollapse.experiments.recording import (
     study_sampling,
 )
 from geocollapse.experiments.state import Training, prepare, resume, save
-from geocollapse.provenance import provenance
+from geocollapse.runtime.provenance import provenance
 
 if TYPE_CHECKING:
     from pathlib import Path

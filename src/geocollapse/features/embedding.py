@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import Inputs
-from geocollapse.borrow import borrowed
-from geocollapse.entry import run_model
+from geocollapse.features.borrow import borrowed
+from geocollapse.features.entry import run_model
 from geocollapse.features.failing import forward_pass
 from geocollapse.features.layer import Layer
-from geocollapse.outputs import main_output, part_names
+from geocollapse.features.outputs import main_output, part_names
+from geocollapse.inputs import Inputs
 
 _HIDDEN = "last_hidden_state"  # what an encoder of transformers gives, by that name
 

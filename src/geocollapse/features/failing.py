@@ -9,7 +9,7 @@ from traceback import walk_tb
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import Inputs
+from geocollapse.inputs import Inputs
 
 
 @contextmanager

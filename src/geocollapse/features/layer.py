@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from geocollapse.borrow import uncompiled_name
-from geocollapse.outputs import part_names, part_of
+from geocollapse.features.outputs import part_names, part_of
+from geocollapse.features.wrapped import uncompiled_name
 
 _PART = re.compile(r"(?P<name>[^\[\]]*)\[(?P<part>\w+)\]")
 

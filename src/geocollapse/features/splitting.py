@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from geocollapse.features.embedding import find_embedding
+from geocollapse.features.feature_map import FeatureMap
 from geocollapse.features.layer import Layer
-from geocollapse.features.maps import FeatureMap
-from geocollapse.jacobian import flatten_features
-from geocollapse.outputs import main_output
+from geocollapse.features.outputs import main_output
+from geocollapse.inputs import flatten_features
 
 
 class Head(nn.Module):

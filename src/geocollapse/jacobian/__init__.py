@@ -1,24 +1,19 @@
 """Squared Frobenius norms of the Jacobians of a batch: exactly, or by random probes, one example at
 a time.
 
-The files, in the order they build on each other: ends (what goes into a map and comes out), norms
-(what is measured), reverse (vector-Jacobian products), forward (Jacobian-vector products), tangents
+The files, in the order they build on each other: probes (random vectors that belong to an
+example), norms (what is measured), reverse (vector-Jacobian products), forward (Jacobian-vector products), tangents
 (the same with a graph behind them), masked (sampled entries), memory (what fits), checks (what is
 no norm), plan (the estimators).
 """
 
-from geocollapse.jacobian.ends import Map as Map
-from geocollapse.jacobian.ends import check_floating as check_floating
-from geocollapse.jacobian.ends import flatten_features as flatten_features
-from geocollapse.jacobian.ends import track as track
-from geocollapse.jacobian.ends import unshared as unshared
 from geocollapse.jacobian.forward import plain_attention as plain_attention
 from geocollapse.jacobian.forward import push_forward as push_forward
 from geocollapse.jacobian.memory import examples_that_fit as examples_that_fit
 from geocollapse.jacobian.norms import SquaredNorms as SquaredNorms
 from geocollapse.jacobian.norms import mean_of_probes as mean_of_probes
 from geocollapse.jacobian.plan import Estimator as Estimator
-from geocollapse.jacobian.plan import Probed as Probed
+from geocollapse.jacobian.plan import ProbedBatch as ProbedBatch
 from geocollapse.jacobian.plan import ProbePlan as ProbePlan
 from geocollapse.jacobian.plan import check_estimator as check_estimator
 from geocollapse.jacobian.plan import squared_jacobian_norms as squared_jacobian_norms

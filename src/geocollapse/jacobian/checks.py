@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from geocollapse.batches import Take
-from geocollapse.jacobian.ends import track
+from geocollapse.inputs import Take, track
 
 
 def check_terms(

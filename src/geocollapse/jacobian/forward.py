@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from geocollapse.batches import Take
+from geocollapse.inputs import Take
 
 
 def push_forward(take: Take, x: Tensor, u: Tensor) -> tuple[list[Tensor], Any, list[Tensor]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geocollapse import probes
+from geocollapse.jacobian import probes
 from geocollapse.jacobian.reverse import pull_back, unit_vectors
 
 

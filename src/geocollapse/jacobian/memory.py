@@ -7,8 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geocollapse.batches import Take
-from geocollapse.jacobian.ends import track
+from geocollapse.inputs import Take, track
 
 
 def examples_that_fit(take: Take, x: Tensor, memory_limit: int) -> int:

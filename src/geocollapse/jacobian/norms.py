@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from geocollapse import probes
+from geocollapse.numerics import accumulation_dtype
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,13 @@ def mean_of_probes(
     return SquaredNorms(mean[0], variances, counts, mean[1] if len(mean) > 1 else None)
 
 
-def sum_of_squares(rows: Tensor) -> Tensor:
-    """Sum of squares of each row of (n, ...), accumulated in float64."""
-    return rows.flatten(1).to(probes.accumulation_dtype(rows.device)).square().sum(dim=1)
+def channel_scale(std: Tensor | None, x: Tensor) -> Tensor:
+    """The input scale in float64, to broadcast over the channels (dimension 1) of ``x``; 1 where
+    none is known.
+
+    Rounded to a half precision of ``x`` it would move every norm the same way.
+    """
+    dtype = accumulation_dtype(x.device)
+    if std is None:
+        return torch.ones((), dtype=dtype, device=x.device)
+    return std.to(device=x.device, dtype=dtype).reshape(1, -1, *[1] * (x.ndim - 2))

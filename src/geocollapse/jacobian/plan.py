@@ -11,25 +11,18 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from geocollapse import probes
-from geocollapse.batches import Take
-from geocollapse.borrow import borrowed, check_independent
-from geocollapse.estimate import check_finite
-from geocollapse.independence import check_rows_independent
+from geocollapse.features.borrow import borrowed
+from geocollapse.features.independence import check_independence
+from geocollapse.features.mixing import check_mixing_layers
+from geocollapse.inputs import Map, Take, check_floating, flatten_features, track, unshared
+from geocollapse.jacobian import probes
 from geocollapse.jacobian.checks import check_terms
-from geocollapse.jacobian.ends import (
-    Map,
-    channel_scale,
-    check_floating,
-    flatten_features,
-    track,
-    unshared,
-)
 from geocollapse.jacobian.forward import push_forward
 from geocollapse.jacobian.masked import masked_entries
 from geocollapse.jacobian.memory import examples_that_fit
-from geocollapse.jacobian.norms import SquaredNorms, mean_of_probes, sum_of_squares
+from geocollapse.jacobian.norms import SquaredNorms, channel_scale, mean_of_probes
 from geocollapse.jacobian.reverse import pull_back, unit_vectors
+from geocollapse.numerics import check_finite, sum_of_squares
 
 Estimator = Literal[
     "exact", "rademacher", "aligned", "gaussian", "orthogonal", "input", "outputs", "masked"
@@ -109,14 +102,14 @@ def squared_jacobian_norms(
     check_floating(x)
     positions = torch.arange(len(x), device=x.device) if indices is None else indices
     module = f if isinstance(f, torch.nn.Module) else None
-    check_independent(module)
+    check_mixing_layers(module)
     plan = ProbePlan(estimator, seed)
 
     def take(z: Tensor) -> tuple[list[Tensor], None]:
         return [flatten_features(f(unshared(z)), len(z))], None
 
     with borrowed(module, evaluation=False):
-        check_rows_independent(lambda z: (take, z), x, module)
+        check_independence(lambda z: (take, z), x, module)
         plan = plan.fitted(take, x[:ALIGNED_EXAMPLES])
         n_together = len(x) if memory_limit is None else examples_that_fit(take, x, memory_limit)
         parts = zip(x.split(n_together), positions.split(n_together), strict=True)
@@ -125,7 +118,7 @@ def squared_jacobian_norms(
 
 
 @dataclass(frozen=True)
-class Probed:
+class ProbedBatch:
     """A batch that went through a map.
 
     Attributes:
@@ -176,7 +169,7 @@ class ProbePlan:
 
     def probe(
         self, take: Take, x: Tensor, indices: Tensor, n_probes: int, *, n_counted: int | None = None
-    ) -> Probed:
+    ) -> ProbedBatch:
         """Send ``x`` (n, ...) through a map once, and probe the Jacobian of each of its layers.
 
         The value is the mean of the first ``n_counted`` probes (default all of them); further ones
@@ -202,7 +195,7 @@ class ProbePlan:
         norms = [
             self._norms(row, n_counted, z, leaf) for row, z in zip(terms, features, strict=True)
         ]
-        return Probed([z.detach() for z in features], output, terms, norms, seconds)
+        return ProbedBatch([z.detach() for z in features], output, terms, norms, seconds)
 
     def _terms(
         self,
@@ -258,7 +251,7 @@ class ProbePlan:
 
     def _probe_inputs(
         self, take: Take, x: Tensor, indices: Tensor, n_probes: int, n_counted: int | None
-    ) -> Probed:
+    ) -> ProbedBatch:
         """Input probes: one forward-mode sweep each, for all layers at once."""
         vectors = probes.rademacher(self.seed, indices.to(x.device), n_probes, x[0].numel())
         probed = [u.view_as(x).to(x.dtype) for u in vectors.unbind(1)]
@@ -276,7 +269,7 @@ class ProbePlan:
             ]
             terms.append(torch.stack(rows, dim=1))
         check_terms(terms, take, x, features, indices)
-        return Probed(
+        return ProbedBatch(
             features, output, terms, [mean_of_probes(row, n_counted) for row in terms], 0.0
         )
 

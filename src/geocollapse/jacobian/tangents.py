@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from geocollapse.batches import Take
+from geocollapse.inputs import Take
 from geocollapse.jacobian.forward import forward_mode
 
 Rule = Callable[[Any, Tensor, Tensor, tuple[Any, ...], dict[str, Any]], Any]

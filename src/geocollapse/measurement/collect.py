@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import as_examples, move
-from geocollapse.borrow import borrowed
-from geocollapse.entry import find_input_layer
+from geocollapse.batches import as_examples
 from geocollapse.features import FeatureMap, Pool, find_embedding
+from geocollapse.features.borrow import borrowed
+from geocollapse.features.entry import find_input_layer
+from geocollapse.inputs import move
 from geocollapse.measurement.store import RowStore
 
 

@@ -12,14 +12,15 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from geocollapse.batches import MapExamples, StreamExamples
-from geocollapse.borrow import device_of, dtype_of, uncompiled_name
 from geocollapse.complexity import estimate_settings
 from geocollapse.features import CallableMap, Embedding, FeatureMap
+from geocollapse.features.wrapped import uncompiled_name
+from geocollapse.inputs import device_of, dtype_of
 from geocollapse.jacobian import ProbePlan
 from geocollapse.measurement.classifier import accuracy
 from geocollapse.measurement.kept import Context
 from geocollapse.measurement.reading import Reading
-from geocollapse.provenance import provenance
+from geocollapse.runtime.provenance import provenance
 from geocollapse.sampling import ProbeSchedule, known_classes
 from geocollapse.stopping import StoppingRule
 

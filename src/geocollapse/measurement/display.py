@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from geocollapse.collapse import LabelledFeatures, pairwise_cdnv
 from geocollapse.estimate import Estimate
-from geocollapse.files import written_whole
 from geocollapse.measurement.layer import SUGGESTED_RTOL, LayerMeasurement
+from geocollapse.runtime.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geocollapse.batches import Batch, MapExamples, StreamExamples, move
-from geocollapse.borrow import device_of
+from geocollapse.batches import Batch, MapExamples, StreamExamples
 from geocollapse.complexity import complexity_so_far, estimate_settings
 from geocollapse.features import CallableMap, FeatureMap, forward_pass
+from geocollapse.inputs import device_of, move
 from geocollapse.jacobian import ProbePlan, SquaredNorms
 from geocollapse.measurement.store import RowStore
-from geocollapse.processes import shards, share
-from geocollapse.progress import progress_bar
+from geocollapse.runtime.processes import shards, share
+from geocollapse.runtime.progress import progress_bar
 from geocollapse.sampling import Ending, ProbeSchedule, Probing
 from geocollapse.stopping import StoppingRule, first_interrupt_asks
 

@@ -11,17 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import (
-    Inputs,
-    MapExamples,
-    StreamExamples,
-    as_examples,
-    check_shared,
-    move,
-    rows_of,
-)
-from geocollapse.borrow import borrowed, check_independent
-from geocollapse.entry import enter, find_input_layer, padding_token
+from geocollapse.batches import MapExamples, StreamExamples, as_examples, check_shared
 from geocollapse.features import (
     CallableMap,
     Embedding,
@@ -32,8 +22,14 @@ from geocollapse.features import (
     find_embedding,
     forward_pass,
 )
-from geocollapse.independence import check_padding, check_rows_independent
-from geocollapse.jacobian import Estimator, Map, ProbePlan, check_estimator, push_forward
+from geocollapse.features.borrow import borrowed
+from geocollapse.features.entry import entry_of, find_input_layer
+from geocollapse.features.independence import check_independence
+from geocollapse.features.mixing import check_mixing_layers
+from geocollapse.features.padding import check_padding, padding_token
+from geocollapse.features.wrapped import without_data_parallel
+from geocollapse.inputs import Inputs, Map, move, rows_of
+from geocollapse.jacobian import Estimator, ProbePlan, check_estimator, push_forward
 from geocollapse.measurement.classifier import head_at, outputs_of_classes
 from geocollapse.measurement.context import Pass, of_dataset
 from geocollapse.measurement.kept import KeptLayer
@@ -41,7 +37,7 @@ from geocollapse.measurement.layer import measure_layer
 from geocollapse.measurement.reading import read_once
 from geocollapse.measurement.result import Measurement
 from geocollapse.measurement.saved import read_features
-from geocollapse.processes import failing_together, unwrapped
+from geocollapse.runtime.processes import failing_together
 from geocollapse.sampling import bounded_by_memory, fitted_plan, schedule_probes
 from geocollapse.stopping import StoppingRule
 
@@ -145,9 +141,9 @@ def measure(
     rule = StoppingRule(rtol, atol, max_samples, max_seconds)
     rule.check_shared()
     check_autocast(autocast)
-    model = unwrapped(model)
+    model = without_data_parallel(model)
     module = model if isinstance(model, nn.Module) else None
-    check_independent(module, evaluation=True)
+    check_mixing_layers(module, evaluation=True)
     with borrowed(module):
         examples = as_examples(data, labels=labels, batch_size=batch_size)
         pair = move(examples.peek(2), model)
@@ -159,7 +155,7 @@ def measure(
             model, embedding, names, given
         )
         with forward_pass(pair):
-            check_rows_independent(feature_map.enter, pair, module, dtype=autocast)
+            check_independence(feature_map.enter, pair, module, dtype=autocast)
             padding = padding_token(model, feature_map.input_layer)
             check_padding(feature_map.enter, pair, module, padding=padding, dtype=autocast)
         if memory_limit is not None:
@@ -250,7 +246,7 @@ def _feature_map(
             raise ValueError(f"layer: expected different layers, got {names}; do name each once")
         with forward_pass(first):
             found = find_input_layer(model, first, input_layer)
-            enter(
+            entry_of(
                 model, first, found
             )  # refuses inputs without a Jacobian before anything is looked for
         embedding = find_embedding(model, first, layer=names[0], classifier=classifier)

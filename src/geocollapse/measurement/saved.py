@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geocollapse.collapse.inputs import as_features, as_labels
+from geocollapse.arrays import as_features, as_labels
 from geocollapse.estimate import strict_json
-from geocollapse.files import written_whole
 from geocollapse.jacobian import SquaredNorms
 from geocollapse.measurement.arrays import check_ending, read_arrays, write_arrays
 from geocollapse.measurement.kept import Context, Head, KeptLayer, accuracy_of
 from geocollapse.measurement.store import MEMORY_LIMIT
-from geocollapse.provenance import provenance
+from geocollapse.runtime.files import written_whole
+from geocollapse.runtime.provenance import provenance
 from geocollapse.stopping import StoppingRule
 
 # n examples with p features, m of them probed; a model with o outputs, a classifier with c outputs

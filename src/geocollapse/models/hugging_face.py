@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from geocollapse.data.preprocessing import IMAGE_SIZE, ImagePreprocessing, resize_and_crop
+from geocollapse.data import ImagePreprocessing
+from geocollapse.data.preprocessing import IMAGE_SIZE, resize_and_crop
 from geocollapse.models.hub import hub_cache, without_waiting
 from geocollapse.models.loaded import RANDOM, LoadedModel
 

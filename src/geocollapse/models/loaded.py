@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from geocollapse.data.preprocessing import ImagePreprocessing
+from geocollapse.data import ImagePreprocessing
 
 RANDOM = "random"  # the weights of NAME@random
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from geocollapse.borrow import COMPILED
+from geocollapse.features.wrapped import COMPILED
 from geocollapse.models.hugging_face import load_hugging_face
 from geocollapse.models.loaded import RANDOM, LoadedModel
 from geocollapse.models.vision import load_timm, load_torchvision

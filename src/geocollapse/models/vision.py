@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from geocollapse.data.preprocessing import ImagePreprocessing, import_torchvision, of_channels
+from geocollapse.data import ImagePreprocessing
+from geocollapse.data.preprocessing import import_torchvision, of_channels
 from geocollapse.models.hub import has_network, hub_cache, without_waiting
 from geocollapse.models.loaded import RANDOM, LoadedModel
 

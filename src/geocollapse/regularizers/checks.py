@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from geocollapse.batches import Inputs, Take, n_rows, rows_of, tensors_of
 from geocollapse.features import FeatureMap
-from geocollapse.independence import check_rows_independent
+from geocollapse.features.independence import check_independence
+from geocollapse.inputs import Inputs, Take, n_rows, rows_of, tensors_of
 from geocollapse.regularizers.methods import METHODS, NumberOfProbes
 
 _WHOLE = "batch_norm='running', which takes the output from a forward pass of the whole batch"
@@ -110,7 +110,7 @@ def check_output(feature_map: FeatureMap, x: Inputs) -> None:
     with torch.no_grad():
         take, z = enter(rows_of(x, slice(2)))
         take(z)
-    check_rows_independent(enter, x, feature_map.model, is_random=True, remedy=f"do {_WHOLE}")
+    check_independence(enter, x, feature_map.model, is_random=True, remedy=f"do {_WHOLE}")
 
 
 def _rows(output: Any, n_examples: int) -> list[Tensor]:

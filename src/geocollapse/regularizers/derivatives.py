@@ -14,11 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import Inputs, tensors_of
-from geocollapse.borrow import dtype_of
 from geocollapse.estimate import GeocollapseWarning
 from geocollapse.features import FeatureMap
-from geocollapse.regularizers.methods import Probes, no_parameter, pull_back, push_forward, tracked
+from geocollapse.inputs import Inputs, dtype_of, tensors_of
+from geocollapse.regularizers.methods import (
+    ProbeVectors,
+    no_parameter,
+    pull_back,
+    push_forward,
+    tracked,
+)
 
 _ONCE = "torch::autograd::Error"  # the node of an operation that may be differentiated once alone
 # in what torch says of such operations
@@ -108,7 +113,7 @@ def _by_double_backward(
 
 def _signs(rows: Tensor) -> Tensor:
     """Signs (n, k) for rows of k entries, the same for the same shape."""
-    (signs,) = Probes(0, torch.arange(len(rows), device=rows.device), 1).vectors(
+    (signs,) = ProbeVectors(0, torch.arange(len(rows), device=rows.device), 1).vectors(
         rows[0].numel(), rows.dtype
     )
     return signs

@@ -11,15 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from geocollapse import probes
-from geocollapse.batches import Inputs, Take, tensors_of
 from geocollapse.features import FeatureMap
+from geocollapse.inputs import Inputs, Take, tensors_of, track
 from geocollapse.jacobian import (
     TwiceDifferentiable,
     differentiable_push_forward,
     in_right_order,
     plain_attention,
-    track,
+    probes,
 )
 
 Method = Literal["forward_mode", "double_backward", "finite_difference"]
@@ -27,7 +26,7 @@ NumberOfProbes = int | Literal["exact"]
 
 
 @dataclass(frozen=True)
-class Probes:
+class ProbeVectors:
     """The probe vectors of some examples: random signs, or ``exact`` all axes.
 
     Attributes:
@@ -62,7 +61,7 @@ class Probes:
 
 
 @dataclass(frozen=True)
-class Pass:
+class PenalisedPass:
     """What one forward pass of penalised examples gives.
 
     Attributes:
@@ -77,7 +76,7 @@ class Pass:
     output: Any
 
 
-def forward_mode(feature_map: FeatureMap, inputs: Inputs, drawn: Probes) -> Pass:
+def forward_mode(feature_map: FeatureMap, inputs: Inputs, drawn: ProbeVectors) -> PenalisedPass:
     """||J u||^2 of input probes u, by forward mode with a graph: reverse over forward.
 
     Each probe but the first costs a forward pass of its own.
@@ -85,18 +84,22 @@ def forward_mode(feature_map: FeatureMap, inputs: Inputs, drawn: Probes) -> Pass
     take, x = feature_map.enter_whole(inputs)
     passes = [push_forward(feature_map, take, x, u) for u in drawn.vectors(x[0].numel(), x.dtype)]
     features, output, _ = passes[0]
-    return Pass(drawn.terms([_squares(tangent) for _, _, tangent in passes]), features, output)
+    return PenalisedPass(
+        drawn.terms([_squares(tangent) for _, _, tangent in passes]), features, output
+    )
 
 
-def double_backward(feature_map: FeatureMap, inputs: Inputs, drawn: Probes) -> Pass:
+def double_backward(feature_map: FeatureMap, inputs: Inputs, drawn: ProbeVectors) -> PenalisedPass:
     """||J^T v||^2 of output probes v, by reverse mode with a graph: reverse over reverse."""
     leaf, features, output = tracked(*feature_map.enter_whole(inputs))
     vectors = drawn.vectors(features.shape[1], features.dtype)
     squares = [_squares(pull_back(feature_map, features, leaf, v)) for v in vectors]
-    return Pass(drawn.terms(squares), features, output)
+    return PenalisedPass(drawn.terms(squares), features, output)
 
 
-def finite_difference(feature_map: FeatureMap, inputs: Inputs, drawn: Probes) -> Pass:
+def finite_difference(
+    feature_map: FeatureMap, inputs: Inputs, drawn: ProbeVectors
+) -> PenalisedPass:
     """||f(x + eps u) - f(x)||^2 / eps^2 of input probes u, f(x) from the main forward pass.
 
     One-sided: the term of order eps is odd in u, so its mean is zero, and the bias of a smooth map
@@ -114,7 +117,7 @@ def finite_difference(feature_map: FeatureMap, inputs: Inputs, drawn: Probes) ->
     for u in drawn.vectors(x[0].numel(), x.dtype):
         (moved,), _ = take(torch.addcmul(x, step, u.view_as(x)))
         squares.append(_squares((moved - features) / step))
-    return Pass(drawn.terms(squares), features, output)
+    return PenalisedPass(drawn.terms(squares), features, output)
 
 
 def step_size(x: Tensor) -> Tensor:
@@ -127,7 +130,7 @@ def step_size(x: Tensor) -> Tensor:
     )
 
 
-METHODS: dict[str, Callable[[FeatureMap, Inputs, Probes], Pass]] = {
+METHODS: dict[str, Callable[[FeatureMap, Inputs, ProbeVectors], PenalisedPass]] = {
     "forward_mode": forward_mode,
     "double_backward": double_backward,
     "finite_difference": finite_difference,

@@ -16,26 +16,27 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from geocollapse import probes
-from geocollapse.batches import Inputs, n_rows, rows_of, tensors_of
-from geocollapse.borrow import check_batch_norm, check_independent, is_batch_norm
-from geocollapse.entry import NO_MASK, enter, find_input_layer, padding_without_mask, run_model
 from geocollapse.estimate import Estimate, GeocollapseWarning
 from geocollapse.features import FeatureMap, Layer, Pool, find_embedding
-from geocollapse.independence import check_rows_independent
-from geocollapse.processes import share
+from geocollapse.features.entry import entry_of, find_input_layer, run_model
+from geocollapse.features.independence import check_independence
+from geocollapse.features.mixing import check_batch_norm, check_mixing_layers, is_batch_norm
+from geocollapse.features.padding import NO_MASK, padding_without_mask
+from geocollapse.features.wrapped import Wrapping
+from geocollapse.inputs import Inputs, n_rows, rows_of, tensors_of
+from geocollapse.jacobian import probes
 from geocollapse.regularizers.checks import check_call, check_choices, check_numbers, check_output
 from geocollapse.regularizers.derivatives import check_derivatives
 from geocollapse.regularizers.methods import (
     METHODS,
     Method,
     NumberOfProbes,
-    Pass,
-    Probes,
+    PenalisedPass,
+    ProbeVectors,
     check_precision,
 )
-from geocollapse.regularizers.reading import Reading
-from geocollapse.regularizers.wrapped import Wrapped
+from geocollapse.regularizers.reading import PenaltyReading
+from geocollapse.runtime.processes import share
 
 BatchNorm = Literal["refuse", "running"]
 
@@ -148,7 +149,7 @@ class GeometricComplexityPenalty(nn.Module):
         self.every = every
         self.seed = seed
         self.batch_norm = batch_norm
-        self._reading: Reading | None = None
+        self._reading: PenaltyReading | None = None
         self._met: _Met | None = None
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
@@ -184,7 +185,7 @@ class GeometricComplexityPenalty(nn.Module):
         check_call(x, labels)
         step = int(self.step)
         found = (
-            self._penalise(Wrapped.of(model), x, labels, step)
+            self._penalise(Wrapping.of(model), x, labels, step)
             if step % self.every == 0
             else (run_model(model, x), _nothing(x))
         )
@@ -196,7 +197,7 @@ class GeometricComplexityPenalty(nn.Module):
         return self.__dict__ | {"_met": None}
 
     def _penalise(
-        self, wrapped: Wrapped, x: Inputs, labels: Tensor | None, step: int
+        self, wrapped: Wrapping, x: Inputs, labels: Tensor | None, step: int
     ) -> tuple[Any, Tensor]:
         _check_layers(wrapped.plain, self.batch_norm)
         if self.method == "finite_difference":
@@ -232,7 +233,7 @@ class GeometricComplexityPenalty(nn.Module):
         if self._met is None or self._met.model() is not model or self._met.settings != settings:
             first = rows_of(x, slice(1))
             input_layer = find_input_layer(model, first, self.input_layer)
-            enter(
+            entry_of(
                 model, first, input_layer
             )  # refuses inputs without a Jacobian before anything is looked for
             layer = find_embedding(model, first, layer=self.layer).layer
@@ -247,7 +248,7 @@ class GeometricComplexityPenalty(nn.Module):
         if padding_without_mask(model, x, feature_map.input_layer):
             warnings.warn(NO_MASK, GeocollapseWarning, stacklevel=2)
         with _running_statistics(model):
-            check_rows_independent(
+            check_independence(
                 feature_map.enter_whole, x, model, is_random=is_random, remedy=_REMEDIES[is_random]
             )
             if self.batch_norm == "refuse":
@@ -256,7 +257,12 @@ class GeometricComplexityPenalty(nn.Module):
                 check_derivatives(feature_map, rows_of(x, slice(2)), self.method)
 
     def _penalised(
-        self, wrapped: Wrapped, feature_map: FeatureMap, x: Inputs, labels: Tensor | None, step: int
+        self,
+        wrapped: Wrapping,
+        feature_map: FeatureMap,
+        x: Inputs,
+        labels: Tensor | None,
+        step: int,
     ) -> tuple[Any, Tensor]:
         """The penalised rows go through the plain module, the others, or with ``running`` all,
         through the main one.
@@ -277,20 +283,22 @@ class GeometricComplexityPenalty(nn.Module):
         self._keep(terms, passes, rows, labels)
         return output, self.weight * self.every * gc if self.weight > 0.0 else torch.zeros_like(gc)
 
-    def _passes(self, feature_map: FeatureMap, x: Inputs, indices: Tensor) -> list[Pass]:
+    def _passes(self, feature_map: FeatureMap, x: Inputs, indices: Tensor) -> list[PenalisedPass]:
         """The penalised examples in pieces, each with its part of the probes."""
         method = METHODS[self.method]
         return [
-            method(feature_map, rows_of(x, p), Probes(self.seed, indices[p], self.n_probes))
+            method(feature_map, rows_of(x, p), ProbeVectors(self.seed, indices[p], self.n_probes))
             for p in _pieces(x)
         ]
 
-    def _keep(self, terms: Tensor, passes: list[Pass], rows: Tensor, labels: Tensor | None) -> None:
+    def _keep(
+        self, terms: Tensor, passes: list[PenalisedPass], rows: Tensor, labels: Tensor | None
+    ) -> None:
         is_exact = self.n_probes == "exact"
         estimator = (
             "exact" if is_exact else "rademacher" if self.method == "double_backward" else "input"
         )
-        self._reading = Reading(
+        self._reading = PenaltyReading(
             terms.detach(),
             torch.cat([part.features.detach() for part in passes]),
             {"estimator": estimator, "n_probes": 1 if is_exact else self.n_probes},
@@ -324,7 +332,7 @@ def _nothing(x: Inputs) -> Tensor:
     )
 
 
-def _outputs(wrapped: Wrapped, x: Inputs) -> list[Any]:
+def _outputs(wrapped: Wrapping, x: Inputs) -> list[Any]:
     """The outputs of examples that are not penalised; a compiled model takes them at once, as few
     shapes as can be.
     """
@@ -381,6 +389,6 @@ def _running_statistics(model: nn.Module) -> Iterator[None]:
 
 
 def _check_layers(model: nn.Module, batch_norm: BatchNorm) -> None:
-    check_independent(model, evaluation=True)
+    check_mixing_layers(model, evaluation=True)
     if batch_norm == "refuse":
         check_batch_norm(model)

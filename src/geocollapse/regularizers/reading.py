@@ -19,7 +19,7 @@ from geocollapse.jacobian import SquaredNorms, mean_of_probes
 
 
 @dataclass(frozen=True)
-class Reading:
+class PenaltyReading:
     """The penalised examples of one step, without a graph.
 
     Attributes:

@@ -4,26 +4,14 @@ yields.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from geocollapse.borrow import device_of, dtype_of
-
-Inputs = Tensor | Mapping[str, Tensor]  # one tensor, or tensors by name; one row an example
-Take = Callable[
-    [Tensor], tuple[list[Tensor], Any]
-]  # x to the features (n, p) of each layer, and the output
-Enter = Callable[
-    [Any], tuple[Take, Tensor]
-]  # inputs to the map of these examples, and the x that it starts from
-
-TOKENS = "input_ids"  # (n, tokens), the numbers of the tokens
-# (n, tokens), 0 where a sequence is padded; of any dtype it is no continuous input
-MASK = "attention_mask"
+from geocollapse.inputs import Inputs, n_rows
 
 
 @dataclass(frozen=True)
@@ -91,52 +79,6 @@ def as_batch(raw: Any, indices: Tensor, segment: int = 0) -> Batch:
 def n_examples_in(raw: Any) -> int:
     """The number of examples in what a loader yields."""
     return n_rows(_unpack(raw)[0])
-
-
-def n_rows(inputs: Inputs) -> int:
-    """The number of examples.
-
-    Raises:
-        TypeError: neither a tensor nor tensors by name.
-        ValueError: tensors of different lengths.
-    """
-    tensors = inputs if isinstance(inputs, Mapping) else {"inputs": inputs}
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(
-                f"batch: expected tensors as inputs, got {type(tensor).__name__} at {name!r}; "
-                f"do yield (inputs, labels) or a mapping of tensors with 'labels'"
-            )
-    lengths = {name: len(tensor) for name, tensor in tensors.items()}
-    if len(set(lengths.values())) != 1:
-        raise ValueError(
-            f"batch: expected inputs of one length, got {lengths}; do check the collate_fn"
-        )
-    return next(iter(lengths.values()))
-
-
-def tensors_of(inputs: Inputs) -> list[Tensor]:
-    """The tensors that belong to the examples."""
-    return list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
-
-
-def rows_of(inputs: Inputs, rows: slice | Tensor) -> Inputs:
-    """The inputs of some examples."""
-    if isinstance(inputs, Tensor):
-        return inputs[rows]
-    return {name: tensor[rows] for name, tensor in inputs.items()}
-
-
-def move(inputs: Inputs, model: object) -> Inputs:
-    """``inputs`` on the model's device and, where they and it are floating, in its dtype."""
-    if isinstance(inputs, Mapping):
-        return {name: _moved(tensor, model) for name, tensor in inputs.items()}
-    return _moved(inputs, model)
-
-
-def _moved(tensor: Tensor, model: object) -> Tensor:
-    dtype = dtype_of(model) if tensor.is_floating_point() else None
-    return tensor.to(device=device_of(model) or tensor.device, dtype=dtype or tensor.dtype)
 
 
 def _unpack(raw: Any) -> tuple[Any, Any]:

@@ -9,20 +9,18 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import Inputs, Take
-from geocollapse.borrow import compiled_parts, without_graphs
-from geocollapse.entry import (
+from geocollapse.features.entry import Entry, entry_of
+from geocollapse.features.layer import Layer, taps, the_tensor
+from geocollapse.features.outputs import main_output, part_of
+from geocollapse.features.padding import (
     MOVED_PADDING,
     NO_MASK,
-    Entry,
-    enter,
     padding_without_mask,
     without_left_padding,
 )
-from geocollapse.features.layer import Layer, taps, the_tensor
 from geocollapse.features.pooling import Pool, pooled
-from geocollapse.jacobian import check_floating, flatten_features, unshared
-from geocollapse.outputs import main_output, part_of
+from geocollapse.features.wrapped import compiled_parts, without_graphs
+from geocollapse.inputs import Inputs, Take, check_floating, flatten_features, unshared
 
 _EAGER = "model: torch.compile was left aside, the same weights ran without its graphs"
 
@@ -104,7 +102,7 @@ class FeatureMap:
         given, inputs = inputs, without_left_padding(inputs)
         if inputs is not given:
             self.notes[MOVED_PADDING] = None
-        entry = enter(self.model, inputs, self.input_layer)
+        entry = entry_of(self.model, inputs, self.input_layer)
         if padding_without_mask(self.model, inputs, self.input_layer):
             self.notes[NO_MASK] = None
 
@@ -121,12 +119,12 @@ class FeatureMap:
         """The same of the inputs as they are, left padding and all, with the model's own output,
         whatever it is.
         """
-        entry = enter(self.model, inputs, self.input_layer)
+        entry = entry_of(self.model, inputs, self.input_layer)
         return lambda x: self._features(entry, x), entry.x
 
     def take(self, x: Tensor) -> tuple[list[Tensor], Any]:
         """What passes through every layer, in its own shape, and the model's own output."""
-        return self._run(enter(self.model, x, self.input_layer).run, x)
+        return self._run(entry_of(self.model, x, self.input_layer).run, x)
 
     def _features(self, entry: Entry, x: Tensor) -> tuple[list[Tensor], Any]:
         taken, output = self._run(entry.run, x)

@@ -5,19 +5,24 @@ out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from geocollapse.batches import Inputs
-from geocollapse.borrow import COMPILED, compiled_parts
+from geocollapse.inputs import Inputs
+
+COMPILED = "_orig_mod"  # the module inside torch.compile's wrapper
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Wrapped:
-    """A caller's model, unwrapped.
+class Wrapping:
+    """A caller's model, without_data_parallel.
 
     Attributes:
         plain: the module inside, with its layers' own names; penalised examples go through it.
@@ -31,7 +36,7 @@ class Wrapped:
     parallel: DistributedDataParallel | None = None
 
     @classmethod
-    def of(cls, model: nn.Module) -> Wrapped:
+    def of(cls, model: nn.Module) -> Wrapping:
         """Unwrap ``model``.
 
         Raises:
@@ -124,3 +129,59 @@ def _is_sharded(model: nn.Module) -> bool:
     return is_wrapped or any(
         type(parameter).__name__ == "DTensor" for parameter in model.parameters()
     )
+
+
+def compiled_parts(model: nn.Module) -> list[str]:
+    """The names of the modules that torch.compile has wrapped, or whose ``compile()`` was called."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if COMPILED in module._modules or module._compiled_call_impl is not None
+    ]
+
+
+def uncompiled_name(name: str) -> str:
+    """The name of a module as it was before torch.compile put a wrapper around some of those above
+    it.
+
+    Examples:
+        >>> uncompiled_name("_orig_mod.layer1.0"), uncompiled_name("body._orig_mod")
+        ('layer1.0', 'body')
+    """
+    return ".".join(part for part in name.split(".") if part != COMPILED)
+
+
+def without_graphs(model: nn.Module | None) -> AbstractContextManager[None]:
+    """Inside, a compiled model runs its own code: hooks do not reach the graphs of torch.compile."""
+    if model is None or not compiled_parts(model):
+        return nullcontext()
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+def without_data_parallel(model: _T) -> _T:
+    """The module inside DistributedDataParallel, whose own forward pass waits for the other
+    processes at each batch.
+
+    A wrapper of torch.compile around it goes with it.
+
+    Raises:
+        ValueError: DistributedDataParallel around a part of the model, which cannot be taken off.
+    """
+    inner: Any = model
+    while isinstance(inner, nn.Module):
+        if isinstance(inner, nn.parallel.DistributedDataParallel):
+            model = inner = inner.module
+        elif COMPILED in inner._modules:
+            inner = inner._modules[COMPILED]
+        else:
+            break
+    for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            raise ValueError(
+                f"model: expected DistributedDataParallel around the whole model or nowhere, got "
+                f"it at {name!r}, where "
+                f"it waits for the other processes at each batch; do put its .module there to "
+                f"measure"
+            )
+    return model

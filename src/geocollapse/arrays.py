@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geocollapse.estimate import check_finite
-from geocollapse.probes import NO_FLOAT64
+from geocollapse.numerics import NO_FLOAT64, check_finite
 
 Array = Tensor | np.ndarray
 

@@ -21,9 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-
-from geocollapse.borrow import COMPILED
+from torch import Tensor
 
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=BaseException)
@@ -224,34 +222,6 @@ def digest(*tensors: Tensor | None) -> int:
         for part_sum in sums:
             total = (31 * total + part_sum) % (1 << 64)
     return total
-
-
-def unwrapped(model: _T) -> _T:
-    """The module inside DistributedDataParallel, whose own forward pass waits for the other
-    processes at each batch.
-
-    A wrapper of torch.compile around it goes with it.
-
-    Raises:
-        ValueError: DistributedDataParallel around a part of the model, which cannot be taken off.
-    """
-    inner: Any = model
-    while isinstance(inner, nn.Module):
-        if isinstance(inner, nn.parallel.DistributedDataParallel):
-            model = inner = inner.module
-        elif COMPILED in inner._modules:
-            inner = inner._modules[COMPILED]
-        else:
-            break
-    for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
-        if isinstance(module, nn.parallel.DistributedDataParallel):
-            raise ValueError(
-                f"model: expected DistributedDataParallel around the whole model or nowhere, got "
-                f"it at {name!r}, where "
-                f"it waits for the other processes at each batch; do put its .module there to "
-                f"measure"
-            )
-    return model
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-NO_FLOAT64 = {"mps"}  # kinds of devices
+from geocollapse.numerics import accumulation_dtype
 
 
 def _signed(constant: int) -> int:
@@ -186,11 +186,6 @@ def random_order(seed: int, indices: Tensor) -> Tensor:
     estimator.
     """
     return indices[_mix(_key(seed, indices)).argsort(stable=True)]
-
-
-def accumulation_dtype(device: torch.device) -> torch.dtype:
-    """float64, or float32 on a device that has no float64 (Apple's MPS)."""
-    return torch.float32 if device.type in NO_FLOAT64 else torch.float64
 
 
 def _key(seed: int, indices: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import MASK, TOKENS, Enter, Inputs, Take, n_rows, rows_of
-from geocollapse.borrow import borrowed, dtype_of
+from geocollapse.features.borrow import borrowed
+from geocollapse.features.rounding import equal, half_of, rounding_of
+from geocollapse.inputs import Enter, Inputs, Take, dtype_of, n_rows, rows_of
 
 _Run = Callable[[], list[Tensor]]
 
@@ -41,10 +42,11 @@ class _Look:
         if [a.shape for a in one] != [b.shape for b in other]:
             return False
         parts = [
-            (_part(a, self.row), _part(b, self.other_row)) for a, b in zip(one, other, strict=True)
+            (half_of(a, self.row), half_of(b, self.other_row))
+            for a, b in zip(one, other, strict=True)
         ]
         return all(
-            _equal(a, b, tolerance, by_coordinate=self.row == self.other_row) for a, b in parts
+            equal(a, b, tolerance, by_coordinate=self.row == self.other_row) for a, b in parts
         )
 
 
@@ -53,7 +55,7 @@ _COPIES = _Look("second twice", 0, "second twice", 1)
 _AGAIN = (_Look("as given", 0, "as given", 0), _Look("as given", 1, "as given", 1))
 
 
-def check_rows_independent(
+def check_independence(
     enter: Enter,
     inputs: Inputs,
     module: nn.Module | None = None,
@@ -94,11 +96,11 @@ def check_rows_independent(
 
     Examples:
         >>> f = nn.Sequential(nn.Linear(3, 2), nn.Tanh())
-        >>> check_rows_independent(lambda x: (lambda z: ([f(z)], None), x), torch.randn(5, 3), f)
+        >>> check_independence(lambda x: (lambda z: ([f(z)], None), x), torch.randn(5, 3), f)
         >>> def centred(z):
         ...     return [f(z - z.mean(dim=0))], None
         >>> try:
-        ...     check_rows_independent(lambda x: (centred, x), torch.randn(5, 3))
+        ...     check_independence(lambda x: (centred, x), torch.randn(5, 3))
         ... except RuntimeError as error:
         ...     print(str(error).split(",")[0])
         model: expected examples that do not influence each other
@@ -107,7 +109,7 @@ def check_rows_independent(
         return
     with borrowed(module, evaluation=False), torch.no_grad():
         runs, x = _passes(enter, inputs, module, is_random=is_random)
-        tolerance = _tolerance(dtype or dtype_of(module) or x.dtype)
+        tolerance = rounding_of(dtype or dtype_of(module) or x.dtype)
         features = {name: run() for name, run in runs.items()}
         if not all(bool(torch.isfinite(z).all()) for z in features["as given"]):
             return  # refused where they are measured
@@ -123,86 +125,6 @@ def check_rows_independent(
         if all(look.is_same(given, again, tolerance) for look in _AGAIN):
             raise _mixed(_first_to_move(module, runs, moved[0], tolerance), remedy)
         raise _by_chance(_first_to_move(module, runs, _AGAIN[0], tolerance), remedy)
-
-
-def check_padding(
-    enter: Enter,
-    inputs: Inputs,
-    module: nn.Module | None = None,
-    *,
-    padding: int | None = None,
-    dtype: torch.dtype | None = None,
-) -> None:
-    """Refuse a model in which the features of a text move with the padding that its batch happens
-    to need.
-
-    A text is padded to the longest of its batch: a model that ignores ``attention_mask`` mixes
-    their lengths. Two texts without their first column go through it, and again with a column of
-    padding behind them. So they are no wider than given, and a table of positions has room. Nothing
-    is checked with one text, without a mask, where a model takes one width alone, or where neither
-    the texts nor ``padding`` say what fills them up.
-
-    Cost: two forward passes of two texts.
-
-    Args:
-        enter: as for ``check_rows_independent``.
-        inputs: the first two texts are used.
-        module: the model behind the map.
-        padding: the token that fills texts up, None where the model does not say.
-        dtype: the coarsest precision inside the map (autocast); by default that of the model, or of
-            x.
-
-    Raises:
-        RuntimeError: features that move.
-    """
-    widths = _two_widths(inputs, padding)
-    if widths is None:
-        return
-    with borrowed(module, evaluation=False), torch.no_grad():
-        try:
-            entered = [enter(texts) for texts in widths]
-            narrow, padded = ([z.detach().clone() for z in take(x)[0]] for take, x in entered)
-        except torch.OutOfMemoryError:
-            raise
-        except (AssertionError, IndexError, RuntimeError, ValueError):
-            return  # a width that the model does not take
-        tolerance = _tolerance(dtype or dtype_of(module) or entered[0][1].dtype)
-    alike = [
-        (a, b) for a, b in zip(narrow, padded, strict=True) if a.shape == b.shape
-    ]  # not flattened over positions
-    if all(_equal(_part(a, row), _part(b, row), tolerance) for a, b in alike for row in (0, 1)):
-        return
-    raise RuntimeError(
-        "model: expected features that padding does not change, got features of a text that move "
-        "with one more padded "
-        f"token, whose {MASK} is 0; do batch_size=1, which pads nothing"
-    )
-
-
-def _two_widths(inputs: Inputs, padding: int | None) -> tuple[Inputs, Inputs] | None:
-    """The first two texts without their first column, and these with a padded one; None where that
-    cannot be made.
-    """
-    if not isinstance(inputs, Mapping) or MASK not in inputs or n_rows(inputs) < 2:
-        return None
-    pair = {name: tensor[:2] for name, tensor in inputs.items()}
-    mask = pair[MASK]
-    if mask.ndim != 2 or not bool(mask[:, 1:].any(dim=1).all()):
-        return None
-    if padding is None and not bool((mask == 0).any()):
-        # with a token that is none of the model's padding, a model that knows padding by it would
-        # move
-        return None
-    narrow, padded = dict(pair), dict(pair)
-    for name, tensor in pair.items():
-        if tensor.shape[:2] == mask.shape:
-            known = tensor[mask == 0][:1]  # what fills it up, if any of it is padded
-            if not len(known):
-                known = torch.full_like(tensor[:1, 0], padding or 0 if name == TOKENS else 0)
-            fill = known.expand_as(tensor[:, 0])[:, None]
-            narrow[name] = tensor[:, 1:]
-            padded[name] = torch.cat([narrow[name], fill], dim=1)
-    return narrow, padded
 
 
 def _passes(
@@ -229,17 +151,6 @@ def _passes(
     return runs, starts["as given"]
 
 
-def _tolerance(dtype: torch.dtype) -> float:
-    """What rounding may move, relative to the features.
-
-    It is for sums that an accelerator adds in no fixed order, and for other rows or widths, whose
-    sums are in another order, through all layers: a thousand roundings of float64 and float32,
-    eight of half precision, whose sums are float32 inside. Statistics of a batch of two move
-    features by their own size.
-    """
-    return torch.finfo(dtype).eps * (1024 if torch.finfo(dtype).bits >= 32 else 8)
-
-
 def _with_noise(pair: Tensor) -> Tensor:
     """The pair with noise on its second example, as large as the example is."""
     noise = torch.randn(pair[1].shape, generator=torch.Generator().manual_seed(0)).to(pair)
@@ -247,35 +158,6 @@ def _with_noise(pair: Tensor) -> Tensor:
     changed = pair.clone()
     changed[1] += noise * torch.where(size > 0, size, torch.ones_like(size))
     return changed
-
-
-def _equal(a: Tensor, b: Tensor, tolerance: float, *, by_coordinate: bool = False) -> bool:
-    """Whether a is b, to ``tolerance`` of the largest entry; or by coordinate: of its own size or
-    four median sizes.
-
-    Four medians are the size of the largest of some hundred normal entries.
-    """
-    if a.numel() == 0 or not (a.is_floating_point() or a.is_complex()):
-        return torch.equal(a, b)
-    a, b = (z.to(torch.promote_types(z.dtype, torch.float32)) for z in (a, b))
-    size = torch.maximum(a.abs(), b.abs())
-    if by_coordinate:
-        not_zero = size[size > 0]
-        size = size.clamp(min=4 * not_zero.median()) if len(not_zero) else size
-    else:
-        size = size.max()
-    return bool(((a == b) | ((a - b).abs() <= tolerance * size)).all())
-
-
-def _part(tensor: Tensor, row: int) -> Tensor:
-    """One example's half: of the batch, or of windows or tokens that lie behind each other; else
-    all of it.
-
-    Halves of a module that takes time first are halves of the time: it may be named too late or too
-    early.
-    """
-    is_split = tensor.ndim > 0 and len(tensor) > 0 and len(tensor) % 2 == 0
-    return tensor.reshape(2, -1)[row] if is_split else tensor
 
 
 _Found = tuple[str, nn.Module] | None

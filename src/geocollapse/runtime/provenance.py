@@ -11,7 +11,7 @@ import torch
 from typing_extensions import TypedDict
 
 from geocollapse._version import __version__
-from geocollapse.processes import share
+from geocollapse.runtime.processes import share
 
 
 class Provenance(TypedDict):

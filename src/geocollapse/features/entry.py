@@ -11,16 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import MASK, TOKENS, Inputs, tensors_of
-from geocollapse.borrow import borrowed, uncompiled_name
-from geocollapse.jacobian import unshared
-
-NO_MASK = (
-    "attention_mask: padding was found among the tokens and no mask that says so, so that it "
-    "counts as text; "
-    "do give attention_mask with input_ids"
-)
-MOVED_PADDING = "attention_mask: left padding was moved to the right, so that positions count from the first token"
+from geocollapse.features.borrow import borrowed
+from geocollapse.features.padding import tokens_of
+from geocollapse.features.wrapped import uncompiled_name
+from geocollapse.inputs import MASK, Inputs, tensors_of, unshared
 
 
 @dataclass(frozen=True)
@@ -38,7 +32,7 @@ class Entry:
     mask: Tensor | None = None
 
 
-def enter(model: nn.Module, inputs: Inputs, input_layer: str | None = None) -> Entry:
+def entry_of(model: nn.Module, inputs: Inputs, input_layer: str | None = None) -> Entry:
     """Where the Jacobian of ``model`` begins for these examples.
 
     With an input layer, its output: the forward pass is run up to there, and from there with
@@ -86,7 +80,7 @@ def find_input_layer(model: nn.Module, inputs: Inputs, input_layer: str | None) 
             )
         return names[uncompiled_name(input_layer)]
     find = getattr(model, "get_input_embeddings", None)
-    tokens = _tokens_of(inputs)
+    tokens = tokens_of(inputs)
     embedded = tensors_of(inputs) if tokens is None else [tokens]
     if find is None or any(tensor.is_floating_point() for tensor in embedded):
         return None
@@ -96,56 +90,6 @@ def find_input_layer(model: nn.Module, inputs: Inputs, input_layer: str | None) 
         return None
     named = next((name for name, module in model.named_modules() if module is embedding), None)
     return None if named is None else _that_runs(model, inputs, named)
-
-
-def without_left_padding(inputs: Inputs) -> Inputs:
-    """The inputs with each sequence from its first token on, what was padded before it behind it.
-
-    Positions are counted from the left, so that a model with learned positions, or one that reads
-    the first place, gives a text the values it has alone. Inputs that begin with tokens are handed
-    back as they are.
-
-    Examples:
-        >>> ids, mask = torch.tensor([[0, 0, 5], [7, 8, 9]]), torch.tensor([[0, 0, 1], [1, 1, 1]])
-        >>> without_left_padding({"input_ids": ids, "attention_mask": mask})["input_ids"].tolist()
-        [[5, 0, 0], [7, 8, 9]]
-    """
-    mask = inputs.get(MASK) if isinstance(inputs, Mapping) else None
-    if mask is None or mask.ndim != 2 or not bool((mask[:, :1] == 0).any()):
-        return inputs
-    n_before = (mask != 0).to(torch.int8).argmax(dim=1)  # 0 in a row without a token, too
-    rows, positions = (torch.arange(length, device=mask.device) for length in mask.shape)
-    places = (positions + n_before[:, None]) % mask.shape[1]
-    return {
-        name: tensor[rows[:, None], places] if tensor.shape[:2] == mask.shape else tensor
-        for name, tensor in inputs.items()  # type: ignore[union-attr]
-    }
-
-
-def padding_without_mask(model: nn.Module, inputs: Inputs, input_layer: str | None) -> bool:
-    """Whether tokens that the model knows as padding come without a mask that says so."""
-    tokens = _tokens_of(inputs)
-    if input_layer is None or tokens is None or (isinstance(inputs, Mapping) and MASK in inputs):
-        return False
-    padding = padding_token(model, input_layer)
-    return padding is not None and bool((tokens == padding).any())
-
-
-def padding_token(model: Any, input_layer: str | None) -> int | None:
-    """The token that fills up texts, as the embedding or the configuration of a model says."""
-    padding = (
-        None
-        if input_layer is None
-        else getattr(model.get_submodule(input_layer), "padding_idx", None)
-    )
-    if padding is None:
-        padding = getattr(getattr(model, "config", None), "pad_token_id", None)
-    return padding if isinstance(padding, int) else None
-
-
-def _tokens_of(inputs: Inputs) -> Tensor | None:
-    """What may be the numbers of tokens: the inputs themselves, or those of that name."""
-    return inputs.get(TOKENS) if isinstance(inputs, Mapping) else inputs
 
 
 class _Reached(Exception):
@@ -197,7 +141,7 @@ def _that_runs(model: nn.Module, inputs: Inputs, named: str) -> str:
             return named
     ran = _ran_on(model, inputs)
     weight = getattr(model.get_submodule(named), "weight", None)
-    tokens = _tokens_of(inputs)
+    tokens = tokens_of(inputs)
     for name, numbers in ran.items():
         if model.get_submodule(name).weight is weight or (
             tokens is not None and torch.equal(numbers, tokens)

@@ -1,0 +1,81 @@
+"""Layers that make one example's output depend on the others of its batch, or on chance."""
+
+from __future__ import annotations
+
+from torch import nn
+
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
+_DROPOUT = nn.modules.dropout._DropoutNd
+
+
+def check_mixing_layers(model: nn.Module | None, *, evaluation: bool = False) -> None:
+    """Refuse a model in which one example's output depends on the others of its batch, or on
+    chance.
+
+    The Jacobian of one example exists only without batch statistics, dropout and random depth
+    (definitions 1).
+
+    Args:
+        model: the module, or None for a callable that cannot be looked into.
+        evaluation: the model will be measured in evaluation mode, so that only layers which use
+            batch statistics even there are refused.
+
+    Raises:
+        RuntimeError: names the modules and the remedy.
+    """
+    if model is None:
+        return
+    named = list(model.named_modules())
+    stateless = [
+        name for name, module in named if is_batch_norm(module) and module.running_mean is None
+    ]
+    if stateless:
+        raise RuntimeError(
+            f"model: expected examples that do not influence each other, got batch normalisation "
+            f"without running "
+            f"statistics in {_names(stateless)}; do build these layers with "
+            f"track_running_stats=True"
+        )
+    active = [
+        name for name, module in named if not evaluation and module.training and _mixes(module)
+    ]
+    if active:
+        raise RuntimeError(
+            f"model: expected evaluation mode, got batch normalisation or dropout in training mode "
+            f"in "
+            f"{_names(active)}; do model.eval() first"
+        )
+
+
+def check_batch_norm(model: nn.Module) -> None:
+    """Refuse batch normalisation in training mode: a penalty on one example's Jacobian would mix
+    the batch.
+
+    Raises:
+        RuntimeError: names the layers and the remedies.
+    """
+    active = [
+        name for name, module in model.named_modules() if is_batch_norm(module) and module.training
+    ]
+    if active:
+        raise RuntimeError(
+            f"model: expected no batch normalisation in training mode, got {_names(active)}; "
+            f"do batch_norm='running', which takes a second forward pass, or build the model "
+            f"without it"
+        )
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether the module normalises by the statistics of its batch when it is in training mode."""
+    return isinstance(module, _BATCH_NORM)
+
+
+def _mixes(module: nn.Module) -> bool:
+    if isinstance(module, _DROPOUT):
+        return module.p > 0
+    return is_batch_norm(module) or type(module).__name__ in ("DropPath", "StochasticDepth")
+
+
+def _names(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -1,0 +1,32 @@
+"""The precision that sums are made in, and the look for NaN and infinity."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NO_FLOAT64 = {"mps"}  # kinds of devices without float64
+
+
+def accumulation_dtype(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has no float64 (Apple's MPS)."""
+    return torch.float32 if device.type in NO_FLOAT64 else torch.float64
+
+
+def sum_of_squares(rows: Tensor) -> Tensor:
+    """Sum of squares of each row of (n, ...), accumulated in float64."""
+    return rows.flatten(1).to(accumulation_dtype(rows.device)).square().sum(dim=1)
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise a ValueError that counts the examples of ``tensor`` (n, ...) with NaN or infinity."""
+    if tensor.numel() == 0 or bool(torch.isfinite(tensor.sum())):
+        return
+    bad = (~torch.isfinite(tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None])).any(dim=1)
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0])
+        raise ValueError(
+            f"{name}: expected finite numbers, got NaN or infinity in {int(bad.sum())} of "
+            f"{len(bad)} examples (first at row {first}); do check the model's output or drop "
+            f"these examples"
+        )
