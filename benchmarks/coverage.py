@@ -25,12 +25,13 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from geocollapse.collapse import LabelledFeatures, geometric_collapse
-from geocollapse.complexity import mean_norm, norms_by_class
+from geocollapse.complexity.means import mean_norm, norms_by_class
+from geocollapse.complexity.probing import LARGE, probes_worth
+from geocollapse.complexity.schedule import SECOND_PROBES
+from geocollapse.complexity.stopping import StoppingRule, looks
 from geocollapse.estimate import Estimate
 from geocollapse.features import CallableMap, FeatureMap, find_embedding
 from geocollapse.jacobian import ProbePlan, SquaredNorms
-from geocollapse.sampling import LARGE, SECOND_PROBES, probes_worth
-from geocollapse.stopping import StoppingRule, looks
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "coverage.png"
 N_KEPT = 4  # probes of each image

@@ -19,8 +19,8 @@ from geocollapse.batches import as_examples, as_map
 from geocollapse.collapse import ClassStatistics, LabelledFeatures, directional_cdnv, mean_cdnv, nc1
 from geocollapse.data import load
 from geocollapse.features import FeatureMap, find_embedding
+from geocollapse.integrations.metrics import CollapseMetric
 from geocollapse.jacobian.probes import random_order
-from geocollapse.metrics import CollapseMetric
 from geocollapse.models import build
 
 _IMAGES = 256

@@ -23,7 +23,6 @@ from torch.utils.data.distributed import DistributedSampler
 import geocollapse as geo
 from geocollapse import cli
 from geocollapse.measurement.collect import collect_features
-from geocollapse.measurement.store import RowStore
 from geocollapse.runtime.processes import (
     agreed,
     alone,
@@ -33,6 +32,7 @@ from geocollapse.runtime.processes import (
     shards,
     share,
 )
+from geocollapse.store.rows import RowStore
 
 DTYPES = (
     torch.float64,
@@ -176,7 +176,7 @@ def streamed(num_classes, portion):
     """CollapseMetric fed by each process with its own part: the classes in blocks, or all of it in
     the last one.
     """
-    from geocollapse.metrics import CollapseMetric
+    from geocollapse.integrations.metrics import CollapseMetric
 
     features, labels = examples(211)
     order, (rank, world) = labels.argsort(stable=True), share()
@@ -195,7 +195,7 @@ def streamed(num_classes, portion):
 
 def streamed_alone():
     """What the first process computes by itself leaves the next gathering of all as it is."""
-    from geocollapse.metrics import CollapseMetric
+    from geocollapse.integrations.metrics import CollapseMetric
 
     metric, found = CollapseMetric(), None
     metric.update(*examples(211))

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from geocollapse.comparison import compare_complexity, comparison_looks
-from geocollapse.complexity import geometric_complexity
+from geocollapse.complexity.comparison import compare_complexity, comparison_looks
+from geocollapse.complexity.dataset import geometric_complexity
 
 
 def tanh_net(seed, scale=1.0):

@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from geocollapse.collapse import neural_collapse
 from geocollapse.estimate import GeocollapseWarning
-from geocollapse.metrics import CollapseMetric
+from geocollapse.integrations.metrics import CollapseMetric
 
 
 def stream(n=120, n_classes=4, p=6):

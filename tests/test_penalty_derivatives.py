@@ -329,7 +329,7 @@ def test_a_step_that_is_compiled_as_a_whole(method):
 
 
 def test_finite_differences_are_refused_with_tf32(monkeypatch):
-    from geocollapse.regularizers.methods import _rounding_of
+    from geocollapse.regularizers.complexity.methods import _rounding_of
 
     cuda = torch.device("cuda")
     monkeypatch.setattr("torch.is_autocast_enabled", lambda kind: False)

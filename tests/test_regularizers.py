@@ -476,7 +476,9 @@ def test_two_processes(tmp_path, monkeypatch):
     assert first["value"] != second["value"]
     alone = []
     for rank in range(2):
-        monkeypatch.setattr("geocollapse.regularizers.penalty.share", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(
+            "geocollapse.regularizers.complexity.penalty.share", lambda rank=rank: (rank, 2)
+        )
         alone += list(
             gradients(GeometricComplexityPenalty(1.0, "3", batch_fraction=0.5), model, 1, X)
         )

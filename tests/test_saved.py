@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 import geocollapse as geo
-from geocollapse.measurement import reading
-from geocollapse.measurement.saved import ARRAYS, read_features
-from geocollapse.measurement.store import RowStore
+from geocollapse.measurement import one_pass as reading
+from geocollapse.store.features_file import ARRAYS, read_features
+from geocollapse.store.rows import RowStore
 
 ENDINGS = [".safetensors", ".npz"]
 

@@ -17,7 +17,7 @@ from reference import scores as reference
 from torch import nn
 
 import geocollapse as geo
-from geocollapse import scores
+from geocollapse.transfer import label_free as scores
 
 SPECTRAL = {
     "rankme": geo.rankme,

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import geocollapse as geo
+from geocollapse.complexity.probing import probes_worth
+from geocollapse.complexity.stopping import first_interrupt_asks
 from geocollapse.jacobian import SquaredNorms
-from geocollapse.sampling import probes_worth
-from geocollapse.stopping import first_interrupt_asks
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from reference import transfer as reference
 
 from geocollapse import arrays as inputs
-from geocollapse.transfer import RIDGE, EpisodeSizes, draw_episodes, few_shot_accuracy, transfer
+from geocollapse.transfer.few_shot import (
+    RIDGE,
+    EpisodeSizes,
+    draw_episodes,
+    few_shot_accuracy,
+    transfer,
+)
 
 CLASSIFIERS = ("nearest_mean", "linear_probe")
 

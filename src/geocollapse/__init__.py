@@ -17,39 +17,39 @@ if TYPE_CHECKING:
     from geocollapse.collapse import directional_cdnv as directional_cdnv
     from geocollapse.collapse import geometric_collapse as geometric_collapse
     from geocollapse.collapse import neural_collapse as neural_collapse
-    from geocollapse.comparison import ComplexityComparison as ComplexityComparison
-    from geocollapse.comparison import compare_complexity as compare_complexity
+    from geocollapse.complexity import ComplexityComparison as ComplexityComparison
+    from geocollapse.complexity import compare_complexity as compare_complexity
     from geocollapse.complexity import geometric_complexity as geometric_complexity
     from geocollapse.estimate import Estimate as Estimate
     from geocollapse.estimate import GeocollapseWarning as GeocollapseWarning
     from geocollapse.features import split as split
+    from geocollapse.integrations.metrics import CollapseMetric as CollapseMetric
     from geocollapse.jacobian import squared_jacobian_norms as squared_jacobian_norms
     from geocollapse.measurement import Measurement as Measurement
     from geocollapse.measurement import measure as measure
     from geocollapse.measurement import measure_features as measure_features
-    from geocollapse.metrics import CollapseMetric as CollapseMetric
     from geocollapse.regularizers import GeometricComplexityPenalty as GeometricComplexityPenalty
-    from geocollapse.scores import alpha_req as alpha_req
-    from geocollapse.scores import effective_rank as effective_rank
-    from geocollapse.scores import feature_norm as feature_norm
-    from geocollapse.scores import rankme as rankme
     from geocollapse.transfer import few_shot_accuracy as few_shot_accuracy
+    from geocollapse.transfer import alpha_req as alpha_req
+    from geocollapse.transfer import effective_rank as effective_rank
+    from geocollapse.transfer import feature_norm as feature_norm
+    from geocollapse.transfer import rankme as rankme
 
 _HOME = {
-    "CollapseMetric": "metrics",
-    "ComplexityComparison": "comparison",
+    "CollapseMetric": "integrations.metrics",
+    "ComplexityComparison": "complexity",
     "Estimate": "estimate",
     "GeocollapseWarning": "estimate",
     "GeometricComplexityPenalty": "regularizers",
     "Measurement": "measurement",
     "NearestMeanBound": "bounds",
     "NeuralCollapse": "collapse",
-    "alpha_req": "scores",
+    "alpha_req": "transfer",
     "cdnv": "collapse",
-    "compare_complexity": "comparison",
+    "compare_complexity": "complexity",
     "directional_cdnv": "collapse",
-    "effective_rank": "scores",
-    "feature_norm": "scores",
+    "effective_rank": "transfer",
+    "feature_norm": "transfer",
     "few_shot_accuracy": "transfer",
     "geometric_collapse": "collapse",
     "geometric_complexity": "complexity",
@@ -57,7 +57,7 @@ _HOME = {
     "measure_features": "measurement",
     "nearest_mean_bound": "bounds",
     "neural_collapse": "collapse",
-    "rankme": "scores",
+    "rankme": "transfer",
     "split": "features",
     "squared_jacobian_norms": "jacobian",
 }

@@ -88,8 +88,8 @@ class FileOptions:
 
     def check(self, layers: list[str] | None) -> None:
         """Refuse what cannot be written, before any work."""
-        from geocollapse.measurement.arrays import check_ending
-        from geocollapse.measurement.display import check_figure
+        from geocollapse.measurement.figure import check_figure
+        from geocollapse.store.formats import check_ending
 
         if self.plot is not None:
             check_figure(self.plot, argument="--plot")
@@ -119,7 +119,7 @@ def measure(
     With features:FILE in place of MODEL and DATA: the same from the features that --save-features
     kept. Under torchrun the processes share the work.
     """
-    from geocollapse.measurement.display import save_figure
+    from geocollapse.measurement.figure import save_figure
 
     files.check(model_options.layer)
     request = Request(model, data, default_split="train")

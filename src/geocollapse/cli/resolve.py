@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import DataLoader, Dataset
 
-    from geocollapse.measurement.kept import KeptLayer
     from geocollapse.models import LoadedModel
+    from geocollapse.store.kept import KeptLayer
 
 
 FEATURES = "features:"  # before the name of a features file in place of a model

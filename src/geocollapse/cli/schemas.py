@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from geocollapse.measurement import LayersDict, MeasurementDict
 from geocollapse.runtime.provenance import Provenance
-from geocollapse.transfer import TransferDict
+from geocollapse.transfer.few_shot import TransferDict
 
 
 class VerdictDict(TypedDict):

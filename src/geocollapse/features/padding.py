@@ -10,14 +10,7 @@ from torch import Tensor, nn
 
 from geocollapse.features.borrow import borrowed
 from geocollapse.features.rounding import equal, half_of, rounding_of
-from geocollapse.inputs import (
-    MASK,
-    TOKENS,
-    Enter,
-    Inputs,
-    dtype_of,
-    n_rows,
-)
+from geocollapse.inputs import MASK, TOKENS, Enter, Inputs, dtype_of, n_rows
 
 NO_MASK = (
     "attention_mask: padding was found among the tokens and no mask that says so, so that it "

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from geocollapse.features import CallableMap, Embedding, FeatureMap, Layer
-from geocollapse.measurement.kept import Head, accuracy_of
+from geocollapse.store.kept import Head, accuracy_of
 
 _GENERIC = re.compile(r"LABEL_\d+")  # what transformers calls an output without a name
 _SHOWN = 3

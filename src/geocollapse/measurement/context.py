@@ -12,17 +12,17 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from geocollapse.batches import MapExamples, StreamExamples
-from geocollapse.complexity import estimate_settings
+from geocollapse.complexity.means import estimate_settings
+from geocollapse.complexity.schedule import ProbeSchedule, known_classes
+from geocollapse.complexity.stopping import StoppingRule
 from geocollapse.features import CallableMap, Embedding, FeatureMap
 from geocollapse.features.wrapped import uncompiled_name
 from geocollapse.inputs import device_of, dtype_of
 from geocollapse.jacobian import ProbePlan
 from geocollapse.measurement.classifier import accuracy
-from geocollapse.measurement.kept import Context
 from geocollapse.measurement.reading import Reading
 from geocollapse.runtime.provenance import provenance
-from geocollapse.sampling import ProbeSchedule, known_classes
-from geocollapse.stopping import StoppingRule
+from geocollapse.store.kept import Context
 
 _MAX_COVARIANCE_INPUTS = (
     1024  # input coordinates up to which the input covariance of each class is looked at

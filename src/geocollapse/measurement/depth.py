@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from geocollapse.estimate import Estimate
-from geocollapse.measurement.display import rendered, rtol_note
 from geocollapse.measurement.layer import LayerMeasurement
+from geocollapse.measurement.table import rendered, rtol_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,8 +15,9 @@ from typing_extensions import TypedDict
 from geocollapse.collapse import ClassPair
 from geocollapse.estimate import TopExample
 from geocollapse.measurement.depth import depth_figure, depth_table
-from geocollapse.measurement.display import as_figure, as_text
+from geocollapse.measurement.figure import as_figure
 from geocollapse.measurement.layer import LayerMeasurement, MeasurementDict
+from geocollapse.measurement.table import as_text
 
 if TYPE_CHECKING:
     import pandas

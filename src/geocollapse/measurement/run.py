@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from geocollapse.batches import MapExamples, StreamExamples, as_examples, check_shared
+from geocollapse.complexity.schedule import bounded_by_memory, fitted_plan, schedule_probes
+from geocollapse.complexity.stopping import StoppingRule
 from geocollapse.features import (
     CallableMap,
     Embedding,
@@ -31,15 +33,13 @@ from geocollapse.features.wrapped import without_data_parallel
 from geocollapse.inputs import Inputs, Map, move, rows_of
 from geocollapse.jacobian import Estimator, ProbePlan, check_estimator, push_forward
 from geocollapse.measurement.classifier import head_at, outputs_of_classes
+from geocollapse.measurement.compute import measure_layer
 from geocollapse.measurement.context import Pass, of_dataset
-from geocollapse.measurement.kept import KeptLayer
-from geocollapse.measurement.layer import measure_layer
-from geocollapse.measurement.reading import read_once
+from geocollapse.measurement.one_pass import read_once
 from geocollapse.measurement.result import Measurement
-from geocollapse.measurement.saved import read_features
 from geocollapse.runtime.processes import failing_together
-from geocollapse.sampling import bounded_by_memory, fitted_plan, schedule_probes
-from geocollapse.stopping import StoppingRule
+from geocollapse.store.features_file import read_features
+from geocollapse.store.kept import KeptLayer
 
 
 @failing_together()

@@ -1,12 +1,6 @@
-"""Geometric complexity as a differentiable penalty on the training loss.
+"""Differentiable penalties on the training loss."""
 
-The files, in the order they build on each other: methods (the squared norms and their graph),
-derivatives (whether they are right), checks (what is asked of settings, a call and a model),
-wrapped (models behind DistributedDataParallel or torch.compile), reading (what a step tells),
-penalty.
-"""
-
-from geocollapse.regularizers.methods import Method as Method
-from geocollapse.regularizers.penalty import (
+from geocollapse.regularizers.complexity import (
     GeometricComplexityPenalty as GeometricComplexityPenalty,
 )
+from geocollapse.regularizers.complexity import Method as Method

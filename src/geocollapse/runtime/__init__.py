@@ -1,0 +1,1 @@
+"""What is not the model's business: files, progress, provenance, several processes."""

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from geocollapse.arrays import as_features, as_labels
+from geocollapse.complexity.stopping import StoppingRule
 from geocollapse.estimate import strict_json
 from geocollapse.jacobian import SquaredNorms
-from geocollapse.measurement.arrays import check_ending, read_arrays, write_arrays
-from geocollapse.measurement.kept import Context, Head, KeptLayer, accuracy_of
-from geocollapse.measurement.store import MEMORY_LIMIT
 from geocollapse.runtime.files import written_whole
 from geocollapse.runtime.provenance import provenance
-from geocollapse.stopping import StoppingRule
+from geocollapse.store.formats import check_ending, read_arrays, write_arrays
+from geocollapse.store.kept import Context, Head, KeptLayer, accuracy_of
+from geocollapse.store.rows import MEMORY_LIMIT
 
 # n examples with p features, m of them probed; a model with o outputs, a classifier with c outputs
 # on q features.

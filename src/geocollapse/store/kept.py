@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from geocollapse.complexity.probing import Ending
+from geocollapse.complexity.stopping import StoppingRule
 from geocollapse.jacobian import SquaredNorms
-from geocollapse.sampling import Ending
-from geocollapse.stopping import StoppingRule
 
 Head = (
     tuple[Tensor, Tensor | None] | str

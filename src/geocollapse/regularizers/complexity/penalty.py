@@ -25,9 +25,14 @@ from geocollapse.features.padding import NO_MASK, padding_without_mask
 from geocollapse.features.wrapped import Wrapping
 from geocollapse.inputs import Inputs, n_rows, rows_of, tensors_of
 from geocollapse.jacobian import probes
-from geocollapse.regularizers.checks import check_call, check_choices, check_numbers, check_output
-from geocollapse.regularizers.derivatives import check_derivatives
-from geocollapse.regularizers.methods import (
+from geocollapse.regularizers.complexity.checks import (
+    check_call,
+    check_choices,
+    check_numbers,
+    check_output,
+)
+from geocollapse.regularizers.complexity.derivatives import check_derivatives
+from geocollapse.regularizers.complexity.methods import (
     METHODS,
     Method,
     NumberOfProbes,
@@ -35,7 +40,7 @@ from geocollapse.regularizers.methods import (
     ProbeVectors,
     check_precision,
 )
-from geocollapse.regularizers.reading import PenaltyReading
+from geocollapse.regularizers.complexity.reading import PenaltyReading
 from geocollapse.runtime.processes import share
 
 BatchNorm = Literal["refuse", "running"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from geocollapse.collapse import ClassStatistics, geometric_collapse
-from geocollapse.complexity import mean_norm, norms_by_class
+from geocollapse.complexity.means import mean_norm, norms_by_class
 from geocollapse.estimate import Estimate
 from geocollapse.jacobian import SquaredNorms, mean_of_probes
 

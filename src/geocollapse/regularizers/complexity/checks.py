@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from geocollapse.features import FeatureMap
 from geocollapse.features.independence import check_independence
 from geocollapse.inputs import Inputs, Take, n_rows, rows_of, tensors_of
-from geocollapse.regularizers.methods import METHODS, NumberOfProbes
+from geocollapse.regularizers.complexity.methods import METHODS, NumberOfProbes
 
 _WHOLE = "batch_norm='running', which takes the output from a forward pass of the whole batch"
 

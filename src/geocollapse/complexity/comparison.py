@@ -10,7 +10,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from geocollapse.batches import Batch, MapExamples, as_examples, as_map
-from geocollapse.complexity import mean_norm
+from geocollapse.complexity.means import mean_norm
+from geocollapse.complexity.schedule import SECOND_PROBES, fitted_plan
+from geocollapse.complexity.stopping import StoppingRule
 from geocollapse.estimate import Estimate, Population
 from geocollapse.features import CallableMap
 from geocollapse.features.borrow import borrowed
@@ -19,8 +21,6 @@ from geocollapse.features.mixing import check_mixing_layers
 from geocollapse.inputs import Map, move
 from geocollapse.jacobian import Estimator, ProbePlan, SquaredNorms, check_estimator, mean_of_probes
 from geocollapse.jacobian.probes import random_order
-from geocollapse.sampling import SECOND_PROBES, fitted_plan
-from geocollapse.stopping import StoppingRule
 
 Decision = Literal["first is lower", "second is lower", "undecided"]
 

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from geocollapse.collapse import LabelledFeatures, pairwise_cdnv
 from geocollapse.estimate import Estimate
 from geocollapse.measurement.layer import SUGGESTED_RTOL, LayerMeasurement
-from geocollapse.runtime.files import written_whole
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from rich.table import Table
 
 _WIDTH = 100
 _POOLS = {"mean": "mean over positions", "cls": "first token", "last": "last token"}
 _WIDEST = 240  # a table is as wide as its columns need
-# The forms of a figure, with what keeps the date out of them: the same figure is the same file.
-_FIGURES: Mapping[str, Any] = {
-    ".png": {"Software": None},
-    ".pdf": {"CreationDate": None},
-    ".svg": {"Date": None},
-}
 
 
 def as_text(layer: LayerMeasurement) -> str:
@@ -35,7 +24,7 @@ def as_text(layer: LayerMeasurement) -> str:
     from rich.table import Table
 
     table = Table(
-        title=escape(_title(layer)), title_justify="left", box=box.SIMPLE_HEAD, min_width=70
+        title=escape(title_of(layer)), title_justify="left", box=box.SIMPLE_HEAD, min_width=70
     )
     for name, justify in (
         ("measure", "left"),
@@ -72,7 +61,7 @@ def rtol_note(layers: Sequence[LayerMeasurement]) -> list[str]:
     return [f"rtol={SUGGESTED_RTOL} would have probed {n_needed} of {n_examples} examples"]
 
 
-def _title(layer: LayerMeasurement) -> str:
+def title_of(layer: LayerMeasurement) -> str:
     split = f", {layer.kept.context.split}" if layer.kept.context.split else ""
     name = layer.layer or "the model's output"
     pool = layer.kept.context.preprocessing.get("pool")
@@ -126,62 +115,3 @@ def _cells(value: float | Estimate | None) -> tuple[str, str]:
         return f"{value:.4g}", ""
     low, high = value.interval()
     return f"{value.value:.4g}", "" if math.isnan(low) else f"{low:.4g} to {high:.4g}"
-
-
-def as_figure(layer: LayerMeasurement) -> Figure:
-    """Geometric complexity of each class with its 95 % interval, where known, and CDNV of each pair
-    of classes.
-    """
-    from matplotlib.figure import Figure
-
-    has_complexity = not math.isnan(layer.geometric_complexity.value)
-    figure = Figure(figsize=(10 if has_complexity else 5.5, 4.2), layout="constrained")
-    axes = figure.subplots(1, 2 if has_complexity else 1, squeeze=False)[0]
-    if has_complexity:
-        _draw_complexity(axes[0], layer)
-    names = list(layer.class_names)
-    statistics = LabelledFeatures.of(layer.features, layer.labels).statistics
-    image = axes[-1].imshow(pairwise_cdnv(statistics).cpu().numpy(), cmap="cividis")
-    axes[-1].set_xticks(range(len(names)), names, rotation=90)
-    axes[-1].set_yticks(range(len(names)), names)
-    figure.colorbar(image, ax=axes[-1], label="CDNV of the pair (no unit)")
-    figure.suptitle(_title(layer))
-    return figure
-
-
-def _draw_complexity(axis: Axes, layer: LayerMeasurement) -> None:
-    """One point and its interval a class."""
-    names, estimates = list(layer.class_names), list(layer.class_complexity.values())
-    values, bounds = (
-        [estimate.value for estimate in estimates],
-        [estimate.interval() for estimate in estimates],
-    )
-    errors = [
-        [v - low for v, (low, _) in zip(values, bounds)],
-        [high - v for v, (_, high) in zip(values, bounds)],
-    ]
-    axis.errorbar(values, range(len(names)), xerr=errors, fmt="o", color="#0072B2", capsize=3)
-    axis.set_yticks(range(len(names)), names)
-    axis.invert_yaxis()
-    axis.set_xlabel("geometric complexity of the class (feature unit / input unit)$^2$")
-
-
-def check_figure(path: Path, *, argument: str = "path") -> None:
-    """Raise a ValueError for a file that ``save_figure`` cannot write."""
-    if path.suffix not in _FIGURES:
-        raise ValueError(
-            f"{argument}: expected a file ending in {', '.join(_FIGURES)}, got {str(path)!r}; do "
-            f"figure.png"
-        )
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, PDF or SVG, by the ending of ``path``."""
-    from matplotlib import rc_context
-
-    check_figure(path)
-    with (
-        rc_context({"svg.hashsalt": "geocollapse", "pdf.fonttype": 42}),
-        written_whole(path) as partial,
-    ):
-        figure.savefig(partial, format=path.suffix[1:], dpi=150, metadata=_FIGURES[path.suffix])

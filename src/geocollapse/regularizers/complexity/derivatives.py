@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from geocollapse.estimate import GeocollapseWarning
 from geocollapse.features import FeatureMap
 from geocollapse.inputs import Inputs, dtype_of, tensors_of
-from geocollapse.regularizers.methods import (
+from geocollapse.regularizers.complexity.methods import (
     ProbeVectors,
     no_parameter,
     pull_back,

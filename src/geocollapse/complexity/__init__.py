@@ -1,0 +1,10 @@
+"""Geometric complexity of a map over a data set, and of two maps side by side.
+
+The files, in the order they build on each other: stopping (until when examples are probed),
+schedule (which examples, in what order, how often), means (estimates from squared norms), probing
+(batch by batch), dataset (``geometric_complexity``), comparison (``compare_complexity``).
+"""
+
+from geocollapse.complexity.comparison import ComplexityComparison as ComplexityComparison
+from geocollapse.complexity.comparison import compare_complexity as compare_complexity
+from geocollapse.complexity.dataset import geometric_complexity as geometric_complexity

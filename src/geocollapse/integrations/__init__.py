@@ -1,0 +1,1 @@
+"""Shells for the frameworks that people train with; each imports its framework."""
