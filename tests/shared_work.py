@@ -32,7 +32,7 @@ from geocollapse.runtime.processes import (
     shards,
     share,
 )
-from geocollapse.store.rows import RowStore
+from geocollapse.store import RowStore
 
 DTYPES = (
     torch.float64,

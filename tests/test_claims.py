@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from geocollapse.experiments.claims import count, judge
-from geocollapse.experiments.claims.judge import at_matched_loss
-from geocollapse.experiments.claims.statistics import (
+from geocollapse.experiments.results.tables import ACCURACY, GC, GCOL, NC, TARGET_NC, read_sweep
+from geocollapse.papers.collapse_transfer.judge import at_matched_loss, judge
+from geocollapse.papers.statistics import (
     bootstrap_interval,
     holm,
     permutation_p,
     spearman,
     wilson_interval,
 )
-from geocollapse.experiments.results import ACCURACY, GC, GCOL, NC, TARGET_NC, read_sweep
+from geocollapse.papers.verdict import count
 from synthetic_sweep import write_sweep
 
 vectors = st.lists(st.integers(-20, 20), min_size=5, max_size=7).map(
@@ -298,7 +298,7 @@ def test_sampling_is_undecided_below_200_intervals(tmp_path):
 def test_intervals_that_miss_or_errors_that_are_large_do_not_hold():
     import pandas as pd
 
-    from geocollapse.experiments.claims.sampling import judge_sampling
+    from geocollapse.papers.collapse_transfer.sampling import judge_sampling
 
     rows = {"run_id": "a", "method": "outputs", "n_samples": 64, "n_probes": 1, "full": 1.0}
     wide = pd.DataFrame([rows | {"value": 1.2, "low": 0.5, "high": 2.0}] * 200)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from geocollapse.complexity.comparison import compare_complexity, comparison_looks
-from geocollapse.complexity.dataset import geometric_complexity
+from geocollapse.complexity import compare_complexity, geometric_complexity
+from geocollapse.complexity.comparison import comparison_looks
 
 
 def tanh_net(seed, scale=1.0):

@@ -6,7 +6,7 @@ from reference import complexity as reference
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from geocollapse.complexity.dataset import geometric_complexity
+from geocollapse.complexity import geometric_complexity
 from geocollapse.complexity.means import mean_norm, norms_by_class, stratified_mean
 from geocollapse.complexity.stopping import looks
 from geocollapse.jacobian import SquaredNorms

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import rc_context
 
-from geocollapse.experiments.results import GC, read_sweep
-from geocollapse.figures import Panel, Series, axis_label, charts, plotly_panels, save
-from geocollapse.figures.chart import MARKS, log_ticks, mark
-from geocollapse.figures.labels import LABELS
-from geocollapse.figures.paper import STYLE, draw
+from geocollapse.charts.chart import MARKS, Panel, Series, log_ticks, mark
+from geocollapse.charts.labels import LABELS, axis_label
+from geocollapse.charts.page import plotly_panels
+from geocollapse.charts.paper import STYLE, draw, save
+from geocollapse.experiments.results.tables import GC, read_sweep
+from geocollapse.reports.sweep_charts import charts
 from synthetic_sweep import write_sweep
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import geocollapse as geo
-from geocollapse.store.rows import RowStore
+from geocollapse.store import RowStore
 from maps import Twice
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from geocollapse.estimate import GeocollapseWarning
-from geocollapse.regularizers import GeometricComplexityPenalty
+from geocollapse.regularizers.complexity import GeometricComplexityPenalty
 
 X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 EXACT = ("forward_mode", "double_backward")

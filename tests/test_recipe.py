@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 import yaml
 
-from geocollapse.experiments.claims.expectations import Expectations
 from geocollapse.experiments.recipe import (
     PlannedRun,
     Recipe,
@@ -18,6 +17,7 @@ from geocollapse.experiments.recipe import (
     value_at,
 )
 from geocollapse.models import MODELS
+from geocollapse.papers.collapse_transfer.expectations import Expectations
 
 PAPER = [
     f"{network}-{sweep}"

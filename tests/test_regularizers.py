@@ -10,7 +10,7 @@ from torch import distributed, nn
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
-from geocollapse.regularizers import GeometricComplexityPenalty
+from geocollapse.regularizers.complexity import GeometricComplexityPenalty
 from maps import TEXTS, Reader, Standardised, padded
 
 METHODS = ("forward_mode", "double_backward", "finite_difference")

@@ -10,12 +10,13 @@ import pytest
 import yaml
 from rich.console import Console
 
-from geocollapse.experiments.claims import CLAIMS, judge
 from geocollapse.experiments.recipe import load_recipe
-from geocollapse.experiments.results import read_sweep
-from geocollapse.experiments.runs import SweepFolder
-from geocollapse.figures import charts
-from geocollapse.report import (
+from geocollapse.experiments.results.folders import SweepFolder
+from geocollapse.experiments.results.tables import read_sweep
+from geocollapse.papers.collapse_transfer.judge import judge
+from geocollapse.papers.verdict import CLAIMS
+from geocollapse.reports.sweep_charts import charts
+from geocollapse.reports.sweep_page import (
     VerdictGrid,
     count_sentence,
     effect_size,

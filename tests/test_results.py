@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from geocollapse.experiments.results import (
+from geocollapse.experiments.results.tables import (
     FIRST_COLUMNS,
     GC,
     GCOL,

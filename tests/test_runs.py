@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from geocollapse.experiments.recipe import RunConfig, load_recipe
-from geocollapse.experiments.results import read_sweep
-from geocollapse.experiments.runs import RunFolder, SweepFolder, load_model
+from geocollapse.experiments.results.folders import RunFolder, SweepFolder, load_model
+from geocollapse.experiments.results.tables import read_sweep
 from geocollapse.models import build
 
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(3)}

@@ -13,8 +13,8 @@ from torch.utils.data import Subset, TensorDataset
 
 import geocollapse as geo
 from geocollapse.measurement import one_pass as reading
-from geocollapse.store.features_file import ARRAYS, read_features
-from geocollapse.store.rows import RowStore
+from geocollapse.store import RowStore, read_features
+from geocollapse.store.features_file import ARRAYS
 
 ENDINGS = [".safetensors", ".npz"]
 

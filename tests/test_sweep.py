@@ -16,9 +16,11 @@ import torch
 import yaml
 
 from geocollapse.experiments import sweep
+from geocollapse.experiments.cost import estimate_cost
+from geocollapse.experiments.engines import local
 from geocollapse.experiments.recipe import Recipe
-from geocollapse.experiments.results import read_sweep, write_table
-from geocollapse.experiments.sweep import estimate_cost, run_sweep
+from geocollapse.experiments.results.tables import read_sweep, write_table
+from geocollapse.experiments.sweep import run_sweep
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -44,7 +46,7 @@ def work_or_die(job: Any) -> str:
     return WORK(job)
 
 
-WORK = sweep._work
+WORK = local._work
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_done_runs_are_skipped_and_failed_ones_tried_again(swept: tuple[Path, An
 def test_killed_worker_costs_its_own_run_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "_work", work_or_die)
+    monkeypatch.setattr(local, "_work", work_or_die)
     recipe = Recipe.of(
         TINY | {"sweeps": {"learning_rate": {"training.learning_rate": [DEADLY_RATE]}}}
     )
@@ -127,7 +129,7 @@ def test_script_that_cannot_be_imported_is_no_failed_run(tmp_path: Path) -> None
 def test_environment_is_as_before(swept: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    with sweep._pool(1, 1):
+    with local._pool(1, 1):
         assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "1"
     assert os.environ["OMP_NUM_THREADS"] == "5"
     assert "MKL_NUM_THREADS" not in os.environ
@@ -135,10 +137,10 @@ def test_environment_is_as_before(swept: tuple[Path, Any], monkeypatch: pytest.M
 
 def test_workers_are_cores_over_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "_n_cores", lambda: 8)
-    assert [sweep._workers(None, threads) for threads in (1, 3, 16)] == [8, 2, 1]
-    assert sweep._workers(5, 4) == 5
+    assert [sweep.n_workers_of(None, threads) for threads in (1, 3, 16)] == [8, 2, 1]
+    assert sweep.n_workers_of(5, 4) == 5
     with pytest.raises(ValueError, match="workers: expected at least 1, got 0; do leave it out"):
-        sweep._workers(0, 1)
+        sweep.n_workers_of(0, 1)
 
 
 def test_cost_is_estimated_without_writing() -> None:
@@ -156,7 +158,7 @@ def test_interruption_ends_the_workers(tmp_path: Path, monkeypatch: pytest.Monke
     def interrupt(*_args: Any, **_kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep, "wait", interrupt)
+    monkeypatch.setattr(local, "wait", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_sweep(Recipe.of(TINY), tmp_path / "out", workers=1, progress=False)
     assert not multiprocessing.active_children()

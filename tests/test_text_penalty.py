@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from geocollapse.estimate import GeocollapseWarning
-from geocollapse.regularizers import GeometricComplexityPenalty
+from geocollapse.regularizers.complexity import GeometricComplexityPenalty
 from maps import TEXTS, Reader, padded
 
 EXACT = ("forward_mode", "double_backward")

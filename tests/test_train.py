@@ -12,17 +12,22 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from geocollapse.experiments import train
 from geocollapse.experiments.recipe import Recipe, RunConfig
-from geocollapse.experiments.recording import (
+from geocollapse.experiments.results.folders import RunFolder
+from geocollapse.experiments.supervised import train
+from geocollapse.experiments.supervised.recording import (
     loss_and_flatness,
     measure_record,
     recalibrate_batch_norm,
     study_sampling,
 )
-from geocollapse.experiments.runs import RunFolder
-from geocollapse.experiments.state import Training, prepare
-from geocollapse.experiments.train import NonFiniteLossError, record_steps, take_step, train_run
+from geocollapse.experiments.supervised.state import Training, prepare
+from geocollapse.experiments.supervised.train import (
+    NonFiniteLossError,
+    record_steps,
+    take_step,
+    train_run,
+)
 
 SMALL: dict[str, Any] = {
     "name": "small",

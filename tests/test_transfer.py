@@ -14,13 +14,8 @@ from hypothesis import strategies as st
 from reference import transfer as reference
 
 from geocollapse import arrays as inputs
-from geocollapse.transfer.few_shot import (
-    RIDGE,
-    EpisodeSizes,
-    draw_episodes,
-    few_shot_accuracy,
-    transfer,
-)
+from geocollapse.transfer import few_shot_accuracy, transfer
+from geocollapse.transfer.few_shot import RIDGE, EpisodeSizes, draw_episodes
 
 CLASSIFIERS = ("nearest_mean", "linear_probe")
 

@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from geocollapse.measurement import Measurement as Measurement
     from geocollapse.measurement import measure as measure
     from geocollapse.measurement import measure_features as measure_features
-    from geocollapse.regularizers import GeometricComplexityPenalty as GeometricComplexityPenalty
-    from geocollapse.transfer import few_shot_accuracy as few_shot_accuracy
+    from geocollapse.regularizers.complexity import (
+        GeometricComplexityPenalty as GeometricComplexityPenalty,
+    )
     from geocollapse.transfer import alpha_req as alpha_req
     from geocollapse.transfer import effective_rank as effective_rank
     from geocollapse.transfer import feature_norm as feature_norm
+    from geocollapse.transfer import few_shot_accuracy as few_shot_accuracy
     from geocollapse.transfer import rankme as rankme
 
 _HOME = {

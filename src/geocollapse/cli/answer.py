@@ -62,7 +62,7 @@ class Answer:
 
     def as_csv(self) -> str:
         """A header and one line a row; nested keys are dotted."""
-        from geocollapse.experiments.results import flatten
+        from geocollapse.experiments.results.tables import flatten
 
         rows = [flatten(row) for row in self.rows or [self.json]]
         text = io.StringIO()

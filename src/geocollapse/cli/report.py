@@ -33,9 +33,9 @@ def report(
 def make_report(folder: Path) -> ReportDict:
     """Write the report of ``folder``; its JSON form."""
     from geocollapse.estimate import strict_json
-    from geocollapse.experiments.claims import judge
-    from geocollapse.experiments.results import read_sweep
-    from geocollapse.report import write_report
+    from geocollapse.experiments.results.tables import read_sweep
+    from geocollapse.papers.collapse_transfer.judge import judge
+    from geocollapse.reports.sweep_page import write_report
 
     page = write_report(folder)
     results = read_sweep(folder)
@@ -50,7 +50,7 @@ def make_report(folder: Path) -> ReportDict:
 
 def report_text(result: ReportDict) -> str:
     """The verdicts as a table, and where the report is."""
-    from geocollapse.report import verdict_table
+    from geocollapse.reports.sweep_page import verdict_table
 
     page = Path(result["report"])
     problems = [f"problem: {problem}" for problem in result["problems"]]

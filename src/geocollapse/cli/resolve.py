@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader, Dataset
 
     from geocollapse.models import LoadedModel
-    from geocollapse.store.kept import KeptLayer
+    from geocollapse.store import KeptLayer
 
 
 FEATURES = "features:"  # before the name of a features file in place of a model
@@ -122,7 +122,7 @@ def load_model(spec: str, options: ModelOptions) -> LoadedModel:
     model_args = parse_settings(options.model_arg or [], option="--model-arg")
     folder, at = models.parse_model(spec)
     if Path(folder).is_dir():
-        from geocollapse.experiments.runs import load_model as load_run
+        from geocollapse.experiments.results.folders import load_model as load_run
 
         if model_args or options.weights or at:
             raise ValueError(

@@ -13,11 +13,11 @@ from typing_extensions import TypedDict
 
 from geocollapse.measurement import LayersDict, MeasurementDict
 from geocollapse.runtime.provenance import Provenance
-from geocollapse.transfer.few_shot import TransferDict
+from geocollapse.transfer import TransferDict
 
 
 class VerdictDict(TypedDict):
-    """One verdict with the numbers behind it; see ``geocollapse.experiments.claims.Verdict``."""
+    """One verdict with the numbers behind it; see ``geocollapse.papers.collapse_transfer.Verdict``."""
 
     claim: int
     statement: str

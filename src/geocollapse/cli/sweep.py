@@ -21,8 +21,9 @@ from geocollapse.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from geocollapse.experiments.cost import Cost
     from geocollapse.experiments.recipe import Recipe
-    from geocollapse.experiments.sweep import Cost, SweepSummary
+    from geocollapse.experiments.sweep import SweepSummary
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def demo(options: SweepOptions, display: Display, preset: Preset = None) -> Answ
 
 def _plan(recipe: Recipe, folder: Path, options: SweepOptions, display: Display) -> Answer:
     """What would be run, and its cost."""
-    from geocollapse.experiments.sweep import estimate_cost
+    from geocollapse.experiments.cost import estimate_cost
 
     if not display.quiet:
         print("timing a few steps and one measurement of the base setting", file=sys.stderr)
@@ -152,7 +153,7 @@ def _run(recipe: Recipe, folder: Path, options: SweepOptions, display: Display) 
 def _failures(folder: Path) -> list[dict[str, Any]]:
     """Run, step and error of every run that failed."""
     from geocollapse.estimate import strict_json
-    from geocollapse.experiments.results import read_sweep
+    from geocollapse.experiments.results.tables import read_sweep
 
     runs = read_sweep(folder).runs
     failed = runs[runs["status"] == "failed"]

@@ -60,8 +60,8 @@ def _train(
     """The folder of the run and the content of its result.json."""
     from geocollapse.cli.resolve import find_device, set_threads
     from geocollapse.experiments.recipe import run_id
-    from geocollapse.experiments.runs import RunFolder
-    from geocollapse.experiments.train import train_run
+    from geocollapse.experiments.results.folders import RunFolder
+    from geocollapse.experiments.supervised.train import train_run
 
     folder = RunFolder(out / run_id(config))
     set_threads(config.threads)
@@ -76,7 +76,7 @@ def _shown(folder: Path, result: dict[str, Any]) -> str:
     """What became of the run, and its last measurements."""
     if result["status"] == "failed":
         return f"failed at step {result['failed_step']}: {result['error']}\nrun: {folder}"
-    from geocollapse.experiments.results import ACCURACY, GC, GCOL, NC, TARGET_NC, flatten
+    from geocollapse.experiments.results.tables import ACCURACY, GC, GCOL, NC, TARGET_NC, flatten
 
     values = flatten(result["final"])
     names = {

@@ -70,7 +70,7 @@ def transfer(
     kept.
     """
     from geocollapse.runtime.provenance import provenance
-    from geocollapse.transfer.few_shot import transfer as few_shot
+    from geocollapse.transfer import transfer as few_shot
 
     k_shots = _parse_shots(episodes.k_shot or ["1,5"])
     request = Request(model, data, default_split="test")
@@ -143,7 +143,7 @@ def _of_model(
 
 
 def _of_file(path: Path, machine: MachineOptions) -> _Embedded:
-    from geocollapse.store.features_file import read_features
+    from geocollapse.store import read_features
 
     set_threads(machine.threads)
     kept = read_features(path, device=find_device(machine.device))

@@ -12,11 +12,7 @@ from torch import nn
 from geocollapse.batches import MapExamples, as_examples, check_shared
 from geocollapse.complexity.means import complexity_so_far, estimate_settings
 from geocollapse.complexity.probing import Probing
-from geocollapse.complexity.schedule import (
-    bounded_by_memory,
-    fitted_plan,
-    schedule_probes,
-)
+from geocollapse.complexity.schedule import bounded_by_memory, fitted_plan, schedule_probes
 from geocollapse.complexity.stopping import StoppingRule, first_interrupt_asks
 from geocollapse.estimate import Estimate, Population
 from geocollapse.features import CallableMap, check_autocast

@@ -20,11 +20,7 @@ from geocollapse.jacobian.plan import WITHOUT_REPLACEMENT
 from geocollapse.runtime.processes import agreed, shards, share
 
 LARGE = 5.0  # times the mean of the pilot: norms above it get a second probe of their own
-
-
 _MAX_PROBES = 64  # where the number of probes is chosen by the variances
-
-
 Ending = Literal["complete", "precise", "seconds", "interrupted"]
 
 

@@ -13,7 +13,7 @@ from geocollapse.features import FeatureMap, Pool, find_embedding
 from geocollapse.features.borrow import borrowed
 from geocollapse.features.entry import find_input_layer
 from geocollapse.inputs import move
-from geocollapse.store.rows import RowStore
+from geocollapse.store import RowStore
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,12 +20,11 @@ from geocollapse.complexity.means import dataset_complexity, norms_by_class, sam
 from geocollapse.estimate import Estimate
 from geocollapse.jacobian import SquaredNorms
 from geocollapse.measurement.layer import SUGGESTED_RTOL, LayerMeasurement, PoincareDict
-from geocollapse.store.kept import Head, KeptLayer
+from geocollapse.store import KeptLayer
+from geocollapse.store.kept import Head
 from geocollapse.transfer.label_free import label_free
 
 _BOUND_SHOTS = (math.inf, 1, 5)
-
-
 _NO_NORMS = (
     "geometric_complexity, geometric_collapse and what follows from them: undefined without "
     "squared Jacobian norms; "

@@ -22,7 +22,7 @@ from geocollapse.jacobian import ProbePlan
 from geocollapse.measurement.classifier import accuracy
 from geocollapse.measurement.reading import Reading
 from geocollapse.runtime.provenance import provenance
-from geocollapse.store.kept import Context
+from geocollapse.store import Context
 
 _MAX_COVARIANCE_INPUTS = (
     1024  # input coordinates up to which the input covariance of each class is looked at

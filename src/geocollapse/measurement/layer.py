@@ -11,16 +11,10 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from geocollapse.bounds import BoundDict, NearestMeanBound
-from geocollapse.collapse import (
-    ClassPair,
-    LabelledFeatures,
-    NeuralCollapse,
-    largest_pairs,
-)
+from geocollapse.collapse import ClassPair, LabelledFeatures, NeuralCollapse, largest_pairs
 from geocollapse.estimate import Estimate, EstimateDict, IntervalDict, TopExample, strict_json
-from geocollapse.store.features_file import write_features
-from geocollapse.store.kept import KeptLayer
-from geocollapse.transfer.label_free import LabelFree, LabelFreeDict
+from geocollapse.store import KeptLayer, write_features
+from geocollapse.transfer import LabelFree, LabelFreeDict
 
 SUGGESTED_RTOL = 0.05
 

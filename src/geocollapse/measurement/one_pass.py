@@ -20,7 +20,7 @@ from geocollapse.jacobian import ProbePlan
 from geocollapse.measurement.reading import LayerReading, Reading
 from geocollapse.runtime.processes import shards, share
 from geocollapse.runtime.progress import progress_bar
-from geocollapse.store.rows import RowStore
+from geocollapse.store import RowStore
 
 
 def read_once(

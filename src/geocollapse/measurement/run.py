@@ -38,8 +38,7 @@ from geocollapse.measurement.context import Pass, of_dataset
 from geocollapse.measurement.one_pass import read_once
 from geocollapse.measurement.result import Measurement
 from geocollapse.runtime.processes import failing_together
-from geocollapse.store.features_file import read_features
-from geocollapse.store.kept import KeptLayer
+from geocollapse.store import KeptLayer, read_features
 
 
 @failing_together()

@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from geocollapse.features.wrapped import COMPILED
 from geocollapse.models.hugging_face import load_hugging_face
 from geocollapse.models.loaded import RANDOM, LoadedModel
 from geocollapse.models.vision import load_timm, load_torchvision
@@ -29,7 +28,7 @@ LIBRARIES: Mapping[str, Callable[..., LoadedModel]] = {
     "hf": load_hugging_face,
 }
 _FORM = re.compile(r"(timm|torchvision|hf):[^@]+|.+:[A-Za-z_]\w*")  # what an @ can stand behind
-_WRAPPERS = ("module.", f"{COMPILED}.")  # DistributedDataParallel and torch.compile
+_WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and torch.compile
 _SHOWN = 5
 
 

@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from geocollapse.experiments.results import ACCURACY, GC, GC_PER_VARIANCE, GCOL, NC, TARGET_NC
+from geocollapse.experiments.results.tables import (
+    ACCURACY,
+    GC,
+    GC_PER_VARIANCE,
+    GCOL,
+    NC,
+    TARGET_NC,
+)
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocollapse.experiments.claims.correlations import (
+from geocollapse.experiments.results.tables import GC, GCOL, TARGET_NC, SweepResults
+from geocollapse.papers.collapse_transfer.correlations import (
     LEVEL,
     judge_sweep,
     opposite_sign_note,
     part_whole_note,
 )
-from geocollapse.experiments.claims.expectations import Expectations, Hypothesis
-from geocollapse.experiments.claims.poincare import judge_bound, judge_ratio
-from geocollapse.experiments.claims.sampling import judge_sampling
-from geocollapse.experiments.claims.statistics import holm
-from geocollapse.experiments.claims.verdict import VIEWS, Verdict, View
-from geocollapse.experiments.results import GC, GCOL, TARGET_NC, SweepResults
+from geocollapse.papers.collapse_transfer.expectations import Expectations, Hypothesis
+from geocollapse.papers.collapse_transfer.poincare import judge_bound, judge_ratio
+from geocollapse.papers.collapse_transfer.sampling import judge_sampling
+from geocollapse.papers.statistics import holm
+from geocollapse.papers.verdict import VIEWS, Verdict, View
 
 if TYPE_CHECKING:
     import pandas as pd

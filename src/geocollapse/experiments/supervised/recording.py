@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geocollapse.complexity.dataset import geometric_complexity
+from geocollapse.complexity import geometric_complexity
 from geocollapse.data import LabelledData
 from geocollapse.estimate import Estimate
 from geocollapse.experiments.recipe import run_id
@@ -18,7 +18,7 @@ from geocollapse.features import FeatureMap, find_embedding
 from geocollapse.features.borrow import borrowed
 from geocollapse.features.mixing import is_batch_norm
 from geocollapse.measurement import measure
-from geocollapse.transfer.few_shot import transfer
+from geocollapse.transfer import transfer
 
 if TYPE_CHECKING:
     from geocollapse.experiments.recipe import MeasuringConfig, RunConfig, TransferConfig

@@ -14,13 +14,13 @@ from torch import nn
 from geocollapse import data as datasets
 from geocollapse import models
 from geocollapse.data import LabelledData
-from geocollapse.regularizers import GeometricComplexityPenalty
+from geocollapse.regularizers.complexity import GeometricComplexityPenalty
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from geocollapse.experiments.recipe import DataConfig, RunConfig, TrainingConfig
-    from geocollapse.experiments.runs import RunFolder
+    from geocollapse.experiments.results.folders import RunFolder
 
 
 @dataclass

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from geocollapse.experiments.results import ACCURACY, GC, GC_PER_VARIANCE, GCOL, NC, TARGET_NC
+from geocollapse.experiments.results.tables import (
+    ACCURACY,
+    GC,
+    GC_PER_VARIANCE,
+    GCOL,
+    NC,
+    TARGET_NC,
+)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from geocollapse.experiments.claims.poincare import RATIO, error_and_bound
-from geocollapse.experiments.results import ACCURACY, GC, GCOL, NC, TARGET_NC, SweepResults
-from geocollapse.figures.chart import Array, Chart, Panel, Series, mark
-from geocollapse.figures.labels import axis_label, setting_label, shown_value
+from geocollapse.charts.chart import Array, Chart, Panel, Series, mark
+from geocollapse.charts.labels import axis_label, setting_label, shown_value
+from geocollapse.experiments.results.tables import ACCURACY, GC, GCOL, NC, TARGET_NC, SweepResults
+from geocollapse.papers.collapse_transfer.poincare import RATIO, error_and_bound
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from geocollapse.figures.chart import Array, Chart, Panel, Series, log_ticks
+from geocollapse.charts.chart import Array, Chart, Panel, Series, log_ticks
 
 _GREY = "#888888"
 _AXIS = {

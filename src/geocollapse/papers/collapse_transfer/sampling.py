@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from geocollapse.experiments.claims.statistics import wilson_interval
-from geocollapse.experiments.claims.verdict import Outcome, Verdict, View
+from geocollapse.papers.statistics import wilson_interval
+from geocollapse.papers.verdict import Outcome, Verdict, View
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geocollapse.figures.chart import Chart, Panel, Series, log_ticks
+from geocollapse.charts.chart import Chart, Panel, Series, log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocollapse.experiments.claims.expectations import Hypothesis
-from geocollapse.experiments.claims.statistics import (
+from geocollapse.experiments.results.tables import GC, GCOL, NC, TARGET_NC
+from geocollapse.papers.collapse_transfer.expectations import Hypothesis
+from geocollapse.papers.statistics import (
     Array,
     bootstrap_interval,
     holm,
@@ -20,8 +21,7 @@ from geocollapse.experiments.claims.statistics import (
     spearman,
     spearman_rows,
 )
-from geocollapse.experiments.claims.verdict import Outcome, Verdict, View
-from geocollapse.experiments.results import GC, GCOL, NC, TARGET_NC
+from geocollapse.papers.verdict import Outcome, Verdict, View
 
 if TYPE_CHECKING:
     import pandas as pd

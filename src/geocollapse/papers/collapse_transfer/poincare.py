@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocollapse.experiments.claims.verdict import Outcome, Verdict, View
-from geocollapse.experiments.results import GCOL, NC
+from geocollapse.experiments.results.tables import GCOL, NC
+from geocollapse.papers.verdict import Outcome, Verdict, View
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geocollapse.experiments.claims import CLAIMS, Verdict, count, judge
-from geocollapse.experiments.results import (
+from geocollapse.charts.chart import Chart
+from geocollapse.charts.labels import setting_label, short_name
+from geocollapse.charts.page import plotly_panels
+from geocollapse.charts.paper import save
+from geocollapse.experiments.results.tables import (
     ACCURACY,
     GC,
     GC_PER_VARIANCE,
@@ -24,8 +27,9 @@ from geocollapse.experiments.results import (
     read_sweep,
     write_table,
 )
-from geocollapse.figures import Chart, charts, plotly_panels, save
-from geocollapse.figures.labels import setting_label, short_name
+from geocollapse.papers.collapse_transfer.judge import judge
+from geocollapse.papers.verdict import CLAIMS, Verdict, count
+from geocollapse.reports.sweep_charts import charts
 from geocollapse.runtime.files import write_whole
 
 if TYPE_CHECKING:
@@ -239,7 +243,7 @@ def _environment() -> jinja2.Environment:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("geocollapse", "templates"),
+        loader=jinja2.PackageLoader("geocollapse.reports", "templates"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -21,21 +21,21 @@ from torch.nn import functional as F
 
 from geocollapse import data as datasets
 from geocollapse.estimate import strict_json
-from geocollapse.experiments.recording import (
+from geocollapse.experiments.supervised.recording import (
     evaluate,
     has_batch_norm,
     measure_record,
     recalibrate_batch_norm,
     study_sampling,
 )
-from geocollapse.experiments.state import Training, prepare, resume, save
+from geocollapse.experiments.supervised.state import Training, prepare, resume, save
 from geocollapse.runtime.provenance import provenance
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from geocollapse.experiments.recipe import RunConfig, TrainingConfig
-    from geocollapse.experiments.runs import RunFolder
+    from geocollapse.experiments.results.folders import RunFolder
 
 # their text says what to do
 _SPEAKING = (ValueError, TypeError, RuntimeError, OSError, ImportError)

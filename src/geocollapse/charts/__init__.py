@@ -1,0 +1,11 @@
+"""Figures described once, drawn by matplotlib for paper and by plotly for the page.
+
+The files: chart (a figure as data), labels (what a column is called), paper (PNG and PDF), page.
+"""
+
+from geocollapse.charts.chart import Chart as Chart
+from geocollapse.charts.chart import Panel as Panel
+from geocollapse.charts.chart import Series as Series
+from geocollapse.charts.labels import axis_label as axis_label
+from geocollapse.charts.page import plotly_panels as plotly_panels
+from geocollapse.charts.paper import save as save

@@ -1,0 +1,100 @@
+"""What a sweep would cost on this machine."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from geocollapse.experiments.recipe import Recipe, RunConfig
+from geocollapse.experiments.supervised.recording import measure_record
+from geocollapse.experiments.supervised.state import prepare
+from geocollapse.experiments.supervised.train import (
+    record_steps,
+    take_step,
+)
+from geocollapse.experiments.sweep import n_workers_of
+
+_SLOW_RECORD = 5.0  # seconds
+_TIMED_STEPS = 20  # steps behind the estimate of a run's cost
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a sweep would cost on this machine, at most: every run up to ``max_steps``.
+
+    Attributes:
+        n_runs: runs that the recipe plans.
+        workers: processes they would share.
+        seconds_per_step: one update of the base setting.
+        seconds_per_record: one record of it.
+        seconds_per_run: the base setting up to ``max_steps``, with its records.
+        seconds: all runs, each at the base setting's cost.
+    """
+
+    n_runs: int
+    workers: int
+    seconds_per_step: float
+    seconds_per_record: float
+    seconds_per_run: float
+    seconds: float
+
+
+def estimate_cost(
+    recipe: Recipe,
+    *,
+    workers: int | None = None,
+    n_seeds: int | None = None,
+    device: str = "cpu",
+    data_root: str | Path | None = None,
+) -> Cost:
+    """Time a few steps and one record of the base setting here, and say what the sweep would cost
+    at most.
+
+    The base setting is timed alone on its threads; most runs stop before ``max_steps``, so the time
+    is an upper estimate for settings of about its batch size.
+    """
+    config, n_runs = recipe.run_config(), len(recipe.planned_runs(n_seeds))
+    n_workers = min(n_workers_of(workers, recipe.threads), n_runs)
+    with _threads(recipe.threads):
+        step, record = _timed(config, device, data_root)
+    n_records = len(record_steps(config)) + 2
+    per_run = step * config.training.max_steps + record * n_records
+    rounds = -(-n_runs // n_workers)
+    return Cost(n_runs, n_workers, step, record, per_run, per_run * rounds)
+
+
+@contextmanager
+def _threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _timed(config: RunConfig, device: str, data_root: str | Path | None) -> tuple[float, float]:
+    """Seconds of one step and of one record, each after a first one (which a slow record does
+    without).
+    """
+    training = prepare(config, device=device, data_root=data_root)
+    n_steps = min(_TIMED_STEPS, config.training.max_steps)
+    take_step(training)
+    started = time.perf_counter()
+    for _ in range(n_steps):
+        take_step(training)
+    step = (time.perf_counter() - started) / n_steps
+    record = math.inf
+    for _ in range(2):
+        started = time.perf_counter()
+        measure_record(training.model, training.source, training.target, config)
+        record = min(record, time.perf_counter() - started)
+        if record > _SLOW_RECORD:
+            break
+    return step, record

@@ -1,0 +1,1 @@
+"""What runs and sweeps leave on disk: folders (written and read), tables (read back)."""

@@ -1,0 +1,1 @@
+"""Training a classifier: the loop (train), its state (state), what is recorded (recording)."""

@@ -1,0 +1,1 @@
+"""What each paper claims, and how a claim is judged: one folder a paper."""

@@ -1,0 +1,1 @@
+"""Pages made from what experiments and measurements leave on disk."""
