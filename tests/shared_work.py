@@ -299,7 +299,7 @@ CASES = {
         )
     ),
     "exact": lambda: estimate(
-        geo.geometric_complexity(network().eval(), examples(150)[0], estimator="exact")
+        geo.geometric_complexity(network().eval(), examples(150)[0], layer="", estimator="exact")
     ),
     "metric, uneven": lambda: streamed(None, "uneven"),
     "metric, declared": lambda: streamed(5, "uneven"),
@@ -445,7 +445,9 @@ BAD = {
     "seed": lambda: geo.measure(network(), examples(100), seed=other(0, 1)),
     "weights": lambda: geo.measure(differently_weighted(), examples(100)),
     "inputs": lambda: geo.measure(network(), other_inputs()),
-    "shards": lambda: geo.geometric_complexity(network().eval(), shard(300), estimator="exact"),
+    "shards": lambda: geo.geometric_complexity(
+        network().eval(), shard(300), layer="", estimator="exact"
+    ),
     "shards to read": lambda: geo.measure(network(), Rows(shard(300), examples(300)[1])),
     "architecture": lambda: geo.measure(otherwise_built(), examples(100)),
     "callable": lambda: geo.geometric_complexity(

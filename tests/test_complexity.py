@@ -1,3 +1,4 @@
+import functools
 import math
 
 import pytest
@@ -6,10 +7,13 @@ from reference import complexity as reference
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from geocollapse.complexity import geometric_complexity
+import geocollapse as geo
 from geocollapse.complexity.means import mean_norm, norms_by_class, stratified_mean
 from geocollapse.complexity.stopping import looks
 from geocollapse.jacobian import SquaredNorms
+
+# The output: what the references are computed of.
+geometric_complexity = functools.partial(geo.geometric_complexity, layer="")
 
 REPEATS = 4000
 

@@ -42,7 +42,7 @@ def test_sums_keep_their_digits():
     """30,000 equal rows in bfloat16: a mean taken in bfloat16 would stop growing at 256 summands."""
     f = nn.Linear(3, 8, bias=False)
     x = torch.ones(30_000, 3)
-    gc = geo.geometric_complexity(f, x, estimator="exact", autocast=torch.bfloat16)
+    gc = geo.geometric_complexity(f, x, layer="", estimator="exact", autocast=torch.bfloat16)
     exact = float(f.weight.detach().bfloat16().double().square().sum())
     assert gc.value == pytest.approx(exact, rel=1e-12)
 

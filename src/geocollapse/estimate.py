@@ -41,6 +41,7 @@ class EstimateDict(IntervalDict):
     population: str
     largest_share: float | None
     interrupted: bool
+    layer: str | None
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Estimate:
         sequential: the sample size was chosen by looking at the interval, which is then made wider:
             the normal quantile of half the error probability, z = 2.24 at 95 %.
         interrupted: Ctrl-C ended the sampling; the estimate is of the examples until then.
+        layer: where the features were taken: ``NAME``, ``NAME:in``, ``""`` for the output of a
+            model or a callable; None for what is no measure of one layer.
         values: the terms (n_samples,) behind the mean, in float64, where they are kept.
         indices: (n_samples,) the positions in the data set that ``values`` belong to.
         warnings: what a reader must know before using the number.
@@ -101,6 +104,7 @@ class Estimate:
     scale: Scale = "log"
     sequential: bool = False
     interrupted: bool = False
+    layer: str | None = None
     values: Tensor | None = field(default=None, repr=False, compare=False)
     indices: Tensor | None = field(default=None, repr=False, compare=False)
     warnings: tuple[str, ...] = ()
@@ -172,6 +176,7 @@ class Estimate:
             "population": self.population,
             "largest_share": None if self.largest_share is None else _finite(self.largest_share),
             "interrupted": self.interrupted,
+            "layer": self.layer,
         }
 
 

@@ -1,12 +1,14 @@
 """Any accepted form of data, read as batches of (inputs, labels, positions in the data set).
 
-The files, in the order they build on each other: batch (what a loader yields, as inputs and
-labels), examples (how they are read), sharing (what several processes must have in common), forms (from any
-data to examples).
+The files, in the order they build on each other: batch (inputs and labels from what a loader
+yields), about (what a data set says of itself), examples (how they are read), sharing (what several
+processes must have in common), forms (from any data to examples).
 """
 
+from geocollapse.batches.about import AboutData as AboutData
 from geocollapse.batches.batch import Batch as Batch
 from geocollapse.batches.batch import as_labels as as_labels
+from geocollapse.batches.examples import Examples as Examples
 from geocollapse.batches.examples import MapExamples as MapExamples
 from geocollapse.batches.examples import StreamExamples as StreamExamples
 from geocollapse.batches.examples import as_map as as_map

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from geocollapse.batches.about import AboutData
 from geocollapse.batches.batch import Batch, as_batch, n_examples_in
 from geocollapse.inputs import Inputs, rows_of
 
@@ -27,8 +28,8 @@ class MapExamples:
         dataset: the data set.
         indices: (n,) int64, the sorted positions that are read.
         labels: (n,) labels of ``indices`` where they are known before reading, else None.
-        loading: batch size, collate function and worker settings, as keyword arguments of a
-            DataLoader.
+        batch_size: examples that are read together.
+        loading: collate function and worker settings, as keyword arguments of a DataLoader.
         lengths: (n,) tokens of each example of the data set, where it tells (``dataset.lengths``),
             else None.
     """
@@ -43,8 +44,48 @@ class MapExamples:
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def size(self) -> int | None:
+        """The number of examples, known before reading."""
+        return len(self.indices)
+
+    @property
+    def about(self) -> AboutData:
+        """What the data set says of itself."""
+        return AboutData.of(self.dataset)
+
+    def rows(self, batch: Batch) -> Tensor:
+        """Rows of a batch among all examples that are read."""
+        return torch.searchsorted(self.indices, batch.indices)
+
+    def positions(self, rows: Tensor) -> Tensor:
+        """Positions in the data set of rows among all examples that are read."""
+        return self.indices[rows]
+
+    def labels_at(self, indices: Tensor) -> Tensor | None:
+        """Labels (k,) of the examples at positions ``indices`` (k,), where known before reading."""
+        if self.labels is None:
+            return None
+        return self.labels[torch.searchsorted(self.indices, indices)]
+
+    def class_counts(self) -> dict[int, int]:
+        """Examples of each class, by its label; empty where labels are not known before reading."""
+        if self.labels is None:
+            return {}
+        classes, counts = self.labels.unique(return_counts=True)
+        return dict(zip(classes.tolist(), counts.tolist(), strict=True))
+
+    def labels_of(self, batch: Batch) -> Tensor:
+        """Labels (k,) of a batch: those known before reading, else those that it carries.
+
+        Raises:
+            ValueError: neither.
+        """
+        known = self.labels_at(batch.indices)
+        return _own_labels(batch) if known is None else known
+
     def peek(self, n_examples: int = 1) -> Inputs:
-        """The inputs of the first examples: at most ``n_examples``, and no more than share a batch."""
+        """The inputs of the first examples: at most ``n_examples``, of one batch."""
         return next(self.batches(self.indices[:n_examples])).inputs
 
     def batches(self, *segments: Tensor, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
@@ -99,6 +140,41 @@ class StreamExamples:
         self._iterator = iter(iterable)
         self._seen: list[Any] = []
 
+    @property
+    def size(self) -> int | None:
+        """None: the number of examples is not known before reading."""
+        return None
+
+    @property
+    def about(self) -> AboutData:
+        """Nothing: a stream has no attributes."""
+        return AboutData()
+
+    def rows(self, batch: Batch) -> Tensor:
+        """Rows of a batch among all examples: their positions."""
+        return batch.indices
+
+    def positions(self, rows: Tensor) -> Tensor:
+        """Positions of rows among all examples: the rows themselves."""
+        return rows
+
+    def labels_at(self, indices: Tensor) -> Tensor | None:
+        """None: labels come with the batches."""
+        del indices
+        return None
+
+    def class_counts(self) -> dict[int, int]:
+        """Empty: labels come with the batches."""
+        return {}
+
+    def labels_of(self, batch: Batch) -> Tensor:
+        """Labels (k,) that a batch carries.
+
+        Raises:
+            ValueError: it carries none.
+        """
+        return _own_labels(batch)
+
     def peek(self, n_examples: int = 1) -> Inputs:
         """The inputs of the first examples that share a batch: of the first one that has so many,
         among those ahead.
@@ -129,8 +205,11 @@ class StreamExamples:
             start += n_examples
 
 
+Examples = MapExamples | StreamExamples
+
+
 def as_map(
-    examples: MapExamples | StreamExamples,
+    examples: Examples,
     argument: str,
     *,
     wanted: str = "in any order",
@@ -147,6 +226,15 @@ def as_map(
             f"do {remedy}"
         )
     return examples
+
+
+def _own_labels(batch: Batch) -> Tensor:
+    if batch.labels is None:
+        raise ValueError(
+            "data: expected batches with labels (collapse is a statement about classes), got "
+            "inputs alone; do pass (inputs, labels), or labels="
+        )
+    return batch.labels
 
 
 def _shared(

@@ -13,16 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from geocollapse.batches.batch import as_labels
-from geocollapse.batches.examples import EMPTY, MapExamples, StreamExamples
+from geocollapse.batches.examples import EMPTY, Examples, MapExamples, StreamExamples
 from geocollapse.batches.sharing import sampled_positions
 
 _DEFAULT_BATCH_SIZE = 128
 _FORMS = "a DataLoader, a map-style Dataset, a pair (inputs, labels) or a tensor of inputs"
 
 
-def as_examples(
-    data: Any, *, labels: Any = None, batch_size: int | None = None
-) -> MapExamples | StreamExamples:
+def as_examples(data: Any, *, labels: Any = None, batch_size: int | None = None) -> Examples:
     """Normalise ``data`` to examples with positions.
 
     Of a loader over a map-style data set only the data set, collate function, batch size, worker

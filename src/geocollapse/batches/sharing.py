@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from geocollapse.batches.examples import MapExamples, StreamExamples, as_map
+from geocollapse.batches.examples import Examples, MapExamples, as_map
 from geocollapse.inputs import Enter, Inputs, tensors_of
 from geocollapse.runtime.processes import check_same, digest, gather_object, gather_rows, share
 
@@ -20,7 +20,7 @@ _ONE_DATA_SET = (
 
 
 def check_shared(
-    examples: MapExamples | StreamExamples,
+    examples: Examples,
     model: nn.Module | None,
     enter: Enter,
     pair: Inputs,

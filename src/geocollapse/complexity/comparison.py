@@ -1,26 +1,25 @@
-"""Which of two models has the lower geometric complexity: paired differences, looked at with a
-corrected level.
-"""
+"""``compare_complexity``: which of two models has the lower geometric complexity."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import Batch, MapExamples, as_examples, as_map
-from geocollapse.complexity.means import mean_norm
-from geocollapse.complexity.schedule import SECOND_PROBES, fitted_plan
-from geocollapse.complexity.stopping import StoppingRule
+from geocollapse.batches import Batch, MapExamples, as_map
+from geocollapse.complexity.means import EstimateSettings, mean_norm
+from geocollapse.complexity.schedule import SECOND_PROBES
+from geocollapse.complexity.setup import Asked, Data, Model, Prepared, prepared
+from geocollapse.complexity.stopping import StoppingRule, first_interrupt_asks
 from geocollapse.estimate import Estimate, Population
-from geocollapse.features import CallableMap
-from geocollapse.features.borrow import borrowed
-from geocollapse.features.independence import check_independence
-from geocollapse.features.mixing import check_mixing_layers
-from geocollapse.inputs import Map, move
-from geocollapse.jacobian import Estimator, ProbePlan, SquaredNorms, check_estimator, mean_of_probes
+from geocollapse.inputs import move
+from geocollapse.jacobian import Estimator, SquaredNorms, mean_of_probes
 from geocollapse.jacobian.probes import random_order
+from geocollapse.runtime.processes import alone
 
 Decision = Literal["first is lower", "second is lower", "undecided"]
 
@@ -39,6 +38,7 @@ class ComplexityComparison:
         looks: sample sizes at which it was looked, up to the decision.
         first: GC(f) from the same sample.
         second: GC(g) from the same sample.
+        layers: the layer of f and that of g; ``""`` is an output.
     """
 
     difference: Estimate
@@ -48,22 +48,24 @@ class ComplexityComparison:
     looks: tuple[int, ...]
     first: float
     second: float
+    layers: tuple[str, str]
 
     def __str__(self) -> str:
         low, high = self.interval
+        names = list(dict.fromkeys(layer or "the output" for layer in self.layers))
         return (
-            f"{self.decision}: GC {self.first:.4g} and {self.second:.4g}, difference "
-            f"{self.difference.value:.4g} "
-            f"[{low:.4g}, {high:.4g}] after {self.difference.n_samples} examples and "
-            f"{len(self.looks)} looks"
+            f"{self.decision}: GC {self.first:.4g} and {self.second:.4g} at {' and '.join(names)}, "
+            f"difference {self.difference.value:.4g} [{low:.4g}, {high:.4g}] after "
+            f"{self.difference.n_samples} examples and {len(self.looks)} looks"
         )
 
 
 def compare_complexity(
-    f: Map,
-    g: Map,
-    inputs: Any,
+    f: Model,
+    g: Model,
+    inputs: Data,
     *,
+    layer: str | None = None,
     alpha: float = 0.05,
     estimator: Estimator = "rademacher",
     n_probes: int | Literal["auto"] = "auto",
@@ -71,6 +73,7 @@ def compare_complexity(
     population: Population = "dataset",
     seed: int = 0,
     batch_size: int | None = None,
+    autocast: torch.dtype | None = None,
 ) -> ComplexityComparison:
     """Decide which of two maps has the lower geometric complexity, with as few examples as the
     difference needs.
@@ -86,10 +89,12 @@ def compare_complexity(
     Source: definitions 1, stopping on a comparison (Bonferroni over fixed looks).
 
     Args:
-        f: a map (n, ...) -> (n, ...), in evaluation mode.
-        g: another map of the same inputs.
+        f: a module in evaluation mode, or a callable (n, ...) -> (n, ...).
+        g: another one of the same inputs.
         inputs: as ``geometric_complexity`` takes them; examples are drawn at random, labels are not
             used.
+        layer: of each module, as ``geometric_complexity`` takes it: by default its embedding, ``""``
+            is its output. A callable is its own output.
         alpha: probability of a wrong decision between equal models.
         estimator: see ``geometric_complexity``.
         n_probes: probes for each example and map; ``auto``: one, and a second one on the first 200
@@ -99,6 +104,11 @@ def compare_complexity(
             ``distribution`` behind it.
         seed: of the sample and the probes.
         batch_size: examples that go through a map together.
+        autocast: ``torch.bfloat16`` or ``torch.float16`` to run both under ``torch.autocast``.
+
+    Returns:
+        A ComplexityComparison, which names the layers compared. A first Ctrl-C ends with the last
+        look, its difference marked ``interrupted``.
 
     Raises:
         ValueError: alpha outside (0, 1), a stream, an empty data set; see
@@ -107,34 +117,58 @@ def compare_complexity(
 
     Examples:
         >>> f = torch.nn.Linear(3, 2)
-        >>> compare_complexity(f, lambda x: 2 * f(x), torch.randn(2000, 3)).decision
+        >>> compare_complexity(f, lambda x: 2 * f(x), torch.randn(2000, 3), layer="").decision
         'first is lower'
     """
-    check_estimator(estimator, n_probes)
+
     if not 0.0 < alpha < 1.0:
         raise ValueError(f"alpha: expected a number between 0 and 1, got {alpha}; do alpha=0.05")
-    rule = StoppingRule(max_samples=max_samples)
-    modules = [h if isinstance(h, nn.Module) else None for h in (f, g)]
-    for module in modules:
-        check_mixing_layers(module)
-    with borrowed(modules[0], evaluation=False), borrowed(modules[1], evaluation=False):
-        examples = as_map(as_examples(inputs, batch_size=batch_size), "inputs")
-        for h, module in zip((f, g), modules, strict=True):
-            check_independence(CallableMap(h).enter, move(examples.peek(2), h), module)
-        pairs = _Pairs(ProbePlan(estimator, seed), (f, g), examples, n_probes, population)
-        ends = comparison_looks(min(rule.max_samples or len(examples), len(examples)))
-        level = 1.0 - alpha / len(ends)
-        looked = []
-        for end in ends:
-            looked.append(end)
-            pairs.read_until(end)
-            difference = pairs.difference()
-            interval = difference.interval(level)
-            decision = _decide(interval)
-            if decision != "undecided":
-                break
-    first, second = pairs.values()
-    return ComplexityComparison(difference, interval, decision, alpha, tuple(looked), first, second)
+    asked = Asked(
+        layer=layer,
+        estimator=estimator,
+        n_probes=n_probes,
+        rule=StoppingRule(max_samples=max_samples),
+        population=population,
+        seed=seed,
+        batch_size=batch_size,
+        autocast=autocast,
+        evaluation=False,
+    )
+    with alone(), ExitStack() as stack:
+        interrupted = stack.enter_context(first_interrupt_asks())
+        first = stack.enter_context(prepared(f, inputs, _asked_of(f, g, asked)))
+        second = stack.enter_context(prepared(g, inputs, _asked_of(g, f, asked)))
+        return _compared(_Pairs(first, second), alpha, interrupted)
+
+
+def _asked_of(model: Model, other: Model, asked: Asked) -> Asked:
+    """A layer is that of a module; a callable beside one is its own output."""
+    is_output = not isinstance(model, nn.Module) and isinstance(other, nn.Module)
+    return replace(asked, layer=None) if is_output else asked
+
+
+def _compared(pairs: _Pairs, alpha: float, interrupted: Callable[[], bool]) -> ComplexityComparison:
+    """Look at the ends fixed beforehand until one map is lower; Ctrl-C ends with the last look."""
+    ends = comparison_looks(pairs.n_examples)
+    found: ComplexityComparison | None = None
+    for number, end in enumerate(ends):
+        if not pairs.read_until(end, interrupted):
+            if found is None:
+                raise KeyboardInterrupt
+            return replace(found, difference=replace(found.difference, interrupted=True))
+        difference = pairs.difference()
+        interval = difference.interval(1.0 - alpha / len(ends))
+        decision = _decide(interval)
+        looked = tuple(ends[: number + 1])
+        values = pairs.values()
+        found = ComplexityComparison(
+            difference, interval, decision, alpha, looked, *values, layers=pairs.layers
+        )
+        if decision != "undecided":
+            break
+    if found is None:
+        raise ValueError("inputs: expected at least one example, got none; do check the data set")
+    return found
 
 
 def comparison_looks(n_examples: int) -> list[int]:
@@ -146,53 +180,49 @@ def comparison_looks(n_examples: int) -> list[int]:
 
 
 class _Pairs:
-    """Both maps' squared Jacobian norms of the same examples with the same probes, read in a random
-    order.
-    """
+    """Both maps' squared Jacobian norms of the same examples with the same probes."""
 
-    def __init__(
-        self,
-        plan: ProbePlan,
-        maps: tuple[Map, Map],
-        examples: MapExamples,
-        n_probes: int | Literal["auto"],
-        population: Population,
-    ) -> None:
-        self._plan, self._maps, self._examples, self._population = plan, maps, examples, population
-        self._enter = [CallableMap(h).enter for h in maps]
-        self._plans = [
-            fitted_plan(plan, enter, examples, h)
-            for enter, h in zip(self._enter, maps, strict=True)
-        ]
-        self._n_counted = 1 if n_probes == "auto" else n_probes
-        self._n_second = SECOND_PROBES if n_probes == "auto" and plan.estimator != "exact" else 0
-        self._order = random_order(plan.seed, examples.indices)
+    def __init__(self, first: Prepared, second: Prepared) -> None:
+        asked = first.asked
+        self._ready = (first, second)
+        self._examples: MapExamples = as_map(first.examples, "inputs")
+        self._estimator = first.plan.estimator
+        self._population = asked.population
+        self._n_counted = 1 if asked.n_probes == "auto" else asked.n_probes
+        has_second = asked.n_probes == "auto" and self._estimator != "exact"
+        self._n_second = SECOND_PROBES if has_second else 0
+        self._order = random_order(asked.seed, self._examples.indices)
         self._n_read = 0
         self._norms: list[tuple[SquaredNorms, SquaredNorms, SquaredNorms]] = []
+        self.n_examples = min(asked.rule.max_samples or len(self._order), len(self._order))
+        self.layers = (first.layers[0], second.layers[0])
 
-    def read_until(self, end: int) -> None:
+    def read_until(self, end: int, interrupted: Callable[[], bool]) -> bool:
         """Send the examples up to the ``end``-th of the order through both maps; the first 200 with
         a second probe.
         """
         second = self._order[self._n_read : min(end, self._n_second)]
         rest = self._order[max(self._n_read, self._n_second) : end]
         for batch in self._examples.batches(second, rest):
+            if interrupted():
+                return False
             n_probes = self._n_counted + (batch.segment == 0)
             f, g = (self._terms(number, batch, n_probes) for number in (0, 1))
             self._norms.append((self._mean(f - g), self._mean(f), self._mean(g)))
         self._n_read = end
+        return True
 
     def difference(self) -> Estimate:
         """GC(f) - GC(g) from what was read so far."""
         norms = SquaredNorms.cat([difference for difference, _, _ in self._norms]).cpu()
-        mean = mean_norm(norms, len(self._examples), population=self._population)
+        mean = mean_norm(norms, len(self._examples), EstimateSettings(population=self._population))
         return Estimate(
             mean.value,
             mean.stderr,
             n_samples=len(norms),
             n_probes=self._n_counted,
             population=self._population,
-            estimator=self._plan.estimator,
+            estimator=self._estimator,
             dof=mean.dof,
             scale="linear",
             values=norms.values,
@@ -206,11 +236,12 @@ class _Pairs:
         return means[0], means[1]
 
     def _terms(self, number: int, batch: Batch, n_probes: int) -> Tensor:
-        take, x = self._enter[number](move(batch.inputs, self._maps[number]))
-        return self._plans[number].probe(take, x, batch.indices, n_probes).terms[0].cpu()
+        ready = self._ready[number]
+        take, x = ready.feature_map.enter(move(batch.inputs, ready.model))
+        return ready.plan.probe(take, x, batch.indices, n_probes).terms[0].cpu()
 
     def _mean(self, terms: Tensor) -> SquaredNorms:
-        if self._plan.estimator == "exact":
+        if self._estimator == "exact":
             return SquaredNorms.exact(terms[0, 0])
         return mean_of_probes(terms, self._n_counted)
 

@@ -1,35 +1,29 @@
-"""Geometric complexity of a map over a data set: the mean squared Frobenius norm of its Jacobian,
-with its error.
-"""
+"""``geometric_complexity``: of one model or callable over a data set."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import nn
 
-from geocollapse.batches import MapExamples, as_examples, check_shared
-from geocollapse.complexity.means import complexity_so_far, estimate_settings
 from geocollapse.complexity.probing import Probing
-from geocollapse.complexity.schedule import bounded_by_memory, fitted_plan, schedule_probes
+from geocollapse.complexity.setup import Asked, Data, Model, prepared
 from geocollapse.complexity.stopping import StoppingRule, first_interrupt_asks
 from geocollapse.estimate import Estimate, Population
-from geocollapse.features import CallableMap, check_autocast
-from geocollapse.features.borrow import borrowed
-from geocollapse.features.independence import check_independence
-from geocollapse.features.mixing import check_mixing_layers
-from geocollapse.features.wrapped import without_data_parallel
-from geocollapse.inputs import Map, move
-from geocollapse.jacobian import Estimator, ProbePlan, check_estimator
+from geocollapse.features import Pool
+from geocollapse.inputs import move
+from geocollapse.jacobian import Estimator
 from geocollapse.runtime.processes import failing_together, share
 
 
 @failing_together()
 def geometric_complexity(
-    f: Map,
-    inputs: Any,
+    f: Model,
+    inputs: Data,
     *,
+    layer: str | None = None,
+    pool: Pool | None = None,
+    input_layer: str | None = None,
     estimator: Estimator = "rademacher",
     n_probes: int | Literal["auto"] = "auto",
     rtol: float | None = None,
@@ -42,9 +36,12 @@ def geometric_complexity(
     memory_limit: int | None = None,
     autocast: torch.dtype | None = None,
 ) -> Estimate:
-    """Geometric complexity of f's own output over a data set.
+    """Geometric complexity over a data set: the mean squared Frobenius norm of the Jacobian.
 
-    GC(f, D) = 1/n sum_x ||J_f(x)||_F^2,  J_f(x) = df/dx in R^{p x d}
+        GC(f, D) = 1/n sum_x ||J_f(x)||_F^2,  J_f(x) = df/dx in R^{p x d}
+
+    Of a Module f is the map from its input to its embedding, the layer that ``measure`` and the
+    penalty take as well; ``layer=""`` is its output. A callable is its own output.
 
     Range [0, inf). Degree 2 in f, -2 in the input scale; invariant under rotations of either. Unit:
     (output unit / input unit)^2: compare models at the same preprocessing only. Cost: one forward
@@ -57,9 +54,13 @@ def geometric_complexity(
     definitions 1.
 
     Args:
-        f: a map (n, ...) -> (n, ...) that treats examples independently, in evaluation mode.
+        f: a module in evaluation mode, or a callable (n, ...) -> (n, ...), that treats examples
+            independently.
         inputs: (n, ...) floating, or a data set, a loader, or a pair (inputs, labels); known labels
             stratify a sample.
+        layer: ``NAME``, ``NAME:in``, ``""`` for the output, None for the input of the classifier.
+        pool: ``mean``, ``cls`` or ``last`` of a layer's positions, None to flatten them.
+        input_layer: the layer that embeds integer inputs: Jacobians are with respect to its output.
         estimator: of ||J||_F^2, see ``squared_jacobian_norms``.
         n_probes: probes for each example; ``auto``: one, and a second one on a random 200 examples
             to learn the error; with ``rtol`` or ``atol`` more of them where that is cheaper than
@@ -79,12 +80,12 @@ def geometric_complexity(
             are summed in float64 either way.
 
     Returns:
-        An Estimate on the log scale; ``values`` holds ||J||_F^2 of each example measured, in the
-        order of the data.
+        An Estimate on the log scale that names its ``layer``; ``values`` holds ||J||_F^2 of each
+        example measured, in the order of the data.
 
     Raises:
-        ValueError, TypeError: see ``squared_jacobian_norms``; also an empty data set, contradictory
-            stopping arguments, with several processes a stream, ``max_seconds``, or other data or
+        ValueError, TypeError: see ``squared_jacobian_norms``; also an unknown layer, an ambiguous
+            embedding, an empty data set, contradictory stopping arguments, with several processes a stream, ``max_seconds``, or other data or
             weights in one of them.
         RuntimeError: f mixes the examples of a batch (batch normalisation in training mode, a
             router with capacity), or draws at random (dropout); names the module. Seen from two
@@ -92,49 +93,32 @@ def geometric_complexity(
 
     Examples:
         >>> f = torch.nn.Linear(3, 2, bias=False)
-        >>> gc = geometric_complexity(f, torch.randn(500, 3), estimator="exact")
+        >>> gc = geometric_complexity(f, torch.randn(500, 3), layer="", estimator="exact")
         >>> bool(abs(gc.value - f.weight.detach().double().square().sum()) < 1e-6)
         True
     """
-    check_estimator(estimator, n_probes)
-    rule = StoppingRule(rtol, atol, max_samples, max_seconds)
-    rule.check_shared()
-    check_autocast(autocast)
-    f = without_data_parallel(f)
-    module = f if isinstance(f, nn.Module) else None
-    check_mixing_layers(module)
-    plan, enter = ProbePlan(estimator, seed), CallableMap(f, autocast).enter
-    with borrowed(module, evaluation=False), first_interrupt_asks() as interrupted:
-        examples = as_examples(inputs, batch_size=batch_size)
-        if memory_limit is not None:
-            examples = bounded_by_memory(examples, enter, move(examples.peek(), f), memory_limit)
-        schedule = schedule_probes(
-            examples, rule, estimator=estimator, n_probes=n_probes, seed=seed
-        )
-        pair = move(examples.peek(2), f)
-        check_independence(enter, pair, module, dtype=autocast)
-        plan = fitted_plan(plan, enter, examples, f)
-        asked = {
-            **vars(rule),
-            "estimator": estimator,
-            "n_probes": n_probes,
-            "seed": seed,
-            "population": population,
-        }
-        check_shared(examples, module, enter, pair, {**asked, "autocast": autocast}, dtype=autocast)
-        settings = estimate_settings(plan, schedule, rule, population)
-        probing = Probing(
-            schedule,
-            rule,
-            plan,
-            lambda: [complexity_so_far(probing.readings[0], examples, **settings)],
-        )
-        for batch in examples.batches(*schedule.probed, share=share()):
+
+    asked = Asked(
+        layer=layer,
+        pool=pool,
+        input_layer=input_layer,
+        estimator=estimator,
+        n_probes=n_probes,
+        rule=StoppingRule(rtol, atol, max_samples, max_seconds),
+        population=population,
+        seed=seed,
+        batch_size=batch_size,
+        memory_limit=memory_limit,
+        autocast=autocast,
+        evaluation=False,
+    )
+    with prepared(f, inputs, asked) as ready, first_interrupt_asks() as interrupted:
+        schedule = ready.schedule()
+        settings = ready.settings(schedule)
+        probing = Probing(ready.examples, schedule, asked.rule, ready.plan, settings)
+        for batch in ready.examples.batches(*schedule.probed, share=share()):
             if (interrupted() and probing.interrupt()) or not probing.wants(batch):
                 break
-            probing.probe(enter, move(batch.inputs, f), batch)
+            probing.probe(ready.feature_map.enter, move(batch.inputs, ready.model), batch)
         probing.finish()
-    estimate = complexity_so_far(probing.readings[0], examples, **settings)
-    return rule.marked(
-        estimate, len(examples) if isinstance(examples, MapExamples) else None, probing.ending
-    )
+    return probing.final_estimates()[0]

@@ -4,49 +4,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from geocollapse.batches import MapExamples, StreamExamples
-from geocollapse.complexity.probing import Readings
-from geocollapse.complexity.schedule import (
-    SECOND_PROBES,
-    SECOND_PROBES_PER_CLASS,
-    ProbeSchedule,
-    known_classes,
-)
+from geocollapse.complexity.schedule import SECOND_PROBES, SECOND_PROBES_PER_CLASS
 from geocollapse.complexity.stopping import StoppingRule, looks
 from geocollapse.estimate import LARGEST_SHARE_LIMIT, Estimate, Population, total_variance
-from geocollapse.jacobian import Estimator, ProbePlan, SquaredNorms
+from geocollapse.jacobian import SquaredNorms
 from geocollapse.jacobian.probes import random_order
 
 _WARN_SAMPLES = 200  # largest_share says nothing about fewer examples
 
 
-def estimate_settings(
-    plan: ProbePlan, schedule: ProbeSchedule, rule: StoppingRule, population: Population = "dataset"
-) -> dict[str, Any]:
-    """What an Estimate records of how it was made."""
-    return {
-        "estimator": plan.estimator,
-        "n_probes": schedule.n_counted,
-        "population": population,
-        "sequential": rule.is_sequential,
-    }
+@dataclass(frozen=True)
+class EstimateSettings:
+    """What an Estimate records of how it was made.
+
+    Attributes:
+        estimator: of the squared Jacobian norms.
+        n_probes: probes that count for each example.
+        population: the ``dataset`` at hand or the ``distribution`` behind it.
+        sequential: the sample size was chosen by looking at the estimate.
+        layer: where the features were taken; None where that is not known.
+    """
+
+    estimator: str = "exact"
+    n_probes: int = 1
+    population: Population = "dataset"
+    sequential: bool = False
+    layer: str | None = None
 
 
-def complexity_so_far(
-    readings: Readings, examples: MapExamples | StreamExamples, **settings: Any
-) -> Estimate:
-    """Geometric complexity of the data set from the examples read so far."""
-    norms, indices = readings.gathered()
-    labels, counts = known_classes(examples, indices)
-    n_population = len(examples) if isinstance(examples, MapExamples) else len(indices)
-    estimate = dataset_complexity(norms, n_population, labels, counts, **settings)
-    return replace(estimate, indices=indices)
+_EXACT = EstimateSettings()
 
 
 def samples_needed(norms: SquaredNorms, rtol: float, seed: int) -> int:
@@ -61,47 +52,46 @@ def dataset_complexity(
     n_population: float,
     labels: Tensor | None,
     counts: Mapping[int, float],
-    **settings: Any,
+    settings: EstimateSettings = _EXACT,
 ) -> Estimate:
-    """Geometric complexity of a data set from a sample: by class where ``labels`` are given, else
-    the plain mean.
+    """Geometric complexity of a data set from a sample.
 
-    A sample that is the whole data set says the same either way. Classes with fewer than two
-    examples in the sample tell no variance: they make one stratum.
+    By class where ``labels`` are given, else the plain mean; a sample that is the whole data set
+    gives the same either way. Classes with fewer than two examples in the sample have no variance:
+    they are pooled into one stratum.
     """
     if labels is None or len(norms) == n_population:
-        return mean_norm(norms, n_population, **settings)
-    classes = norms_by_class(norms, labels, counts, **settings)
+        return mean_norm(norms, n_population, settings)
+    classes = norms_by_class(norms, labels, counts, settings)
     thin = [label for label, estimate in classes.items() if estimate.n_samples < 2]
-    if thin:
-        by_size = sorted(set(classes) - set(thin), key=lambda label: classes[label].n_samples)
-        while by_size and sum(classes[label].n_samples for label in thin) < 2:
-            thin.append(by_size.pop(0))
-        rest = torch.isin(labels, torch.tensor(thin))
-        n_rest = sum(counts[label] for label in thin)
-        kept = [classes[label] for label in classes if label not in set(thin)]
-        sizes = [counts[label] for label in classes if label not in set(thin)]
-        return stratified_mean(
-            [*kept, mean_norm(norms[rest], n_rest, **settings)], [*sizes, n_rest], norms.values
-        )
-    return stratified_mean(
-        list(classes.values()), [counts[label] for label in classes], norms.values
-    )
+    if not thin:
+        sizes = [counts[label] for label in classes]
+        return stratified_mean(list(classes.values()), sizes, norms.values, settings)
+    by_size = sorted(set(classes) - set(thin), key=lambda label: classes[label].n_samples)
+    while by_size and sum(classes[label].n_samples for label in thin) < 2:
+        thin.append(by_size.pop(0))
+    n_rest = sum(counts[label] for label in thin)
+    rest = mean_norm(norms[torch.isin(labels, torch.tensor(thin))], n_rest, settings)
+    kept = [label for label in classes if label not in set(thin)]
+    strata = [*(classes[label] for label in kept), rest]
+    sizes = [*(counts[label] for label in kept), n_rest]
+    return stratified_mean(strata, sizes, norms.values, settings)
 
 
 def norms_by_class(
-    norms: SquaredNorms, labels: Tensor, class_counts: Mapping[int, float], **settings: Any
+    norms: SquaredNorms,
+    labels: Tensor,
+    class_counts: Mapping[int, float],
+    settings: EstimateSettings = _EXACT,
 ) -> dict[int, Estimate]:
     """Geometric complexity of each class, GC(f, Q_c): the mean over the inputs of class c."""
     present, sizes = labels.unique(return_counts=True)
     order = labels.argsort(stable=True)
     members = dict(zip(present.tolist(), order.split(sizes.tolist()), strict=True))
+    none = order[:0]
     return {
         label: mean_norm(
-            norms[members.get(label, order[:0])],
-            count,
-            min_known=SECOND_PROBES_PER_CLASS,
-            **settings,
+            norms[members.get(label, none)], count, settings, min_known=SECOND_PROBES_PER_CLASS
         )
         for label, count in class_counts.items()
     }
@@ -110,58 +100,41 @@ def norms_by_class(
 def mean_norm(
     norms: SquaredNorms,
     n_population: float,
+    settings: EstimateSettings = _EXACT,
     *,
-    estimator: Estimator = "exact",
-    n_probes: int = 1,
-    population: Population = "dataset",
-    sequential: bool = False,
     min_known: int = SECOND_PROBES,
 ) -> Estimate:
-    """Mean of squared Jacobian norms of n_s examples drawn at random from n, with its standard
-    error.
+    """Mean of squared Jacobian norms of n_s examples drawn at random from n, with its error.
 
     SE^2 = s^2/n_s (1 - n_s/n) + w/(r n_s) n_s/n, s^2 the variance of the y_i, w/r the mean variance
     of one y_i given its example, from the examples with a second probe
-    (``SquaredNorms.filled_variances``). Where it cannot be estimated, or for the distribution
-    behind the data: SE^2 = s^2/n_s.
+    (``SquaredNorms.filled_variances``). Where fewer than ``min_known`` examples have one, or for
+    the distribution behind the data: SE^2 = s^2/n_s.
 
     Source: definitions 1 (derived there): only the between part carries the finite population
     factor.
     """
     values, n = norms.values, len(norms.values)
     if n == 0:
-        return Estimate(
-            math.nan,
-            math.nan,
-            0,
-            n_probes,
-            population,
-            estimator,
-            warnings=("no example was sampled",),
-        )
+        none = _estimate(values, math.nan, math.nan, 1.0, settings)
+        return replace(none, largest_share=None, dof=math.inf, warnings=("no example was sampled",))
     between = float(values.var()) if n > 1 else math.nan
     known = ~norms.variances.isnan()
     is_known = bool(known.all()) or int((known & (norms.n_probes == 1)).sum()) >= min_known
-    if population == "distribution" or not is_known:
+    if settings.population == "distribution" or not is_known:
         variance = between / n
     else:
         share = n / n_population
         within = float(norms.filled_variances().mean())
         variance = (between / n * (1.0 - share) if share < 1.0 else 0.0) + within / n * share
-    return _estimate(
-        values,
-        float(values.mean()),
-        math.sqrt(variance),
-        dof=max(n - 1, 1),
-        estimator=estimator,
-        n_probes=n_probes,
-        population=population,
-        sequential=sequential,
-    )
+    return _estimate(values, float(values.mean()), math.sqrt(variance), max(n - 1, 1), settings)
 
 
 def stratified_mean(
-    classes: Sequence[Estimate], counts: Sequence[float], values: Tensor
+    classes: Sequence[Estimate],
+    counts: Sequence[float],
+    values: Tensor,
+    settings: EstimateSettings = _EXACT,
 ) -> Estimate:
     """Mean over a data set from the means of its classes.
 
@@ -173,20 +146,13 @@ def stratified_mean(
     value = math.fsum(w * c.value for w, c in zip(weights, classes, strict=True))
     variances = [(w * c.stderr) ** 2 for w, c in zip(weights, classes, strict=True)]
     stderr, dof = total_variance(variances, [c.dof for c in classes])
-    first = classes[0]
-    return _estimate(
-        values,
-        value,
-        stderr,
-        dof=dof,
-        estimator=first.estimator,
-        n_probes=first.n_probes,
-        population=first.population,
-        sequential=first.sequential,
-    )
+    return _estimate(values, value, stderr, dof, settings)
 
 
-def _estimate(values: Tensor, value: float, stderr: float, **settings: Any) -> Estimate:
+def _estimate(
+    values: Tensor, value: float, stderr: float, dof: float, settings: EstimateSettings
+) -> Estimate:
+    """An Estimate on the log scale, with what a reader must know of the terms behind it."""
     total = float(values.sum())
     largest = float(values.max()) / total if total > 0.0 else None
     notes = []
@@ -203,8 +169,13 @@ def _estimate(values: Tensor, value: float, stderr: float, **settings: Any) -> E
         value,
         stderr,
         n_samples=len(values),
+        n_probes=settings.n_probes,
+        population=settings.population,
+        estimator=settings.estimator,
         largest_share=largest,
+        dof=dof,
+        sequential=settings.sequential,
+        layer=settings.layer,
         values=values,
         warnings=tuple(notes),
-        **settings,
     )

@@ -4,105 +4,64 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import Tensor
 
-from geocollapse.batches import Batch
+from geocollapse.batches import Batch, Examples
+from geocollapse.complexity.means import EstimateSettings, dataset_complexity
+from geocollapse.complexity.readings import Readings
 from geocollapse.complexity.schedule import ProbeSchedule
 from geocollapse.complexity.stopping import StoppingRule
 from geocollapse.estimate import Estimate
 from geocollapse.inputs import Enter, Inputs, rows_of
 from geocollapse.jacobian import ProbedBatch, ProbePlan, SquaredNorms
 from geocollapse.jacobian.plan import WITHOUT_REPLACEMENT
-from geocollapse.runtime.processes import agreed, shards, share
+from geocollapse.runtime.processes import agreed
 
 LARGE = 5.0  # times the mean of the pilot: norms above it get a second probe of their own
-_MAX_PROBES = 64  # where the number of probes is chosen by the variances
+MAX_PROBES = 64  # where the number of probes is chosen by the variances
 Ending = Literal["complete", "precise", "seconds", "interrupted"]
 
 
-class Readings:
-    """Squared Jacobian norms gathered batch by batch, with the positions of their examples."""
-
-    def __init__(self) -> None:
-        self._norms: list[SquaredNorms] = []
-        self._indices: list[Tensor] = []
-        self._n_exchanged = 0  # parts that all processes have
-
-    def __len__(self) -> int:
-        return sum(map(len, self._indices))
-
-    def add(self, norms: SquaredNorms, batch: Batch) -> None:
-        """Take the norms of one batch."""
-        self._norms.append(norms)
-        self._indices.append(batch.indices)
-
-    def exchange(self) -> None:
-        """Take what the other processes have read since the last exchange; each process must call
-        it.
-        """
-        if share()[1] == 1:
-            return
-        new = slice(self._n_exchanged, None)
-        own = [
-            norms.packed(indices)
-            for norms, indices in zip(self._norms[new], self._indices[new], strict=True)
-        ]
-        everyone = [SquaredNorms.unpacked(rows) for rows in shards(torch.cat(own) if own else None)]
-        self._norms[new], self._indices[new] = (
-            [norms for norms, _ in everyone],
-            [indices for _, indices in everyone],
-        )
-        self._n_exchanged = len(self._norms)
-
-    def gathered(self) -> tuple[SquaredNorms, Tensor]:
-        """All norms in the order of the data set and their positions (n,), on the CPU.
-
-        Raises:
-            ValueError: no example was read.
-        """
-        if len(self) == 0:
-            raise ValueError("data: expected at least one example, got none; do check the loader")
-        indices = torch.cat(self._indices)
-        order = indices.argsort()
-        return SquaredNorms.cat(self._norms).cpu()[order], indices[order]
-
-
 class Probing:
-    """Decides batch by batch whether examples are probed, how often, and when there are enough of
-    them.
+    """Decides batch by batch whether examples are probed, how often, and when to stop.
 
-    With several processes, each of which reads its share of the batches, all make the same looks at
-    the ends of the segments, at what all have read by then.
+    Several processes each read their share of the batches; all look at the ends of the segments, at
+    what all have read by then.
 
     Args:
+        examples: the data.
         schedule: which examples are probed.
         rule: until when.
         plan: how.
-        current: the estimates from what has been read so far, one a layer.
+        settings: what the estimates record, one entry a layer.
         counts_forward: the forward pass is made for the probes alone, so that its cost weighs in
             the choice between more examples and more probes.
     """
 
     def __init__(
         self,
+        examples: Examples,
         schedule: ProbeSchedule,
         rule: StoppingRule,
         plan: ProbePlan,
-        current: Callable[[], list[Estimate]],
+        settings: Sequence[EstimateSettings],
         *,
-        n_layers: int = 1,
         counts_forward: bool = True,
     ) -> None:
         self.ending: Ending = "complete"
-        self.readings = [Readings() for _ in range(n_layers)]
-        self._schedule, self._rule, self._plan, self._current = schedule, rule, plan, current
+        self.readings = [Readings() for _ in settings]
+        self._examples = examples
+        self._schedule = schedule
+        self._rule = rule
+        self._plan = plan
+        self._settings = tuple(settings)
         self._counts_forward = counts_forward
         self._n_probes = schedule.n_counted
-        self._most_probes = _MAX_PROBES
+        self._most_probes = MAX_PROBES
         self._has_pilot = len(schedule.segments) > 0 and len(schedule.segments[0]) > 0
         self._large: list[float] = []
         self._segment = 0
@@ -113,6 +72,16 @@ class Probing:
         ]
         self._start = time.perf_counter()
         self._forward_seconds = 0.0
+
+    def estimates(self) -> list[Estimate]:
+        """Geometric complexity of the data set from the examples read so far, one a layer."""
+        pairs = zip(self.readings, self._settings, strict=True)
+        return [_so_far(readings, self._examples, settings) for readings, settings in pairs]
+
+    def final_estimates(self) -> list[Estimate]:
+        """The same at the end, marked where less was reached than asked for."""
+        size, ending = self._examples.size, self.ending
+        return [self._rule.marked(estimate, size, ending) for estimate in self.estimates()]
 
     def wants(self, batch: Batch) -> bool:
         """Whether the examples of ``batch`` are to be probed; looks at the estimates when a segment
@@ -209,7 +178,7 @@ class Probing:
         """
         if not self._rule.is_sequential or len(self.readings[0]) == 0:
             return
-        estimates = self._current()
+        estimates = self.estimates()
         if self._segment > 1 and all(
             map(self._rule.is_met, estimates)
         ):  # the first look ends the second segment
@@ -258,10 +227,19 @@ def probes_worth(norms: SquaredNorms, largest_error: float, n_left: int, cost_ra
         exponent = (
             math.log2(single * cost_ratio / between) / 2.0
             if between > 0.0
-            else math.log2(_MAX_PROBES)
+            else math.log2(MAX_PROBES)
         )
-        by_cost = 2.0 ** round(min(max(exponent, 0.0), math.log2(_MAX_PROBES)))
+        by_cost = 2.0 ** round(min(max(exponent, 0.0), math.log2(MAX_PROBES)))
     n = len(norms.values) + n_left
     room = (n * largest_error) ** 2 - float(variances.sum())
     by_need = n_left * single / room if room > 0.0 else math.inf
-    return math.ceil(min(max(by_cost, by_need, 1.0), _MAX_PROBES))
+    return math.ceil(min(max(by_cost, by_need, 1.0), MAX_PROBES))
+
+
+def _so_far(readings: Readings, examples: Examples, settings: EstimateSettings) -> Estimate:
+    norms, indices = readings.gathered()
+    n_population = len(indices) if examples.size is None else examples.size
+    labels = examples.labels_at(indices)
+    counts = examples.class_counts()
+    estimate = dataset_complexity(norms, n_population, labels, counts, settings)
+    return replace(estimate, indices=indices)

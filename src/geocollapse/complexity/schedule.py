@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from geocollapse.batches import MapExamples, StreamExamples, as_map
+from geocollapse.batches import Examples, MapExamples, StreamExamples, as_map
 from geocollapse.complexity.stopping import StoppingRule, looks
 from geocollapse.inputs import Enter, Inputs, move
 from geocollapse.jacobian import Estimator, ProbePlan, examples_that_fit
@@ -46,7 +46,7 @@ class ProbeSchedule:
 
 
 def schedule_probes(
-    examples: MapExamples | StreamExamples,
+    examples: Examples,
     rule: StoppingRule,
     *,
     estimator: Estimator = "rademacher",
@@ -62,12 +62,9 @@ def schedule_probes(
     With a precision to stop at, the sample is read in segments that end at the looks.
 
     Raises:
-        ValueError: a rule that needs examples in any order, of a stream; fewer than 2 examples a
-        class.
+        ValueError: fewer than 2 examples a class.
     """
     n_counted = 1 if n_probes == "auto" else n_probes
-    for name in rule.given:
-        as_map(examples, name)
     if isinstance(examples, StreamExamples):
         return ProbeSchedule((), (n_counted,), n_counted)
     order, n_classes = _sampling_order(examples, seed)
@@ -97,7 +94,7 @@ def schedule_probes(
 
 
 def bounded_by_memory(
-    examples: MapExamples | StreamExamples, enter: Enter, first: Inputs, memory_limit: int
+    examples: Examples, enter: Enter, first: Inputs, memory_limit: int
 ) -> MapExamples:
     """The same examples in batches whose graph fits into ``memory_limit`` bytes.
 
@@ -117,9 +114,7 @@ def bounded_by_memory(
     return replace(batched, batch_size=min(batched.batch_size, n_fitting))
 
 
-def fitted_plan(
-    plan: ProbePlan, enter: Enter, examples: MapExamples | StreamExamples, model: object
-) -> ProbePlan:
+def fitted_plan(plan: ProbePlan, enter: Enter, examples: Examples, model: object) -> ProbePlan:
     """``plan`` with what it has to learn from the data: from the first examples of the sampling
     order.
 
@@ -134,19 +129,6 @@ def fitted_plan(
     first = random_order(plan.seed, ordered.indices)[:ALIGNED_EXAMPLES]
     batch = next(replace(ordered, batch_size=ALIGNED_EXAMPLES).batches(first))
     return plan.fitted(*enter(move(batch.inputs, model)))
-
-
-def known_classes(
-    examples: MapExamples | StreamExamples, indices: Tensor
-) -> tuple[Tensor | None, dict[int, int]]:
-    """Labels of the examples at ``indices`` and the counts of all classes, where they were known
-    before reading.
-    """
-    if isinstance(examples, StreamExamples) or examples.labels is None:
-        return None, {}
-    classes, counts = examples.labels.unique(return_counts=True)
-    rows = torch.searchsorted(examples.indices, indices)
-    return examples.labels[rows], dict(zip(classes.tolist(), counts.tolist(), strict=True))
 
 
 def _sampling_order(examples: MapExamples, seed: int) -> tuple[Tensor, int]:

@@ -53,7 +53,7 @@ def check_padding(
     widths = _two_widths(inputs, padding)
     if widths is None:
         return
-    with borrowed(module, evaluation=False), torch.no_grad():
+    with borrowed(module), torch.no_grad():  # dropout would draw other numbers for other widths
         try:
             entered = [enter(texts) for texts in widths]
             narrow, padded = ([z.detach().clone() for z in take(x)[0]] for take, x in entered)

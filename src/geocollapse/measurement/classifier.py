@@ -9,14 +9,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from geocollapse.complexity.setup import Prepared
 from geocollapse.features import CallableMap, Embedding, FeatureMap, Layer
 from geocollapse.store.kept import Head, accuracy_of
 
 _GENERIC = re.compile(r"LABEL_\d+")  # what transformers calls an output without a name
 _SHOWN = 3
 _NONE = "no linear layer gives the model's output unchanged"
+
+
+def match_outputs(ready: Prepared) -> tuple[str, ...]:
+    """Let the map give the outputs that are the data's classes, in their order; notes on that."""
+    outputs, notes = outputs_of_classes(
+        ready.model, ready.embedding, ready.class_names, ready.examples.about.class_outputs
+    )
+    ready.feature_map.class_outputs = outputs
+    return notes
 
 
 def outputs_of_classes(
@@ -87,14 +97,13 @@ def head_at(
     return head if rows is None else (weight[rows], None if bias is None else bias[rows])
 
 
-def _output_names(model: Any, embedding: Embedding | None) -> list[str] | None:
-    """What the configuration of a transformers classifier calls its outputs; None where that says
-    nothing.
-    """
+def _output_names(model: object, embedding: Embedding | None) -> list[str] | None:
+    """The names of a transformers classifier's outputs; None where its configuration has none."""
     names = getattr(getattr(model, "config", None), "id2label", None)
-    if embedding is None or embedding.classifier is None or not isinstance(names, dict):
+    has_classifier = embedding is not None and embedding.classifier is not None
+    if not has_classifier or not isinstance(model, nn.Module) or not isinstance(names, dict):
         return None
-    head = embedding.head_of(model)
+    head = embedding.head_of(model) if embedding else None
     if set(names) != set(range(len(names))) or (head is not None and len(head[0]) != len(names)):
         return None
     own = [str(names[output]) for output in range(len(names))]

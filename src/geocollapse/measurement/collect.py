@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from geocollapse.batches import as_examples
-from geocollapse.features import FeatureMap, Pool, find_embedding
-from geocollapse.features.borrow import borrowed
-from geocollapse.features.entry import find_input_layer
+from geocollapse.complexity.setup import Asked, Data, Model, prepared
+from geocollapse.features import Pool, forward_pass
 from geocollapse.inputs import move
+from geocollapse.runtime.processes import alone
 from geocollapse.store import RowStore
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Features (n, p) and labels (n,) of a data set, in its order, and the layer they were taken
-    from.
+    """Features of a data set, in its order.
+
+    Attributes:
+        features: (n, p); above 4 GiB in a mapped temporary file.
+        labels: (n,).
+        layer: where the features were taken.
+        class_names: a name for class 0, 1, ..., where the data set has them.
+        split: the part of the data set.
     """
 
     features: Tensor
     labels: Tensor
     layer: str
+    class_names: Sequence[str] | None = None
+    split: str | None = None
 
 
 def collect_features(
-    model: nn.Module,
-    data: Any,
+    model: Model,
+    data: Data,
     *,
     layer: str | None = None,
     classifier: str | None = None,
@@ -40,10 +47,11 @@ def collect_features(
 ) -> Features:
     """Send every example through a borrowed model once, in evaluation mode, and keep its embedding.
 
-    Cost: one forward pass and the memory of the features.
+    The rows are in the order of the data, whatever the order of reading: two models that see the
+    same data see the same rows. Cost: one forward pass and the memory of the features.
 
     Args:
-        model: a module.
+        model: a module, or a callable from inputs to features (n, p).
         data: as ``geocollapse.measure`` takes it.
         layer: ``NAME``, ``NAME:in``, ``""``, or None for the input of the classifier.
         classifier: name of the linear classifier; None to look for it.
@@ -53,30 +61,33 @@ def collect_features(
         batch_size: examples that go through the model together.
 
     Raises:
-        ValueError: an unknown layer, an ambiguous embedding, data without labels.
+        ValueError, RuntimeError: as ``geocollapse.measure``: an unknown layer, an ambiguous
+            embedding, data without labels, a model that mixes its examples.
 
     Examples:
-        >>> found = collect_features(nn.Linear(4, 2), (torch.randn(6, 4), torch.arange(6) % 2))
+        >>> model = torch.nn.Linear(4, 2)
+        >>> found = collect_features(model, (torch.randn(6, 4), torch.arange(6) % 2))
         >>> found.features.shape, found.layer
         (torch.Size([6, 4]), ':in')
     """
-    examples = as_examples(data, batch_size=batch_size)
-    store, labels = RowStore(None), []
-    with borrowed(model), torch.no_grad():
-        first = move(examples.peek(), model)
-        embedding = find_embedding(model, first, layer=layer, classifier=classifier)
-        feature_map = FeatureMap(
-            model,
-            [embedding.layer],
-            pool,
-            find_input_layer(model, first, input_layer),
-            autocast=autocast,
-        )
+    asked = Asked(
+        layer=layer,
+        classifier=classifier,
+        pool=pool,
+        input_layer=input_layer,
+        autocast=autocast,
+        batch_size=batch_size,
+    )
+    with alone(), prepared(model, data, asked) as ready, torch.no_grad():
+        examples = ready.examples
+        store = RowStore(examples.size)
+        labels = RowStore(examples.size)
         for batch in examples.batches():
-            if batch.labels is None:
-                raise ValueError(
-                    "data: expected batches with labels, got inputs alone; do pass (inputs, labels)"
-                )
-            store.write(batch.indices, feature_map(move(batch.inputs, model)))
-            labels.append(batch.labels.cpu())
-    return Features(store.rows(), torch.cat(labels), str(embedding.layer))
+            rows = examples.rows(batch)
+            inputs = move(batch.inputs, ready.model)
+            with forward_pass(inputs):
+                take, x = ready.feature_map.enter(inputs)
+                store.write(rows, take(x)[0][0])
+            labels.write(rows, examples.labels_of(batch).cpu())
+        about = examples.about
+    return Features(store.rows(), labels.rows(), ready.layers[0], about.classes, about.split)

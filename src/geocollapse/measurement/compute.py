@@ -82,11 +82,10 @@ def _complexity(kept: KeptLayer) -> tuple[list[Estimate], Estimate]:
     """Geometric complexity of each class and of the data set."""
     context, norms = kept.context, kept.norms
     labels = context.labels[context.probed]
-    classes = norms_by_class(norms, labels, context.class_counts, **context.settings)
+    settings = replace(context.settings, layer=kept.layer)
+    classes = norms_by_class(norms, labels, context.class_counts, settings)
     strata = labels if context.is_stratified else None
-    total = dataset_complexity(
-        norms, context.n_population, strata, context.class_counts, **context.settings
-    )
+    total = dataset_complexity(norms, context.n_population, strata, context.class_counts, settings)
     total = replace(total, indices=context.ids[context.probed])
     return list(classes.values()), context.rule.marked(total, context.n_population, context.ending)
 

@@ -1,58 +1,41 @@
-"""The one pass over the model: features, outputs, labels and squared Jacobian norms of every
-example.
-"""
+"""The one pass over a model: features, outputs, labels and squared Jacobian norms."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from geocollapse.batches import Batch, MapExamples, StreamExamples
-from geocollapse.complexity.means import complexity_so_far, estimate_settings
+from geocollapse.batches import Batch, Examples
+from geocollapse.complexity.means import EstimateSettings
 from geocollapse.complexity.probing import Probing
 from geocollapse.complexity.schedule import ProbeSchedule
-from geocollapse.complexity.stopping import StoppingRule, first_interrupt_asks
-from geocollapse.features import CallableMap, FeatureMap, forward_pass
+from geocollapse.complexity.setup import Prepared
+from geocollapse.complexity.stopping import first_interrupt_asks
+from geocollapse.features import forward_pass
 from geocollapse.inputs import device_of, move
-from geocollapse.jacobian import ProbePlan
 from geocollapse.measurement.reading import LayerReading, Reading
 from geocollapse.runtime.processes import shards, share
 from geocollapse.runtime.progress import progress_bar
 from geocollapse.store import RowStore
 
 
-def read_once(
-    model: Any,
-    feature_map: FeatureMap | CallableMap,
-    examples: MapExamples | StreamExamples,
-    schedule: ProbeSchedule,
-    plan: ProbePlan,
-    rule: StoppingRule,
-    *,
-    progress: bool = False,
-) -> Reading:
-    """Send every example of a borrowed model forward once, with the probes of ``schedule``; Ctrl-C
-    ends it early.
+def read_once(ready: Prepared, schedule: ProbeSchedule, *, progress: bool = False) -> Reading:
+    """Send every example forward once, with the probes of ``schedule``; Ctrl-C ends it early.
 
     Several processes share the batches; each ends with the whole reading.
     """
     rank, n_processes = share()
-    n_total = len(examples) if isinstance(examples, MapExamples) else None
-    stores = [RowStore(n_total) for _ in feature_map.layers]
-    outputs = RowStore(n_total)
-    labels: list[tuple[Tensor, Tensor]] = []
-    n_read = 0
-    settings = estimate_settings(plan, schedule, rule)
+    examples = ready.examples
+    n_total = examples.size
+    n_expected = None if n_total is None else n_total // n_processes
+    settings = ready.settings(schedule)
     probing = Probing(
-        schedule,
-        rule,
-        plan,
-        lambda: [complexity_so_far(taken, examples, **settings) for taken in probing.readings],
-        n_layers=len(stores),
-        counts_forward=False,
+        examples, schedule, ready.asked.rule, ready.plan, settings, counts_forward=False
     )
+    kept = _Kept.empty(len(settings), n_total)
+    n_read = 0
     with (
         progress_bar("examples", shown=progress and rank == 0) as advance,
         first_interrupt_asks() as interrupted,
@@ -60,73 +43,80 @@ def read_once(
         for batch in examples.batches(*schedule.segments, share=(rank, n_processes)):
             if interrupted() and probing.interrupt():
                 break
-            features, output = _forward(model, feature_map, probing, batch)
-            rows = _rows(examples, batch)
-            for store, z in zip(stores, features, strict=True):
-                store.write(rows, z)
-            if isinstance(output, Tensor) and output.ndim == 2:
-                outputs.write(rows, output)
-            labels.append((rows, _labels(examples, batch)))
-            n_read += len(rows)
-            advance(n_read, None if n_total is None else max(n_read, n_total // n_processes))
+            features, output = _forward(ready, probing, batch)
+            kept.write(examples.rows(batch), features, output, examples.labels_of(batch))
+            n_read += len(batch.indices)
+            advance(n_read, None if n_expected is None else max(n_read, n_expected))
     probing.finish()
     if n_processes > 1:
-        labels = _exchange([*stores, outputs], labels, device_of(model))
-    return _assemble(examples, stores, probing, labels, outputs)
+        kept.exchange(device_of(ready.model))
+    return _assembled(examples, kept, probing, replace(settings[0], layer=None))
 
 
-def _forward(
-    model: Any, feature_map: FeatureMap | CallableMap, probing: Probing, batch: Batch
-) -> tuple[list[Tensor], Any]:
+def _forward(ready: Prepared, probing: Probing, batch: Batch) -> tuple[list[Tensor], object]:
     """Features of each layer and the output of one batch, which is probed if it is wanted."""
-    inputs = move(batch.inputs, model)
+    enter = ready.feature_map.enter
+    inputs = move(batch.inputs, ready.model)
     with forward_pass(inputs):  # a later batch may hold longer texts than the first
         if probing.wants(batch):
-            probed = probing.probe(feature_map.enter, inputs, batch)
+            probed = probing.probe(enter, inputs, batch)
             return probed.features, probed.output
         with torch.no_grad():
-            take, x = feature_map.enter(inputs)
+            take, x = enter(inputs)
             return take(x)
 
 
-def _exchange(
-    stores: list[RowStore], labels: list[tuple[Tensor, Tensor]], device: torch.device | None
-) -> list[tuple[Tensor, Tensor]]:
-    """Write what the other processes have read into ``stores``; returns the rows and labels of all."""
-    none = torch.zeros(0, dtype=torch.int64)
-    own = torch.cat([none, *(rows for rows, _ in labels)])
-    own_labels = torch.cat([none, *(batch_labels.cpu() for _, batch_labels in labels)])
-    everyone = list(shards(own))
-    for store in stores:
-        written = shards(store.rows()[own.to(store.rows().device)] if store.is_used else None)
-        for sender, (rows, part) in enumerate(
-            zip(everyone, written)
-        ):  # nothing comes where no process wrote
-            if sender != share()[0]:
-                store.write(rows, part.to(device or part.device))
-    return list(zip(everyone, shards(own_labels), strict=True))
+@dataclass(frozen=True)
+class _Kept:
+    """What is kept of the batches: rows of each layer and of the output, labels by rows."""
+
+    layers: list[RowStore]
+    outputs: RowStore
+    labels: list[tuple[Tensor, Tensor]]
+
+    @classmethod
+    def empty(cls, n_layers: int, n_total: int | None) -> _Kept:
+        return cls([RowStore(n_total) for _ in range(n_layers)], RowStore(n_total), [])
+
+    def write(self, rows: Tensor, features: list[Tensor], output: object, labels: Tensor) -> None:
+        """Keep one batch; its output only where that is one matrix."""
+        for store, z in zip(self.layers, features, strict=True):
+            store.write(rows, z)
+        if isinstance(output, Tensor) and output.ndim == 2:
+            self.outputs.write(rows, output)
+        self.labels.append((rows, labels))
+
+    def exchange(self, device: torch.device | None) -> None:
+        """Take what the other processes have read; each process must call it."""
+        none = torch.zeros(0, dtype=torch.int64)
+        own = torch.cat([none, *(rows for rows, _ in self.labels)])
+        own_labels = torch.cat([none, *(labels.cpu() for _, labels in self.labels)])
+        everyone = list(shards(own))
+        for store in (*self.layers, self.outputs):
+            written = shards(store.rows()[own.to(store.rows().device)] if store.is_used else None)
+            # nothing comes where no process wrote
+            for sender, (rows, part) in enumerate(zip(everyone, written)):
+                if sender != share()[0]:
+                    store.write(rows, part.to(device or part.device))
+        self.labels[:] = zip(everyone, shards(own_labels), strict=True)
 
 
-def _assemble(
-    examples: MapExamples | StreamExamples,
-    stores: list[RowStore],
-    probing: Probing,
-    labels: list[tuple[Tensor, Tensor]],
-    outputs: RowStore,
+def _assembled(
+    examples: Examples, kept: _Kept, probing: Probing, settings: EstimateSettings
 ) -> Reading:
-    rows, order = torch.cat([rows for rows, _ in labels]).sort()
-    is_whole = isinstance(examples, StreamExamples) or len(rows) == len(examples)
-    taken = [_written(store, rows, is_whole) for store in stores]
+    rows, order = torch.cat([rows for rows, _ in kept.labels]).sort()
+    is_whole = examples.size in (None, len(rows))
     gathered = [readings.gathered() for readings in probing.readings]
     return Reading(
         layers=[
-            LayerReading(features, norms)
-            for features, (norms, _) in zip(taken, gathered, strict=True)
+            LayerReading(_written(store, rows, is_whole), norms)
+            for store, (norms, _) in zip(kept.layers, gathered, strict=True)
         ],
-        labels=torch.cat([batch_labels.cpu() for _, batch_labels in labels])[order],
-        indices=rows if isinstance(examples, StreamExamples) else examples.indices[rows],
+        labels=torch.cat([labels.cpu() for _, labels in kept.labels])[order],
+        indices=examples.positions(rows),
         probed=gathered[0][1],
-        output=_written(outputs, rows, is_whole) if outputs.is_used else None,
+        output=_written(kept.outputs, rows, is_whole) if kept.outputs.is_used else None,
+        settings=settings,
         ending=probing.ending,
     )
 
@@ -134,22 +124,3 @@ def _assemble(
 def _written(store: RowStore, rows: Tensor, is_whole: bool) -> Tensor:
     """The rows of a store that were written, without a copy where that is all of them."""
     return store.rows() if is_whole else store.rows()[rows.to(store.rows().device)]
-
-
-def _rows(examples: MapExamples | StreamExamples, batch: Batch) -> Tensor:
-    """Rows of a batch's examples among all that are read (positions count the whole data set)."""
-    if isinstance(examples, StreamExamples):
-        return batch.indices
-    return torch.searchsorted(examples.indices, batch.indices)
-
-
-def _labels(examples: MapExamples | StreamExamples, batch: Batch) -> Tensor:
-    if isinstance(examples, MapExamples) and examples.labels is not None:
-        return examples.labels[_rows(examples, batch)]
-    if batch.labels is None:
-        raise ValueError(
-            "data: expected batches with labels (collapse is a statement about classes), got "
-            "inputs alone; "
-            "do pass (inputs, labels), or labels="
-        )
-    return batch.labels

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from geocollapse.complexity.means import EstimateSettings
 from geocollapse.complexity.probing import Ending
 from geocollapse.jacobian import SquaredNorms
 
@@ -25,10 +26,10 @@ class Reading:
     Attributes:
         layers: one entry a layer.
         labels: (n,) int64.
-        indices: (n,) positions of the examples that were read: all of them, unless Ctrl-C ended the
-            pass.
+        indices: (n,) positions of the examples that were read: all, unless Ctrl-C ended the pass.
         probed: (m,) positions of those whose Jacobians were probed.
         output: the model's own output (n, C) where it is one matrix, else None.
+        settings: what the estimates of every layer record of how they were made.
         ending: how the probes came to their end.
     """
 
@@ -37,4 +38,5 @@ class Reading:
     indices: Tensor
     probed: Tensor
     output: Tensor | None
+    settings: EstimateSettings
     ending: Ending

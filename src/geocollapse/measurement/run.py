@@ -1,41 +1,23 @@
-"""``measure``: one pass over a model for all its geometry; ``measure_features``: the same from a
-features file.
-"""
+"""``measure``: all geometry of a model in one pass; ``measure_features``: from a features file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from geocollapse.batches import MapExamples, StreamExamples, as_examples, check_shared
-from geocollapse.complexity.schedule import bounded_by_memory, fitted_plan, schedule_probes
+from geocollapse.complexity.setup import Asked, Data, Model, Prepared, prepared
 from geocollapse.complexity.stopping import StoppingRule
-from geocollapse.features import (
-    CallableMap,
-    Embedding,
-    FeatureMap,
-    Layer,
-    Pool,
-    check_autocast,
-    find_embedding,
-    forward_pass,
-)
-from geocollapse.features.borrow import borrowed
-from geocollapse.features.entry import entry_of, find_input_layer
-from geocollapse.features.independence import check_independence
-from geocollapse.features.mixing import check_mixing_layers
-from geocollapse.features.padding import check_padding, padding_token
-from geocollapse.features.wrapped import without_data_parallel
-from geocollapse.inputs import Inputs, Map, move, rows_of
-from geocollapse.jacobian import Estimator, ProbePlan, check_estimator, push_forward
-from geocollapse.measurement.classifier import head_at, outputs_of_classes
+from geocollapse.features import Pool
+from geocollapse.jacobian import Estimator
+from geocollapse.measurement.classifier import head_at, match_outputs
 from geocollapse.measurement.compute import measure_layer
-from geocollapse.measurement.context import Pass, of_dataset
+from geocollapse.measurement.context import context_of
 from geocollapse.measurement.one_pass import read_once
+from geocollapse.measurement.reading import Reading
 from geocollapse.measurement.result import Measurement
 from geocollapse.runtime.processes import failing_together
 from geocollapse.store import KeptLayer, read_features
@@ -43,8 +25,8 @@ from geocollapse.store import KeptLayer, read_features
 
 @failing_together()
 def measure(
-    model: nn.Module | Map,
-    data: Any,
+    model: Model,
+    data: Data,
     *,
     layer: str | Sequence[str] | None = None,
     classifier: str | None = None,
@@ -131,72 +113,32 @@ def measure(
             ``.detach()`` in the model).
 
     Examples:
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> m = measure(model, (torch.randn(300, 4), torch.arange(300) % 3))
         >>> m.layers[0].layer, m.features.shape, m.nc1_rank
         ('2:in', torch.Size([300, 8]), 2)
     """
-    check_estimator(estimator or "rademacher", n_probes)
-    rule = StoppingRule(rtol, atol, max_samples, max_seconds)
-    rule.check_shared()
-    check_autocast(autocast)
-    model = without_data_parallel(model)
-    module = model if isinstance(model, nn.Module) else None
-    check_mixing_layers(module, evaluation=True)
-    with borrowed(module):
-        examples = as_examples(data, labels=labels, batch_size=batch_size)
-        pair = move(examples.peek(2), model)
-        first = rows_of(pair, slice(1))
-        feature_map, embedding = _feature_map(model, first, layer, classifier, pool, input_layer)
-        names = class_names if class_names is not None else of_dataset(examples, "classes")
-        given, feature_map.autocast = of_dataset(examples, "class_outputs"), autocast
-        feature_map.class_outputs, about_outputs = outputs_of_classes(
-            model, embedding, names, given
-        )
-        with forward_pass(pair):
-            check_independence(feature_map.enter, pair, module, dtype=autocast)
-            padding = padding_token(model, feature_map.input_layer)
-            check_padding(feature_map.enter, pair, module, padding=padding, dtype=autocast)
-        if memory_limit is not None:
-            examples = bounded_by_memory(examples, feature_map.enter, first, memory_limit)
-        chosen = estimator or _default_estimator(feature_map, first)
-        schedule = schedule_probes(examples, rule, estimator=chosen, n_probes=n_probes, seed=seed)
-        plan = ProbePlan(chosen, seed, _input_std(input_std, examples, first, feature_map))
-        plan = fitted_plan(plan, feature_map.enter, examples, model)
-        asked = {
-            **vars(rule),
-            "estimator": chosen,
-            "n_probes": n_probes,
-            "seed": seed,
-            "classifier": classifier,
-        }
-        asked |= {
-            "layer": [*map(str, feature_map.layers)],
-            "pool": feature_map.pool,
-            "autocast": autocast,
-        }
-        asked |= {
-            "input_layer": feature_map.input_layer,
-            "class_names": None if names is None else [*names],
-        }
-        asked |= {"input_std": None if plan.input_std is None else plan.input_std.tolist()}
-        check_shared(examples, module, feature_map.enter, pair, asked, dtype=autocast)
-        reading = read_once(model, feature_map, examples, schedule, plan, rule, progress=progress)
-    done = Pass(
-        model=model,
-        feature_map=feature_map,
-        embedding=embedding,
-        examples=examples,
-        class_names=names,
-        about_outputs=about_outputs,
-        plan=plan,
-        schedule=schedule,
-        rule=rule,
-        reading=reading,
+    asked = Asked(
+        layer=layer,
+        classifier=classifier,
+        pool=pool,
+        input_layer=input_layer,
+        labels=labels,
+        class_names=class_names,
+        batch_size=batch_size,
+        memory_limit=memory_limit,
+        autocast=autocast,
+        estimator=estimator,
+        n_probes=n_probes,
+        rule=StoppingRule(rtol, atol, max_samples, max_seconds),
+        seed=seed,
+        input_std=input_std,
     )
-    return Measurement(
-        tuple(map(measure_layer, _kept_layers(done, is_named=classifier is not None)))
-    )
+    with prepared(model, data, asked) as ready:
+        about_outputs = match_outputs(ready)
+        reading = read_once(ready, ready.schedule(), progress=progress)
+    return Measurement(tuple(map(measure_layer, _kept_layers(ready, reading, about_outputs))))
 
 
 def measure_features(path: str | Path, *, device: torch.device | str = "cpu") -> Measurement:
@@ -227,92 +169,18 @@ def measure_features(path: str | Path, *, device: torch.device | str = "cpu") ->
     return Measurement((measure_layer(read_features(path, device=device)),))
 
 
-def _feature_map(
-    model: nn.Module | Map,
-    first: Inputs,
-    layer: str | Sequence[str] | None,
-    classifier: str | None,
-    pool: Pool | None,
-    input_layer: str | None,
-) -> tuple[FeatureMap | CallableMap, Embedding | None]:
-    if isinstance(model, nn.Module):
-        names = [layer] if isinstance(layer, str) or layer is None else list(layer)
-        if not names:
-            raise ValueError(
-                "layer: expected at least one name, got none; do layer=None for the default"
-            )
-        if len(set(names)) < len(names):
-            raise ValueError(f"layer: expected different layers, got {names}; do name each once")
-        with forward_pass(first):
-            found = find_input_layer(model, first, input_layer)
-            entry_of(
-                model, first, found
-            )  # refuses inputs without a Jacobian before anything is looked for
-        embedding = find_embedding(model, first, layer=names[0], classifier=classifier)
-        others = [Layer.find(model, name) for name in names[1:] if name is not None]
-        return FeatureMap(model, [embedding.layer, *others], pool, found), embedding
-    given = {"layer": layer, "classifier": classifier, "pool": pool, "input_layer": input_layer}
-    for name, value in given.items():
-        if value is not None:
-            raise ValueError(
-                f"{name}: expected None for a callable, which returns the features itself, got "
-                f"{value!r}; "
-                f"do pass the module"
-            )
-    return CallableMap(model), None
-
-
-def _kept_layers(done: Pass, *, is_named: bool) -> list[KeptLayer]:
+def _kept_layers(
+    ready: Prepared, reading: Reading, about_outputs: tuple[str, ...]
+) -> list[KeptLayer]:
     """What is kept of each layer; the caller may have named the classifier that they feed."""
-    context, layers = done.context(), done.feature_map.layers
+    context = context_of(ready, reading, about_outputs)
+    feature_map = ready.feature_map
+    is_named = ready.asked.classifier is not None
     heads = [
-        head_at(layer, done.feature_map, done.embedding, is_named=is_named) for layer in layers
+        head_at(layer, feature_map, ready.embedding, is_named=is_named)
+        for layer in feature_map.layers
     ]
     return [
-        KeptLayer(str(layer), taken.features, taken.norms, head, context)
-        for layer, taken, head in zip(layers, done.reading.layers, heads, strict=True)
+        KeptLayer(layer, taken.features, taken.norms, head, context)
+        for layer, taken, head in zip(ready.layers, reading.layers, heads, strict=True)
     ]
-
-
-def _default_estimator(feature_map: FeatureMap | CallableMap, first: Inputs) -> Estimator:
-    """Output probes for one layer; for several an input probe, whose one sweep reaches all, where
-    there is one.
-    """
-    if len(feature_map.layers) == 1:
-        return "rademacher"
-    try:
-        take, x = feature_map.enter(first)
-        push_forward(take, x, torch.zeros_like(x))
-    except NotImplementedError:
-        return "rademacher"
-    return "input"
-
-
-def _input_std(
-    given: Sequence[float] | float | None,
-    examples: MapExamples | StreamExamples,
-    first: Inputs,
-    feature_map: FeatureMap | CallableMap,
-) -> Tensor | None:
-    """Channel standard deviations that the inputs were divided by: as given, else the data set's
-    own.
-    """
-    if given is not None and feature_map.input_layer is not None:
-        raise ValueError(
-            f"input_std: expected None for Jacobians with respect to {feature_map.input_layer!r}, "
-            f"got {given}; "
-            f"do leave it out"
-        )
-    values = given if given is not None else of_dataset(examples, "std")
-    if values is None or feature_map.input_layer is not None:
-        return None
-    x = feature_map.enter(first)[1]
-    std = torch.as_tensor(values, dtype=torch.float64).flatten()
-    n_channels = x.shape[1] if x.ndim > 1 else 1
-    if len(std) not in (1, n_channels) or not bool((std > 0).all()):
-        raise ValueError(
-            f"input_std: expected 1 or {n_channels} positive numbers (one for each channel), got "
-            f"{std.tolist()}; "
-            f"do input_std=[...] with the deviations the inputs were divided by"
-        )
-    return std

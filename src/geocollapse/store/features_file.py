@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from geocollapse.arrays import as_features, as_labels
+from geocollapse.complexity.means import EstimateSettings
 from geocollapse.complexity.stopping import StoppingRule
 from geocollapse.estimate import strict_json
 from geocollapse.jacobian import SquaredNorms
@@ -157,6 +158,7 @@ def _about(kept: KeptLayer, origin: Mapping[str, Any]) -> dict[str, Any]:
     context = kept.context
     shared = {name: getattr(context, name) for name in _SHARED} | {
         "rule": vars(context.rule),
+        "settings": vars(context.settings),
         "provenance": {**context.provenance, **origin},
     }
     reason = kept.head if isinstance(kept.head, str) else None
@@ -174,6 +176,7 @@ def _shared(about: Mapping[str, Any]) -> dict[str, Any]:
     return {name: about[name] for name in _SHARED} | {
         "class_counts": counts,
         "rule": StoppingRule(**about["rule"]),
+        "settings": EstimateSettings(**about["settings"]),
         "warnings": tuple(about["warnings"]),
     }
 
@@ -191,12 +194,7 @@ def _of_foreign(arrays: Mapping[str, Tensor]) -> dict[str, Any]:
         "rule": StoppingRule(),
         "ending": "complete",
         "is_stratified": False,
-        "settings": {
-            "estimator": "none",
-            "n_probes": 0,
-            "population": "dataset",
-            "sequential": False,
-        },
+        "settings": EstimateSettings(estimator="none", n_probes=0),
         "accuracy": accuracy,
         "preprocessing": {},
         "provenance": {},

@@ -1,4 +1,4 @@
-"""What is kept of the one pass over the model: all that the measures of a layer are computed from."""
+"""What one pass over a model leaves: all that the measures of a layer are computed from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from geocollapse.complexity.means import EstimateSettings
 from geocollapse.complexity.probing import Ending
 from geocollapse.complexity.stopping import StoppingRule
 from geocollapse.jacobian import SquaredNorms
@@ -49,7 +50,7 @@ class Context:
     n_population: int
     class_counts: Mapping[int, float]
     is_stratified: bool
-    settings: Mapping[str, Any]
+    settings: EstimateSettings
     rule: StoppingRule
     ending: Ending
     class_names: Sequence[str] | None

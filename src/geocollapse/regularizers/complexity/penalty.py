@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from geocollapse.complexity.means import EstimateSettings
 from geocollapse.estimate import Estimate, GeocollapseWarning
-from geocollapse.features import FeatureMap, Layer, Pool, find_embedding
-from geocollapse.features.entry import entry_of, find_input_layer, run_model
-from geocollapse.features.independence import check_independence
+from geocollapse.features import FeatureMap, Layer, Pool
+from geocollapse.features.entry import run_model
+from geocollapse.features.located import check_map, locate
 from geocollapse.features.mixing import check_batch_norm, check_mixing_layers, is_batch_norm
 from geocollapse.features.padding import NO_MASK, padding_without_mask
 from geocollapse.features.wrapped import Wrapping
@@ -237,24 +238,27 @@ class GeometricComplexityPenalty(nn.Module):
         )
         if self._met is None or self._met.model() is not model or self._met.settings != settings:
             first = rows_of(x, slice(1))
-            input_layer = find_input_layer(model, first, self.input_layer)
-            entry_of(
-                model, first, input_layer
-            )  # refuses inputs without a Jacobian before anything is looked for
-            layer = find_embedding(model, first, layer=self.layer).layer
-            self._met = _Met(weakref.ref(model), settings, layer, input_layer)
+            found = locate(model, first, self.layer, input_layer=self.input_layer)
+            layer = found.embedding.layer
+            self._met = _Met(weakref.ref(model), settings, layer, found.input_layer)
         return self._met
 
     def _check_map(self, feature_map: FeatureMap, x: Inputs) -> None:
         """At the first step of a model: examples that do not mix, and operations that can be
         differentiated.
         """
-        is_random, model = self.method != "finite_difference", feature_map.model
+        is_random = self.method != "finite_difference"
+        model = feature_map.model
         if padding_without_mask(model, x, feature_map.input_layer):
             warnings.warn(NO_MASK, GeocollapseWarning, stacklevel=2)
         with _running_statistics(model):
-            check_independence(
-                feature_map.enter_whole, x, model, is_random=is_random, remedy=_REMEDIES[is_random]
+            check_map(
+                feature_map.enter_whole,
+                x,
+                model,
+                feature_map.input_layer,
+                is_random=is_random,
+                remedy=_REMEDIES[is_random],
             )
             if self.batch_norm == "refuse":
                 check_output(feature_map, x)
@@ -285,7 +289,7 @@ class GeometricComplexityPenalty(nn.Module):
             output = _joined([*(part.output for part in passes), *outputs], order)
         terms = torch.cat([part.terms for part in passes], dim=1)
         gc = terms.mean()
-        self._keep(terms, passes, rows, labels)
+        self._keep(terms, passes, feature_map.layers[0], rows, labels)
         return output, self.weight * self.every * gc if self.weight > 0.0 else torch.zeros_like(gc)
 
     def _passes(self, feature_map: FeatureMap, x: Inputs, indices: Tensor) -> list[PenalisedPass]:
@@ -297,16 +301,22 @@ class GeometricComplexityPenalty(nn.Module):
         ]
 
     def _keep(
-        self, terms: Tensor, passes: list[PenalisedPass], rows: Tensor, labels: Tensor | None
+        self,
+        terms: Tensor,
+        passes: list[PenalisedPass],
+        layer: Layer,
+        rows: Tensor,
+        labels: Tensor | None,
     ) -> None:
         is_exact = self.n_probes == "exact"
+        n_probes = 1 if self.n_probes == "exact" else self.n_probes
         estimator = (
             "exact" if is_exact else "rademacher" if self.method == "double_backward" else "input"
         )
         self._reading = PenaltyReading(
             terms.detach(),
             torch.cat([part.features.detach() for part in passes]),
-            {"estimator": estimator, "n_probes": 1 if is_exact else self.n_probes},
+            EstimateSettings(estimator, n_probes, "distribution", layer=str(layer)),
             None if labels is None else labels[rows.to(labels.device)],
             labels,
         )

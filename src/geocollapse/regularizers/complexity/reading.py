@@ -1,19 +1,16 @@
-"""What a penalised step tells of geometric complexity and collapse, worked out when it is asked
-for.
-"""
+"""Geometric complexity and collapse of a penalised step, computed when they are asked for."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from geocollapse.collapse import ClassStatistics, geometric_collapse
-from geocollapse.complexity.means import mean_norm, norms_by_class
+from geocollapse.complexity.means import EstimateSettings, mean_norm, norms_by_class
 from geocollapse.estimate import Estimate
 from geocollapse.jacobian import SquaredNorms, mean_of_probes
 
@@ -25,14 +22,14 @@ class PenaltyReading:
     Attributes:
         terms: (r, n) estimates of ||J||_F^2, one for each probe and example.
         features: (n, p).
-        settings: ``estimator`` and ``n_probes`` of the Estimates.
+        settings: what the Estimates record of how they were made.
         labels: (n,) classes of the examples, or None.
         batch_labels: those of the whole batch that the examples were taken from, or None.
     """
 
     terms: Tensor
     features: Tensor
-    settings: dict[str, Any]
+    settings: EstimateSettings
     labels: Tensor | None = None
     batch_labels: Tensor | None = None
 
@@ -40,16 +37,16 @@ class PenaltyReading:
     def complexity(self) -> Estimate:
         """Unweighted geometric complexity of the distribution behind the batch."""
         norms = self._norms()
-        return mean_norm(norms, len(norms), population="distribution", **self.settings)
+        return mean_norm(norms, len(norms), self.settings)
 
     @cached_property
     def collapse(self) -> Estimate | None:
-        """Geometric collapse of the penalised examples; NaN where a class of the batch is not among
-        them.
-        """
+        """Geometric collapse of the penalised examples; NaN where a class of the batch is missing."""
         if self.labels is None or self.batch_labels is None:
             return None
-        labels, classes = self.labels.cpu(), self.batch_labels.cpu().unique()
+        settings = replace(self.settings, population="dataset")
+        labels = self.labels.cpu()
+        classes = self.batch_labels.cpu().unique()
         missing = classes[~torch.isin(classes, labels)].tolist()
         if missing or len(classes) < 2:
             reason = (
@@ -57,15 +54,26 @@ class PenaltyReading:
                 if missing
                 else f"{len(classes)} class in the batch"
             )
-            note = f"geometric collapse: undefined, {reason}; do take larger batches or a larger batch_fraction"
-            return Estimate(math.nan, math.nan, len(labels), warnings=(note,), **self.settings)
+            note = (
+                f"geometric collapse: undefined, {reason}; do take larger batches or a larger "
+                f"batch_fraction"
+            )
+            return Estimate(
+                math.nan,
+                math.nan,
+                len(labels),
+                n_probes=settings.n_probes,
+                estimator=settings.estimator,
+                layer=settings.layer,
+                warnings=(note,),
+            )
         counts = {label: float((labels == label).sum()) for label in classes.tolist()}
-        by_class = norms_by_class(self._norms(), labels, counts, **self.settings)
+        by_class = norms_by_class(self._norms(), labels, counts, settings)
         statistics = ClassStatistics.of(self.features.cpu().double(), labels)
         return geometric_collapse(
             [by_class[label] for label in statistics.classes.tolist()], statistics.means
         )
 
     def _norms(self) -> SquaredNorms:
-        n_distinct = len(self.terms) if self.settings["estimator"] == "exact" else math.inf
+        n_distinct = len(self.terms) if self.settings.estimator == "exact" else math.inf
         return mean_of_probes(self.terms[:, None].cpu().double(), n_distinct=n_distinct)

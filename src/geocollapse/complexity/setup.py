@@ -1,0 +1,262 @@
+"""The set-up that every measurement shares: model, layers, data and probes, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from geocollapse.batches import Examples, as_examples, as_map, check_shared
+from geocollapse.complexity.means import EstimateSettings
+from geocollapse.complexity.schedule import (
+    ProbeSchedule,
+    bounded_by_memory,
+    fitted_plan,
+    schedule_probes,
+)
+from geocollapse.complexity.stopping import StoppingRule
+from geocollapse.estimate import Population
+from geocollapse.features import CallableMap, Embedding, FeatureMap, Pool, check_autocast
+from geocollapse.features.borrow import borrowed
+from geocollapse.features.located import check_map, locate
+from geocollapse.features.mixing import check_mixing_layers
+from geocollapse.features.wrapped import without_data_parallel
+from geocollapse.inputs import Inputs, Map, move, rows_of
+from geocollapse.jacobian import Estimator, ProbePlan, check_estimator, push_forward
+
+Model = nn.Module | Map
+Data = Any  # a loader, a data set, a pair of tensors or a stream of batches: see ``as_examples``
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a caller asks for; see ``geocollapse.measure`` for each.
+
+    Attributes:
+        layer: one layer, several, or None for the input of the classifier.
+        classifier: name of the linear classifier, None to look for it.
+        pool: what is kept of positions.
+        input_layer: the layer that embeds integer inputs.
+        labels: of a map-style data set.
+        class_names: name of class 0, 1, ...; None for those of the data set.
+        batch_size: examples that go through the model together.
+        memory_limit: bytes that the graph of a batch may take.
+        autocast: the dtype that matrix products and convolutions run in.
+        estimator: of the squared Jacobian norms; None for the default.
+        n_probes: probes for each example.
+        rule: until when examples are probed.
+        population: what the standard error speaks about.
+        seed: of the probes and of the sample.
+        input_std: the scale of each input channel; None for that of the data set.
+        evaluation: run the model in evaluation mode; else in its own, where batch normalisation
+            and dropout in training mode are refused.
+    """
+
+    layer: str | Sequence[str] | None = None
+    classifier: str | None = None
+    pool: Pool | None = None
+    input_layer: str | None = None
+    labels: Tensor | Sequence[int] | None = None
+    class_names: Sequence[str] | None = None
+    batch_size: int | None = None
+    memory_limit: int | None = None
+    autocast: torch.dtype | None = None
+    estimator: Estimator | None = None
+    n_probes: int | Literal["auto"] = "auto"
+    rule: StoppingRule = field(default_factory=StoppingRule)
+    population: Population = "dataset"
+    seed: int = 0
+    input_std: Sequence[float] | float | None = None
+    evaluation: bool = True
+
+    def __post_init__(self) -> None:
+        check_estimator(self.estimator or "rademacher", self.n_probes)
+        self.rule.check_shared()
+        check_autocast(self.autocast)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Prepared:
+    """A borrowed model and its data, found, checked and agreed on by all processes.
+
+    Attributes:
+        asked: what the caller asked for.
+        model: the module or the callable, without DistributedDataParallel.
+        module: the same where it is a module, else None.
+        feature_map: its map to the layers.
+        embedding: where it is split; None for a callable.
+        examples: the data.
+        plan: how Jacobians are probed.
+    """
+
+    asked: Asked
+    model: Model
+    module: nn.Module | None
+    feature_map: FeatureMap | CallableMap
+    embedding: Embedding | None
+    examples: Examples
+    plan: ProbePlan
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers."""
+        return tuple(str(layer) for layer in self.feature_map.layers)
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """A name for class 0, 1, ..., as given or of the data set."""
+        given = self.asked.class_names
+        return self.examples.about.classes if given is None else given
+
+    def schedule(self) -> ProbeSchedule:
+        """Which examples are probed, and how often."""
+        asked = self.asked
+        return schedule_probes(
+            self.examples,
+            asked.rule,
+            estimator=self.plan.estimator,
+            n_probes=asked.n_probes,
+            seed=asked.seed,
+        )
+
+    def settings(self, schedule: ProbeSchedule) -> list[EstimateSettings]:
+        """What the estimates of each layer record."""
+        return [
+            EstimateSettings(
+                estimator=self.plan.estimator,
+                n_probes=schedule.n_counted,
+                population=self.asked.population,
+                sequential=self.asked.rule.is_sequential,
+                layer=layer,
+            )
+            for layer in self.layers
+        ]
+
+
+@contextmanager
+def prepared(model: Model, data: Data, asked: Asked) -> Iterator[Prepared]:
+    """Borrow the model, find its layers, and check it with two examples of the data.
+
+    While open, the model is in the mode asked for, without gradients in its parameters; afterwards
+    it is as it was. Several processes refuse what they do not have in common.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: see ``geocollapse.measure``.
+    """
+    model = without_data_parallel(model)
+    module = model if isinstance(model, nn.Module) else None
+    check_mixing_layers(module, evaluation=asked.evaluation)
+    with borrowed(module, evaluation=asked.evaluation):
+        examples = as_examples(data, labels=asked.labels, batch_size=asked.batch_size)
+        for name in asked.rule.given:
+            as_map(examples, name)  # each needs examples in a random order
+        pair = move(examples.peek(2), model)
+        first = rows_of(pair, slice(1))
+        feature_map, embedding = _feature_map(model, first, asked)
+        enter, dtype = feature_map.enter, asked.autocast
+        check_map(enter, pair, module, feature_map.input_layer, dtype=dtype)
+        if asked.memory_limit is not None:
+            examples = bounded_by_memory(examples, enter, first, asked.memory_limit)
+        estimator = asked.estimator or _default_estimator(feature_map, first)
+        plan = ProbePlan(estimator, asked.seed, _input_std(asked, examples, first, feature_map))
+        ready = Prepared(
+            asked=asked,
+            model=model,
+            module=module,
+            feature_map=feature_map,
+            embedding=embedding,
+            examples=examples,
+            plan=fitted_plan(plan, enter, examples, model),
+        )
+        check_shared(examples, module, enter, pair, _in_common(ready), dtype=dtype)
+        yield ready
+
+
+def _feature_map(
+    model: Model, first: Inputs, asked: Asked
+) -> tuple[FeatureMap | CallableMap, Embedding | None]:
+    """The map to the layers asked for, and where the model is split."""
+    if isinstance(model, nn.Module):
+        found = locate(
+            model,
+            first,
+            asked.layer,
+            classifier=asked.classifier,
+            input_layer=asked.input_layer,
+        )
+        to_layers = FeatureMap(
+            model, found.layers, asked.pool, found.input_layer, autocast=asked.autocast
+        )
+        return to_layers, found.embedding
+    for name in ("layer", "classifier", "pool", "input_layer"):
+        value = getattr(asked, name)
+        is_output = name == "layer" and value == ""
+        if value is not None and not is_output:
+            raise ValueError(
+                f"{name}: expected None for a callable, which returns the features itself, got "
+                f"{value!r}; do pass the module"
+            )
+    return CallableMap(model, asked.autocast), None
+
+
+def _default_estimator(feature_map: FeatureMap | CallableMap, first: Inputs) -> Estimator:
+    """Output probes for one layer; for several input probes, if the map has a forward mode.
+
+    One sweep of an input probe reaches all layers.
+    """
+    if len(feature_map.layers) == 1:
+        return "rademacher"
+    try:
+        take, x = feature_map.enter(first)
+        push_forward(take, x, torch.zeros_like(x))
+    except NotImplementedError:
+        return "rademacher"
+    return "input"
+
+
+def _input_std(
+    asked: Asked, examples: Examples, first: Inputs, feature_map: FeatureMap | CallableMap
+) -> Tensor | None:
+    """The deviations that the input channels were divided by: as given, else the data set's own."""
+    given, input_layer = asked.input_std, feature_map.input_layer
+    if given is not None and input_layer is not None:
+        raise ValueError(
+            f"input_std: expected None for Jacobians with respect to {input_layer!r}, got {given}; "
+            f"do leave it out"
+        )
+    values = given if given is not None else examples.about.std
+    if values is None or input_layer is not None:
+        return None
+    x = feature_map.enter(first)[1]
+    std = torch.as_tensor(values, dtype=torch.float64).flatten()
+    n_channels = x.shape[1] if x.ndim > 1 else 1
+    if len(std) not in (1, n_channels) or not bool((std > 0).all()):
+        raise ValueError(
+            f"input_std: expected 1 or {n_channels} positive numbers (one for each channel), got "
+            f"{std.tolist()}; do input_std=[...] with the deviations the inputs were divided by"
+        )
+    return std
+
+
+def _in_common(ready: Prepared) -> Mapping[str, object]:
+    """The settings that several processes must share, by the names of their arguments."""
+    asked, feature_map, names = ready.asked, ready.feature_map, ready.class_names
+    std = ready.plan.input_std
+    return {
+        **vars(asked.rule),
+        "estimator": ready.plan.estimator,
+        "n_probes": asked.n_probes,
+        "seed": asked.seed,
+        "population": asked.population,
+        "classifier": asked.classifier,
+        "layer": list(ready.layers),
+        "pool": feature_map.pool,
+        "input_layer": feature_map.input_layer,
+        "autocast": asked.autocast,
+        "class_names": None if names is None else list(names),
+        "input_std": None if std is None else std.tolist(),
+    }
