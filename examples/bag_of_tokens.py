@@ -1,15 +1,14 @@
-"""A text classifier of one's own: the mean of a text's embedded tokens, a hidden layer and a linear
-classifier.
+"""A text classifier of your own: the mean of the embedded tokens, a hidden layer and a classifier.
 
-    geocollapse measure examples/bag_of_tokens.py:bag_of_tokens csv:examples/questions.csv
-        --input-layer tokens \\ --tokenizer sentence-transformers/all-MiniLM-L6-v2
+    geocollapse measure examples/bag_of_tokens.py:bag_of_tokens csv:examples/questions.csv \\
+        --input-layer tokens --tokenizer sentence-transformers/all-MiniLM-L6-v2
 """
 
 from torch import Tensor, nn
 
 
 class BagOfTokens(nn.Module):
-    """Takes what a tokenizer gives, by name; of it the tokens and their mask are used."""
+    """Takes the tensors of a tokenizer by name, and uses the tokens and their mask."""
 
     def __init__(self, vocabulary: int, width: int, num_classes: int) -> None:
         super().__init__()
@@ -24,4 +23,5 @@ class BagOfTokens(nn.Module):
 
 
 def bag_of_tokens(vocabulary: int = 30522, width: int = 32, num_classes: int = 2) -> BagOfTokens:
+    """An untrained classifier; the vocabulary is that of BERT's tokenizer."""
     return BagOfTokens(vocabulary, width, num_classes)

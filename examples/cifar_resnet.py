@@ -1,7 +1,6 @@
 """ResNets for CIFAR-10 with parameter-free shortcuts (He et al. 2016, section 4.2, option A).
 
-The names of the parameters are those of public checkpoints of these networks, so that their weights
-load:
+Its parameters have the names of public checkpoints of these networks, so their weights load:
 
     geocollapse measure examples/cifar_resnet.py:resnet20 cifar10:test --weights resnet20.th \\
         --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
@@ -13,9 +12,7 @@ from torch.nn import functional as F
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions; the shortcut drops every other pixel and pads the new channels with
-    zeros.
-    """
+    """Two 3 x 3 convolutions; the shortcut drops pixels and pads the new channels with zeros."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -58,16 +55,20 @@ class CifarResNet(nn.Module):
 
 
 def resnet20() -> CifarResNet:
+    """Depth 20."""
     return CifarResNet(3)
 
 
 def resnet32() -> CifarResNet:
+    """Depth 32."""
     return CifarResNet(5)
 
 
 def resnet44() -> CifarResNet:
+    """Depth 44."""
     return CifarResNet(7)
 
 
 def resnet56() -> CifarResNet:
+    """Depth 56."""
     return CifarResNet(9)

@@ -1,9 +1,8 @@
-"""Training with a penalty on geometric complexity, each strength to the same training loss,
-measured afterwards.
+"""Train with a penalty on geometric complexity, each weight to the same training loss, and measure.
 
     python examples/regularised_training.py --out docs/figures/regularised
 
-trains what is not yet in FOLDER/runs.json, prints a line for each strength and draws
+trains the runs that FOLDER/runs.json does not hold yet, prints a row for each weight, and draws
 FOLDER/regularised.png.
 """
 
@@ -13,11 +12,10 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import geocollapse as geo
@@ -26,113 +24,116 @@ from geocollapse.runtime.provenance import provenance
 
 WEIGHTS = (0.0, 1e-4, 1e-3, 3e-3, 1e-2)
 SEEDS = (0, 1, 2, 3, 4)
-TARGET = 0.1  # cross-entropy of all training images at which every run is stopped
-LOOK = 16, 1  # steps between looks at it: far from the target, and below twice the target
+TARGET = 0.1  # every run stops at this mean cross-entropy of the training images
+LOOK_EVERY = 16, 1  # steps between looks at it: far from the target, and below twice the target
+LEARNING_RATE = 0.02, 0.002  # likewise: small near the target, so that no run goes far beyond it
 BATCH = 64
-LEARNING_RATE = 0.02, 0.002  # the same: small near the target, so that no run goes far beyond it
 MAX_STEPS = 3000
+MEASURES = ("geometric_complexity", "geometric_collapse", "cdnv", "gc_per_variance")
+
+Run = dict[str, float]
 
 
-def train(
-    weight: float, seed: int, x: torch.Tensor, y: torch.Tensor
-) -> tuple[nn.Module, dict[str, Any]]:
-    """SGD on cross-entropy + weight * GC until the training loss is at the target; gradients are
-    clipped to norm 1.
-    """
+def train(weight: float, seed: int, x: Tensor, y: Tensor) -> tuple[nn.Module, Run]:
+    """SGD on cross-entropy + weight * GC down to the target; gradients are clipped to norm 1."""
     torch.manual_seed(seed)
     model = models.build(
         "vgg13", num_classes=10, input_shape=(3, 32, 32), width=8, batch_norm=False
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE[0], momentum=0.9)
     penalty = geo.GeometricComplexityPenalty(weight, seed=seed)
-    loss, is_near, step, started = float("inf"), False, 0, time.process_time()
+    started = time.process_time()
+    loss = float("inf")
+    is_near = False
+    step = 0
     while loss > TARGET and step < MAX_STEPS:
         for rows in torch.randperm(len(x)).split(BATCH):
-            logits, gc = penalty(model, x[rows]) if weight > 0.0 else (model(x[rows]), 0.0)
+            logits, gc_loss = penalty(model, x[rows]) if weight > 0.0 else (model(x[rows]), 0.0)
             optimizer.zero_grad()
-            (F.cross_entropy(logits, y[rows]) + gc).backward()
+            (F.cross_entropy(logits, y[rows]) + gc_loss).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             step += 1
-            if step % LOOK[is_near] == 0:
-                loss = evaluate(model, x, y)
+            if step % LOOK_EVERY[is_near] == 0:
+                loss = mean_loss(model, x, y)
                 is_near = is_near or loss < 2 * TARGET
                 optimizer.param_groups[0]["lr"] = LEARNING_RATE[is_near]
             if loss <= TARGET:
                 break
-    return model, {
-        "training_loss": loss,
-        "steps": step,
-        "seconds": round(time.process_time() - started, 1),
-    }
+    seconds = round(time.process_time() - started, 1)
+    return model, {"training_loss": loss, "steps": step, "seconds": seconds}
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
+def mean_loss(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Mean cross-entropy of all images."""
     return float(F.cross_entropy(torch.cat([model(part) for part in x.split(500)]), y))
 
 
-def describe(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
-    """What is shown of a measurement."""
+@torch.no_grad()
+def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Share of the images that the model classifies correctly."""
+    return float((model(x).argmax(dim=1) == y).float().mean())
+
+
+def describe(model: nn.Module, x: Tensor, y: Tensor) -> Run:
+    """The measures that are shown."""
     measured = geo.measure(model, (x, y)).to_dict()
-    names = ("geometric_complexity", "geometric_collapse", "cdnv", "gc_per_variance")
-    values = {name: measured[name] for name in names}
+    values = {name: measured[name] for name in MEASURES}
     return {
         name: value["value"] if isinstance(value, dict) else value for name, value in values.items()
     }
 
 
 def main() -> None:
-    """Train what is not stored yet, print, draw."""
+    """Train the runs that are not stored yet, print, draw."""
+    arguments = parse()
+    torch.set_num_threads(1)
+    source, test = (
+        data.load("cifar10", split=split, subset=arguments.subset, data_root=arguments.data_root)
+        for split in ("train", "test")
+    )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    file = arguments.out / "runs.json"
+    runs: list[Run] = json.loads(file.read_text())["runs"] if file.exists() else []
+    done = {(run["weight"], run["seed"]) for run in runs}
+    for seed in SEEDS:
+        for weight in WEIGHTS:
+            if (weight, seed) in done:
+                continue
+            model, run = train(weight, seed, source.inputs, source.targets)
+            run = {"weight": weight, "seed": seed, **run}
+            run |= describe(model, source.inputs, source.targets)
+            run["test_accuracy"] = accuracy(model, test.inputs, test.targets)
+            print(run, flush=True)
+            runs.append(run)
+            stored = {"provenance": provenance(seed=0), "runs": runs}
+            file.write_text(json.dumps(stored, indent=1) + "\n")
+    show(runs)
+    plot(runs, arguments.out / "regularised.png")
+
+
+def parse() -> argparse.Namespace:
+    """The arguments of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--subset", type=int, default=1000)
-    parser.add_argument("--data-root")
-    arguments = parser.parse_args()
-    file = arguments.out / "runs.json"
-    stored = json.loads(file.read_text()) if file.exists() else {"runs": []}
-    torch.set_num_threads(1)
-    source = data.load("cifar10", subset=arguments.subset, data_root=arguments.data_root)
-    test = data.load(
-        "cifar10", split="test", subset=arguments.subset, data_root=arguments.data_root
-    )
-    for seed in SEEDS:
-        for weight in WEIGHTS:
-            if any((run["weight"], run["seed"]) == (weight, seed) for run in stored["runs"]):
-                continue
-            model, run = train(weight, seed, source.inputs, source.targets)
-            run = {
-                "weight": weight,
-                "seed": seed,
-                **run,
-                **describe(model, source.inputs, source.targets),
-            }
-            with torch.no_grad():
-                run["test_accuracy"] = float(
-                    (model(test.inputs).argmax(dim=1) == test.targets).float().mean()
-                )
-            print(run, flush=True)
-            stored["runs"].append(run)
-            arguments.out.mkdir(parents=True, exist_ok=True)
-            file.write_text(
-                json.dumps({"provenance": provenance(seed=0), **stored}, indent=1) + "\n"
-            )
-    show(stored["runs"])
-    plot(stored["runs"], arguments.out / "regularised.png")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--subset", type=int, default=1000, help="images to train and to test on")
+    parser.add_argument("--data-root", help="folder of the data sets")
+    return parser.parse_args()
 
 
-def show(runs: list[dict[str, Any]]) -> None:
-    """Mean and standard deviation over the seeds, a line for each strength."""
+def show(runs: list[Run]) -> None:
+    """Print mean and standard deviation over the seeds, a row for each weight."""
     table = pd.DataFrame(runs).drop(columns="seed").groupby("weight").agg(["mean", "std"])
     print(table.T.unstack().to_string(float_format="{:.3g}".format))
 
 
-def plot(runs: list[dict[str, Any]], file: Path) -> None:
-    """GC, geometric collapse and CDNV against the weight: each seed, and the geometric mean;
-    logarithmic but at 0.
+def plot(runs: list[Run], file: Path) -> None:
+    """GC, geometric collapse and CDNV against the weight: each seed, and the geometric mean.
+
+    Both axes are logarithmic; the weight is linear near 0.
     """
     import matplotlib
 
@@ -160,9 +161,8 @@ def plot(runs: list[dict[str, Any]], file: Path) -> None:
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
     figure.suptitle(
-        f"VGG-13 (width 8, no batch norm), CIFAR-10 subset, each run trained to cross-entropy "
-        f"{TARGET:g}; "
-        f"circles: seeds, line: their geometric mean",
+        "VGG-13 (width 8, no batch norm), CIFAR-10 subset, each run trained to cross-entropy "
+        f"{TARGET:g}; circles: seeds, line: their geometric mean",
         fontsize="medium",
     )
     figure.savefig(file, dpi=120)
