@@ -138,6 +138,11 @@ class LayerMeasurement(CollapseMeasures):
         """Accuracy of the model's own classifier; None without one for these classes."""
         return self.kept.context.accuracy
 
+    @property
+    def input_covariance_lambda_max(self) -> float | None:
+        """Largest eigenvalue of the input covariance of a class; None where it is not computed."""
+        return self.kept.context.lambda_max
+
     def save_features(
         self, path: str | Path, *, origin: Mapping[str, object] | None = None
     ) -> None:
@@ -189,7 +194,7 @@ READERS: Mapping[str, Reader] = MappingProxyType(
         "geometric_collapse": lambda layer: layer.geometric_collapse,
         "poincare_ratio.weighted_mean": lambda layer: layer.poincare_ratio["weighted_mean"],
         "poincare_ratio.max": lambda layer: layer.poincare_ratio["max"],
-        "input_covariance_lambda_max": lambda layer: layer.kept.context.lambda_max,
+        "input_covariance_lambda_max": lambda layer: layer.input_covariance_lambda_max,
         "nearest_mean_bound.5.best": lambda layer: layer.bounds["5"].best,
         "label_free.rankme": lambda layer: layer.label_free.rankme,
         "label_free.effective_rank": lambda layer: layer.label_free.effective_rank,

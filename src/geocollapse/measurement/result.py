@@ -55,6 +55,7 @@ class Measurement(CollapseMeasures):
     class_complexity = OfTheLayer(lambda layer: layer.class_complexity)
     geometric_collapse = OfTheLayer(lambda layer: layer.geometric_collapse)
     poincare_ratio = OfTheLayer(lambda layer: layer.poincare_ratio)
+    input_covariance_lambda_max = OfTheLayer(lambda layer: layer.input_covariance_lambda_max)
     neural_collapse = OfTheLayer(lambda layer: layer.neural_collapse)
     bounds = OfTheLayer(lambda layer: layer.bounds)
     label_free = OfTheLayer(lambda layer: layer.label_free)

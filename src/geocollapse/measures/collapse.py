@@ -14,7 +14,7 @@ COLLAPSE = (
         unit="CDNV, no unit",
         better="lower",
         read_as="variance over squared distances",
-        caution="Too small with few examples a class: about half of the truth at 5.",
+        caution="Too small with few examples a class: about half the true value at 5.",
         streamed="moments",
     ),
     Measure(
@@ -39,7 +39,7 @@ COLLAPSE = (
         unit="CDNV, no unit",
         better="lower",
         read_as="variance between two means only",
-        caution="Ignores variance across the line of two means; on average at most CDNV.",
+        caution="Ignores variance across the line between two means; on average at most CDNV.",
     ),
     Measure(
         name="nc1",
@@ -58,7 +58,7 @@ COLLAPSE = (
         short="NC1 pooled",
         better="lower",
         read_as="samples, not classes, weigh the same",
-        caution="Another number than NC1 where classes differ in size; same rank cut.",
+        caution="Differs from NC1 where classes differ in size; depends on the same rank cut.",
         streamed="scatter",
     ),
     Measure(
@@ -79,7 +79,7 @@ COLLAPSE = (
         short="trace ratio",
         better="lower",
         read_as="all variance within over all between",
-        caution="Free of the rank cut, but counts variance that no two means differ along.",
+        caution="Needs no rank cut, but counts variance along which no means differ too.",
         streamed="moments",
     ),
     Measure(

@@ -15,7 +15,7 @@ COMPLEXITY = (
         better="lower",
         invariant_to=("translation", "rotation"),
         read_as="mean ||J||_F^2 of {n_probed} examples",
-        caution="Ranks scales where models differ in preprocessing, width or normalisation.",
+        caution="Compares scales if models differ in preprocessing, width or normalisation.",
     ),
     Measure(
         name="gc_pixel",
@@ -78,6 +78,6 @@ COMPLEXITY = (
         unit="input unit²",
         invariant_to=_SCALE_FREE,
         read_as="of one class; does not depend on the model",
-        caution="A lower bound on the Poincare constant, so no c to put into NC <= c GCol.",
+        caution="Only a lower bound on the Poincare constant: no c to put into NC <= c GCol.",
     ),
 )

@@ -26,7 +26,7 @@ LABEL_FREE = (
         label="alpha-ReQ",
         short="alpha-ReQ",
         read_as="eigenvalue i of it falls as i^-alpha",
-        caution="Depends on the range of the fit; a fit exists where there is no power law too.",
+        caution="Depends on the range of the fit, which exists even where there is no power law.",
     ),
     Measure(
         name="label_free.feature_norm",

@@ -17,20 +17,22 @@ class Measure:
     """One measure of a layer.
 
     Attributes:
-        name: its JSON key, dotted where it lies in an object: ``label_free.rankme``.
-        label: its name in a table; under that of another measure it need not repeat it.
-        under: name of the measure that the label is indented under.
-        title: its name where it stands alone, as on an axis; empty: the label.
-        short: its name in a sentence or a column.
-        symbol: its name beside others of its kind; empty: ``short`` in a column, else the label.
+        name: JSON key, dotted if the value lies in a nested object: ``label_free.rankme``.
+        label: name in the table of one layer, where it may continue that of ``under``.
+        short: name in a sentence or a column.
         unit: in terms of the feature unit and the input unit.
-        better: the direction that its authors prefer; None where there is none.
-        invariant_to: changes of the features, and of the input scale, that leave it as it is.
-        read_as: how to read the value, in a table; ``{...}`` is filled in by the table.
-        caution: when it misleads.
-        of_classifier: it is about the model's own classifier, so says nothing of other classes.
-        streamed: class statistics give it: counts, means and variances (``moments``), or with the
-            pooled ``scatter``; None where kept features are needed.
+        better: the direction that its authors prefer; None if they prefer neither.
+        invariant_to: changes of the features or the input scale that do not change the value.
+        read_as: how to read the value, in a few words; the table fills in ``{...}``.
+        caution: when it misleads, in one line.
+        under: name of the measure that the table indents this one under.
+        title: name where it stands alone, as on an axis; by default the label.
+        symbol: name beside the other measures of neural collapse; by default ``short`` in a
+            column and the label in a legend.
+        of_classifier: True if it describes the model's own classifier, and so says nothing about
+            classes that the model was not trained on.
+        streamed: class statistics that suffice to compute it: ``moments`` (counts, means and
+            variances) or ``scatter`` (also the pooled scatter); None if it needs kept features.
     """
 
     name: str
@@ -49,15 +51,15 @@ class Measure:
 
     @property
     def full_name(self) -> str:
-        """The name where the measure stands alone."""
+        """Name where the measure stands alone."""
         return self.title or self.label
 
     @property
     def heading(self) -> str:
-        """The name as the head of a narrow column."""
+        """Name at the head of a narrow column."""
         return self.symbol or self.short
 
     @property
     def legend(self) -> str:
-        """The name in a legend."""
+        """Name in a legend."""
         return self.symbol or self.label
