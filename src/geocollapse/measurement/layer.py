@@ -19,7 +19,7 @@ from geocollapse.measures import MEASURES
 from geocollapse.store import KeptLayer, write_features
 from geocollapse.transfer import LabelFree, LabelFreeDict
 
-SUGGESTED_RTOL = 0.05  # definitions 1: the precision that most questions need
+SUGGESTED_RTOL = 0.05  # the precision that the table suggests
 
 
 class PoincareDict(TypedDict):
@@ -140,7 +140,7 @@ class LayerMeasurement(CollapseMeasures):
 
     @property
     def input_covariance_lambda_max(self) -> float | None:
-        """Largest eigenvalue of the input covariance of a class; None where it is not computed."""
+        """Largest eigenvalue of any class's input covariance; None where it is not computed."""
         return self.kept.context.lambda_max
 
     def save_features(

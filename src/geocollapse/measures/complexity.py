@@ -77,7 +77,7 @@ COMPLEXITY = (
         short="input lambda max",
         unit="input unit²",
         invariant_to=_SCALE_FREE,
-        read_as="of one class; does not depend on the model",
+        read_as="largest of all classes; does not depend on the model",
         caution="Only a lower bound on the Poincare constant: no c to put into NC <= c GCol.",
     ),
 )
