@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from matplotlib import rc_context
 
 from geocollapse.charts.chart import MARKS, Panel, Series, log_ticks, mark
-from geocollapse.charts.labels import LABELS, axis_label
+from geocollapse.charts.labels import LABELS, axis_label, short_name
 from geocollapse.charts.page import plotly_panels
 from geocollapse.charts.paper import STYLE, draw, save
 from geocollapse.experiments.results.tables import GC, read_sweep
 from geocollapse.reports.sweep_charts import charts
+from geocollapse.reports.sweep_page import RUN_COLUMNS
 from synthetic_sweep import write_sweep
 
 
@@ -134,5 +135,6 @@ def test_a_log_axis_has_a_few_round_ticks_inside(exponent, decades):
 
 
 def test_short_names_are_unique_in_the_table():
-    table = [LABELS[name].short for name in LABELS]
-    assert len(set(table)) == len(table)
+    for names in (LABELS, RUN_COLUMNS):
+        table = [short_name(name) for name in names]
+        assert len(set(table)) == len(table)

@@ -16,6 +16,7 @@ ORDER = (
     "_version",
     "estimate numerics",
     "inputs arrays",
+    "measures",
     "runtime",
     "data",
     "models",

@@ -59,7 +59,7 @@ def test_geometric_collapse_is_bounded_by_the_poincare_ratio(model, data):
     assert m.cdnv <= m.poincare_ratio["max"] * gcol
 
 
-def test_any_reading_gives_the_same(model, data):
+def test_it_does_not_matter_how_the_data_is_read(model, data):
     whole = TensorDataset(*data)
     first = geo.measure(model, data, seed=3)
     for way in (DataLoader(whole, batch_size=7, shuffle=True, drop_last=True), whole):
@@ -92,7 +92,7 @@ def test_each_example_goes_forward_once(model, data):
     assert sum(seen) == 240 + 1 + 6  # to find the embedding, and to check that rows are independent
 
 
-def test_the_model_is_handed_back_also_after_an_error(model, data):
+def test_the_model_is_unchanged_after_a_measurement_and_after_an_error(model, data):
     model.train()
     state = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.random.get_rng_state()
@@ -147,7 +147,7 @@ def test_the_table_of_several_layers_has_one_row_a_layer(model, data):
 
 
 def drawn(axis):
-    """What the lines of a panel show, by label."""
+    """The lines of a panel by label: x, y and the container."""
     return {
         c.get_label(): (list(c[0].get_xdata()), list(c[0].get_ydata()), c) for c in axis.containers
     }
@@ -189,7 +189,7 @@ class Steps(nn.Module):
 
 
 class Frozen(nn.Module):
-    """A backbone without gradients in front of a classifier, as for training the classifier alone."""
+    """A backbone without gradients, as for training the classifier alone."""
 
     def __init__(self):
         super().__init__()
@@ -217,7 +217,7 @@ def test_a_backbone_without_gradients_is_refused(data):
     assert several["head:in"].geometric_complexity.value > 0
 
 
-def test_what_a_log_axis_cannot_show_is_said(data):
+def test_the_figure_counts_values_that_a_log_axis_cannot_show(data):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 12), Steps(), nn.ReLU(), nn.Linear(5, 3))
     m = geo.measure(model, data, layer=["1", "2", "4:in"])
@@ -232,9 +232,7 @@ def test_what_a_log_axis_cannot_show_is_said(data):
 
 
 def test_long_features_form_no_square_matrix(monkeypatch):
-    """Above p = 4,096: no p x p matrix, in no measure; NC1 from the features projected on the span
-    of the means.
-    """
+    """Above p = 4,096 no measure forms a p x p matrix; NC1 projects on the span of the means."""
     n, p = 60, 4200
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(n) % 3
@@ -437,14 +435,14 @@ def test_several_layers_are_probed_by_one_sweep_where_there_is_a_forward_mode(mo
 
 
 class WithoutForwardMode(nn.Module):
-    """A layer with a backward pass of its own, and no forward mode."""
+    """A layer with its own backward pass and no forward mode."""
 
     def forward(self, x):
         return Twice.apply(x)
 
 
-def test_equal_features_are_no_error():
-    """Without any variance what is divided by it is undefined, and says so."""
+def test_equal_features_give_undefined_values_and_no_error():
+    """A ratio to a variance of zero is undefined, and a warning says so."""
     m = geo.measure(nn.Linear(3, 2), (torch.ones(8, 3), torch.arange(8) % 2))
     assert m.to_dict()["gc_per_variance"] is None
     assert "gc_per_variance: undefined, all features are equal" in m.layers[0].warnings

@@ -1,4 +1,4 @@
-"""Every --json output is one strict JSON object that fits the schema generated from its type."""
+"""The JSON Schema of every --json output, generated from its type."""
 
 import json
 import math

@@ -1,49 +1,32 @@
-"""What a column is called on an axis, with its unit, and in a table."""
+"""Names and units of the columns of a sweep: on an axis, in a table, in a legend."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from geocollapse.experiments.results.tables import (
-    ACCURACY,
-    GC,
-    GC_PER_VARIANCE,
-    GCOL,
-    NC,
-    TARGET_NC,
-)
+from geocollapse.experiments.results.tables import ACCURACY, TARGET_NC
+from geocollapse.measures import MEASURES
 
 
 @dataclass(frozen=True)
 class Label:
-    """A quantity's name, unit and short name."""
+    """The name, unit and short name of a column."""
 
     name: str
     unit: str
     short: str
 
 
-LABELS = {
-    GC: Label("geometric complexity", "(feature unit / input unit)²", "GC"),
-    GC_PER_VARIANCE: Label("GC / total feature variance", "1 / input unit²", "GC / variance"),
-    "source.gc_pixel": Label(
-        "GC per unit of the raw pixel", "(feature unit / pixel unit)²", "GC pixel"
-    ),
-    GCOL: Label("geometric collapse", "1 / input unit²", "GCol"),
-    NC: Label("neural collapse NC", "CDNV, no unit", "NC"),
-    TARGET_NC: Label("target neural collapse", "CDNV, no unit", "target NC"),
+# Columns that are no measures, or whose name says more here than that of the measure. All other
+# columns of measures have the names of ``geocollapse.measures``.
+LABELS: Mapping[str, Label] = {
+    "source.accuracy": Label("training accuracy", "share", "accuracy"),
+    TARGET_NC: Label("target neural collapse", MEASURES["cdnv"].unit, "target NC"),
     ACCURACY: Label("5-shot target accuracy", "share", "5-shot accuracy"),
-    "source.poincare_ratio.max": Label(
-        "largest Poincaré ratio", "input unit²", "largest Poincaré ratio"
-    ),
     "target.accuracy.nearest_mean.1.value": Label(
         "1-shot target accuracy", "share", "1-shot accuracy"
     ),
-    "source.cdnv_bias_corrected": Label(
-        "neural collapse, bias-corrected", "CDNV, no unit", "NC corrected"
-    ),
-    "source.nc1": Label("within-class variability NC1", "no unit", "NC1"),
-    "source.accuracy": Label("training accuracy", "share", "accuracy"),
     "train_loss": Label("training loss", "nat", "loss"),
     "train_accuracy": Label("training accuracy", "share", "train accuracy"),
     "learning_path_flatness": Label(
@@ -58,28 +41,48 @@ LABELS = {
 }
 
 
+def label_of(column: str) -> Label | None:
+    """The label of a column, or None for one that is neither a measure nor listed above.
+
+    Examples:
+        >>> label_of("target.geometric_collapse.value").short
+        'target GCol'
+    """
+    name = _plain(column)
+    if name in LABELS:
+        return LABELS[name]
+    population, _, key = name.partition(".")
+    measure = MEASURES.get(key.removesuffix(".value"))
+    if measure is None or population not in ("source", "target"):
+        return None
+    prefix = "target " if population == "target" else ""
+    return Label(prefix + measure.full_name, measure.unit, prefix + measure.short)
+
+
 def axis_label(column: str) -> str:
-    """Quantity and unit, e.g. ``batch size [examples]``; the dotted name itself where the quantity
-    is not known.
+    """Name and unit of a column, or the column itself if it has no label.
 
     Examples:
         >>> axis_label("swept.training.batch_size")
         'batch size [examples]'
     """
-    label = LABELS.get(column.removeprefix("swept."))
-    return f"{label.name} [{label.unit}]" if label else column.removeprefix("swept.")
+    label = label_of(column)
+    return f"{label.name} [{label.unit}]" if label else _plain(column)
 
 
 def short_name(column: str) -> str:
-    """The symbol or the words of a table's cell."""
-    label = LABELS.get(column.removeprefix("swept."))
-    return (
-        label.short if label else column.removeprefix("swept.").rpartition(".")[2].replace("_", " ")
-    )
+    """Short name of a column, or the words of its last part if it has no label.
+
+    Examples:
+        >>> short_name("source.cdnv"), short_name("swept.model.args.base_width")
+        ('NC', 'base width')
+    """
+    label = label_of(column)
+    return label.short if label else _plain(column).rpartition(".")[2].replace("_", " ")
 
 
 def setting_label(setting: str) -> str:
-    """A setting in the words of a legend.
+    """A setting with the short names of what it sets.
 
     Examples:
         >>> setting_label("training.learning_rate = 0.1, training.batch_size = 32")
@@ -90,5 +93,9 @@ def setting_label(setting: str) -> str:
 
 
 def shown_value(value: object) -> str:
-    """A swept value without digits that say nothing: 8.0 is 8."""
+    """A swept value without trailing zeros: 8.0 is 8."""
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _plain(column: str) -> str:
+    return column.removeprefix("swept.")

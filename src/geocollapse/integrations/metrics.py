@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,44 +15,37 @@ from torchmetrics import Metric
 from geocollapse.arrays import labelled_arrays
 from geocollapse.collapse import ClassStatistics, nc1_pooled, streamed_measures
 from geocollapse.estimate import GeocollapseWarning
+from geocollapse.measures import MEASURES
 from geocollapse.numerics import NO_FLOAT64
 from geocollapse.runtime.processes import share
 
 _PARTS = ("classes", "counts", "offsets", "sum_squares", "origin", "scatter")
-_STREAMED = (
-    "cdnv",
-    "cdnv_bias_corrected",
-    "nc1_trace_ratio",
-    "nc2_equinorm",
-    "nc2_equiangular",
-    "nc2_max_angle",
-    "hyperspherical_uniformity",
-)
-_SCATTERED = ("nc1_pooled", "nc1_rank")
+_STREAMED = tuple(name for name, measure in MEASURES.items() if measure.streamed == "moments")
+_SCATTERED = tuple(name for name, measure in MEASURES.items() if measure.streamed == "scatter")
 
 
 class CollapseMetric(Metric):
-    """Neural collapse of a stream of features, as far as class statistics alone give it.
+    """The measures of neural collapse that class statistics alone give, for a stream of features.
 
     ``compute`` returns 0-d float64 tensors: ``cdnv``, ``cdnv_bias_corrected``, ``nc1_trace_ratio``,
     ``nc2_equinorm``, ``nc2_equiangular``, ``nc2_max_angle``, ``hyperspherical_uniformity`` and,
-    with ``scatter``, ``nc1_pooled`` and ``nc1_rank``. What needs the final means (class-weighted
-    NC1, directional CDNV, NC4, nearest-mean error) is measured on kept features:
+    with ``scatter``, ``nc1_pooled`` and ``nc1_rank``. Class-weighted NC1, directional CDNV, NC4 and
+    nearest-mean error need the final means, so they need kept features:
     ``geocollapse.neural_collapse(features, labels)``.
 
-    The states are class statistics, as lists with one part a process: they are gathered, and merged
-    by Chan's rule (never summed), so that batches, ``merge_state`` and processes give the same
-    value to 1e-10 whatever the split. ``forward`` also computes the value of the batch alone, NaN
-    with a warning where a class has no example in it; in a training loop ``update`` is enough.
+    The states are class statistics, as lists with one part a process. They are gathered and merged
+    by Chan's rule, never summed, so the value is the same to 1e-10 however batches, ``merge_state``
+    and processes split the data. ``forward`` also computes the value of the batch alone, which is
+    NaN with a warning where a class has no example in it; a training loop needs only ``update``.
 
     Source: Chan, Golub, LeVeque (1979); definitions 2.
 
     Args:
         num_classes: declares the labels 0..num_classes - 1; None discovers the classes.
         scatter: keep the pooled scatter (p, p) for NC1; at most 4,096 features.
-        **kwargs: torchmetrics' own (``sync_on_compute``, ``dist_sync_fn``, ...). Values are not
-            cached by default: what one process computed inside ``processes.alone`` would keep it
-            from the next gathering of all.
+        **kwargs: those of ``torchmetrics.Metric`` (``sync_on_compute``, ``dist_sync_fn``, ...).
+            Values are not cached by default: a process with a value computed inside
+            ``processes.alone`` would not join the next gathering, and the others would wait.
 
     Raises:
         ValueError: on update, wrong shapes, NaN features, a label out of the declared range, or too
@@ -79,7 +72,7 @@ class CollapseMetric(Metric):
     scatter: list[Tensor]
 
     def __init__(
-        self, num_classes: int | None = None, *, scatter: bool = True, **kwargs: Any
+        self, num_classes: int | None = None, *, scatter: bool = True, **kwargs: object
     ) -> None:
         super().__init__(
             **{"distributed_available_fn": _is_one_of_many, "compute_with_cache": False, **kwargs}
@@ -92,11 +85,10 @@ class CollapseMetric(Metric):
 
     @property
     def statistics(self) -> ClassStatistics:
-        """The class statistics of everything seen, all parts merged."""
-        states = (getattr(self, name) for name in _PARTS)
-        return functools.reduce(
-            ClassStatistics.merge, (self._part(*tensors) for tensors in zip(*states))
-        )
+        """The class statistics of everything seen, with all parts merged."""
+        states = [getattr(self, name) for name in _PARTS]
+        parts = [self._part(*tensors) for tensors in zip(*states)]
+        return functools.reduce(ClassStatistics.merge, parts)
 
     def update(self, features: Tensor, target: Tensor) -> None:
         """Add features (n, p) with class labels ``target`` (n,)."""
@@ -104,9 +96,7 @@ class CollapseMetric(Metric):
         self._store(self.statistics.accumulate(x, y))
 
     def compute(self) -> dict[str, Tensor]:
-        """The measures of everything seen; NaN with a warning where fewer than two classes have
-        examples.
-        """
+        """The measures of everything seen; NaN with a warning before two classes have examples."""
         statistics = self.statistics
         values, reasons = _measures(statistics)
         for reason in reasons:
@@ -116,23 +106,22 @@ class CollapseMetric(Metric):
             for name, value in values.items()
         }
 
-    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Merge the state of another CollapseMetric (or its ``metric_state``) into this one.
+    def merge_state(self, incoming_state: Mapping[str, object] | Metric) -> None:
+        """Merge the state of another CollapseMetric, or its ``metric_state``, into this one.
 
         Raises:
-            TypeError: neither.
-            ValueError: other classes declared, another number of features, or ``scatter`` in one of
-            them only.
+            TypeError: ``incoming_state`` is neither of them.
+            ValueError: the two declare different classes, have different numbers of features, or
+                only one of them has ``scatter``.
         """
         if isinstance(incoming_state, CollapseMetric):
             other = incoming_state
-        elif isinstance(incoming_state, dict) and set(_PARTS) <= set(incoming_state):
+        elif isinstance(incoming_state, Mapping) and set(_PARTS) <= set(incoming_state):
             other = self._of_state(incoming_state)
         else:
             raise TypeError(
                 f"incoming_state: expected a CollapseMetric or its metric_state, got "
-                f"{type(incoming_state).__name__}; "
-                "do merge_state(other_metric)"
+                f"{type(incoming_state).__name__}; do merge_state(other_metric)"
             )
         self._store(self.statistics.merge(other.statistics))
         self._update_count += other._update_count
@@ -146,8 +135,9 @@ class CollapseMetric(Metric):
     def _apply(
         self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()
     ) -> CollapseMetric:
-        """``to`` and the like, which leave dtypes alone; on a device without float64 the statistics
-        stay on the CPU.
+        """Move the statistics as ``to`` asks, but keep their dtypes.
+
+        They stay on the CPU where the device has no float64.
         """
         if fn(torch.zeros(())).device.type in NO_FLOAT64:
             return self
@@ -159,22 +149,21 @@ class CollapseMetric(Metric):
         super()._apply(in_its_dtype, exclude_state)
         return self
 
-    def _of_state(self, state: dict[str, Any]) -> CollapseMetric:
-        """The metric behind a ``metric_state``: whether it declared its classes and kept scatter
-        shows in its tensors.
+    def _of_state(self, state: Mapping[str, object]) -> CollapseMetric:
+        """The metric that ``state`` came from, with its declared classes and its ``scatter``.
 
-        Declared classes are 0, 1, ... and may have no examples; what was discovered has been seen.
+        Declared classes are 0, 1, ... and may have no examples; discovered ones have examples.
         """
-        classes, counts = state["classes"][0], state["counts"][0]
+        parts = {name: cast("list[Tensor]", state[name]) for name in _PARTS}
+        classes, counts = parts["classes"][0], parts["counts"][0]
         is_range = torch.equal(classes, torch.arange(len(classes), device=classes.device))
         may_be_declared = is_range and (self.num_classes is not None or bool((counts == 0).any()))
-        has_rows = state["origin"][0].numel() > 0
-        keeps_scatter = state["scatter"][0].numel() > 0 if has_rows else self.keep_scatter
-        other = CollapseMetric(
-            (len(classes) or None) if may_be_declared else None, scatter=keeps_scatter
-        )
-        for name in _PARTS:
-            setattr(other, name, state[name])
+        has_rows = parts["origin"][0].numel() > 0
+        keeps_scatter = parts["scatter"][0].numel() > 0 if has_rows else self.keep_scatter
+        declared = (len(classes) or None) if may_be_declared else None
+        other = CollapseMetric(declared, scatter=keeps_scatter)
+        for name, tensors in parts.items():
+            setattr(other, name, tensors)
         return other
 
     def _empty(self) -> ClassStatistics:
@@ -197,8 +186,9 @@ class CollapseMetric(Metric):
         )
 
     def _store(self, statistics: ClassStatistics) -> None:
-        """One part a process, also before the first update: every process takes part in every
-        gather.
+        """Keep ``statistics`` as the only part.
+
+        There is one before the first update too, since every process joins every gathering.
         """
         for name in _PARTS:
             value = getattr(statistics, name)
@@ -206,17 +196,21 @@ class CollapseMetric(Metric):
 
 
 def _is_one_of_many() -> bool:
-    """Whether there are other processes to gather from."""
+    """True if there are other processes to gather from."""
     return share()[1] > 1
 
 
 def _measures(statistics: ClassStatistics) -> tuple[dict[str, float], tuple[str, ...]]:
-    """The streamed measures under fixed names, with the reasons for what is NaN."""
+    """The streamed measures by name, and reasons for those that are NaN."""
+    has_scatter = statistics.scatter is not None
     if int((statistics.counts > 0).sum()) < 2:
-        names = (*_STREAMED, *(_SCATTERED if statistics.scatter is not None else ()))
-        reason = "target: expected at least two classes with examples, so every measure is NaN; do update with more"
+        names = (*_STREAMED, *(_SCATTERED if has_scatter else ()))
+        reason = (
+            "target: expected at least two classes with examples, so every measure is NaN; do "
+            "update with more"
+        )
         return dict.fromkeys(names, math.nan), (reason,)
     values, reasons = streamed_measures(statistics)
-    if statistics.scatter is not None:
+    if has_scatter:
         values["nc1_pooled"], values["nc1_rank"] = nc1_pooled(statistics)
     return values, reasons

@@ -1,9 +1,9 @@
 """One pass over model and data -> one Measurement.
 
-The files, in the order of the data: store (kept features), reading (the pass), kept (what it
-leaves), arrays and saved (the same in a file), classifier (its outputs and classes), context (what
-layers share), layer (all measures of one layer), display (as a table and a figure), depth (several
-layers), result (what the caller gets), run (``measure``).
+The files, in the order of the data: one_pass and reading (the pass), classifier (its outputs and
+classes), context (shared by all layers), compute (the measures of a layer), layer and attributes
+(their record), table and figure (of one layer), depth (of several), result (for the caller), run
+(``measure``), collect (features alone).
 """
 
 from geocollapse.measurement.layer import LayerMeasurement as LayerMeasurement

@@ -1,12 +1,13 @@
-"""All measures of one layer, from what the pass over the model kept."""
+"""All measures of one layer, computed from the features and Jacobian norms that were kept."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from geocollapse.bounds import MAX_MOMENT_CLASSES, bounds_of
 from geocollapse.collapse import (
@@ -32,50 +33,61 @@ _NO_NORMS = (
 )
 
 
+class _Classifier(NamedTuple):
+    """Weight (C, p) and bias (C,) where they fit the classes and the layer, else notes on why."""
+
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    notes: tuple[str, ...] = ()
+
+
 def measure_layer(kept: KeptLayer) -> LayerMeasurement:
     """All measures of one layer from its kept features and squared Jacobian norms."""
-    context, data = kept.context, LabelledFeatures.of(kept.features, kept.labels)
-    labels = [int(label) for label in data.statistics.classes]
-    names = tuple(
-        str(label) if context.class_names is None else context.class_names[label]
-        for label in labels
-    )
+    data = LabelledFeatures.of(kept.features, kept.labels)
+    names = _class_names(kept, data)
     by_class, gc = _complexity(kept)
-    classifier, notes = _fitting_head(kept.head, data)
-    collapse = measure_collapse(data, **classifier)
-    means, variances = data.statistics.means, data.statistics.variances()
+    classifier = _fitting_classifier(kept.head, data)
+    collapse = measure_collapse(data, weight=classifier.weight, bias=classifier.bias)
+    means = data.statistics.means
     gcol = geometric_collapse(by_class, means)
-    has_norms = len(context.probed) > 0
+    has_norms = len(kept.context.probed) > 0
     bounds = bounds_of(data, _BOUND_SHOTS, by_class if has_norms else None)
-    about_norms = (*gc.warnings, *gcol.warnings) if has_norms else (_NO_NORMS,)
-    if len(names) > MAX_MOMENT_CLASSES:
-        notes += (
-            f"nearest_mean_bound: directional form and stable rank up to {MAX_MOMENT_CLASSES} "
-            f"classes only",
-        )
     variance = _total_variance(data)
-    if variance == 0.0:
-        notes += ("gc_per_variance: undefined, all features are equal",)
     baselines = label_free(kept.features)
+    warnings = (
+        *kept.context.warnings,
+        *((*gc.warnings, *gcol.warnings) if has_norms else (_NO_NORMS,)),
+        *collapse.warnings,
+        *classifier.notes,
+        *_about_limits(len(names), variance),
+        *baselines.warnings,
+    )
     return LayerMeasurement(
         kept=kept,
         class_names=names,
         geometric_complexity=gc,
-        gc_pixel=None if kept.norms.scaled is None else _in_pixels(gc, kept.norms),
+        gc_pixel=_per_pixel(gc, kept.norms),
         gc_per_variance=gc.value / variance if variance > 0.0 else math.nan,
         class_complexity=dict(zip(names, by_class, strict=True)),
         geometric_collapse=gcol,
-        poincare_ratio=_poincare(poincare_ratios(variances, by_class, means), names),
+        poincare_ratio=_by_name(
+            poincare_ratios(data.statistics.variances(), by_class, means), names
+        ),
         neural_collapse=collapse,
         bounds={
             "inf" if bound.k_shot == math.inf else str(bound.k_shot): bound for bound in bounds
         },
         label_free=baselines,
         samples_for_rtol=_samples_for_rtol(kept),
-        warnings=_distinct(
-            *context.warnings, *about_norms, *collapse.warnings, *notes, *baselines.warnings
-        ),
+        warnings=tuple(dict.fromkeys(warnings)),
     )
+
+
+def _class_names(kept: KeptLayer, data: LabelledFeatures) -> tuple[str, ...]:
+    """A name for each class, in ascending order of the labels; the label itself without one."""
+    labels = [int(label) for label in data.statistics.classes]
+    given = kept.context.class_names
+    return tuple(str(label) if given is None else given[label] for label in labels)
 
 
 def _complexity(kept: KeptLayer) -> tuple[list[Estimate], Estimate]:
@@ -91,20 +103,21 @@ def _complexity(kept: KeptLayer) -> tuple[list[Estimate], Estimate]:
 
 
 def _samples_for_rtol(kept: KeptLayer) -> int | None:
-    """What the default precision could have saved; None where not every example was probed anyway."""
+    """Number of examples that the suggested precision needs; None unless all were probed."""
     if len(kept.norms) < kept.context.n_population:
         return None
     return samples_needed(kept.norms, SUGGESTED_RTOL, kept.context.provenance["seed"])
 
 
-def _poincare(ratios: PoincareRatios, names: tuple[str, ...]) -> PoincareDict:
+def _by_name(ratios: PoincareRatios, names: tuple[str, ...]) -> PoincareDict:
     per_class = dict(zip(names, ratios["per_class"].tolist(), strict=True))
     return {"weighted_mean": ratios["weighted_mean"], "max": ratios["max"], "per_class": per_class}
 
 
-def _in_pixels(gc: Estimate, norms: SquaredNorms) -> float | None:
-    """Geometric complexity for each unit of the raw pixel; the ratio of two sums over the same
-    probed examples.
+def _per_pixel(gc: Estimate, norms: SquaredNorms) -> float | None:
+    """Geometric complexity per unit of the raw pixel; None where its scale is not known.
+
+    It is scaled by the ratio of two sums over the same probed examples.
     """
     if norms.scaled is None:
         return None
@@ -123,29 +136,34 @@ def _total_variance(data: LabelledFeatures) -> float:
     )
 
 
-def _fitting_head(head: Head, data: LabelledFeatures) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The classifier as arguments of the collapse measures, if it fits the classes and the
-    features.
-    """
+def _about_limits(n_classes: int, variance: float) -> tuple[str, ...]:
+    """Notes on what many classes and equal features leave undefined."""
+    notes = []
+    if n_classes > MAX_MOMENT_CLASSES:
+        notes.append(
+            f"nearest_mean_bound: directional form and stable rank up to {MAX_MOMENT_CLASSES} "
+            f"classes only"
+        )
+    if variance == 0.0:
+        notes.append("gc_per_variance: undefined, all features are equal")
+    return tuple(notes)
+
+
+def _fitting_classifier(head: Head, data: LabelledFeatures) -> _Classifier:
+    """The classifier that the layer feeds, if it fits the classes and the features."""
     if isinstance(head, str):
-        return {}, (f"nc3, nc4 and nc2_weight: not defined here, {head}",)
+        return _Classifier(notes=(f"nc3, nc4 and nc2_weight: not defined here, {head}",))
     weight, bias = head
-    n_classes, n_features = len(data.statistics.classes), data.features.shape[1]
-    is_aligned = (
-        bool((data.statistics.classes.cpu() == torch.arange(n_classes)).all())
-        and len(weight) == n_classes
-    )
-    if not is_aligned or weight.shape[1] != n_features:
+    classes = data.statistics.classes
+    n_classes, n_features = len(classes), data.features.shape[1]
+    is_one_row_a_class = bool((classes.cpu() == torch.arange(n_classes)).all())
+    if not is_one_row_a_class or weight.shape != (n_classes, n_features):
         note = (
             f"nc3, nc4 and nc2_weight: not defined here, the classifier has shape "
             f"{tuple(weight.shape)}, "
             f"the data {n_classes} classes and the layer {n_features} features"
         )
-        return {}, (note,)
+        return _Classifier(notes=(note,))
     device = data.features.device
     zeros = torch.zeros(n_classes)  # a classifier without a bias is one with bias 0
-    return {"weight": weight.to(device), "bias": (zeros if bias is None else bias).to(device)}, ()
-
-
-def _distinct(*texts: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(texts))
+    return _Classifier(weight.to(device), (zeros if bias is None else bias).to(device))

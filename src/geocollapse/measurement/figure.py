@@ -1,11 +1,11 @@
-"""A measurement of one layer as a figure, and figures as files."""
+"""The measurement of one layer as a figure, and figures as files."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from geocollapse.collapse import LabelledFeatures, pairwise_cdnv
 from geocollapse.measurement.layer import LayerMeasurement
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The forms of a figure, with what keeps the date out of them: the same figure is the same file.
-_FIGURES: Mapping[str, Any] = {
+# Metadata by ending, without dates and versions, so that the same figure is the same file.
+_METADATA: Mapping[str, dict[str, None]] = {
     ".png": {"Software": None},
     ".pdf": {"CreationDate": None},
     ".svg": {"Date": None},
@@ -25,8 +25,9 @@ _FIGURES: Mapping[str, Any] = {
 
 
 def as_figure(layer: LayerMeasurement) -> Figure:
-    """Geometric complexity of each class with its 95 % interval, where known, and CDNV of each pair
-    of classes.
+    """A figure of geometric complexity by class, with 95 % intervals, and CDNV by pair.
+
+    The first panel is left out where geometric complexity is not known.
     """
     from matplotlib.figure import Figure
 
@@ -46,15 +47,14 @@ def as_figure(layer: LayerMeasurement) -> Figure:
 
 
 def _draw_complexity(axis: Axes, layer: LayerMeasurement) -> None:
-    """One point and its interval a class."""
-    names, estimates = list(layer.class_names), list(layer.class_complexity.values())
-    values, bounds = (
-        [estimate.value for estimate in estimates],
-        [estimate.interval() for estimate in estimates],
-    )
+    """Draw a point with its interval for each class."""
+    names = list(layer.class_names)
+    estimates = list(layer.class_complexity.values())
+    values = [estimate.value for estimate in estimates]
+    bounds = [estimate.interval() for estimate in estimates]
     errors = [
-        [v - low for v, (low, _) in zip(values, bounds)],
-        [high - v for v, (_, high) in zip(values, bounds)],
+        [value - low for value, (low, _) in zip(values, bounds)],
+        [high - value for value, (_, high) in zip(values, bounds)],
     ]
     axis.errorbar(values, range(len(names)), xerr=errors, fmt="o", color="#0072B2", capsize=3)
     axis.set_yticks(range(len(names)), names)
@@ -64,9 +64,9 @@ def _draw_complexity(axis: Axes, layer: LayerMeasurement) -> None:
 
 def check_figure(path: Path, *, argument: str = "path") -> None:
     """Raise a ValueError for a file that ``save_figure`` cannot write."""
-    if path.suffix not in _FIGURES:
+    if path.suffix not in _METADATA:
         raise ValueError(
-            f"{argument}: expected a file ending in {', '.join(_FIGURES)}, got {str(path)!r}; do "
+            f"{argument}: expected a file ending in {', '.join(_METADATA)}, got {str(path)!r}; do "
             f"figure.png"
         )
 
@@ -80,4 +80,4 @@ def save_figure(figure: Figure, path: Path) -> None:
         rc_context({"svg.hashsalt": "geocollapse", "pdf.fonttype": 42}),
         written_whole(path) as partial,
     ):
-        figure.savefig(partial, format=path.suffix[1:], dpi=150, metadata=_FIGURES[path.suffix])
+        figure.savefig(partial, format=path.suffix[1:], dpi=150, metadata=_METADATA[path.suffix])

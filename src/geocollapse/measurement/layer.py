@@ -1,10 +1,11 @@
-"""All measures of one layer, from what the pass over the model kept."""
+"""All measures of one layer: the record, its JSON form, and how each measure is read from it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -13,10 +14,12 @@ from typing_extensions import TypedDict
 from geocollapse.bounds import BoundDict, NearestMeanBound
 from geocollapse.collapse import ClassPair, LabelledFeatures, NeuralCollapse, largest_pairs
 from geocollapse.estimate import Estimate, EstimateDict, IntervalDict, TopExample, strict_json
+from geocollapse.measurement.attributes import CollapseMeasures, OfTheLayer
+from geocollapse.measures import MEASURES
 from geocollapse.store import KeptLayer, write_features
 from geocollapse.transfer import LabelFree, LabelFreeDict
 
-SUGGESTED_RTOL = 0.05
+SUGGESTED_RTOL = 0.05  # the precision that the table suggests
 
 
 class PoincareDict(TypedDict):
@@ -28,8 +31,9 @@ class PoincareDict(TypedDict):
 
 
 class MeasurementDict(TypedDict):
-    """The JSON form of one layer's measurement; an undefined number is null, with the reason in
-    ``warnings``.
+    """The JSON form of one layer's measurement.
+
+    An undefined number is null, and ``warnings`` say why.
     """
 
     schema_version: int
@@ -57,6 +61,8 @@ class MeasurementDict(TypedDict):
     nc2_equinorm: float | None
     nc2_equiangular: float | None
     nc2_max_angle: float | None
+    hyperspherical_uniformity: float | None
+    nearest_mean_error: float | None
     nc2_weight_equinorm: float | None
     nc2_weight_equiangular: float | None
     nc2_weight_max_angle: float | None
@@ -64,8 +70,6 @@ class MeasurementDict(TypedDict):
     nc3_squared: float | None
     self_duality_gram: float | None
     nc4: float | None
-    hyperspherical_uniformity: float | None
-    nearest_mean_error: float | None
     nearest_mean_bound: dict[str, BoundDict]
     predicted_error: dict[str, float | None]
     label_free: LabelFreeDict
@@ -75,27 +79,29 @@ class MeasurementDict(TypedDict):
 
 
 @dataclass(frozen=True, eq=False)
-class LayerMeasurement:
-    """Every measure of one layer: geometric complexity, neural and geometric collapse, bounds,
-    label-free baselines.
+class LayerMeasurement(CollapseMeasures):
+    """Complexity, collapse, bounds and label-free baselines of one layer.
 
-    Of a features file without squared Jacobian norms, complexity and what follows from it are NaN,
-    with a warning.
+    The fields of ``neural_collapse`` are attributes too: ``layer.cdnv``. From a features file
+    without squared Jacobian norms, geometric complexity and all that follows from it are NaN, with
+    a warning.
 
     Attributes:
-        kept: what they were computed from; ``save_features`` writes it.
+        kept: the features, squared Jacobian norms and labels behind the numbers.
         class_names: names of the classes, in ascending order of their labels.
         geometric_complexity: of the map from the input to this layer.
-        gc_pixel: the same for each unit of the raw [0, 1] pixel; None where the input scale is not
-            known.
+        gc_pixel: geometric complexity per unit of the raw [0, 1] pixel; None where the input scale
+            is not known.
         gc_per_variance: geometric complexity over the trace of the total feature covariance.
         class_complexity: geometric complexity of each class.
         geometric_collapse: see ``geocollapse.geometric_collapse``.
         poincare_ratio: empirical Poincare ratios.
         neural_collapse: CDNV and NC1 to NC4.
-        bounds: nearest-mean bounds by the number of shots.
+        bounds: nearest-mean bounds by the number of shots: ``"inf"``, ``"1"``, ``"5"``.
         label_free: RankMe, effective rank, alpha-ReQ and feature norm.
-        samples_for_rtol: examples that ``rtol=0.05`` would have probed, where all of them were.
+        samples_for_rtol: number of examples that ``rtol=0.05`` would have probed; None unless all
+            were probed.
+        warnings: why a value is undefined or must be read with care.
     """
 
     kept: KeptLayer
@@ -114,33 +120,37 @@ class LayerMeasurement:
 
     @property
     def layer(self) -> str:
-        """Where the features were taken."""
+        """Name of the layer that the features come from."""
         return self.kept.layer
 
     @property
     def features(self) -> Tensor:
-        """(n, p)."""
+        """Features (n, p), in the order of the data."""
         return self.kept.features
 
     @property
     def labels(self) -> Tensor:
-        """(n,)."""
+        """Labels (n,), in the order of the data."""
         return self.kept.labels
 
     @property
     def accuracy(self) -> float | None:
-        """Share of the examples that the model's own classifier gets right; None without one for
-        these classes.
-        """
+        """Accuracy of the model's own classifier; None without one for these classes."""
         return self.kept.context.accuracy
 
-    def save_features(self, path: str | Path, *, origin: Mapping[str, Any] | None = None) -> None:
-        """Write a features file, from which ``geocollapse.measure_features`` makes the same
-        numbers.
+    @property
+    def input_covariance_lambda_max(self) -> float | None:
+        """Largest eigenvalue of any class's input covariance; None where it is not computed."""
+        return self.kept.context.lambda_max
+
+    def save_features(
+        self, path: str | Path, *, origin: Mapping[str, object] | None = None
+    ) -> None:
+        """Write a features file, which ``geocollapse.measure_features`` reads to the same numbers.
 
         Args:
             path: a file ending in ``.safetensors`` or ``.npz``; written whole or not at all.
-            origin: what to record beside the provenance, such as the model's name.
+            origin: entries to record beside the provenance, such as the model's name.
 
         Raises:
             ValueError: another ending.
@@ -154,48 +164,82 @@ class LayerMeasurement:
         return largest_pairs(statistics, min(k, n_pairs), class_names=self.class_names)
 
     def top_examples(self, k: int = 10) -> list[TopExample]:
-        """The k inputs that carry most of geometric complexity, by position in the data set and
-        class.
-        """
+        """The k inputs that carry most of geometric complexity, by position and class."""
         names = dict(zip(self.labels.unique().tolist(), self.class_names, strict=True))
         rows = dict(zip(self.kept.context.ids.tolist(), self.labels.tolist(), strict=True))
         found = self.geometric_complexity.top_examples(k)
         return [replace(example, class_name=names[rows[example.index]]) for example in found]
 
     def to_dict(self) -> MeasurementDict:
-        """The strict JSON form."""
-        collapse = {
-            key: value for key, value in self.neural_collapse.to_dict().items() if key != "warnings"
-        }
-        context = self.kept.context
+        """The measurement as values that strict JSON can hold."""
+        values = json_values(self)
         result: MeasurementDict = strict_json(
-            {
-                "schema_version": 1,
-                "accuracy": context.accuracy,
-                "n_samples": len(self.features),
-                "n_features": self.features.shape[1],
-                "n_classes": len(self.class_names),
-                "classes": self.class_names,
-                "layer": self.layer,
-                "split": context.split,
-                "geometric_complexity": self.geometric_complexity,
-                "gc_pixel": self.gc_pixel,
-                "gc_per_variance": self.gc_per_variance,
-                "geometric_complexity_per_class": {
-                    k: e.to_interval_dict() for k, e in self.class_complexity.items()
-                },
-                "geometric_collapse": self.geometric_collapse.to_interval_dict(),
-                "poincare_ratio": self.poincare_ratio,
-                "input_covariance_lambda_max": context.lambda_max,
-                **collapse,
-                "nearest_mean_bound": {
-                    shots: bound.to_dict() for shots, bound in self.bounds.items()
-                },
-                "predicted_error": {"1": None, "5": None},
-                "label_free": self.label_free.to_dict(),
-                "preprocessing": context.preprocessing,
-                "warnings": self.warnings,
-                "provenance": context.provenance,
-            }
+            {key: values[key] for key in MeasurementDict.__annotations__}
         )
         return result
+
+    def _only(self, _name: str, /) -> LayerMeasurement:
+        return self
+
+
+Reader = Callable[[LayerMeasurement], float | Estimate | None]
+
+# How each measure is read from a layer, by the names of ``geocollapse.measures``.
+READERS: Mapping[str, Reader] = MappingProxyType(
+    {
+        "accuracy": lambda layer: layer.accuracy,
+        "geometric_complexity": lambda layer: layer.geometric_complexity,
+        "gc_pixel": lambda layer: layer.gc_pixel,
+        "gc_per_variance": lambda layer: layer.gc_per_variance,
+        "geometric_collapse": lambda layer: layer.geometric_collapse,
+        "poincare_ratio.weighted_mean": lambda layer: layer.poincare_ratio["weighted_mean"],
+        "poincare_ratio.max": lambda layer: layer.poincare_ratio["max"],
+        "input_covariance_lambda_max": lambda layer: layer.input_covariance_lambda_max,
+        "nearest_mean_bound.5.best": lambda layer: layer.bounds["5"].best,
+        "label_free.rankme": lambda layer: layer.label_free.rankme,
+        "label_free.effective_rank": lambda layer: layer.label_free.effective_rank,
+        "label_free.alpha_req": lambda layer: layer.label_free.alpha_req,
+        "label_free.feature_norm": lambda layer: layer.label_free.feature_norm,
+        **{
+            name: attribute.read
+            for name, attribute in vars(CollapseMeasures).items()
+            if isinstance(attribute, OfTheLayer)
+        },
+    }
+)
+
+
+def json_values(layer: LayerMeasurement) -> dict[str, object]:
+    """All values of the JSON form by key: measures with a key of their own, and the rest."""
+    own = {name: READERS[name](layer) for name in MEASURES if "." not in name}
+    return {**own, **_grouped_values(layer), **_circumstances(layer)}
+
+
+def _grouped_values(layer: LayerMeasurement) -> dict[str, object]:
+    """Values that are objects in the JSON form."""
+    by_class = layer.class_complexity.items()
+    return {
+        "geometric_complexity_per_class": {name: gc.to_interval_dict() for name, gc in by_class},
+        "geometric_collapse": layer.geometric_collapse.to_interval_dict(),
+        "poincare_ratio": layer.poincare_ratio,
+        "nearest_mean_bound": {shots: bound.to_dict() for shots, bound in layer.bounds.items()},
+        "predicted_error": {"1": None, "5": None},
+        "label_free": layer.label_free.to_dict(),
+    }
+
+
+def _circumstances(layer: LayerMeasurement) -> dict[str, object]:
+    """What was measured, and how."""
+    context = layer.kept.context
+    return {
+        "schema_version": 1,
+        "n_samples": len(layer.features),
+        "n_features": layer.features.shape[1],
+        "n_classes": len(layer.class_names),
+        "classes": layer.class_names,
+        "layer": layer.layer,
+        "split": context.split,
+        "preprocessing": context.preprocessing,
+        "warnings": layer.warnings,
+        "provenance": context.provenance,
+    }

@@ -1,6 +1,4 @@
-"""What ``measure`` gives: the measurements of one or several layers, as a table, a dictionary, a
-frame, a figure.
-"""
+"""The measurements of one or several layers, as a table, a dictionary, a frame, a figure."""
 
 from __future__ import annotations
 
@@ -8,12 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from typing_extensions import TypedDict
 
 from geocollapse.collapse import ClassPair
 from geocollapse.estimate import TopExample
+from geocollapse.measurement.attributes import CollapseMeasures, OfTheLayer
 from geocollapse.measurement.depth import depth_figure, depth_table
 from geocollapse.measurement.figure import as_figure
 from geocollapse.measurement.layer import LayerMeasurement, MeasurementDict
@@ -31,12 +30,12 @@ class LayersDict(TypedDict):
 
 
 @dataclass(frozen=True, eq=False)
-class Measurement:
+class Measurement(CollapseMeasures):
     """The measurements of a model's layers from one pass over it.
 
-    With one layer, its measures are attributes of the measurement itself:
-    ``m.geometric_complexity``, ``m.cdnv``; see ``LayerMeasurement`` and
-    ``geocollapse.NeuralCollapse``.
+    With one layer, all attributes of its ``LayerMeasurement`` are attributes of the measurement
+    itself, such as ``m.geometric_complexity`` and ``m.cdnv``. With several, ``m["layer1"]`` is the
+    measurement of one, and the attribute raises an AttributeError that says so.
 
     Attributes:
         layers: one entry a layer, in the order asked for.
@@ -44,11 +43,24 @@ class Measurement:
 
     layers: tuple[LayerMeasurement, ...]
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name == "layers":
-            raise AttributeError(name)
-        layer = self._only(name)
-        return getattr(layer if hasattr(layer, name) else layer.neural_collapse, name)
+    kept = OfTheLayer(lambda layer: layer.kept)
+    layer = OfTheLayer(lambda layer: layer.layer)
+    features = OfTheLayer(lambda layer: layer.features)
+    labels = OfTheLayer(lambda layer: layer.labels)
+    class_names = OfTheLayer(lambda layer: layer.class_names)
+    accuracy = OfTheLayer(lambda layer: layer.accuracy)
+    geometric_complexity = OfTheLayer(lambda layer: layer.geometric_complexity)
+    gc_pixel = OfTheLayer(lambda layer: layer.gc_pixel)
+    gc_per_variance = OfTheLayer(lambda layer: layer.gc_per_variance)
+    class_complexity = OfTheLayer(lambda layer: layer.class_complexity)
+    geometric_collapse = OfTheLayer(lambda layer: layer.geometric_collapse)
+    poincare_ratio = OfTheLayer(lambda layer: layer.poincare_ratio)
+    input_covariance_lambda_max = OfTheLayer(lambda layer: layer.input_covariance_lambda_max)
+    neural_collapse = OfTheLayer(lambda layer: layer.neural_collapse)
+    bounds = OfTheLayer(lambda layer: layer.bounds)
+    label_free = OfTheLayer(lambda layer: layer.label_free)
+    samples_for_rtol = OfTheLayer(lambda layer: layer.samples_for_rtol)
+    warnings = OfTheLayer(lambda layer: layer.warnings)
 
     def __getitem__(self, layer: str) -> LayerMeasurement:
         """The measurement of the layer called ``layer``."""
@@ -63,7 +75,7 @@ class Measurement:
         return as_text(self.layers[0]) if len(self.layers) == 1 else depth_table(self.layers)
 
     def to_dict(self) -> MeasurementDict | LayersDict:
-        """Strict JSON values: of the layer, or of all of them under ``layers``."""
+        """Values that strict JSON can hold: of the layer, or of each under ``layers``."""
         if len(self.layers) == 1:
             return self.layers[0].to_dict()
         return {"layers": [layer.to_dict() for layer in self.layers]}
@@ -86,10 +98,10 @@ class Measurement:
         """
         return as_figure(self.layers[0]) if len(self.layers) == 1 else depth_figure(self.layers)
 
-    def save_features(self, path: str | Path, *, origin: Mapping[str, Any] | None = None) -> None:
-        """Write what the measures of the layer were computed from; see
-        ``LayerMeasurement.save_features``.
-        """
+    def save_features(
+        self, path: str | Path, *, origin: Mapping[str, object] | None = None
+    ) -> None:
+        """Write the features of the layer; see ``LayerMeasurement.save_features``."""
         self._only("save_features").save_features(path, origin=origin)
 
     def pairs(self, k: int = 10) -> list[ClassPair]:
@@ -97,10 +109,10 @@ class Measurement:
         return self._only("pairs").pairs(k)
 
     def top_examples(self, k: int = 10) -> list[TopExample]:
-        """The k inputs that carry most of geometric complexity."""
+        """The k inputs that carry most of geometric complexity, by position and class."""
         return self._only("top_examples").top_examples(k)
 
-    def _only(self, name: str) -> LayerMeasurement:
+    def _only(self, name: str, /) -> LayerMeasurement:
         if len(self.layers) != 1:
             names = [layer.layer for layer in self.layers]
             raise AttributeError(

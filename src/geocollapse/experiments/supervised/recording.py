@@ -18,22 +18,11 @@ from geocollapse.features import FeatureMap, find_embedding
 from geocollapse.features.borrow import borrowed
 from geocollapse.features.mixing import is_batch_norm
 from geocollapse.measurement import measure
+from geocollapse.measures import OF_THE_CLASSIFIER
 from geocollapse.transfer import transfer
 
 if TYPE_CHECKING:
     from geocollapse.experiments.recipe import MeasuringConfig, RunConfig, TransferConfig
-
-# Measures of a classifier that was made for the source classes: they say nothing about the target
-# classes.
-_OF_THE_CLASSIFIER = (
-    "nc2_weight_equinorm",
-    "nc2_weight_equiangular",
-    "nc2_weight_max_angle",
-    "nc3",
-    "nc3_squared",
-    "self_duality_gram",
-    "nc4",
-)
 
 
 def measure_record(
@@ -109,7 +98,7 @@ def measure_target(model: nn.Module, target: LabelledData, config: RunConfig) ->
     What is said of the model's own classifier is null: it was made for other classes.
     """
     measured = _measure(model, target, config.measuring, config.seed)
-    geometry = dict(measured.to_dict()) | dict.fromkeys(_OF_THE_CLASSIFIER)
+    geometry = dict(measured.to_dict()) | dict.fromkeys(OF_THE_CLASSIFIER)
     few_shot = transfer(measured.features, measured.labels, **_episodes(config.transfer))
     return (
         geometry | few_shot | {"warnings": [*geometry["warnings"], *few_shot.get("warnings", [])]}
