@@ -12,10 +12,14 @@ from typing_extensions import TypedDict
 
 from geocollapse.collapse import ClassPair
 from geocollapse.estimate import TopExample
-from geocollapse.measurement.attributes import CollapseMeasures, OfTheLayer
 from geocollapse.measurement.depth import depth_figure, depth_table
 from geocollapse.measurement.figure import as_figure
-from geocollapse.measurement.layer import LayerMeasurement, MeasurementDict
+from geocollapse.measurement.layer import (
+    CollapseMeasures,
+    LayerMeasurement,
+    MeasurementDict,
+    OfTheLayer,
+)
 from geocollapse.measurement.table import as_text
 
 if TYPE_CHECKING:
