@@ -12,10 +12,10 @@ import geocollapse as geo
 from geocollapse import data
 from geocollapse.batches import as_examples, as_map
 from geocollapse.cli import main
-from geocollapse.cli.resolve import _has_token_types
 from geocollapse.data import SOURCES
 from geocollapse.features import FeatureMap, Layer
 from geocollapse.jacobian import ProbePlan
+from geocollapse.models.prepared import has_token_types
 
 
 class Words:
@@ -363,7 +363,7 @@ def test_which_models_have_token_types(name, expected):
     model = torch.nn.Identity()
     if name is not None:
         model.config = transformers.AutoConfig.for_model(name)
-    assert _has_token_types(model) is expected
+    assert has_token_types(model) is expected
 
 
 def test_a_decoder_with_the_tokenizer_of_an_encoder(minilm, tmp_path, capsys):
