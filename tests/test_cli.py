@@ -369,6 +369,7 @@ def recipe(tmp_path_factory):
         """
         extends: demo
         seeds: 1
+        data: {mean: [0.3], std: [0.4]}
         training: {max_steps: 12}
         measuring: {points: 2, max_samples: 20}
         transfer: {n_episodes: 10}
@@ -425,6 +426,7 @@ def test_a_run_folder_is_a_model(swept, answer):
     measured = answer("measure", run, "digits", "--classes", "0-4")
     assert measured["accuracy"] > 0.2
     assert measured["provenance"]["weights"] == str(run / "checkpoint.safetensors")
+    assert (measured["preprocessing"]["mean"], measured["preprocessing"]["std"]) == ([0.3], [0.4])
 
 
 def test_train_answers_with_its_result_and_goes_on_from_it(recipe, answer, tmp_path):
