@@ -1,6 +1,4 @@
-"""Models by name: pretrained from a cache, never random unless asked for, with their own
-preprocessing.
-"""
+"""Models by name: pretrained from a cache, random only if asked for, preprocessed their way."""
 
 import json
 

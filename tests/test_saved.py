@@ -1,6 +1,4 @@
-"""Features files: what was measured is measured again from the file, and what is wrong in one is
-named.
-"""
+"""Features files: they give every number again, and what is wrong in one is named."""
 
 import functools
 import json
@@ -36,9 +34,7 @@ def data():
 
 
 def numbers(measurement):
-    """All of the JSON form but where it comes from, to 11 digits: sums over a mapped file may be
-    added up otherwise.
-    """
+    """The JSON form without provenance, to 11 digits: a mapped file may be summed otherwise."""
     return {
         key: rounded(value) for key, value in measurement.to_dict().items() if key != "provenance"
     }

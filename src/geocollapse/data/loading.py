@@ -173,7 +173,8 @@ def _cifar_fs(split: str, root: Path, download: bool) -> tuple[Tensor, Tensor, l
     images, labels, names = _torchvision(SOURCES["cifar100"], "train", root, download)
     more_images, more_labels, _ = _torchvision(SOURCES["cifar100"], "test", root, download)
     chosen = torch.tensor(CIFAR_FS_CLASSES[split])
-    kept, kept_more = torch.isin(labels, chosen), torch.isin(more_labels, chosen)
+    kept = torch.isin(labels, chosen)
+    kept_more = torch.isin(more_labels, chosen)
     both = torch.cat([labels[kept], more_labels[kept_more]])
     return (
         torch.cat([images[kept], more_images[kept_more]]),

@@ -68,11 +68,9 @@ def made_ready(data: Labelled | RawImages, pixels: Pixels) -> Labelled:
 
 def _check_images(data: object) -> None:
     """Raise a TypeError unless ``data`` holds pairs of a PIL image and a label."""
-    from PIL.Image import Image
-
     is_described = isinstance(data, Described)  # tokens, for instance
-    is_raw = isinstance(data, RawImages) and len(data) > 0 and isinstance(data[0][0], Image)
-    if is_described or not is_raw:
+    is_raw = isinstance(data, RawImages) and len(data) > 0 and hasattr(data[0][0], "convert")
+    if is_described or not is_raw:  # a PIL image can be converted, a tensor cannot
         raise TypeError(
             f"data: expected the name of a data set, LabelledData, LabelledTexts, or (PIL image, "
             f"label) pairs with targets and classes, got {type(data).__name__}; do "

@@ -53,7 +53,8 @@ def load(
             f"weights: expected none with {spec!r}, which names its own, got {weights}; do leave "
             f"one out"
         )
-    is_random, file = at == RANDOM, weights if at in (None, RANDOM) else at
+    is_random = at == RANDOM
+    file = weights if at in (None, RANDOM) else at
     library, _, rest = name.partition(":")
     if library in LIBRARIES:
         is_pretrained = file is None and not is_random

@@ -163,7 +163,8 @@ def torchvision_preprocessing(
     With another size it crops the same share of the image.
     """
     transform = weights.transforms()
-    (crop,), (resize,) = transform.crop_size, transform.resize_size
+    (crop,) = transform.crop_size
+    (resize,) = transform.resize_size
     changes: dict[str, object] = {}
     if image_size is not None:
         changes |= {"crop_size": image_size, "resize_size": round(image_size * resize / crop)}
@@ -171,7 +172,8 @@ def torchvision_preprocessing(
         key: tuple(value) for key, value in {"mean": mean, "std": std}.items() if value is not None
     }
     transform = weights.transforms(**changes)
-    (crop,), (resize,) = transform.crop_size, transform.resize_size
+    (crop,) = transform.crop_size
+    (resize,) = transform.resize_size
     return ImagePreprocessing(
         transform=transform,
         image_size=(crop, crop),
