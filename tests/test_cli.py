@@ -24,7 +24,8 @@ from torch import nn
 print("a model file may print: stdout stays clean")
 
 def tiny(width=8, num_classes=10):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, num_classes))
+    hidden = [nn.Linear(64, width), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, num_classes))
 
 def pair():
     return 1
@@ -369,6 +370,7 @@ def recipe(tmp_path_factory):
         """
         extends: demo
         seeds: 1
+        data: {mean: [0.3], std: [0.4]}
         training: {max_steps: 12}
         measuring: {points: 2, max_samples: 20}
         transfer: {n_episodes: 10}
@@ -425,6 +427,7 @@ def test_a_run_folder_is_a_model(swept, answer):
     measured = answer("measure", run, "digits", "--classes", "0-4")
     assert measured["accuracy"] > 0.2
     assert measured["provenance"]["weights"] == str(run / "checkpoint.safetensors")
+    assert (measured["preprocessing"]["mean"], measured["preprocessing"]["std"]) == ([0.3], [0.4])
 
 
 def test_train_answers_with_its_result_and_goes_on_from_it(recipe, answer, tmp_path):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geocollapse.data import Normalisation
 from geocollapse.estimate import strict_json
 from geocollapse.models import LoadedModel, build
 from geocollapse.runtime.files import write_whole
@@ -249,7 +250,8 @@ def load_model(folder: str | Path) -> LoadedRun:
         ) from None
     model = build(config.model.name, **shape, **config.model.args)
     model.load_state_dict(weights)
-    return LoadedRun(model.eval(), str(folder), str(path), config=config)
+    own = Normalisation(config.data.mean, config.data.std, config.data.pad_to)
+    return LoadedRun(model.eval(), str(folder), str(path), normalisation=own, config=config)
 
 
 def _json(value: Any, *, indent: int | None = None) -> bytes:
