@@ -46,19 +46,20 @@ def test_configuration_and_result_come_back(run):
 
 
 def test_a_checkpoint_comes_back_bit_for_bit(run):
-    weights, buffers, info = run.load_checkpoint()
+    saved = run.load_checkpoint()
+    weights = saved.weights
     assert all(
         torch.equal(weights[key], value) and weights[key].dtype == value.dtype
         for key, value in WEIGHTS.items()
     )
-    assert torch.equal(buffers["a"], BUFFERS["a"])
-    assert info == INFO
+    assert torch.equal(saved.tensors["a"], BUFFERS["a"])
+    assert saved.info == INFO
     assert run.problems == []
 
 
 def test_weights_that_share_memory_can_be_saved(run):
     run.save_checkpoint({"a": WEIGHTS["a"], "b": WEIGHTS["a"].T}, {}, INFO)
-    weights, _, _ = run.load_checkpoint()
+    weights = run.load_checkpoint().weights
     assert torch.equal(weights["b"], weights["a"].T)
 
 
@@ -75,9 +76,9 @@ def test_a_crash_before_the_rename_leaves_the_old_file(run, monkeypatch):
             run.save_checkpoint(BUFFERS, BUFFERS, INFO | {"step": 2})
     again = RunFolder(run.path)
     assert again.result() == {"status": "done", "steps": 1}
-    weights, _, info = again.load_checkpoint()
-    assert set(weights) == {"a", "n"}
-    assert info["step"] == 4
+    saved = again.load_checkpoint()
+    assert set(saved.weights) == {"a", "n"}
+    assert saved.info["step"] == 4
 
 
 def test_a_crash_between_two_renames_is_noticed(run, monkeypatch):

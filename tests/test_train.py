@@ -19,8 +19,8 @@ from geocollapse.experiments.supervised.recording import (
     loss_and_flatness,
     measure_record,
     recalibrate_batch_norm,
-    study_sampling,
 )
+from geocollapse.experiments.supervised.sampling import study_sampling, study_seed
 from geocollapse.experiments.supervised.state import Training, prepare
 from geocollapse.experiments.supervised.train import (
     NonFiniteLossError,
@@ -315,7 +315,7 @@ def test_learning_rate_schedules(values: dict[str, Any], expected: list[float]) 
 
 def test_points_are_geometric_from_the_first_step_to_the_limit() -> None:
     run = config(measuring__every=None, measuring__points=4, training__max_steps=1000)
-    assert sorted(record_steps(run)) == [1, 10, 100, 1000]
+    assert sorted(record_steps(run.measuring, run.training.max_steps)) == [1, 10, 100, 1000]
 
 
 def test_sampling_study_compares_with_the_exact_value(tmp_path: Path) -> None:
@@ -345,7 +345,12 @@ def test_sampling_studies_of_two_runs_are_independent() -> None:
     runs = [config(measuring__sampling=study, training__weight_decay=value) for value in (0.0, 0.1)]
     model, data = (training := prepare(runs[0])).model, training.source
     values = [
-        [e["value"] for e in study_sampling(model, data, run)["examples 30"]["estimates"]]
+        [
+            e["value"]
+            for e in study_sampling(model, data, run.measuring, seed=study_seed(run))[
+                "examples 30"
+            ]["estimates"]
+        ]
         for run in runs
     ]
     assert len({*values[0], *values[1]}) == 6
