@@ -7,7 +7,7 @@ command line.
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -17,9 +17,9 @@ from geocollapse.transfer import TransferDict
 
 
 class VerdictDict(TypedDict):
-    """One verdict with the numbers behind it; see ``geocollapse.papers.collapse_transfer.Verdict``."""
+    """One verdict with the numbers behind it; see ``geocollapse.papers.verdict.Verdict``."""
 
-    claim: int
+    claim: str
     statement: str
     sweep: str
     x: str
@@ -42,6 +42,7 @@ class VerdictDict(TypedDict):
 class ReportDict(TypedDict):
     """``report --json``."""
 
+    schema_version: int
     report: str
     table: str
     figures: list[str]
@@ -60,6 +61,7 @@ class FailureDict(TypedDict):
 class SweepDict(TypedDict):
     """``sweep --json`` and ``demo --json``; done runs of an earlier call are `n_skipped`."""
 
+    schema_version: int
     folder: str
     n_runs: int
     n_done: int
@@ -82,6 +84,7 @@ class PlannedRunDict(TypedDict):
 class PlanDict(TypedDict):
     """``sweep --dry-run --json``; seconds are at most what the sweep takes here."""
 
+    schema_version: int
     folder: str
     n_runs: int
     workers: int
@@ -98,6 +101,7 @@ SweepOrPlanDict = SweepDict | PlanDict
 class LineDict(TypedDict):
     """One line of history.jsonl; the target has the keys of measure and those of transfer on top."""
 
+    schema_version: NotRequired[int]  # lines of old runs have none
     step: int
     epoch: float
     examples_seen: int
@@ -114,6 +118,7 @@ class LineDict(TypedDict):
 class TrainDict(TypedDict):
     """``train --json``: the run's result.json and its folder."""
 
+    schema_version: int
     folder: str
     run_id: str
     status: Literal["done", "failed"]
