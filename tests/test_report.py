@@ -280,8 +280,10 @@ def test_numbers_have_three_digits_and_missing_ones_a_dash():
 
 PROBE = """<script>parent.postMessage([
   document.documentElement.scrollWidth <= innerWidth ? "fits" : "too wide",
-  document.querySelectorAll(".panel .plot-container").length, "panels"].join(" "), "*");</script></body>"""
-FRAME = """<title>nothing came</title><script>addEventListener("message", (m) => { document.title = m.data; });</script>
+  document.querySelectorAll(".panel .plot-container").length, "panels"].join(" "), "*");
+</script></body>"""
+FRAME = """<title>nothing came</title>
+<script>addEventListener("message", (m) => { document.title = m.data; });</script>
 <iframe src="page.html" style="width: WIDTHpx; height: 2000px; border: 0"></iframe>"""
 
 

@@ -118,7 +118,8 @@ def log_ticks(panel: Panel, axis: Literal["x", "y"]) -> list[float]:
     values = values[np.isfinite(values) & (values > 0)]
     if values.size == 0:
         return [1.0]
-    low, high = float(values.min()), float(values.max())
+    low = float(values.min())
+    high = float(values.max())
     decades = math.log10(high / low)
     every = max(1, round(decades / 5))
     exponents = [

@@ -1,4 +1,4 @@
-"""Charts as plotly figures: one for each panel, so that panels stack on a narrow screen."""
+"""Charts as plotly figures: one per panel, so that panels stack on a narrow screen."""
 
 from __future__ import annotations
 

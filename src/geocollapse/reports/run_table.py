@@ -1,4 +1,4 @@
-"""The runs of a sweep on the page: one row each, a sentence on all, their warnings."""
+"""The runs of a sweep on the page: a row for each, a summary, and their warnings."""
 
 from __future__ import annotations
 

@@ -45,11 +45,11 @@ def charts(results: SweepResults) -> list[Chart]:
 
 
 def gc_and_collapse(sweep: str, runs: pd.DataFrame) -> Chart:
-    """GC against GCol and NC, a point a run."""
+    """GC against GCol and NC, one point per run."""
     return Chart(
         f"gc-and-collapse-{sweep}",
         f"GC against geometric and neural collapse: {words(sweep)}",
-        f"One point a run, at the end of training. {HOLLOW}",
+        f"One point per run, at the end of training. {HOLLOW}",
         _scatters(runs, (GC, GCOL), (GC, NC)),
     )
 
@@ -61,7 +61,7 @@ def settings(sweep: str, runs: pd.DataFrame) -> Chart:
     return Chart(
         f"settings-{sweep}",
         f"What the {words(sweep)} does to GC, GCol and NC",
-        "One point a run, at the end of training; swept values in their order, not to scale. "
+        "One point per run, at the end of training; swept values in their order, not to scale. "
         f"{HOLLOW}",
         tuple(panels),
     )
@@ -72,7 +72,7 @@ def transfer(sweep: str, runs: pd.DataFrame) -> Chart:
     return Chart(
         f"transfer-{sweep}",
         f"Source geometry against transfer: {words(sweep)}",
-        f"One point a run, at the end of training; bars: 95 % interval over episodes. {HOLLOW}",
+        f"One point per run, at the end of training; bars: 95 % interval over episodes. {HOLLOW}",
         _scatters(runs, (GC, TARGET_NC), (GC, ACCURACY), (NC, TARGET_NC)),
     )
 
@@ -114,8 +114,8 @@ def poincare(runs: pd.DataFrame, results: SweepResults) -> Chart:
     return Chart(
         "poincare-ratio",
         "Does one Poincaré constant serve all runs?",
-        "First the largest Var/GC of a class, a line a run; then NC against GCol, a point a run, "
-        "with c the largest ratio of these runs, so that no point can lie above the line. "
+        "First the largest Var/GC of a class, a line per run; then NC against GCol, a point per "
+        "run, with c the largest ratio of these runs, so that no point can lie above the line. "
         f"{HOLLOW}",
         tuple(panels),
     )
@@ -149,13 +149,13 @@ def bound(runs: pd.DataFrame, history: pd.DataFrame) -> Chart:
     return Chart(
         "bound",
         "Nearest-mean error against its bound",
-        f"One point a run, at the end of training; points must lie below the grey line. {HOLLOW}",
+        f"One point per run, at the end of training; points must lie below the grey line. {HOLLOW}",
         (panel,) if series else (),
     )
 
 
 def sampling(estimates: pd.DataFrame) -> Chart:
-    """Estimates from less, divided by the full value, with their intervals."""
+    """Sampled estimates, divided by the full value, with their intervals."""
     complete = estimates.dropna(subset=["full", "value", "low", "high"])
     complete = complete[complete["full"] != 0]
     panels = []
@@ -178,7 +178,7 @@ def sampling(estimates: pd.DataFrame) -> Chart:
         )
     return Chart(
         "sampling",
-        "Estimates of GC from less, against the full value",
+        "Sampled estimates of GC against the full value",
         f"With 95 % intervals; at most {_SHOWN_INTERVALS} a panel, evenly over the sorted "
         "estimates.",
         tuple(panels),
@@ -290,7 +290,7 @@ def _seed_band(runs: pd.DataFrame, history: pd.DataFrame, column: str) -> Series
 
 
 def _run_lines(groups: pd.DataFrame, history: pd.DataFrame, column: str) -> list[Panel]:
-    """One line a run through training, a colour for each `label`."""
+    """One line per run through training, a colour for each `label`."""
     if column not in history:
         return []
     series = []

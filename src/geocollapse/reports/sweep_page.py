@@ -132,6 +132,6 @@ def _environment() -> jinja2.Environment:
 
 
 def _same(verdict: Verdict) -> tuple[str, ...]:
-    """What a verdict shares with its repetitions: the sweep, and the pair with GC as it is."""
+    """The key that a verdict shares with its repetitions: the sweep, and the pair with plain GC."""
     pair = (name.replace(GC_PER_VARIANCE, GC) for name in (verdict.x, verdict.y))
     return (verdict.sweep, *pair)

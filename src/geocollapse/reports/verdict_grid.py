@@ -91,5 +91,5 @@ def verdict_table(report: SweepReport) -> Table:
 
 
 def _beside(verdict: Verdict) -> str:
-    """What stands beside a verdict: its remark, or the size of its effect."""
+    """The remark on a verdict, or the size of its effect."""
     return f"; {verdict.remark}" if verdict.remark else f" {effect_size(verdict)}"

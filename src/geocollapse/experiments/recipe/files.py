@@ -28,7 +28,7 @@ _Loader.add_implicit_resolver(
 
 
 def recipe_names() -> list[str]:
-    """Names of the shipped recipes, the demo first; files that start with `_` only get extended."""
+    """Names of the shipped recipes, the demo first; files named `_*` are only extended."""
     files = (item.name for item in _shipped().iterdir())
     names = sorted(
         name.removesuffix(".yaml") for name in files if name.endswith(".yaml") and name[0] != "_"

@@ -210,7 +210,7 @@ class PlannedRun(Part):
 
 
 class ClaimsConfig(Part):
-    """What is fixed before the run: which papers are judged, expected signs, thresholds.
+    """The verdicts that a sweep is for, fixed before it runs: papers, expected signs, thresholds.
 
     ``papers`` are names of `geocollapse.papers`. ``expected_signs`` maps `gc_gcol`, `gc_nc`,
     `gc_target_nc`, `gc_accuracy` or a swept key to +1 or -1; 0, or no entry, expects no sign. The

@@ -47,12 +47,12 @@ class LoadedRun(LoadedModel):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run resumes from.
+    """A saved moment of a run, to resume from.
 
     Attributes:
         weights: the model's state dict.
         tensors: those of the optimizer's state.
-        info: what else resuming needs.
+        info: progress and the rest of the optimizer's state.
     """
 
     weights: dict[str, Tensor]
@@ -165,7 +165,7 @@ class RunFolder:
         Args:
             weights: the model's state dict.
             tensors: those of the optimizer's state.
-            info: what else resuming needs.
+            info: progress and the rest of the optimizer's state.
         """
         files = {
             self.file("checkpoint.safetensors"): pack_weights(weights),
@@ -186,7 +186,7 @@ class RunFolder:
         return path
 
     def load_checkpoint(self) -> Checkpoint | None:
-        """What `save_checkpoint` wrote; None if the run has to start anew.
+        """The last checkpoint saved; None if the run has to start anew.
 
         It starts anew where nothing was saved, and where the parts do not belong together: one is
         missing, damaged, of another moment, or the history does not reach it. The part at fault is

@@ -20,7 +20,7 @@ Row = dict[str, object]
 
 @dataclass(frozen=True)
 class ReadRun:
-    """What a planned run left; empty where a file is missing or unreadable."""
+    """The files of a planned run; empty where one is missing or unreadable."""
 
     plan: PlanEntry
     config: dict[str, object]

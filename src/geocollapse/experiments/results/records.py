@@ -73,7 +73,7 @@ class RunResult(TypedDict):
 
 
 class StateInfo(TypedDict):
-    """What resuming needs beside tensors.
+    """The part of a saved state that is not tensors.
 
     ``optimizer`` is the state dict of the optimizer, with the names of tensors in their place.
     Version 1 has none: its tensors are SGD's momentum buffers under the names of the parameters.

@@ -1,4 +1,4 @@
-"""A sweep on disk read back as tables: one row a run, one row a record of its history.
+"""A sweep on disk read back as tables: one row per run, one row per record of its history.
 
 Weights are not needed, and nothing is invented: a run without a result is `unfinished`, a value
 that was not recorded is NaN, and a file that cannot be read is named in `problems`. Reading changes
@@ -37,18 +37,18 @@ _SAMPLING = ("run_id", "method", "n_samples", "n_probes", "full", "value", "low"
 
 @dataclass(frozen=True)
 class SweepResults:
-    """What a sweep folder holds.
+    """The content of a sweep folder.
 
     Attributes:
         folder: the sweep folder.
         recipe: the expanded recipe.
-        runs: one row a planned run: `FIRST_COLUMNS`, its configuration and its last line, with
+        runs: one row per planned run: `FIRST_COLUMNS`, its configuration and its last line, with
             dotted names.
-        history: one row a record of training, with dotted names and the run's `run_id`.
+        history: one row per record of training, with dotted names and the run's `run_id`.
         settings: one row for each sweep that a run belongs to: sweep, position of the setting,
             label, swept values.
-        sampling: one row a repeated estimate on few examples, few outputs or a masked Jacobian.
-        provenance: run_id -> what the run says about its machine and versions.
+        sampling: one row per repeated estimate on few examples, few outputs or a masked Jacobian.
+        provenance: run_id -> machine and versions, as the run recorded them.
         problems: what is missing or unreadable, one sentence each.
     """
 
@@ -102,7 +102,7 @@ def read_sweep(folder: str | Path) -> SweepResults:
 
 
 def write_table(results: SweepResults) -> Path:
-    """Write table.csv, one row a run, into the sweep folder."""
+    """Write table.csv, one row per run, into the sweep folder."""
     path = results.folder / "table.csv"
     write_whole({path: results.runs.to_csv(index=False).encode("utf-8")})
     return path

@@ -82,7 +82,8 @@ def load_state(
     """Give an optimizer the state that `pack_state` packed."""
     names = _parameter_names(optimizer, model)
     place = {name: index for index, name in enumerate(names)}
-    of_parameters, groups = packed["state"], packed["param_groups"]
+    of_parameters = packed["state"]
+    groups = packed["param_groups"]
     if not isinstance(of_parameters, Mapping) or not isinstance(groups, list):
         raise ValueError("optimizer: expected the state of an optimizer, got none; do train anew")
     optimizer.load_state_dict(

@@ -1,4 +1,4 @@
-"""The sampling study of a run: estimates of geometric complexity from less, and the full value."""
+"""The sampling study of a run: sampled estimates of geometric complexity and the full value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to estimate from less; its name heads the rows of the study."""
+    """One way of sampling; its name is the key of its estimates in the study."""
 
     name: str
     estimator: Estimator
@@ -33,7 +33,7 @@ class Method:
 def study_sampling(
     model: nn.Module, data: LabelledData, measuring: MeasuringConfig, *, seed: int
 ) -> dict[str, SamplingStudy]:
-    """Repeated estimates of source GC from less, beside the full exact value; {} without a study.
+    """Repeated sampled estimates of source GC beside the exact full value; {} without a study.
 
     ``examples``: few examples, one random probe each; ``outputs``: few output coordinates of every
     example; ``probes``: few random probes of every example; ``entries``: a masked Jacobian of every

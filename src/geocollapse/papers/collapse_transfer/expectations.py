@@ -1,4 +1,4 @@
-"""What a recipe fixes before the run: hypotheses with their signs, and thresholds."""
+"""Hypotheses with their signs, and thresholds, as a recipe fixes them before the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimates of geometric complexity from less, against the full value."""
+"""Sampled estimates of geometric complexity against the full value."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _name(estimate: pd.Series) -> str:
 def _no_study(view: View) -> Verdict:
     return Verdict(
         claim=SAMPLING.name,
-        statement="estimates from less agree with the full value",
+        statement="sampled estimates agree with the full value",
         sweep="all runs",
         x="sampled estimate",
         y="full value",
