@@ -15,6 +15,7 @@ from geocollapse.cli import main
 from geocollapse.cli.report import report_text
 from geocollapse.cli.resolve import parse_numbers, parse_settings
 from geocollapse.cli.schemas import schema
+from geocollapse.reports.sweep_report import write_report
 from synthetic_sweep import write_sweep
 
 TINY = """
@@ -354,7 +355,7 @@ def test_report_writes_what_it_says_and_ends_with_its_path(answer, tmp_path):
         "does not hold",
         "undecided",
     }
-    text = report_text(found)
+    text = report_text(write_report(folder))
     assert "Verdicts" in text
     assert text.splitlines()[-1] == f"report: {folder.resolve() / 'report.html'}"
 

@@ -6,7 +6,7 @@ The types of measurements lie beside the results themselves; those here belong t
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -16,9 +16,9 @@ from geocollapse.transfer import TransferDict
 
 
 class VerdictDict(TypedDict):
-    """One verdict with the numbers behind it; see ``papers.collapse_transfer.Verdict``."""
+    """One verdict with the numbers behind it; see ``geocollapse.papers.verdict.Verdict``."""
 
-    claim: int
+    claim: str
     statement: str
     sweep: str
     x: str
@@ -41,6 +41,7 @@ class VerdictDict(TypedDict):
 class ReportDict(TypedDict):
     """``report --json``."""
 
+    schema_version: int
     report: str
     table: str
     figures: list[str]
@@ -59,6 +60,7 @@ class FailureDict(TypedDict):
 class SweepDict(TypedDict):
     """``sweep --json`` and ``demo --json``; `n_skipped` counts runs done by an earlier call."""
 
+    schema_version: int
     folder: str
     n_runs: int
     n_done: int
@@ -81,6 +83,7 @@ class PlannedRunDict(TypedDict):
 class PlanDict(TypedDict):
     """``sweep --dry-run --json``; `seconds` is an upper limit for this machine."""
 
+    schema_version: int
     folder: str
     n_runs: int
     workers: int
@@ -97,6 +100,7 @@ SweepOrPlanDict = SweepDict | PlanDict
 class LineDict(TypedDict):
     """One line of history.jsonl; the target has the keys of both measure and transfer."""
 
+    schema_version: NotRequired[int]  # lines of old runs have none
     step: int
     epoch: float
     examples_seen: int
@@ -113,6 +117,7 @@ class LineDict(TypedDict):
 class TrainDict(TypedDict):
     """``train --json``: result.json of the run, and its folder."""
 
+    schema_version: int
     folder: str
     run_id: str
     status: Literal["done", "failed"]
