@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +15,28 @@ from typing_extensions import TypedDict
 from geocollapse.bounds import BoundDict, NearestMeanBound
 from geocollapse.collapse import ClassPair, LabelledFeatures, NeuralCollapse, largest_pairs
 from geocollapse.estimate import Estimate, EstimateDict, IntervalDict, TopExample, strict_json
+from geocollapse.measurement.near_names import NearNames
 from geocollapse.measures import MEASURES
 from geocollapse.store import KeptLayer, write_features
 from geocollapse.transfer import LabelFree, LabelFreeDict
 
 SUGGESTED_RTOL = 0.05  # the precision that the table suggests
+_HEADLINES = (
+    "accuracy",
+    "geometric_complexity",
+    "gc_pixel",
+    "gc_per_variance",
+    "geometric_collapse",
+    "cdnv",
+    "directional_cdnv",
+    "nc1",
+    "nc2_equinorm",
+    "nc2_equiangular",
+    "nc3",
+    "nc4",
+    "nearest_mean_error",
+    "label_free.rankme",
+)
 
 
 class PoincareDict(TypedDict):
@@ -110,7 +128,7 @@ class OfTheLayer(Generic[Value]):
         return self if instance is None else self.read(instance._only(self.name))
 
 
-class CollapseMeasures:
+class CollapseMeasures(NearNames):
     """The fields of ``NeuralCollapse`` as attributes."""
 
     cdnv = OfTheLayer(lambda layer: layer.neural_collapse.cdnv)
@@ -136,7 +154,7 @@ class CollapseMeasures:
     nc4 = OfTheLayer(lambda layer: layer.neural_collapse.nc4)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LayerMeasurement(CollapseMeasures):
     """Complexity, collapse, bounds and label-free baselines of one layer.
 
@@ -236,8 +254,33 @@ class LayerMeasurement(CollapseMeasures):
         )
         return result
 
+    def summary(self) -> dict[str, float]:
+        """The headline measures that are defined, as plain numbers: for a logger.
+
+        Examples:
+            >>> from geocollapse import measure
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 3))
+            >>> m = measure(model, (torch.randn(60, 4), torch.arange(60) % 3))
+            >>> list(m.summary())[:3]
+            ['accuracy', 'geometric_complexity', 'gc_per_variance']
+        """
+        values = {name: READERS[name](self) for name in _HEADLINES}
+        found = {name: float(value) for name, value in values.items() if value is not None}
+        return {name: value for name, value in found.items() if not math.isnan(value)}
+
+    def __repr__(self) -> str:
+        return f"LayerMeasurement of {headline(self)}"
+
     def _only(self, _name: str, /) -> LayerMeasurement:
         return self
+
+
+def headline(layer: LayerMeasurement) -> str:
+    """The layer with its first measures, in one line."""
+    gc = layer.geometric_complexity
+    low, high = gc.interval()
+    values = f"GC {gc.value:.4g} [{low:.4g}, {high:.4g}], CDNV {layer.cdnv:.4g}"
+    return f"{layer.layer or 'the output'!r}: {values}, NC1 {layer.nc1:.4g}"
 
 
 Reader = Callable[[LayerMeasurement], float | Estimate | None]
