@@ -462,7 +462,7 @@ def test_near_names_are_answered_with_the_right_one(model, data):
 def test_a_measurement_is_short_in_a_notebook(model, data):
     measured = geo.measure(model, data)
     assert len(repr(measured)) < 200
-    assert repr(measured).startswith("Measurement of 'classifier:in': GC ")
+    assert repr(measured).startswith("Measurement of '4:in': GC ")
     assert "geometric complexity" in measured._repr_html_()
 
 
