@@ -257,7 +257,7 @@ def test_a_scripted_model_is_measured_at_its_output_alone():
     data = (X, torch.arange(90) % 3)
     for layer in (None, "2:in"):
         with pytest.raises(
-            ValueError, match="layer: expected '' for a TopLevelTracedModule, .* do layer='', which"
+            ValueError, match="layer: expected '' for a TopLevelTracedModule, .* do layer='' to measure"
         ):
             geo.measure(model, data, layer=layer)
     assert geo.measure(model, data, layer="").features.shape == (90, 3)

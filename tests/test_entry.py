@@ -148,7 +148,7 @@ def test_bad_entries():
         entry_of(model, {"a": torch.ones(1), "b": torch.ones(1)})
     with pytest.raises(
         RuntimeError,
-        match=r"input_layer: expected 'attention' to give one floating tensor, got tuple; .* ran: 'tokens'",
+        match=r"input_layer: expected 'attention' to return one floating tensor, got tuple; .* ran: 'tokens'",
     ):
         entry_of(model, padded(TEXTS), "attention")
     with pytest.raises(
@@ -189,7 +189,7 @@ def test_an_input_layer_runs_once():
     entry = entry_of(twice, torch.tensor([[1, 2]]), "0")
     with pytest.raises(
         RuntimeError,
-        match=r"input_layer: expected '0' to run once in a forward pass, it ran 2 times",
+        match=r"input_layer: expected '0' to run once in a forward pass, got 2 runs",
     ):
         entry.run(entry.x)
 
@@ -414,7 +414,7 @@ def test_an_embedding_that_only_holds_the_weights(name):
     torch.testing.assert_close(
         m.geometric_complexity.values, torch.cat(expected), rtol=1e-10, atol=0.0
     )
-    message = r"got a layer that did not run; do name the embedding, of those that ran: 'encoder.embed_tokens'"
+    message = r"got a layer that did not run; do name an embedding that ran: 'encoder.embed_tokens'"
     with pytest.raises(RuntimeError, match=message):
         entry_of(model, batch, "shared")
 

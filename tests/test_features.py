@@ -113,7 +113,7 @@ def test_a_layer_that_returns_a_tuple():
     model = nn.Sequential(nn.Flatten(), Pair())
     with pytest.raises(
         TypeError,
-        match="layer: expected '1' to give one tensor, got tuple; do name a part of it \\('1\\[0\\]', '1\\[1\\]'\\), or",
+        match="layer: expected '1' to return one tensor, got tuple; do name a part of it \\('1\\[0\\]', '1\\[1\\]'\\), or",
     ):
         FeatureMap(model, [Layer.find(model, "1")])(IMAGES)
 
@@ -138,7 +138,7 @@ def test_a_shared_layer_is_refused():
     shared = nn.Linear(6, 6)
     model = nn.Sequential(shared, nn.ReLU(), shared)
     with pytest.raises(
-        RuntimeError, match="expected '0' to run once in a forward pass, it ran 2 times"
+        RuntimeError, match="expected '0' to run once in a forward pass, got 2 runs"
     ):
         FeatureMap(model, [Layer("0")])(torch.randn(2, 6))
 
@@ -250,27 +250,27 @@ def test_a_part_of_what_a_layer_gives():
         (
             "pair[2]",
             ValueError,
-            r"layer: expected a part of what 'pair' gives, got '2'; do layer='pair\[0\]' or "
+            r"layer: expected a part of the output of 'pair', got '2'; do layer='pair\[0\]' or "
             r"'pair\[1\]'",
         ),
         (
             "[first]",
             ValueError,
-            r"a part of what '' gives, got 'first'; do layer='\[pooled\]' or '\[second\]'",
+            r"a part of the output of '', got 'first'; do layer='\[pooled\]' or '\[second\]'",
         ),
-        ("relu[0]", ValueError, "a part of what 'relu' gives, got '0'; do layer='relu'"),
+        ("relu[0]", ValueError, "a part of the output of 'relu', got '0'; do layer='relu'"),
         (
             "pair",
             TypeError,
-            r"expected 'pair' to give one tensor, got tuple; do name a part of it \('pair\[0\]', ",
+            r"expected 'pair' to return one tensor, got tuple; do name a part of it \('pair\[0\]', ",
         ),
         (
             "",
             TypeError,
-            r"expected '' to give one tensor, got dict; do name a part of it \('\[pooled\]', "
+            r"expected '' to return one tensor, got dict; do name a part of it \('\[pooled\]', "
             r"'\[second\]'\)",
         ),
-        ("[note]", TypeError, r"expected '\[note\]' to give one tensor, got str"),
+        ("[note]", TypeError, r"expected '\[note\]' to return one tensor, got str"),
         (None, ValueError, r"got dict; .* candidates: '\[pooled\]', '\[second\]'"),
         ("pear[0]", ValueError, "expected the name of a module, got 'pear'; do layer='pair'"),
     ],
@@ -344,7 +344,7 @@ def test_a_compiled_model_is_measured_by_its_own_names(how):
             model, (PHOTOS, LABELS), layer=layer, classifier=layer and "fc"
         ).to_dict()
         assert any(
-            warning.startswith("model: torch.compile was left aside")
+            warning.startswith("model: measured without torch.compile")
             for warning in found["warnings"]
         )
         for name in ("layer", "accuracy", "cdnv", "nc3", "geometric_complexity"):

@@ -116,7 +116,7 @@ def test_a_model_in_training_mode_is_told_to_leave_it(x):
 
 def test_a_callable_is_refused_without_a_name(x):
     model = through(nn.BatchNorm1d(6)).train()
-    with pytest.raises(RuntimeError, match="move with another one, somewhere in the map"):
+    with pytest.raises(RuntimeError, match="change with another one, somewhere in the map"):
         geo.geometric_complexity(lambda z: model(z), x)
 
 
@@ -331,7 +331,7 @@ def test_texts_of_one_width_alone_are_not_looked_at():
 def test_draws_that_hang_on_the_data_are_no_batch_statistics():
     x = torch.tensor([[-1.0, -1.0, -1.0], [-1.0, 1.0, 1.0]])  # RReLU draws three numbers, then one
     with pytest.raises(
-        RuntimeError, match=r"first at '0' \(RReLU\): random draws that hang on the data"
+        RuntimeError, match=r"first at '0' \(RReLU\): random draws that depend on the data"
     ):
         check(nn.Sequential(nn.RReLU()).train(), x, is_random=True)
 
