@@ -24,9 +24,11 @@ _WINDOW = 32  # batches among which examples are sorted by length
 class MapDataset(Protocol):
     """A map-style data set: one example for each position."""
 
-    def __getitem__(self, position: int, /) -> object: ...
+    def __getitem__(self, position: int, /) -> object:
+        """The example at a position."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """The number of examples."""
 
 
 class Loading(TypedDict, total=False):
@@ -112,7 +114,7 @@ class MapExamples:
         """Read the positions in ``segments`` in order; a batch never spans two segments.
 
         Without segments, all positions are read in ascending order. A ``share`` (rank, number of
-        processes) reads some of the same batches.
+        processes) is one process's part of these batches, none of which it changes.
         """
         parts = [
             (number, part)

@@ -20,7 +20,7 @@ def hooked(
     before: Iterable[tuple[nn.Module, PreHook]] = (),
     after: Iterable[tuple[nn.Module, ForwardHook]] = (),
 ) -> Iterator[None]:
-    """Hook ``before`` and ``after`` the forward pass of modules while the block runs."""
+    """Attach hooks that run ``before`` and ``after`` forward passes while the block runs."""
     with ExitStack() as stack:
         for module, pre_hook in before:
             stack.callback(module.register_forward_pre_hook(pre_hook, with_kwargs=True).remove)
