@@ -19,7 +19,7 @@ from geocollapse.models.prepared import has_token_types
 
 
 class Words:
-    """A tokenizer of one token a word: its length; words of length 9 are 9."""
+    """A tokenizer with one token for each word: its length."""
 
     model_max_length, pad_token_id = 5, 0
 
@@ -211,7 +211,7 @@ def test_banking77_is_downloaded(tmp_path, server, monkeypatch):
 
 
 def test_batches_of_similar_length():
-    """Every example once, in less padding, and not the short ones first."""
+    """Each example is read once, with less padding, and short ones do not come first."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 50, (600,), generator=generator)
     rows = [{"input_ids": [1] * int(n)} for n in lengths]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from geocollapse.inputs import Inputs, Map, move, rows_of
 from geocollapse.jacobian import Estimator, ProbePlan, check_estimator, push_forward
 
 Model = nn.Module | Map
-Data = Any  # a loader, a data set, a pair of tensors or a stream of batches: see ``as_examples``
+Data = object  # a loader, a data set, a pair of tensors or a stream of batches: see ``as_examples``
 
 
 @dataclass(frozen=True, kw_only=True)

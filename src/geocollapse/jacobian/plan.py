@@ -109,7 +109,7 @@ def squared_jacobian_norms(
         return [flatten_features(f(unshared(z)), len(z))], None
 
     with borrowed(module, evaluation=False):
-        check_independence(lambda z: (take, z), x, module)
+        check_independence(lambda z: (take, check_floating(z)), x, module)
         plan = plan.fitted(take, x[:ALIGNED_EXAMPLES])
         n_together = len(x) if memory_limit is None else examples_that_fit(take, x, memory_limit)
         parts = zip(x.split(n_together), positions.split(n_together), strict=True)
