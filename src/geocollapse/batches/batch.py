@@ -39,18 +39,36 @@ def as_labels(labels: object) -> Tensor:
         TypeError: the labels are not integers.
         ValueError: there is not one label for each example.
     """
-    tensor = torch.as_tensor(labels)
+    tensor = labels if isinstance(labels, Tensor) else _as_tensor(labels)
+    if tensor.ndim != 1:
+        raise ValueError(
+            f"labels: expected shape (n,), one class for each example, got {tuple(tensor.shape)}; "
+            f"do {_flattening(tensor)}"
+        )
     if tensor.is_floating_point() or tensor.is_complex():
         raise TypeError(
             f"labels: expected integers, one class for each example, got {tensor.dtype}; do "
             f"labels.long() if they are class numbers"
         )
-    if tensor.ndim != 1:
-        raise ValueError(
-            f"labels: expected shape (n,), got {tuple(tensor.shape)}; do labels.argmax(dim=1) for "
-            f"one-hot labels"
-        )
     return tensor.to(torch.int64)
+
+
+def _as_tensor(labels: object) -> Tensor:
+    """A list or array of numbers as a tensor; names of classes are refused."""
+    array = labels if isinstance(labels, np.ndarray) else np.asarray(labels)
+    if array.dtype.kind in "OUST":
+        raise TypeError(
+            f"labels: expected integers, one class for each example, got {array.tolist()[0]!r}; do "
+            f"names, labels = np.unique(labels, return_inverse=True) to number the classes"
+        )
+    return torch.as_tensor(array)
+
+
+def _flattening(tensor: Tensor) -> str:
+    """The expression that makes (n,) labels of ``tensor``."""
+    if tensor.ndim == 2:
+        return "labels.squeeze(1)" if tensor.shape[1] == 1 else "labels.argmax(dim=1) if one-hot"
+    return "pass one class number for each example"
 
 
 def as_batch(raw: object, indices: Tensor, segment: int = 0) -> Batch:
@@ -87,11 +105,13 @@ def n_examples_in(raw: object) -> int:
 def _unpack(raw: object) -> tuple[object, object]:
     """Split into inputs and labels, None where there are none.
 
-    In a mapping, everything but ``labels`` is an input; a single input needs no name.
+    In a mapping, everything but ``labels`` (or ``label``) is an input; a single input needs no
+    name.
     """
     if isinstance(raw, Mapping):
-        rest = {key: value for key, value in raw.items() if key != "labels"}
-        return (next(iter(rest.values())) if len(rest) == 1 else rest), raw.get("labels")
+        rest = dict(raw)
+        labels = rest.pop("labels" if "labels" in rest else "label", None)
+        return (next(iter(rest.values())) if len(rest) == 1 else rest), labels
     if isinstance(raw, tuple | list):
         if len(raw) == 1:
             return raw[0], None

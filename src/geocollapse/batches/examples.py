@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypedDict, cast, runtime_checkable
 
 import torch
@@ -13,9 +13,14 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from geocollapse.batches.about import AboutData
 from geocollapse.batches.batch import Batch, as_batch, n_examples_in
-from geocollapse.inputs import Inputs, rows_of
+from geocollapse.inputs import Inputs, n_rows, rows_of, tensors_of
 
 EMPTY = "data: expected at least one example, got none; do check the data set and its sampler"
+RANDOM = (
+    "data: two readings of the same examples differ (random augmentation?), and each measure takes "
+    "one draw of them; do measure without augmentation"
+)
+_READ_TWICE = 8  # a random flip is missed with probability 2^-8
 _AHEAD = 8  # batches of a stream to read ahead in search of one with enough examples
 _WINDOW = 32  # batches among which examples are sorted by length
 
@@ -50,10 +55,12 @@ class MapExamples:
         dataset: the data set.
         indices: (n,) int64, the sorted positions to read.
         labels: (n,) labels of ``indices`` if they are known before reading, else None.
+        labels_are_given: the caller gave the labels, so that those of the batches do not count.
         batch_size: examples that are read together.
         loading: collate function and worker settings of the DataLoader.
         lengths: (n,) number of tokens of each example of the data set (``dataset.lengths``), None
             if the data set does not tell.
+        notes: what a reader must know about the positions.
     """
 
     dataset: MapDataset
@@ -62,6 +69,8 @@ class MapExamples:
     batch_size: int
     loading: Loading = field(default_factory=Loading)
     lengths: Tensor | None = None
+    labels_are_given: bool = False
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -101,10 +110,34 @@ class MapExamples:
         """Labels (k,) of a batch: those known before reading, else those in the batch.
 
         Raises:
-            ValueError: there are neither.
+            ValueError: there are neither, one is negative, or those of the data set (its
+                ``targets``) are not those in the batch.
         """
         known = self.labels_at(batch.indices)
-        return _own_labels(batch) if known is None else known
+        if known is None:
+            return _own_labels(batch)
+        if batch.labels is not None and not self.labels_are_given:
+            _check_same_labels(known, batch.labels, batch.indices)
+        return _checked(known)
+
+    def check(self) -> tuple[str, ...]:
+        """Read the first examples twice: are the labels those of the data set, is it random?
+
+        Returns:
+            Notes on the positions, and one if two readings of an example differ.
+
+        Raises:
+            ValueError: see ``labels_of``.
+        """
+        if isinstance(self.dataset, TensorDataset) and not self.loading:
+            return self.notes
+        here = replace(self, loading=_without_workers(self.loading))
+        first, again = (next(here.batches(self.indices[:_READ_TWICE])) for _ in range(2))
+        known = self.labels_at(first.indices)
+        if known is not None and first.labels is not None and not self.labels_are_given:
+            _check_same_labels(known, first.labels, first.indices)
+        same = all(map(_equal, tensors_of(first.inputs), tensors_of(again.inputs)))
+        return self.notes if same else (*self.notes, RANDOM)
 
     def peek(self, n_examples: int = 1) -> Inputs:
         """The inputs of the first ``n_examples`` examples, or of fewer if one batch holds fewer."""
@@ -158,8 +191,9 @@ class MapExamples:
 class StreamExamples:
     """Examples that are read once, in their own order: an iterable of batches."""
 
-    def __init__(self, iterable: Iterable[object]) -> None:
+    def __init__(self, iterable: Iterable[object], ignore_index: int | None = None) -> None:
         self._iterator = iter(iterable)
+        self._ignore_index = ignore_index
         self._seen: list[object] = []
 
     @property
@@ -193,9 +227,13 @@ class StreamExamples:
         """Labels (k,) in a batch.
 
         Raises:
-            ValueError: it has none.
+            ValueError: it has none, or one is negative.
         """
         return _own_labels(batch)
+
+    def check(self) -> tuple[str, ...]:
+        """No notes: a stream is read once."""
+        return ()
 
     def peek(self, n_examples: int = 1) -> Inputs:
         """The inputs of ``n_examples`` examples of one batch, the first batch that has so many.
@@ -216,15 +254,21 @@ class StreamExamples:
         return rows_of(as_batch(raw, torch.arange(n_examples_in(raw))).inputs, slice(n_examples))
 
     def batches(self, *, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
-        """The batches of the iterable, in order; positions count the examples read.
+        """The batches of the iterable, in order, without the examples of ``ignore_index``.
 
-        A stream cannot be shared between processes: ``check_shared`` refuses it.
+        Positions count the examples that are kept. A stream cannot be shared between processes: ``check_shared`` refuses it.
         """
         del share
         start = 0
         for raw in itertools.chain(self._seen, self._iterator):
-            n_examples = n_examples_in(raw)
-            yield as_batch(raw, torch.arange(start, start + n_examples))
+            batch = as_batch(raw, torch.arange(n_examples_in(raw)))
+            inputs, labels = batch.inputs, batch.labels
+            if labels is not None and self._ignore_index is not None:
+                keep = labels != self._ignore_index
+                inputs, labels = rows_of(inputs, keep), labels[keep]
+            n_examples = n_rows(inputs)
+            if n_examples:
+                yield Batch(inputs, labels, torch.arange(start, start + n_examples))
             start += n_examples
 
 
@@ -263,7 +307,40 @@ def _own_labels(batch: Batch) -> Tensor:
             "data: expected batches with labels (collapse is a statement about classes), got "
             "inputs alone; do pass (inputs, labels), or labels="
         )
-    return batch.labels
+    return _checked(batch.labels)
+
+
+def _checked(labels: Tensor) -> Tensor:
+    """``labels`` without a negative one, which often stands for "no class"."""
+    negative = labels[labels < 0]
+    if len(negative):
+        value = int(negative[0])
+        raise ValueError(
+            f"labels: expected classes 0, 1, ..., got {value} for {len(negative)} of {len(labels)} "
+            f"examples; do ignore_index={value} to leave them out"
+        )
+    return labels
+
+
+def _check_same_labels(known: Tensor, carried: Tensor, positions: Tensor) -> None:
+    """Refuse labels of the data set (its ``targets``) that its batches contradict."""
+    carried = carried.to(known.device)
+    differ = (known != carried).nonzero().flatten()
+    if len(differ):
+        row = int(differ[0])
+        raise ValueError(
+            f"labels: expected those of the data set's targets, got {int(carried[row])} in the "
+            f"batch for {int(known[row])} at position {int(positions[row])}; do labels= with "
+            f"the right ones, or rename the attribute `targets`"
+        )
+
+
+def _without_workers(loading: Loading) -> Loading:
+    return Loading(collate_fn=loading["collate_fn"]) if "collate_fn" in loading else Loading()
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=0.0, atol=0.0, equal_nan=True)
 
 
 def _shared(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import signal
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -28,7 +29,11 @@ _FORMS = "a DataLoader, a map-style Dataset, a pair (inputs, labels) or a tensor
 
 
 def as_examples(
-    data: object, *, labels: Labels | None = None, batch_size: int | None = None
+    data: object,
+    *,
+    labels: Labels | None = None,
+    batch_size: int | None = None,
+    ignore_index: int | None = None,
 ) -> Examples:
     """Turn data in any accepted form into examples with positions.
 
@@ -41,11 +46,13 @@ def as_examples(
             iterable of batches.
         labels: one for each example of a map-style data set; by default its own.
         batch_size: examples to read together; by default that of the loader.
+        ignore_index: leave out the examples with this label.
 
     Raises:
         TypeError: not one of the accepted forms.
         ValueError: no examples, labels of another length, a batch size below 1, a distributed
-            sampler for another number of processes.
+            sampler for another number of processes, ``ignore_index`` for labels that are not known
+            before a map-style data set is read.
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(
@@ -56,13 +63,14 @@ def as_examples(
         data = DataLoader(data, batch_size or _DEFAULT_BATCH_SIZE)
     if isinstance(data, DataLoader):
         if isinstance(data.dataset, IterableDataset):
-            return _stream(data, labels)
-        return _of_loader(data, labels, batch_size)
+            return _stream(data, labels, ignore_index)
+        return _without(_of_loader(data, labels, batch_size), ignore_index)
     dataset = _as_dataset(data)
     if dataset is not None:
-        return _of_whole(dataset, labels, batch_size or _DEFAULT_BATCH_SIZE)
+        whole = _of_whole(dataset, labels, batch_size or _DEFAULT_BATCH_SIZE)
+        return _without(whole, ignore_index)
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
-        return _stream(data, labels)
+        return _stream(data, labels, ignore_index)
     raise TypeError(
         f"data: expected {_FORMS}, got {type(data).__name__}; do DataLoader(dataset, "
         f"batch_size=128)"
@@ -103,10 +111,30 @@ def _of_loader(
     loader: DataLoader[object], labels: Labels | None, batch_size: int | None
 ) -> MapExamples:
     own_batches = loader.batch_sampler if loader.batch_size is None else None
-    positions = sampled_positions(own_batches or loader.sampler)
+    positions, notes = sampled_positions(own_batches or loader.sampler)
     size = batch_size or loader.batch_size or _DEFAULT_BATCH_SIZE
     dataset = cast("MapDataset", loader.dataset)
-    return _of_dataset(dataset, positions, labels, size, _loading(loader))
+    examples = _of_dataset(dataset, positions, labels, size, _loading(loader))
+    return replace(examples, notes=notes)
+
+
+def _without(examples: MapExamples, ignore_index: int | None) -> MapExamples:
+    """``examples`` without those of the class ``ignore_index``."""
+    if ignore_index is None:
+        return examples
+    if examples.labels is None:
+        raise ValueError(
+            f"ignore_index: expected labels that are known before the data are read, got "
+            f"{ignore_index} for labels that come with the batches; do labels= with one for each "
+            f"example"
+        )
+    keep = examples.labels != ignore_index
+    if not bool(keep.any()):
+        raise ValueError(
+            f"ignore_index: expected an example of another class, got {ignore_index}, the label of "
+            f"all {len(keep)} examples; do check the labels"
+        )
+    return replace(examples, indices=examples.indices[keep], labels=examples.labels[keep])
 
 
 def _loading(loader: DataLoader[object]) -> Loading:
@@ -146,27 +174,42 @@ def _of_dataset(
             f"labels: expected one for each of {len(dataset)} examples, got {len(known)}; "
             f"do labels=None to read them from the batches"
         )
-    lengths = getattr(dataset, "lengths", None)
     return MapExamples(
-        dataset, indices, None if known is None else known[indices], batch_size, loading, lengths
+        dataset,
+        indices,
+        None if known is None else known[indices],
+        batch_size,
+        loading,
+        lengths=getattr(dataset, "lengths", None),
+        labels_are_given=labels is not None,
     )
 
 
 def _known_labels(dataset: object) -> Tensor | None:
-    """Labels that a data set offers without reading its examples (torchvision's ``targets``)."""
+    """Labels that a data set offers without reading its examples (torchvision's ``targets``).
+
+    They go through ``target_transform``, as when an example is read; None if they may depend on the
+    input too (torchvision's ``transforms``).
+    """
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
         return as_labels(dataset.tensors[1]).cpu()
     if isinstance(dataset, Subset):
         whole = _known_labels(dataset.dataset)
         return None if whole is None else whole[torch.as_tensor(dataset.indices)]
     targets = getattr(dataset, "targets", None)
-    return None if targets is None else as_labels(targets)
+    joint = getattr(dataset, "transforms", None)
+    if targets is None or (joint is not None and type(joint).__name__ != "StandardTransform"):
+        return None
+    transform = getattr(dataset, "target_transform", None)
+    return as_labels(targets if transform is None else [transform(label) for label in targets])
 
 
-def _stream(iterable: Iterable[object], labels: Labels | None) -> StreamExamples:
+def _stream(
+    iterable: Iterable[object], labels: Labels | None, ignore_index: int | None
+) -> StreamExamples:
     if labels is not None:
         raise ValueError(
             "labels: expected None for a stream of batches, got labels; do yield (inputs, labels) "
             "batches"
         )
-    return StreamExamples(iterable)
+    return StreamExamples(iterable, ignore_index)

@@ -59,8 +59,10 @@ def check_shared(
     _check_features(enter, pair, dtype)
 
 
-def sampled_positions(sampler: Positions) -> Tensor:
+def sampled_positions(sampler: Positions) -> tuple[Tensor, tuple[str, ...]]:
     """The positions that a sampler takes, each once; of a DistributedSampler, those of all ranks.
+
+    With them comes a note if the sampler takes one more than once.
 
     With torch's own DistributedSampler these are all positions of its data set: neither its
     ``drop_last`` nor epochs that differ between processes leave examples out.
@@ -83,9 +85,17 @@ def sampled_positions(sampler: Positions) -> Tensor:
             isinstance(distributed, DistributedSampler)
             and type(distributed).__iter__ is DistributedSampler.__iter__
         ):
-            return torch.arange(len(distributed.dataset))  # type: ignore[arg-type]
-        return gather_rows(_positions(sampler)).unique()
-    return _positions(sampler).unique()
+            return torch.arange(len(distributed.dataset)), ()  # type: ignore[arg-type]
+        return gather_rows(_positions(sampler)).unique(), ()
+    drawn = _positions(sampler)
+    positions = drawn.unique()
+    if len(positions) == len(drawn):
+        return positions, ()
+    note = (
+        f"data: {len(drawn)} draws of the sampler hold {len(positions)} different examples, each "
+        f"measured once with weight 1; do pass the data set without a sampler to measure all"
+    )
+    return positions, (note,)
 
 
 def _positions(sampler: Positions) -> Tensor:
