@@ -13,6 +13,14 @@ def accumulation_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type in NO_FLOAT64 else torch.float64
 
 
+def keeps_float32_products() -> bool:
+    """Say if products of float32 matrices keep float32's digits: not with TF32 or bfloat16 inside."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # torch's older and newer settings were mixed: it cannot tell
+        return False
+
+
 def sum_of_squares(rows: Tensor) -> Tensor:
     """Sum of squares of each row of (n, ...), accumulated in float64."""
     return rows.flatten(1).to(accumulation_dtype(rows.device)).square().sum(dim=1)

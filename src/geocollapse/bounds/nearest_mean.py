@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from geocollapse.arrays import Array
 from geocollapse.bounds.moments import DecisionMoments
 from geocollapse.collapse import LabelledFeatures, geometric_collapse, mean_cdnv, poincare_ratios
-from geocollapse.estimate import Estimate, strict_json
+from geocollapse.estimate import Estimate, finite_or_none
 
 
 class BoundDict(TypedDict):
@@ -71,10 +71,16 @@ class NearestMeanBound:
         return not self.best < 1.0
 
     def to_dict(self) -> BoundDict:
-        """The strict JSON form."""
-        names = ("general", "published", "directional", "gc_empirical", "best", "vacuous")
-        result: BoundDict = strict_json({name: getattr(self, name) for name in names})
-        return result
+        """Return the strict JSON form; undefined numbers are None."""
+        surrogate = self.gc_empirical
+        return {
+            "general": finite_or_none(self.general),
+            "published": finite_or_none(self.published),
+            "directional": finite_or_none(self.directional),
+            "gc_empirical": None if surrogate is None else finite_or_none(surrogate),
+            "best": finite_or_none(self.best),
+            "vacuous": self.vacuous,
+        }
 
 
 def nearest_mean_bound(

@@ -157,7 +157,8 @@ def _failures(folder: Path) -> list[dict[str, Any]]:
 
     runs = read_sweep(folder).runs
     failed = runs[runs["status"] == "failed"]
-    return list(strict_json(failed[["run_id", "failed_step", "error"]].to_dict("records")))
+    failures = failed[["run_id", "failed_step", "error"]].to_dict("records")
+    return [{str(key): strict_json(value) for key, value in row.items()} for row in failures]
 
 
 def _summary_text(summary: SweepSummary) -> str:

@@ -8,14 +8,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
 from geocollapse.arrays import Array, labelled_arrays, row_slices
-from geocollapse.estimate import Estimate, IntervalDict, strict_json
+from geocollapse.estimate import Estimate, IntervalDict
 
 Classifier = Literal["nearest_mean", "linear_probe"]
 
@@ -119,31 +119,29 @@ def transfer(
     n_episodes: int = 600,
     seed: int = 0,
 ) -> TransferDict:
-    """``few_shot_accuracy`` of both classifiers for several numbers of shots, as strict JSON
-    values.
-    """
-    sizes = {"n_way": n_way, "n_query": n_query, "n_episodes": n_episodes}
-    accuracy: dict[str, Any] = {
-        name: {
-            str(k): few_shot_accuracy(
-                features, labels, k_shot=k, seed=seed, classifier=name, **sizes
-            ).to_interval_dict()
-            for k in k_shots
-        }
-        for name in _CLASSIFIERS
+    """``few_shot_accuracy`` of both classifiers for several numbers of shots, as strict JSON."""
+
+    def interval(classifier: Classifier, k_shot: int) -> IntervalDict:
+        return few_shot_accuracy(
+            features,
+            labels,
+            n_way=n_way,
+            k_shot=k_shot,
+            n_query=n_query,
+            n_episodes=n_episodes,
+            seed=seed,
+            classifier=classifier,
+        ).to_interval_dict()
+
+    return {
+        "accuracy": {name: {str(k): interval(name, k) for k in k_shots} for name in _CLASSIFIERS},
+        "predicted_error": {str(k): None for k in k_shots},
+        "n_way": n_way,
+        "n_query": n_query,
+        "n_episodes": n_episodes,
+        "n_classes": len(labelled_arrays(features, labels)[1].unique()),
+        "warnings": [],
     }
-    n_classes = len(labelled_arrays(features, labels)[1].unique())
-    nothing = {str(k): None for k in k_shots}
-    result: TransferDict = strict_json(
-        {
-            "accuracy": accuracy,
-            "predicted_error": nothing,
-            **sizes,
-            "n_classes": n_classes,
-            "warnings": [],
-        }
-    )
-    return result
 
 
 @dataclass(frozen=True)

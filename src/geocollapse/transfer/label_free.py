@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from geocollapse.arrays import Array, as_features, row_slices
 from geocollapse.collapse.statistics import MAX_SCATTER_FEATURES
 from geocollapse.collapse.variability import RANK_TOLERANCE
-from geocollapse.estimate import strict_json
+from geocollapse.estimate import finite_or_none
 from geocollapse.numerics import check_finite
 
 EPSILON = 1e-7  # Garrido et al. (2023): added to every p_k
@@ -50,10 +50,13 @@ class LabelFree:
     warnings: tuple[str, ...] = field(default=(), repr=False)
 
     def to_dict(self) -> LabelFreeDict:
-        """The strict JSON form: undefined numbers are None."""
-        values = {name: value for name, value in asdict(self).items() if name != "warnings"}
-        result: LabelFreeDict = strict_json(values)
-        return result
+        """Return the strict JSON form; undefined numbers are None."""
+        return {
+            "rankme": finite_or_none(self.rankme),
+            "effective_rank": finite_or_none(self.effective_rank),
+            "alpha_req": finite_or_none(self.alpha_req),
+            "feature_norm": finite_or_none(self.feature_norm),
+        }
 
 
 class Spectra(NamedTuple):
