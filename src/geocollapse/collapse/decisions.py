@@ -80,8 +80,8 @@ class NearestMeans:
         """The most by which rounding moves the margin of a class that could be nearest (m,).
 
         A dot product over n numbers is off by at most n u ||a|| ||b|| / (1 - n u), u the unit
-        roundoff. First z itself is rounded, by at most u (3 ||z|| + ||mu_c - origin||); then each of
-        at most C coordinates is a product over p numbers, and each margin one over the coordinates.
+        roundoff. First z itself is rounded, by at most u (3 ||z|| + ||mu_c - origin||). Then each
+        of at most C coordinates is a product over p numbers, and each margin one over coordinates.
 
         Source: Higham (2002), Accuracy and Stability of Numerical Algorithms, eq. 3.5.
         """

@@ -216,7 +216,8 @@ def streamed_measures(statistics: ClassStatistics) -> tuple[dict[str, float], tu
 def _about_classes(statistics: ClassStatistics) -> tuple[str, ...]:
     reasons = []
     unseen = statistics.classes[statistics.counts == 0].tolist()
-    n_classes, n_features = len(statistics.classes), statistics.n_features
+    n_classes = len(statistics.classes)
+    n_features = statistics.n_features
     if unseen:
         listed = ", ".join(map(str, unseen[:5])) + (", ..." if len(unseen) > 5 else "")
         reasons.append(
@@ -241,7 +242,8 @@ def _classifier(
     data: LabelledFeatures, weight: Array | None, bias: Array | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """Check W (C, p) and b (C,), and move them to float64 on the features' device."""
-    n_classes, n_features = len(data.statistics.classes), data.features.shape[1]
+    n_classes = len(data.statistics.classes)
+    n_features = data.features.shape[1]
     if weight is None and bias is not None:
         raise ValueError(
             "weight: expected the classifier's weight beside its bias, got None; do "
