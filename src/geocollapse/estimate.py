@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 Population = Literal["dataset", "distribution"]
 Scale = Literal["log", "linear"]
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 # definitions 1: quantile of a 95 % interval whose sample size was chosen by looking at it
 SEQUENTIAL_Z = 2.24

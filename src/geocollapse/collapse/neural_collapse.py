@@ -222,8 +222,8 @@ def _about_classes(statistics: ClassStatistics) -> tuple[str, ...]:
         listed = ", ".join(map(str, unseen[:5])) + (", ..." if len(unseen) > 5 else "")
         reasons.append(
             f"num_classes: {len(unseen)} of {n_classes} declared classes have no examples "
-            f"({listed}), so averages over "
-            "classes are NaN; do num_classes=None to measure the classes present"
+            f"({listed}), so averages over classes are NaN; "
+            "do num_classes=None to measure the classes present"
         )
     elif bool((statistics.centred_means().square().sum(dim=1) == 0.0).any()):
         reasons.append(
@@ -232,8 +232,7 @@ def _about_classes(statistics: ClassStatistics) -> tuple[str, ...]:
     if n_classes > n_features + 1:
         reasons.append(
             f"nc2: {n_classes} classes in {n_features} dimensions have no simplex, so nc2 cannot "
-            f"reach 0; "
-            "read hyperspherical_uniformity"
+            "reach 0; read hyperspherical_uniformity"
         )
     return tuple(reasons)
 
@@ -254,8 +253,7 @@ def _classifier(
     if w is not None and w.shape != (n_classes, n_features):
         raise ValueError(
             f"weight: expected shape ({n_classes}, {n_features}), one row for each class, got "
-            f"{tuple(w.shape)}; "
-            "do num_classes=len(weight) if some classes have no examples"
+            f"{tuple(w.shape)}; do num_classes=len(weight) if some classes have no examples"
         )
     if b is not None and b.shape != (n_classes,):
         raise ValueError(
