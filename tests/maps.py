@@ -1,9 +1,17 @@
-"""Maps that several tests need."""
+"""Maps that several tests use."""
 
 import torch
 from torch import nn
 
 from geocollapse.features import pooled
+
+
+def small_net(p=6, d=5, seed=0):
+    """A network of d inputs and p outputs in float64."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(d, 9), nn.Tanh(), nn.Linear(9, p), nn.ReLU(), nn.Linear(p, p)
+    ).double()
 
 
 class Twice(torch.autograd.Function):
@@ -19,16 +27,14 @@ class Twice(torch.autograd.Function):
 
 
 class Standardised(nn.Module):
-    """Features minus their mean over the batch, under a name that says nothing."""
+    """Subtracts the mean over the batch, under a name that does not tell."""
 
     def forward(self, x):
         return x - x.mean(dim=0)
 
 
 class Routed(nn.Module):
-    """A mixture of experts: each row goes to its two likeliest, each of which takes so many rows of
-    a batch.
-    """
+    """A mixture of experts with a capacity: each row goes to its two likeliest."""
 
     def __init__(self, width, n_experts=4):
         super().__init__()
@@ -47,9 +53,7 @@ class Routed(nn.Module):
 
 
 class Reader(nn.Module):
-    """A small text model: embedding, position, attention that looks at tokens only, a linear
-    classifier.
-    """
+    """A small text model with positions, and attention that ignores padding."""
 
     def __init__(self, vocabulary=11, width=6, n_classes=3):
         super().__init__()
