@@ -1,4 +1,4 @@
-"""Maps that several tests use."""
+"""Maps that several tests share."""
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ def small_net(p=6, d=5, seed=0):
 
 
 class Twice(torch.autograd.Function):
-    """2 x, with a backward pass of its own and no forward mode."""
+    """2 x, with its own backward pass and no forward mode."""
 
     @staticmethod
     def forward(ctx, x):
@@ -27,14 +27,14 @@ class Twice(torch.autograd.Function):
 
 
 class Standardised(nn.Module):
-    """Subtracts the mean over the batch, under a name that does not tell."""
+    """Features minus their mean over the batch, under a name that does not give it away."""
 
     def forward(self, x):
         return x - x.mean(dim=0)
 
 
 class Routed(nn.Module):
-    """A mixture of experts with a capacity: each row goes to its two likeliest."""
+    """A mixture of experts: each row goes to its two likeliest, until they have no room left."""
 
     def __init__(self, width, n_experts=4):
         super().__init__()
@@ -53,7 +53,7 @@ class Routed(nn.Module):
 
 
 class Reader(nn.Module):
-    """A small text model with positions, and attention that ignores padding."""
+    """A small text model: embedding, positions, attention over tokens only, linear classifier."""
 
     def __init__(self, vocabulary=11, width=6, n_classes=3):
         super().__init__()

@@ -157,8 +157,7 @@ def _failures(folder: Path) -> list[dict[str, Any]]:
 
     runs = read_sweep(folder).runs
     failed = runs[runs["status"] == "failed"]
-    failures = failed[["run_id", "failed_step", "error"]].to_dict("records")
-    return [{str(key): strict_json(value) for key, value in row.items()} for row in failures]
+    return list(strict_json(failed[["run_id", "failed_step", "error"]].to_dict("records")))
 
 
 def _summary_text(summary: SweepSummary) -> str:

@@ -151,8 +151,8 @@ def alpha_req(features: Array, *, fit_range: tuple[int, int] = FIT_RANGE) -> flo
 
     The weights, those of the published code, weigh equal stretches of log i the same. Range
     [0, inf), for eigenvalues descend; 0 for a white covariance; the authors find the best linear
-    readouts near 1. No unit. Invariant under permutation of the examples, rotation, translation and scaling. Cost as
-    ``rankme``.
+    readouts near 1. No unit. Invariant under permutation of the examples, rotation, translation and
+    scaling. Cost as ``rankme``.
 
     Source: Agrawal, Mondal, Ghosh, Richards (2022), NeurIPS; weights: Stringer et al. (2019),
     published code.
