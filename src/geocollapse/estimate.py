@@ -85,7 +85,7 @@ class Estimate:
         scale: ``log`` or ``linear``, see above.
         sequential: the sample size was chosen by looking at the interval, which is then made wider:
             the normal quantile of half the error probability, z = 2.24 at 95 %.
-        interrupted: Ctrl-C ended the sampling; the estimate is over the examples until then.
+        interrupted: Ctrl-C ended the sampling; the estimate is of the examples until then.
         values: the terms (n_samples,) behind the mean, in float64, where they are kept.
         indices: (n_samples,) the positions in the data set that ``values`` belong to.
         warnings: what a reader must know before using the number.
