@@ -1,4 +1,4 @@
-"""The plain code that one would write instead: what the benchmarks compare with."""
+"""The plain code that one would write instead, as baselines."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from torch import Tensor, nn
 
 
 def forward_backward(model: nn.Module, layer: nn.Module, inputs: Tensor, batch_size: int) -> None:
-    """Bare forward and backward to the inputs from the input of ``layer``; one vector-Jacobian
-    product a batch.
-    """
+    """Bare forward and backward from the input of ``layer``: one product with J^T a batch."""
     taken: list[Tensor] = []
     handle = layer.register_forward_pre_hook(lambda _m, args: taken.append(args[0]))
     for parameter in model.parameters():
@@ -27,9 +25,7 @@ def forward_backward(model: nn.Module, layer: nn.Module, inputs: Tensor, batch_s
 
 
 def embedding_backward(model: nn.Module, batches: list[dict[str, Tensor]]) -> None:
-    """Bare forward and backward of a text model to its embedded tokens, from the mean over the
-    tokens of each text.
-    """
+    """Bare forward and backward of a text model, from mean-pooled to embedded tokens."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     embedding = model.get_input_embeddings()  # type: ignore[operator]
@@ -73,22 +69,16 @@ def vmap_jacrev(f: nn.Module, x: Tensor, chunk_size: int = 16) -> Tensor:
 def two_pass(
     features: Tensor, labels: Tensor, n_classes: int, batch_size: int = 512
 ) -> tuple[Tensor, Tensor]:
-    """CDNV and NC1 as scripts compute them: a pass for the means, a pass for the scatter, a
-    pseudo-inverse.
-    """
+    """CDNV and NC1 as scripts compute them: one pass each for means and scatter, then pinv."""
     p = features.shape[1]
-    sums, counts = (
-        torch.zeros(n_classes, p, dtype=features.dtype),
-        torch.zeros(n_classes, dtype=features.dtype),
-    )
+    sums = torch.zeros(n_classes, p, dtype=features.dtype)
+    counts = torch.zeros(n_classes, dtype=features.dtype)
     for x, y in zip(features.split(batch_size), labels.split(batch_size)):
         sums.index_add_(0, y, x)
         counts += torch.bincount(y, minlength=n_classes)
     means = sums / counts[:, None]
-    within, variances = (
-        torch.zeros(p, p, dtype=features.dtype),
-        torch.zeros(n_classes, dtype=features.dtype),
-    )
+    within = torch.zeros(p, p, dtype=features.dtype)
+    variances = torch.zeros(n_classes, dtype=features.dtype)
     for x, y in zip(features.split(batch_size), labels.split(batch_size)):
         z = x - means[y]
         within += z.T @ z
@@ -103,7 +93,7 @@ def two_pass(
 
 
 def class_covariances(features: Tensor, labels: Tensor, n_classes: int) -> list[Tensor]:
-    """The covariance matrix of each class, formed one by one."""
+    """Covariance matrices of the classes, one by one."""
     covariances = []
     for c in range(n_classes):
         z = features[labels == c]

@@ -1,9 +1,8 @@
-"""``python benchmarks/estimators.py``: variance and cost of every estimator of ||J||_F^2 on the
-trained networks.
+"""``python benchmarks/estimators.py``: variance and cost of every estimator of ||J||_F^2.
 
-The whole Jacobian of a few images gives the variance of each estimator by its formula, without
-sampling noise; the cost is timed beside a bare forward pass. Prints a table, and stores it with a
-figure for the docs.
+On the trained networks, the whole Jacobian of a few images gives the variance of each estimator
+by its formula, without sampling noise; the cost is timed beside a bare forward pass. Prints a
+table, and stores it with a figure for the docs.
 """
 
 from __future__ import annotations
@@ -15,24 +14,29 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
-from harness import RESULTS, machine, timed
+from harness import RESULTS, Machine, Work, machine, timed
 from models import NETWORKS, images, trained
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from geocollapse.features import FeatureMap, find_embedding
-from geocollapse.jacobian import ProbePlan
+from geocollapse.jacobian import Estimator, ProbePlan
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "variance_cost.png"
 N_IMAGES = 16  # whole Jacobians
 N_TIMED = 64
 REPEATS = 15
 TICKS = (0.3, 0.5, 1, 2, 4, 8)
-METHODS: tuple[tuple[str, str, int], ...] = (
+COLOURS = ("#0072B2", "#D55E00", "#009E73")
+Sampling = Literal["whole_data", "sample"]  # the properties of an Entry that are drawn
+METHODS: tuple[tuple[str, Estimator, int], ...] = (
     ("rademacher", "rademacher", 1),
     ("aligned", "aligned", 1),
     ("gaussian", "gaussian", 1),
@@ -61,16 +65,16 @@ class Entry:
     within: float
     between: float
     cost: float
-    machine: dict[str, Any]
+    machine: Machine
 
     @property
     def whole_data(self) -> float:
-        """Variance times cost where every example is probed: only the probes' own variance is left."""
+        """Variance times cost where every example is probed, so that only probes add variance."""
         return self.within * self.cost
 
     @property
     def sample(self) -> float:
-        """Variance times cost where a small sample is probed: examples differ, too."""
+        """Variance times cost where a small sample is probed, so that examples add theirs."""
         return (self.within + self.between) * self.cost
 
 
@@ -86,7 +90,7 @@ def whole_jacobians(f: FeatureMap, x: Tensor) -> Tensor:
 
 
 def variances(jacobians: Tensor, basis: Tensor) -> Callable[[str, int], Tensor]:
-    """The variance of the mean of r probes for each example, by the formulas of definitions 1."""
+    """Return a function for the variance of the mean of r probes (n,), by definitions 1."""
     a = jacobians @ jacobians.mT
     p = a.shape[1]
     traces = a.diagonal(dim1=1, dim2=2).sum(dim=1)
@@ -98,11 +102,8 @@ def variances(jacobians: Tensor, basis: Tensor) -> Callable[[str, int], Tensor]:
         if estimator == "aligned":
             m = torch.cat([basis, torch.eye(p, dtype=basis.dtype) - basis @ basis.mT], dim=1)
             s = m.mT @ a @ m
-            return (
-                2
-                * (s.square().sum(dim=(1, 2)) - s.diagonal(dim1=1, dim2=2).square().sum(dim=1))
-                / r
-            )
+            diagonal = s.diagonal(dim1=1, dim2=2)
+            return 2 * (s.square().sum(dim=(1, 2)) - diagonal.square().sum(dim=1)) / r
         if estimator == "gaussian":
             return 2 * norms / r
         if estimator == "orthogonal":
@@ -115,20 +116,22 @@ def variances(jacobians: Tensor, basis: Tensor) -> Callable[[str, int], Tensor]:
 
 
 def measured(name: str) -> Iterator[Entry]:
-    """The entries of one network."""
-    model, (x, _) = trained(name), images()
+    """Measure every estimator on one network."""
+    model = trained(name)
+    x, _ = images()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     f = FeatureMap(model, [find_embedding(model, x[:1]).layer])
-    fitting, timed = f.enter(x[order[:256]]), f.enter(x[order[:N_TIMED]])
+    fitting = f.enter(x[order[:256]])
+    timed = f.enter(x[order[:N_TIMED]])
     basis = ProbePlan("aligned").fitted(*fitting).bases[0].double()
     jacobians = whole_jacobians(f, x[order[:N_IMAGES]])
     values = jacobians.square().sum(dim=(1, 2))
     of = variances(jacobians, basis)
     forward = _seconds(lambda: _forward(model, x[order[:N_TIMED]]))
     for method, estimator, r in METHODS:
-        plan = ProbePlan(estimator, 0).fitted(*fitting)  # type: ignore[arg-type]
+        plan = ProbePlan(estimator, 0).fitted(*fitting)
         seconds = _seconds(lambda: plan.probe(*timed, order[:N_TIMED], r))  # noqa: B023
         within = float(of(estimator, r).mean() / values.mean() ** 2)
         yield Entry(
@@ -146,25 +149,21 @@ def _forward(model: nn.Module, x: Tensor) -> None:
     model(x)
 
 
-def _seconds(work: Callable[[], Any]) -> float:
-    """Median time: of the processor, which other programs on the machine do not lengthen, or of the
-    accelerator.
-    """
+def _seconds(work: Work) -> float:
+    """Median time of the accelerator, or of the processor, which other programs disturb less."""
     work()
     clock = timed if torch.cuda.is_available() else _processor_time
     return statistics.median(clock(work) for _ in range(REPEATS))
 
 
-def _processor_time(work: Callable[[], Any]) -> float:
+def _processor_time(work: Work) -> float:
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
 def show(entries: list[Entry]) -> None:
-    """Print the table: variances in percent of the squared mean, products relative to one
-    rademacher probe.
-    """
+    """Print variances in percent of the squared mean, and products against one rademacher probe."""
     table = Table("network", "estimator", "within, %", "between, %", "cost", "whole data", "sample")
     for entry in entries:
         base = next(e for e in entries if e.network == entry.network and e.method == "rademacher")
@@ -181,33 +180,15 @@ def show(entries: list[Entry]) -> None:
 
 
 def draw(entries: list[Entry], path: Path) -> None:
-    """Variance times cost of each estimator, relative to one rademacher probe, a panel for each way
-    of sampling.
-    """
+    """Draw variance times cost against one rademacher probe, a panel for each way of sampling."""
     from matplotlib.figure import Figure
 
     methods = [method for method, _, _ in METHODS]
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     titles = ("every example probed", "a small sample probed")
-    for axis, kind, title in zip(axes, ("whole_data", "sample"), titles, strict=True):
-        for (name, marker), colour in zip(
-            _markers(entries), ("#0072B2", "#D55E00", "#009E73"), strict=False
-        ):
-            mine = {entry.method: entry for entry in entries if entry.network == name}
-            base = getattr(mine["rademacher"], kind)
-            axis.plot(
-                [getattr(mine[m], kind) / base for m in methods],
-                range(len(methods)),
-                marker,
-                color=colour,
-                label=name,
-            )
-        axis.axvline(1.0, color="0.6", linewidth=0.8)
-        axis.set_xscale("log")
-        axis.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
-        axis.minorticks_off()
-        axis.set_xlabel("variance x cost, relative to one rademacher probe")
+    for axis, kind, title in zip(axes, get_args(Sampling), titles, strict=True):
+        _panel(axis, entries, kind)
         axis.set_title(title)
     axes[0].set_yticks(range(len(methods)), methods)
     axes[0].invert_yaxis()
@@ -216,13 +197,26 @@ def draw(entries: list[Entry], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def _panel(axis: Axes, entries: list[Entry], kind: Sampling) -> None:
+    methods = [method for method, _, _ in METHODS]
+    for (name, marker), colour in zip(_markers(entries), COLOURS, strict=False):
+        mine = {entry.method: getattr(entry, kind) for entry in entries if entry.network == name}
+        ratios = [mine[method] / mine["rademacher"] for method in methods]
+        axis.plot(ratios, range(len(methods)), marker, color=colour, label=name)
+    axis.axvline(1.0, color="0.6", linewidth=0.8)
+    axis.set_xscale("log")
+    axis.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    axis.minorticks_off()
+    axis.set_xlabel("variance x cost, relative to one rademacher probe")
+
+
 def _markers(entries: list[Entry]) -> list[tuple[str, str]]:
     names = list(dict.fromkeys(entry.network for entry in entries))
     return list(zip(names, "os^", strict=False))
 
 
 def main() -> None:
-    """Measure the networks asked for, merge with what is stored, print and draw."""
+    """Measure the chosen networks, merge them with stored results, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(NETWORKS), help=", ".join(NETWORKS))
     store = RESULTS / "estimators.json"

@@ -1,6 +1,4 @@
-"""Times two ways to do the same work, interleaved, and stores the ratio with the machine it was
-measured on.
-"""
+"""Times two ways to do the same work, interleaved, and stores their ratio with the machine."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -21,6 +19,8 @@ from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
 Work = Callable[[], Any]
+Machine = dict[str, str | int | None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,8 @@ class Row:
         prepare: makes the two pieces of work, (ours, theirs); not timed.
         repeats: interleaved repetitions; the median counts.
         check: compares the two results, raises if they are not the same number.
-        times: how often the other piece of work would have to be done for our result; it is timed
-            once.
-        single: on one thread, in processor time: other jobs of the machine count less.
+        times: how often the other work would have to be repeated for our result; it is timed once.
+        single: on one thread, in processor time, which other jobs on the machine disturb less.
     """
 
     name: str
@@ -66,11 +65,11 @@ class Result:
     peak_mb: float
     peak_mb_against: float
     repeats: int
-    machine: dict[str, Any]
+    machine: Machine
 
 
 def run(row: Row) -> Result:
-    """Measure one row; one untimed repetition of each warms up, and is compared by ``check``."""
+    """Measure one row; an untimed repetition of each warms up, and ``check`` compares these two."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if row.single else threads)
     try:
@@ -81,7 +80,8 @@ def run(row: Row) -> Result:
 
 def _measured(row: Row, clock: Callable[[], float]) -> Result:
     ours, theirs = row.prepare()
-    (first, peak), (other, peak_against) = with_peak_memory(ours), with_peak_memory(theirs)
+    first, peak = with_peak_memory(ours)
+    other, peak_against = with_peak_memory(theirs)
     if row.check is not None:
         row.check(first, other)
     times = row.times(first)
@@ -106,7 +106,7 @@ def _measured(row: Row, clock: Callable[[], float]) -> Result:
 
 
 def timed(work: Work, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds that ``work`` takes, the accelerator's queue included."""
+    """Time ``work`` in seconds, including the accelerator's queue."""
     synchronise()
     start = clock()
     work()
@@ -120,9 +120,10 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def with_peak_memory(work: Work) -> tuple[Any, float]:
-    """The result of ``work`` and the most memory it held, in MB above the start: resident set
-    sampled every 5 ms.
+def with_peak_memory(work: Callable[[], T]) -> tuple[T, float]:
+    """Return the result of ``work`` and its peak memory, in MB above the start.
+
+    The resident set is sampled every 5 ms.
     """
     with _sampled_memory() as samples:
         result = work()
@@ -131,7 +132,8 @@ def with_peak_memory(work: Work) -> tuple[Any, float]:
 
 @contextmanager
 def _sampled_memory() -> Iterator[list[int]]:
-    samples, stop = [_resident_bytes()], threading.Event()
+    samples = [_resident_bytes()]
+    stop = threading.Event()
 
     def sample() -> None:
         while not stop.wait(0.005):
@@ -152,8 +154,8 @@ def _resident_bytes() -> int:
     return int(statm.read_text().split()[1]) * 4096 if statm.exists() else 0
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+def machine() -> Machine:
+    """Describe the machine that the numbers are measured on."""
     return {
         "processor": _processor(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -172,7 +174,7 @@ def _processor() -> str:
 
 
 def store(results: list[Result], path: Path) -> None:
-    """Merge ``results`` into the file: rows that were not run keep their last value."""
+    """Merge ``results`` into the file; rows that were not run keep their last result."""
     known = (
         {entry["name"]: entry for entry in json.loads(path.read_text())} if path.exists() else {}
     )

@@ -1,7 +1,7 @@
-"""``python benchmarks/many_classes.py``: CDNV of 100,000 classes x 768 dimensions from a stream, in
-bounded memory.
+"""``python benchmarks/many_classes.py``: CDNV of 100,000 classes x 768 in bounded memory.
 
-The interval from a sample of class pairs is also checked against all pairs, at 20,000 classes.
+The features are streamed. The interval from a sample of class pairs is also checked against all
+pairs of 20,000 classes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ _CLASSES_A_BATCH = 500
 
 
 def stream(n_classes: int, n_features: int, per_class: int) -> ClassStatistics:
-    """Statistics of float32 features that are drawn batch by batch; classes differ in spread by a
-    factor of 4.
-    """
+    """Stream float32 features batch by batch; classes differ in spread by a factor of 4."""
     generator = torch.Generator().manual_seed(0)
     statistics = ClassStatistics.empty(n_classes)
     for start in range(0, n_classes, _CLASSES_A_BATCH):
@@ -37,7 +35,7 @@ def stream(n_classes: int, n_features: int, per_class: int) -> ClassStatistics:
 
 
 def peak_gb() -> float:
-    """The most memory that this process held, in GB."""
+    """Peak memory of this process in GB."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
@@ -48,7 +46,7 @@ def show(what: str, seconds: float, value: str) -> None:
 
 
 def sampled(statistics: ClassStatistics, n_pairs: int) -> Estimate:
-    """The sampled estimate, printed."""
+    """Estimate CDNV from sampled pairs, and print it."""
     start = time.perf_counter()
     estimate = sampled_cdnv(statistics, n_pairs)
     low, high = estimate.interval()

@@ -1,7 +1,7 @@
 """``python benchmarks/models.py``: train the full-width networks that the benchmarks measure, once.
 
-Each learns 5,000 CIFAR-10 images by heart: until 99 % of them are right in evaluation mode. SGD
-with momentum and a rate that rises and falls once, in bfloat16 where the processor has it; no
+Each learns 5,000 CIFAR-10 images by heart, until 99 % of them are right in evaluation mode: SGD
+with momentum (AdamW for the ViT), a rate that rises and falls once, bfloat16 autocast and no
 augmentation. The weights stay outside git.
 """
 
@@ -39,7 +39,7 @@ def vit() -> nn.Module:
 
 @dataclass(frozen=True)
 class Network:
-    """How a network is made and trained."""
+    """A network and its training."""
 
     make: Callable[[], nn.Module]
     optimizer: str
@@ -57,13 +57,13 @@ NETWORKS = {
 
 
 def images() -> tuple[Tensor, Tensor]:
-    """The training images: 500 of each class of CIFAR-10, normalised."""
+    """Load the training images: 500 of each class of CIFAR-10, normalised."""
     chosen = data.load("cifar10:train", subset=N_IMAGES)
     return chosen.inputs, chosen.targets
 
 
 def trained(name: str) -> nn.Module:
-    """A network in evaluation mode with its trained weights.
+    """Load a trained network in evaluation mode.
 
     Raises:
         FileNotFoundError: it was not trained yet.
@@ -79,9 +79,10 @@ def trained(name: str) -> nn.Module:
 
 
 def train(name: str) -> None:
-    """Train one network and store its weights; says how long it took."""
+    """Train one network, store its weights, and print the time it took."""
     torch.manual_seed(0)
-    network, (x, y) = NETWORKS[name], images()
+    network = NETWORKS[name]
+    x, y = images()
     model = network.make().to(memory_format=torch.channels_last)
     n_steps = network.epochs * (N_IMAGES // _BATCH)
     optimizer = _optimizer(network, model)

@@ -1,5 +1,4 @@
-"""``python benchmarks/penalty.py``: the noise of the penalty's gradient by each method, and the
-bias of finite differences.
+"""``python benchmarks/penalty.py``: noise of the penalty's gradient, bias of finite differences.
 
 The noise of one step is the root mean square distance of its gradient from the mean of many, over
 the size of that mean. The bias is that of value and gradient at the same probes, against forward
@@ -24,7 +23,7 @@ METHODS = ("forward_mode", "double_backward")
 
 
 def networks() -> dict[str, nn.Module]:
-    """As they are initialised: two VGG-13 without batch normalisation and a small ViT."""
+    """Build two VGG-13 without batch normalisation and a small ViT, untrained."""
     import timm
 
     torch.manual_seed(0)
@@ -47,15 +46,16 @@ def networks() -> dict[str, nn.Module]:
 def gradient(
     penalty: geo.GeometricComplexityPenalty, model: nn.Module, x: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Value of the penalty, and its gradient in all parameters as one vector."""
+    """Return the penalty and its gradient in all parameters as one vector."""
     _, loss = penalty(model, x)
     found = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
     return loss.detach().double(), torch.cat([g.flatten().double() for g in found])
 
 
 def noise(model: nn.Module, x: Tensor, method: str) -> float:
-    """Of one step, relative to the mean gradient; the mean of N draws is itself off by the noise
-    over sqrt(N).
+    """Noise of the gradient of one step, relative to the mean gradient.
+
+    The mean of N draws is itself off by the noise over sqrt(N), which is subtracted.
     """
     penalty = geo.GeometricComplexityPenalty(1.0, method=method)
     draws = torch.stack([gradient(penalty, model, x)[1] for _ in range(N_DRAWS)])
@@ -64,7 +64,7 @@ def noise(model: nn.Module, x: Tensor, method: str) -> float:
 
 
 def smoothed(model: nn.Module) -> nn.Module:
-    """A copy without kinks: SiLU for ReLU, means for maxima."""
+    """Copy a model without its kinks: SiLU for ReLU, mean for max pooling."""
     smooth = copy.deepcopy(model)
     for module in list(smooth.modules()):
         for name, child in module.named_children():
@@ -86,6 +86,7 @@ def bias(model: nn.Module, x: Tensor) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Print the table."""
     torch.set_num_threads(1)
     x = images()[0][:BATCH]
     errors = ("finite difference: value", "gradient", "without kinks: value", "gradient")

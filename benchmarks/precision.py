@@ -1,11 +1,10 @@
-"""What a lower precision does to the measures: the same examples and probes in float64 and below
-it.
+"""Change of the measures in lower precision, at the same examples and probes as in float64.
 
     python benchmarks/precision.py
         # after `make bench-models`; prints a table, writes results/precision.json
 
-The difference of geometric complexity is a mean of paired differences, one an example, so it has a
-standard error of its own that has nothing to do with the sample of examples.
+The difference in geometric complexity is a mean of paired differences, one for each example. Its
+standard error does not contain that of the sample of examples.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from harness import RESULTS, machine
@@ -36,8 +34,8 @@ class Bias:
     """Relative differences from float64.
 
     Attributes:
-        network: which.
-        mode: which precision.
+        network: its name.
+        mode: the lower precision.
         complexity: of geometric complexity.
         complexity_stderr: of that difference, over the examples.
         interval: half-width of the 95 % interval of geometric complexity itself, relative.
@@ -57,10 +55,12 @@ class Bias:
 
 
 def biases(network: str, n_images: int) -> list[Bias]:
-    """Every precision against float64 on one trained network."""
-    model, (x, y) = trained(network), images()
+    """Compare every precision with float64 on one trained network."""
+    model = trained(network)
+    x, y = images()
     rows = (torch.arange(n_images) * len(x)) // n_images
-    x, y = x[rows], y[rows]
+    x = x[rows]
+    y = y[rows]
     exact = geo.measure(model.double(), (x.double(), y))
     found = []
     for mode, (dtype, autocast) in _MODES.items():
@@ -69,8 +69,9 @@ def biases(network: str, n_images: int) -> list[Bias]:
     return found
 
 
-def _bias(network: str, mode: str, lower: Any, exact: Any) -> Bias:
-    gc, other = exact.geometric_complexity, lower.geometric_complexity
+def _bias(network: str, mode: str, lower: geo.Measurement, exact: geo.Measurement) -> Bias:
+    gc = exact.geometric_complexity
+    other = lower.geometric_complexity
     differences = (other.values - gc.values) / gc.value
     low, high = gc.interval()
     return Bias(
@@ -92,25 +93,15 @@ def main() -> None:
     n_images = parser.parse_args().images
     torch.set_num_threads(1)
     found = [bias for network in NETWORKS for bias in biases(network, n_images)]
-    table = Table(title=f"relative difference from float64, {n_images} images")
-    for column in (
-        "network",
-        "precision",
-        "GC",
-        "GC's interval",
-        "geometric collapse",
-        "CDNV",
-        "NC1",
-    ):
-        table.add_column(column)
+    columns = ("network", "precision", "GC", "GC's interval", "geometric collapse", "CDNV", "NC1")
+    table = Table(*columns, title=f"relative difference from float64, {n_images} images")
     for bias in found:
         gc = f"{bias.complexity:+.1e} ± {bias.complexity_stderr:.0e}"
         others = (f"{value:+.1e}" for value in (bias.collapse, bias.cdnv, bias.nc1))
         table.add_row(bias.network, bias.mode, gc, f"± {bias.interval:.1%}", *others)
     Console(width=120).print(table)
-    text = json.dumps(
-        {"machine": machine(), "n_images": n_images, "rows": [asdict(b) for b in found]}, indent=1
-    )
+    stored = {"machine": machine(), "n_images": n_images, "rows": [asdict(b) for b in found]}
+    text = json.dumps(stored, indent=1)
     (RESULTS / "precision.json").write_text(text + "\n", encoding="utf-8")
 
 

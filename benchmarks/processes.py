@@ -1,6 +1,4 @@
-"""``measure`` in processes of one thread each that wait for their work, so that their start is not
-timed.
-"""
+"""``measure`` in processes of one thread each, which start before they are timed."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ _SHAPE = (3, 32, 32)
 
 
 def alone(name: str, n_images: int) -> Work:
-    """``measure`` of an untrained network on noise with one thread; gives its geometric complexity."""
+    """``measure`` an untrained network on noise with one thread; returns geometric complexity."""
     torch.manual_seed(0)
     model = build(name, num_classes=10, input_shape=_SHAPE).eval()
     data = torch.randn(n_images, *_SHAPE), torch.arange(n_images) % 10
@@ -36,7 +34,7 @@ def alone(name: str, n_images: int) -> Work:
 
 
 def together(n_processes: int, name: str, n_images: int) -> Work:
-    """The same shared by processes, which live as long as this one."""
+    """Share the work of ``alone`` between processes that live as long as this one."""
     context = multiprocessing.get_context("spawn")
     store = tempfile.mkdtemp() + "/store"
     pipes = [context.Pipe() for _ in range(n_processes)]

@@ -6,6 +6,14 @@ from torch import nn
 from geocollapse.features import pooled
 
 
+def small_net(p=6, d=5, seed=0):
+    """A network of d inputs and p outputs in float64."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(d, 9), nn.Tanh(), nn.Linear(9, p), nn.ReLU(), nn.Linear(p, p)
+    ).double()
+
+
 class Twice(torch.autograd.Function):
     """2 x, with its own backward pass and no forward mode."""
 

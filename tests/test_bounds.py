@@ -1,6 +1,4 @@
-"""The nearest-mean bounds: references, laws, and simulations in which a wrong bound would be
-violated.
-"""
+"""References and laws of the nearest-mean bounds, and simulations that could violate them."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ SHOTS = (math.inf, 1, 5)
 
 
 def classes(counts, p, *, seed=0, spread=1.0, law="gaussian"):
-    """Classes with unequal scales along the axes; ``heavy`` is Student's t with 5 degrees,
-    ``skewed`` exponential.
-    """
+    """Classes of unequal scales; ``heavy`` is Student's t of 5 degrees, ``skewed`` exponential."""
     generator = np.random.default_rng(seed)
     labels = np.repeat(np.arange(len(counts)), counts)
     draw = {
@@ -48,7 +44,8 @@ def classes(counts, p, *, seed=0, spread=1.0, law="gaussian"):
 @pytest.mark.parametrize("p", [1, 3, 40, 60])
 def test_bounds_equal_the_loop_reference(p, k_shot):
     x, y = classes((7, 30, 2, 12), p, seed=p, law="skewed")
-    found, expected = nearest_mean_bound(x, y, k_shot=k_shot), reference.bounds(x, y, k_shot)
+    found = nearest_mean_bound(x, y, k_shot=k_shot)
+    expected = reference.bounds(x, y, k_shot)
     for name in NAMES:
         laws.assert_close(getattr(found, name), expected[name])
     laws.assert_close(found.stable_rank, reference.stable_rank(reference.by_class(x, y)))

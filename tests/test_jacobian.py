@@ -9,20 +9,14 @@ from torch import nn
 
 from geocollapse.features import CallableMap, FeatureMap, Layer
 from geocollapse.jacobian import ProbePlan, examples_that_fit, squared_jacobian_norms
-from maps import Twice
+from maps import Twice, small_net
 
+STD = torch.tensor([0.3, 0.7, 1.1, 0.9], dtype=torch.float64)
 ESTIMATORS = ["rademacher", "gaussian", "orthogonal", "input", "outputs"]
 
 
 def probe(plan, f, x, n_probes, **settings):
     return plan.probe(*CallableMap(f).enter(x), torch.arange(len(x)), n_probes, **settings).norms[0]
-
-
-def small_net(p=6, d=5, seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Linear(d, 9), nn.Tanh(), nn.Linear(9, p), nn.ReLU(), nn.Linear(p, p)
-    ).double()
 
 
 @given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 10**6))
@@ -45,7 +39,8 @@ def test_linear_map_gives_the_frobenius_norm(p, d, seed):
 
 @pytest.mark.parametrize(("p", "d"), [(4, 7), (9, 3)])  # reverse mode, forward mode
 def test_exact_agrees_with_both_references(p, d):
-    f, x = small_net(p, d), torch.randn(5, d).double()
+    f = small_net(p, d)
+    x = torch.randn(5, d).double()
     torch.testing.assert_close(
         squared_jacobian_norms(f, x), reference.squared_norms(f, x), rtol=1e-10, atol=0
     )
@@ -56,7 +51,9 @@ def test_exact_agrees_with_both_references(p, d):
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("n_probes", [1, 3])
 def test_unbiased_with_the_stated_variance(estimator, n_probes):
-    f, x, repeats = small_net(), torch.randn(2, 5).double(), 20_000
+    f = small_net()
+    x = torch.randn(2, 5).double()
+    repeats = 20_000
     many = x[:1].expand(repeats, -1)
     draws = squared_jacobian_norms(f, many, estimator=estimator, n_probes=n_probes, seed=1)
     exact = reference.squared_norms(f, x[:1])[0]
@@ -71,14 +68,17 @@ def test_unbiased_with_the_stated_variance(estimator, n_probes):
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_the_reported_variance_is_unbiased(estimator):
-    f, repeats = small_net(), 20_000
+    f = small_net()
+    repeats = 20_000
     x = torch.randn(1, 5).double().expand(repeats, -1)
     norms = probe(ProbePlan(estimator, 3), f, x, 3)
     assert float(norms.variances.mean()) == pytest.approx(float(norms.values.var()), rel=0.05)
 
 
 def test_a_probe_that_only_serves_the_variance_does_not_move_the_value():
-    f, x, plan = small_net(), torch.randn(8, 5).double(), ProbePlan("rademacher", 0)
+    f = small_net()
+    x = torch.randn(8, 5).double()
+    plan = ProbePlan("rademacher", 0)
     one = probe(plan, f, x, 1)
     two = probe(plan, f, x, 2, n_counted=1)
     torch.testing.assert_close(one.values, two.values)
@@ -103,7 +103,8 @@ def test_input_scale_gives_the_norm_for_each_raw_pixel():
 @given(st.integers(0, 10**6))
 @settings(max_examples=10)
 def test_degree_two_in_f_and_rotation_invariant(seed):
-    f, x = small_net(), torch.randn(3, 5, generator=torch.Generator().manual_seed(seed)).double()
+    f = small_net()
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(seed)).double()
     q, _ = torch.linalg.qr(
         torch.randn(6, 6, generator=torch.Generator().manual_seed(seed + 1)).double()
     )
@@ -127,11 +128,14 @@ def test_in_place_layers_and_any_shape():
 
 @pytest.mark.parametrize("n_directions", [1, 3, 6])
 def test_aligned_is_unbiased_with_the_stated_variance(n_directions):
-    f, x, repeats = small_net(), torch.randn(1, 5).double(), 20_000
+    f = small_net()
+    x = torch.randn(1, 5).double()
+    repeats = 20_000
     basis = torch.linalg.qr(torch.randn(6, n_directions).double())[0]
     plan = replace(ProbePlan("aligned", 1), bases=(basis,))
     norms = probe(plan, f, x.expand(repeats, -1), 2)
-    exact, one = reference.squared_norms(f, x)[0], reference.aligned_variance(f, x, basis)[0]
+    exact = reference.squared_norms(f, x)[0]
+    one = reference.aligned_variance(f, x, basis)[0]
     assert abs(float(norms.values.mean() - exact)) < 4 * float((one / 2 / repeats).sqrt())
     assert float(norms.values.var()) == pytest.approx(float(one) / 2, rel=0.08)
     assert float(norms.variances.mean()) == pytest.approx(float(one) / 2, rel=0.05)
@@ -152,12 +156,12 @@ def test_aligned_probes_vary_less_where_features_vary_along_the_jacobian():
 
 @pytest.mark.parametrize("n_entries", [1, 7, 30])
 def test_masked_is_unbiased_with_the_stated_variance(n_entries):
-    f, x, repeats = small_net(), torch.randn(1, 5).double(), 20_000
+    f = small_net()
+    x = torch.randn(1, 5).double()
+    repeats = 20_000
     norms = probe(ProbePlan("masked", 1), f, x.expand(repeats, -1), n_entries)
-    exact, variance = (
-        reference.squared_norms(f, x)[0],
-        reference.masked_variance(f, x, n_entries)[0],
-    )
+    exact = reference.squared_norms(f, x)[0]
+    variance = reference.masked_variance(f, x, n_entries)[0]
     assert abs(float(norms.values.mean() - exact)) <= 4 * float(
         (variance / repeats).sqrt()
     ) + 1e-9 * float(exact)
@@ -168,9 +172,11 @@ def test_masked_is_unbiased_with_the_stated_variance(n_entries):
 
 @pytest.mark.parametrize("estimator", ["input", "rademacher", "masked", "exact"])
 def test_all_layers_from_one_pass(estimator):
-    model, x = small_net(), torch.randn(6, 5).double()
+    model = small_net()
+    x = torch.randn(6, 5).double()
     layers = [Layer("0"), Layer("2"), Layer("")]
-    plan, indices = ProbePlan(estimator, 4), torch.arange(6)
+    plan = ProbePlan(estimator, 4)
+    indices = torch.arange(6)
     together = plan.probe(*FeatureMap(model, layers).enter(x), indices, 2)
     for layer, norms, features in zip(layers, together.norms, together.features, strict=True):
         alone = plan.probe(*FeatureMap(model, [layer]).enter(x), indices, 2)
@@ -198,7 +204,8 @@ def test_memory_limit_sends_examples_in_parts_that_fit():
         sizes.append(len(x))
         return (x @ weight).tanh()
 
-    weight, x = torch.randn(50, 40), torch.randn(64, 50)
+    weight = torch.randn(50, 40)
+    x = torch.randn(64, 50)
     one = (
         50 + 40 + 2 * 50
     ) * 4  # the leaf, the output that tanh saves, and two gradients of the leaf's size
@@ -220,30 +227,6 @@ def test_memory_limit_sends_examples_in_parts_that_fit():
     assert examples_that_fit(*CallableMap(f).enter(x), 1000 * one) == 1000
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        ({"estimator": "exakt"}, ValueError, "estimator: expected one of exact, .*got 'exakt'"),
-        ({"n_probes": 0, "estimator": "rademacher"}, ValueError, "n_probes: expected a whole number of at least 1, got 0"),
-        ({"n_probes": 31, "estimator": "masked"}, ValueError, "n_probes: expected at most the 30 entries of the Jacobian, got 31"),
-        ({"memory_limit": 100}, ValueError, r"memory_limit: expected at least \d+ bytes .* one example takes, got 100; do"),
-        ({"f": lambda x: Twice.apply(x), "estimator": "input"}, NotImplementedError, "with forward-mode .*do estimator='rademacher'"),
-        ({"n_probes": 9, "estimator": "orthogonal"}, ValueError, "n_probes: expected at most n_features = 6"),
-        ({"x": torch.arange(5)[None]}, TypeError, r"inputs: expected a floating tensor .* got torch.int64; do inputs.float"),
-        ({"f": lambda x: (x, x)}, TypeError, "features: expected one floating tensor, got tuple"),
-        ({"f": lambda x: x.sum(dim=0)}, ValueError, r"features: expected one row for each of 2 examples, got shape \(5,\)"),
-        ({"f": lambda x: x / 0}, ValueError, "features: expected finite numbers, got NaN or infinity in 2 of 2"),
-        ({"f": nn.BatchNorm1d(5)}, RuntimeError, r"model: expected evaluation mode, got batch normalisation .* model.eval\(\)"),
-        ({"f": nn.Sequential(nn.Dropout())}, RuntimeError, "or dropout in training mode in '0'"),
-        ({"f": nn.BatchNorm1d(5, track_running_stats=False).eval()}, RuntimeError, "without running statistics"),
-    ],
-)  # fmt: skip
-def test_bad_input(call, error, message):
-    settings_ = {"f": small_net().float(), "x": torch.randn(2, 5), **call}
-    with pytest.raises(error, match=message):
-        squared_jacobian_norms(settings_.pop("f"), settings_.pop("x"), **settings_)
-
-
 def test_a_map_that_ignores_its_input_has_norm_zero():
     assert squared_jacobian_norms(lambda x: torch.ones(len(x), 2), torch.randn(3, 4)).tolist() == [
         0,
@@ -258,13 +241,12 @@ def test_exact_falls_back_to_rows_without_forward_mode():
 
 
 class Tokens(nn.Module):
-    """A convolution whose positions become tokens: the gradient of a single example arrives with
-    its channels last.
-    """
+    """A convolution whose positions become tokens, so gradients arrive with channels last."""
 
     def __init__(self):
         super().__init__()
-        self.first, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
 
     def forward(self, x):
         return torch.tanh(self.norm(self.first(x)).flatten(2).transpose(1, 2)).flatten(1)
@@ -274,7 +256,8 @@ class Tokens(nn.Module):
 def test_one_example_alone_has_the_norm_it_has_among_others(estimator):
     """torch mixes up the entries of the gradient of a single example in batch normalisation."""
     torch.manual_seed(0)
-    model, x = Tokens().double().eval(), torch.randn(3, 3, 4, 4).double()
+    model = Tokens().double().eval()
+    x = torch.randn(3, 3, 4, 4).double()
     model.norm.running_var.uniform_(0.5, 2)
     together = squared_jacobian_norms(model, x, estimator=estimator)
     alone = [
@@ -284,67 +267,9 @@ def test_one_example_alone_has_the_norm_it_has_among_others(estimator):
     torch.testing.assert_close(torch.cat(alone), together, rtol=1e-10, atol=0.0)
 
 
-@pytest.mark.parametrize("estimator", ["exact", "rademacher", "outputs", "masked"])
-@pytest.mark.parametrize("how", ["no_grad", "detach", "parameters alone"])
-def test_a_cut_graph_is_refused(estimator, how):
-    """Features that move with x and have no gradients would have norm zero; "parameters alone" have
-    a graph without x.
-    """
-    net, head = small_net(), small_net(p=4, d=6)
-
-    def f(x):
-        with torch.set_grad_enabled(how != "no_grad"):
-            z = net(x)
-        return head(z.detach()) if how == "parameters alone" else z.detach()
-
-    with pytest.raises(
-        RuntimeError,
-        match=r"layer: expected a path of gradients .* got .* torch.no_grad or .detach\(\)",
-    ):
-        squared_jacobian_norms(f, torch.randn(3, 5).double(), estimator=estimator)
-
-
-def test_a_cut_graph_is_refused_in_forward_mode_where_it_is_cut_there_too():
-    net, x = small_net(), torch.randn(3, 5).double()
-    with pytest.raises(RuntimeError, match="layer: expected a path of gradients"):
-        squared_jacobian_norms(lambda z: net(z.detach()), x, estimator="input")
-    f = torch.no_grad()(net)  # forward mode has no need of the graph
-    torch.testing.assert_close(
-        squared_jacobian_norms(f, x, estimator="input"),
-        squared_jacobian_norms(net, x, estimator="input"),
-    )
-
-
-@pytest.mark.parametrize("estimator", ["exact", "rademacher", "input"])
-def test_zero_derivatives_are_no_cut_graph(estimator):
-    """A step moves with x and has derivative 0 by its own gradient."""
-    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    assert squared_jacobian_norms(lambda z: (1e6 * z).round(), x, estimator=estimator).tolist() == [
-        0,
-        0,
-        0,
-    ]
-
-
-@pytest.mark.parametrize("estimator", ["exact", "rademacher", "input"])
-def test_norms_that_overflow_are_refused(estimator):
-    x = torch.tensor([[1.0], [0.0], [0.0]])
-    indices = torch.tensor([7, 8, 9])
-    with pytest.raises(
-        ValueError,
-        match=r"features: .* infinity in 2 of 3 examples \(first in example 8\); do float32",
-    ):
-        squared_jacobian_norms(torch.sqrt, x, estimator=estimator, indices=indices)
-
-
-STD = torch.tensor([0.3, 0.7, 1.1, 0.9], dtype=torch.float64)
-
-
 @pytest.mark.parametrize(("estimator", "n_probes"), [("outputs", 10), ("exact", 1), ("masked", 40)])
 def test_half_precision_rounds_no_scale(estimator, n_probes):
-    """Neither sqrt(p) nor the input scale: the sums of a linear map in bfloat16 are those of its
-    rounded weight.
-    """
+    """In bfloat16 the norms of a linear map are those of its rounded weight, for any scale."""
     f = nn.Linear(4, 10, bias=False).bfloat16()
     weight = f.weight.detach().double()
     norms = probe(ProbePlan(estimator, 0, STD), f, torch.randn(5, 4).bfloat16(), n_probes)

@@ -1,6 +1,4 @@
-"""The label-free baselines: closed forms, references, laws, and what happens where they are
-undefined.
-"""
+"""Label-free baselines: closed forms, references, laws, and undefined values."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ def gaussian(n, p, seed=0, mean=2.0):
 
 
 def with_spectrum(values, n, p, seed=0):
-    """(n, p) with mean 0 and these singular values, in random directions."""
+    """Make features (n, p) with mean 0 and these singular values, in random directions."""
     generator = np.random.default_rng(seed)
     k = len(values)
     left = np.linalg.qr(np.column_stack([np.ones(n), generator.standard_normal((n, k))]))[0][:, 1:]
@@ -46,7 +44,7 @@ def with_spectrum(values, n, p, seed=0):
 
 
 def unlabelled(measure):
-    """The measure as one of labelled features, for the laws."""
+    """Turn a score into a measure of labelled features, for the laws."""
     return lambda features, labels: measure(features)
 
 
@@ -74,7 +72,7 @@ def test_two_directions_by_hand():
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 2.0, 6.0])
 @pytest.mark.parametrize("shape", [(400, 120), (120, 400)])
 def test_a_power_law_gives_its_exponent(exponent, shape):
-    """At exponent 6 a Gram matrix has 4 digits of eigenvalue 100 left, and singular values 10."""
+    """At exponent 6 eigenvalue 100 keeps 4 digits in a Gram matrix, 10 in singular values."""
     x = with_spectrum(np.arange(1, 111) ** (-exponent / 2), *shape)
     assert geo.alpha_req(x) == pytest.approx(exponent, rel=1e-8, abs=1e-10)
     assert geo.alpha_req(x, fit_range=(1, 20)) == pytest.approx(exponent, rel=1e-8, abs=1e-10)
@@ -171,9 +169,7 @@ def test_ranks_are_between_1_and_the_smaller_side(x):
 @pytest.mark.parametrize("name", sorted(set(MEASURES) - {"rankme"}))
 @given(x=EXAMPLES)
 def test_the_same_examples_twice_change_nothing(name, x):
-    """Also across the two sides: fewer examples than features become more. RankMe's epsilon counts
-    zeros too.
-    """
+    """Also where fewer examples than features become more; RankMe's epsilon counts zeros, too."""
     laws.assert_close(MEASURES[name](torch.cat([x, x])), MEASURES[name](x))
 
 
@@ -274,9 +270,7 @@ def test_a_bad_epsilon(epsilon):
 
 
 def test_an_eigenvalue_of_rounding_is_none():
-    """float32 features of rank 3 have 8 eigenvalues that are not 0, and 3 that are above their
-    rounding.
-    """
+    """Float32 features of rank 3 have 8 nonzero eigenvalues, but 3 above their rounding."""
     x = with_spectrum([5.0, 2.0, 1.0], 60, 8).float()
     assert float(torch.linalg.svdvals(x.double() - x.double().mean(dim=0))[3]) > 0.0
     assert geo.alpha_req(x, fit_range=(1, 3)) > 0.0

@@ -1,4 +1,4 @@
-"""Few-shot accuracy: plain loops on the same episodes, what an episode is, laws and messages."""
+"""Few-shot accuracy against plain loops on the same episodes; episodes, laws, messages."""
 
 from __future__ import annotations
 
@@ -239,9 +239,9 @@ def test_sizes_are_checked():
 
 def test_a_class_with_too_few_examples_is_named():
     found = message(n_query=7)
-    assert (
-        found
-        == "n_query: expected k_shot + n_query = 9 examples of each class, got 8 of class 1; do n_query=6"
+    assert found == (
+        "n_query: expected k_shot + n_query = 9 examples of each class, got 8 of class 1; "
+        "do n_query=6"
     )
     assert message(k_shot=8).endswith(
         "got 8 of class 1; do k_shot=1 and n_query=5, or drop the class"

@@ -1,6 +1,4 @@
-"""Features and labels as they come in: checked once, at the door, and read in chunks that fit the
-cache.
-"""
+"""Features and labels as arrays: checked once on entry, read in chunks that fit the cache."""
 
 from __future__ import annotations
 
@@ -21,8 +19,9 @@ DEVICE_CHUNK_NUMBERS = 1 << 26  # on an accelerator large chunks keep the kernel
 
 
 def as_tensor(name: str, array: Array) -> Tensor:
-    """``array`` as a detached tensor that shares its memory; MPS has no float64, so those move to
-    the CPU.
+    """Return ``array`` as a detached tensor that shares its memory.
+
+    MPS has no float64, so its tensors are copied to the CPU.
 
     Raises:
         TypeError: neither a tensor nor a numpy array.
@@ -34,13 +33,13 @@ def as_tensor(name: str, array: Array) -> Tensor:
     if not isinstance(array, Tensor):
         raise TypeError(
             f"{name}: expected a torch.Tensor or numpy.ndarray, got {type(array).__name__}; do "
-            f"torch.tensor"
+            f"torch.tensor({name})"
         )
     return array.detach().cpu() if array.device.type in NO_FLOAT64 else array.detach()
 
 
 def as_features(features: Array) -> Tensor:
-    """``features`` as a floating point tensor (n, p).
+    """Return ``features`` as a floating point tensor (n, p).
 
     Raises:
         TypeError: not floating point.
@@ -59,11 +58,11 @@ def as_features(features: Array) -> Tensor:
 
 
 def as_labels(labels: Array, n_examples: int) -> Tensor:
-    """``labels`` as an int64 tensor (n,); any integer values.
+    """Return ``labels``, any integers, as an int64 tensor (n,).
 
     Raises:
         TypeError: not integers.
-        ValueError: not one label an example.
+        ValueError: not one label for each example.
     """
     tensor = as_tensor("labels", labels)
     if tensor.is_floating_point() or tensor.is_complex():
@@ -79,7 +78,9 @@ def as_labels(labels: Array, n_examples: int) -> Tensor:
 def labelled_arrays(
     features: Array, labels: Array, num_classes: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Features (n, p) and labels (n,) on one device, checked with a single synchronisation.
+    """Return checked features (n, p) and labels (n,) on one device.
+
+    The checks cost one synchronisation with an accelerator.
 
     Raises:
         TypeError: see ``as_features`` and ``as_labels``.
@@ -99,12 +100,12 @@ def check_num_classes(num_classes: int | None) -> None:
     if num_classes is not None and num_classes < 1:
         raise ValueError(
             f"num_classes: expected a positive number or None, got {num_classes}; do "
-            f"num_classes=None"
+            "num_classes=None"
         )
 
 
 def row_slices(n_rows: int, width: int, device: torch.device) -> Iterator[slice]:
-    """Consecutive slices of rows of ``width`` numbers that make up one chunk each."""
+    """Yield consecutive slices of rows that make one chunk each, at ``width`` numbers a row."""
     numbers = CHUNK_NUMBERS if device.type == "cpu" else DEVICE_CHUNK_NUMBERS
     step = max(1, numbers // max(1, width))
     for start in range(0, n_rows, step):
@@ -123,7 +124,6 @@ def _check_range(y: Tensor, num_classes: int | None) -> None:
     if len(outside):
         raise ValueError(
             f"labels: expected integers from 0 to {num_classes - 1} (num_classes={num_classes}), "
-            f"got {int(outside[0])} "
-            f"({len(outside)} of {len(y)} outside); do drop these examples, or num_classes=None to "
-            f"discover the classes"
+            f"got {int(outside[0])} ({len(outside)} of {len(y)} outside); "
+            "do drop these examples, or num_classes=None to discover the classes"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, TypeAlias, overload
 
 import numpy as np
 from torch import Tensor
@@ -13,15 +13,15 @@ from typing_extensions import TypedDict
 
 Population = Literal["dataset", "distribution"]
 Scale = Literal["log", "linear"]
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
-SEQUENTIAL_Z = (
-    2.24  # definitions 1: quantile of a 95 % interval whose sample size was chosen by looking at it
-)
+# definitions 1: quantile of a 95 % interval whose sample size was chosen by looking at it
+SEQUENTIAL_Z = 2.24
 LARGEST_SHARE_LIMIT = 0.03  # definitions 1: above it a few examples carry the mean
 
 
 class GeocollapseWarning(UserWarning):
-    """A result that is valid but must be read with care: the text says why."""
+    """A valid result that must be read with care, for the reason in the text."""
 
 
 class IntervalDict(TypedDict):
@@ -46,8 +46,13 @@ class EstimateDict(IntervalDict):
 
 @dataclass(frozen=True)
 class TopExample:
-    """An example that carries much of a mean: its position in the data set, its value, its share of
-    the sum.
+    """An example that carries much of a mean, by its position in the data set.
+
+    Attributes:
+        index: position in the data set.
+        value: the example's own term.
+        share: that term divided by the sum of all.
+        class_name: name of its class, where one is known.
     """
 
     index: int
@@ -125,9 +130,8 @@ class Estimate:
         if self.stderr == 0.0:
             return (self.value, self.value)
         probability = (3.0 + level) / 4.0 if self.sequential else (1.0 + level) / 2.0
-        half = (
-            _student_quantile(probability, math.inf if self.sequential else self.dof) * self.stderr
-        )
+        dof = math.inf if self.sequential else self.dof
+        half = _student_quantile(probability, dof) * self.stderr
         if self.scale == "linear":
             return (self.value - half, self.value + half)
         if self.value <= 0.0 or math.isnan(half):
@@ -136,8 +140,9 @@ class Estimate:
         return (self.value / factor, self.value * factor)
 
     def top_examples(self, k: int = 10) -> list[TopExample]:
-        """The k examples that carry most of the mean, largest first; the first carries
-        ``largest_share``.
+        """List the k examples that carry most of the mean, largest first.
+
+        The share of the first is ``largest_share``.
 
         Raises:
             ValueError: k below 1, or an estimate that kept no values.
@@ -158,31 +163,41 @@ class Estimate:
         return [TopExample(*entry) for entry in first]
 
     def to_interval_dict(self) -> IntervalDict:
-        """Value, standard error and interval alone: strict JSON, undefined numbers are None."""
+        """Return value, standard error and interval as strict JSON; undefined numbers are None."""
         low, high = self.interval()
         return {
-            "value": _finite(self.value),
-            "stderr": _finite(self.stderr),
-            "ci95": (_finite(low), _finite(high)),
+            "value": finite_or_none(self.value),
+            "stderr": finite_or_none(self.stderr),
+            "ci95": (finite_or_none(low), finite_or_none(high)),
         }
 
     def to_dict(self) -> EstimateDict:
-        """The JSON form: strict, undefined numbers are None."""
+        """Return the strict JSON form; undefined numbers are None."""
         return {
             **self.to_interval_dict(),
             "n_samples": self.n_samples,
             "n_probes": self.n_probes,
             "estimator": self.estimator,
             "population": self.population,
-            "largest_share": None if self.largest_share is None else _finite(self.largest_share),
+            "largest_share": None
+            if self.largest_share is None
+            else finite_or_none(self.largest_share),
             "interrupted": self.interrupted,
             "layer": self.layer,
         }
 
 
-def strict_json(value: Any) -> Any:
-    """Plain Python of ``value`` that strict JSON can hold: tensors become lists, NaN and infinities
-    None.
+@overload
+def strict_json(value: Mapping[str, object]) -> dict[str, Json]: ...
+@overload
+def strict_json(value: object) -> Json: ...
+def strict_json(value: object) -> Json:
+    """Convert ``value`` to plain Python that strict JSON can hold.
+
+    Tensors and arrays become lists, Estimates and other mappings dicts, NaN and infinities None.
+
+    Raises:
+        TypeError: a value, at any depth, that has no JSON form.
     """
     if isinstance(value, Estimate):
         return strict_json(value.to_dict())
@@ -194,7 +209,19 @@ def strict_json(value: Any) -> Any:
         return {str(key): strict_json(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [strict_json(item) for item in value]
-    return _finite(value) if isinstance(value, float) else value
+    if isinstance(value, float):
+        return finite_or_none(value)
+    if value is None or isinstance(value, str | int):
+        return value
+    raise TypeError(
+        f"value: expected numbers, texts, tensors, lists and mappings, got "
+        f"{type(value).__name__}; do str(value)"
+    )
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return ``value``, or None for NaN and infinities, which strict JSON has no word for."""
+    return float(value) if math.isfinite(value) else None
 
 
 def total_variance(variances: Sequence[float], dofs: Sequence[float]) -> tuple[float, float]:
@@ -206,10 +233,6 @@ def total_variance(variances: Sequence[float], dofs: Sequence[float]) -> tuple[f
     total = math.fsum(variances)
     denominator = math.fsum(v * v / d for v, d in zip(variances, dofs, strict=True) if v > 0.0)
     return math.sqrt(total), (total * total / denominator if denominator > 0.0 else math.inf)
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _student_quantile(probability: float, dof: float) -> float:

@@ -1,4 +1,4 @@
-"""The precision that sums are made in, and the look for NaN and infinity."""
+"""The precision of sums, and the check for NaN and infinity."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ NO_FLOAT64 = {"mps"}  # kinds of devices without float64
 
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:
-    """float64, or float32 on a device that has no float64 (Apple's MPS)."""
+    """Return float64, or float32 on a device that has no float64 (Apple's MPS)."""
     return torch.float32 if device.type in NO_FLOAT64 else torch.float64
 
 
+def keeps_float32_products() -> bool:
+    """Return False where torch may multiply float32 matrices in TF32 or bfloat16."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # torch's older and newer settings were mixed: it cannot tell
+        return False
+
+
 def sum_of_squares(rows: Tensor) -> Tensor:
-    """Sum of squares of each row of (n, ...), accumulated in float64."""
+    """Sum the squares of each row of (n, ...) in float64."""
     return rows.flatten(1).to(accumulation_dtype(rows.device)).square().sum(dim=1)
 
 

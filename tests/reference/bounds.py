@@ -1,6 +1,4 @@
-"""Slow references for the nearest-mean bounds: the formulas of definitions 4 in loops, plain numpy,
-float64.
-"""
+"""Slow references for the nearest-mean bounds: definitions 4 in loops, plain numpy, float64."""
 
 from __future__ import annotations
 
@@ -19,7 +17,9 @@ def moments(rows):
     """Mean, covariance, E||z||^4 - (tr S)^2 - 2 tr S^2 and E[z ||z||^2] of one empirical law."""
     mean = rows.mean(axis=0)
     n, p = rows.shape
-    s, third, fourth = np.zeros((p, p)), np.zeros(p), 0.0
+    s = np.zeros((p, p))
+    third = np.zeros(p)
+    fourth = 0.0
     for row in rows:
         z = row - mean
         s += np.outer(z, z) / n
@@ -30,7 +30,8 @@ def moments(rows):
 
 def decision_moments(rows_a, rows_b, m):
     """E T_ab and Var T_ab with m shots."""
-    (mu_a, s_a, q_a, _), (mu_b, s_b, q_b, t_b) = moments(rows_a), moments(rows_b)
+    (mu_a, s_a, q_a, _) = moments(rows_a)
+    (mu_b, s_b, q_b, t_b) = moments(rows_b)
     d = mu_a - mu_b
     tr = np.trace
     mean = d @ d / 2 + (tr(s_b) - tr(s_a)) / (2 * m)
@@ -63,8 +64,11 @@ def stable_rank(classes):
 def bounds(features, labels, m):
     """The bounds general, published and directional."""
     classes = by_class(features, labels)
-    k, nc, s = len(classes), average_cdnv(classes), stable_rank(classes)
-    shot, rank = (0.0 if math.isinf(m) else m ** (-1 / 3)), s ** (-1 / 3)
+    k = len(classes)
+    nc = average_cdnv(classes)
+    s = stable_rank(classes)
+    shot = 0.0 if math.isinf(m) else m ** (-1 / 3)
+    rank = s ** (-1 / 3)
     published = min(16 * (k - 1) * (1 / m + 1 / s) * nc, 4 * (k - 1) * (rank + shot) ** 3 * nc)
     total = 0.0
     for a in range(k):
@@ -80,9 +84,7 @@ def bounds(features, labels, m):
 
 
 def drawn_statistics(features, labels, m, n_draws, seed):
-    """T_ab of ``n_draws`` draws with replacement from the class laws: (k, k, n_draws), NaN on the
-    diagonal.
-    """
+    """T_ab of draws with replacement from the class laws (k, k, n_draws), NaN on the diagonal."""
     generator = np.random.default_rng(seed)
     classes = by_class(features, labels)
     t = np.full((len(classes), len(classes), n_draws), np.nan)

@@ -1,5 +1,4 @@
-"""Slow references for the measures of collapse: two passes, loops over classes, 80-bit
-accumulation, plain numpy.
+"""Slow references for the measures of collapse: loops over classes, 80-bit sums, plain numpy.
 
 Every function takes features (n, p) and labels (n,) and imports nothing from the package.
 """
@@ -36,7 +35,8 @@ def covariance(rows):
 
 
 def cdnv_matrix(features, labels, bias_corrected=False):
-    mu, var = means(features, labels), variances(features, labels)
+    mu = means(features, labels)
+    var = variances(features, labels)
     n = [len(rows) for rows in by_class(features, labels)]
     v = np.full((len(n), len(n)), np.nan)
     for i, j in itertools.permutations(range(len(n)), 2):
@@ -77,11 +77,10 @@ def centred_means(features, labels):
 
 
 def nc1(features, labels, pooled=False):
-    """tr(Sigma_W Sigma_B^+) / C with both matrices formed and the C - 1 (or p) leading eigenvectors
-    of Sigma_B.
-    """
+    """tr(Sigma_W Sigma_B^+) / C, from both matrices and leading eigenvectors of Sigma_B."""
     groups = by_class(features, labels)
-    n_classes, n = len(groups), sum(len(rows) for rows in groups)
+    n_classes = len(groups)
+    n = sum(len(rows) for rows in groups)
     weights = [len(rows) / n if pooled else 1 / n_classes for rows in groups]
     sigma_w = sum(weight * covariance(rows) for weight, rows in zip(weights, groups))
     m = centred_means(features, labels)
@@ -141,7 +140,8 @@ def nc4(features, labels, weight, bias):
 
 
 def nearest_mean_error(features, labels):
-    mu, order = means(features, labels), sorted(set(np.asarray(labels).tolist()))
+    mu = means(features, labels)
+    order = sorted(set(np.asarray(labels).tolist()))
     return float(
         np.mean(
             [
@@ -165,11 +165,10 @@ def geometric_collapse(class_gc, class_means):
 
 
 def delta_method(squared_norms, features, labels, rows):
-    """Value and standard error of geometric collapse of the distribution, as definitions 3 print
-    them, loop by loop.
-    """
+    """Value and standard error of geometric collapse of the distribution, by definitions 3."""
     labels, order = np.asarray(labels), sorted(set(np.asarray(labels).tolist()))
-    mu, n_classes = means(features, labels).astype(float), len(order)
+    mu = means(features, labels).astype(float)
+    n_classes = len(order)
     measured = {int(row): float(g) for row, g in zip(rows, squared_norms)}
     members = [np.flatnonzero(labels == label) for label in order]
     g = [np.array([measured[row] for row in group if row in measured]) for group in members]
@@ -179,7 +178,9 @@ def delta_method(squared_norms, features, labels, rows):
     ]
     pairs = itertools.permutations(range(n_classes), 2)
     d2 = {(i, j): ((mu[i] - mu[j]) ** 2).sum() - noise[i] - noise[j] for i, j in pairs}
-    scale, value, total = 1 / (n_classes * (n_classes - 1)), 0.0, 0.0
+    scale = 1 / (n_classes * (n_classes - 1))
+    value = 0.0
+    total = 0.0
     for i in range(n_classes):
         others = [j for j in range(n_classes) if j != i]
         w = scale * sum(1 / d2[i, j] for j in others)

@@ -4,7 +4,7 @@ import torch
 
 
 def jacobian(f, x):
-    """The (p, d) Jacobian of one example, by reverse-mode automatic differentiation of each output."""
+    """Jacobian (p, d) of one example by reverse-mode differentiation of each output."""
     x = x.detach().clone().double().requires_grad_()
     out = f(x[None].clone())[0].flatten()
     rows = [torch.autograd.grad(out[i], x, retain_graph=True)[0].flatten() for i in range(len(out))]
@@ -29,9 +29,7 @@ def finite_difference_squared_norms(f, x, step=1e-5):
 
 
 def probe_variance(f, x, kind):
-    """Variance of ONE probe of the given kind for each example, from the whole Jacobian
-    (definitions 1).
-    """
+    """Variance of one probe of each example by the formulas of definitions 1, from the Jacobian."""
     values = []
     for row in x:
         a = jacobian(f, row) @ jacobian(f, row).T
@@ -51,7 +49,7 @@ def probe_variance(f, x, kind):
 
 
 def aligned_variance(f, x, basis):
-    """Variance of one aligned probe of each example: signs along the columns of M = [Q, I - Q Q^T]."""
+    """Variance of one aligned probe of each example: signs along M = [Q, I - Q Q^T]."""
     basis = basis.double()
     m = torch.cat([basis, torch.eye(len(basis)).double() - basis @ basis.T], dim=1)
     values = []

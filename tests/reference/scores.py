@@ -1,6 +1,4 @@
-"""Slow references for the label-free baselines: whole decompositions, loops, plain numpy; import
-nothing of the package.
-"""
+"""Slow references for the label-free baselines in plain numpy, without the package."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ def rankme(features, epsilon):
 
 
 def covariance_eigenvalues(features):
-    """By the singular values of the centred features, the mean in long double."""
+    """Eigenvalues of the covariance by SVD of the centred features, the mean in long double."""
     rows = np.asarray(features, dtype=np.longdouble)
     centred = np.asarray(rows - rows.mean(axis=0), dtype=np.float64)
     return np.linalg.svd(centred, compute_uv=False) ** 2 / len(centred)
@@ -31,7 +29,7 @@ def effective_rank(features):
 
 
 def alpha_req(features, first, last):
-    """numpy's polynomial fit, whose weights multiply the residuals before they are squared."""
+    """Slope of numpy's polynomial fit, whose weights multiply residuals before squaring."""
     index = np.arange(first, last + 1)
     logarithms = np.log(covariance_eigenvalues(features)[first - 1 : last])
     return -float(np.polyfit(np.log(index), logarithms, 1, w=index**-0.5)[0])

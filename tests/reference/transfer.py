@@ -1,6 +1,4 @@
-"""Slow references for few-shot accuracy: one episode after another, scikit-learn's ridge
-classifier.
-"""
+"""Slow references for few-shot accuracy, one episode after another."""
 
 from __future__ import annotations
 
@@ -8,9 +6,7 @@ import numpy as np
 
 
 def nearest_mean_accuracy(support, query):
-    """Support (n_way, k, p), query (n_way, q, p): the share of queries strictly nearest to their
-    own mean.
-    """
+    """Share of queries (n_way, q, p) strictly nearest to the mean of their class's support."""
     means = [examples.mean(axis=0) for examples in support]
     right = 0
     for own, examples in enumerate(query):
@@ -21,8 +17,9 @@ def nearest_mean_accuracy(support, query):
 
 
 def linear_probe_accuracy(support, query, strength):
-    """Ridge regression on +-1 targets, alpha = strength times the mean squared length of the
-    centred support.
+    """Accuracy of ridge regression on +-1 targets.
+
+    alpha = strength times the mean squared length of the centred support.
     """
     from sklearn.linear_model import RidgeClassifier
 
@@ -34,9 +31,7 @@ def linear_probe_accuracy(support, query, strength):
 
 
 def accuracies(features, episodes, k_shot, classify):
-    """``classify`` on every episode; ``episodes`` (n, n_way, k_shot + n_query) rows of
-    ``features``.
-    """
+    """``classify`` on every episode, rows (n, n_way, k_shot + n_query) of ``features``."""
     features = np.asarray(features, dtype=np.float64)
     return [
         classify(features[rows[:, :k_shot]], features[rows[:, k_shot:]])

@@ -1,6 +1,4 @@
-"""Bounds on the error of the nearest-mean classifier: moments of its decision statistic, then the
-bounds.
-"""
+"""Bounds on the error of the nearest-mean classifier, from moments of its decision statistic."""
 
 from geocollapse.bounds.moments import DecisionMoments as DecisionMoments
 from geocollapse.bounds.nearest_mean import MAX_MOMENT_CLASSES as MAX_MOMENT_CLASSES

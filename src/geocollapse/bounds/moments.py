@@ -1,4 +1,4 @@
-"""Mean and variance of the nearest-mean classifier's decision statistic for all pairs of classes."""
+"""Mean and variance of the nearest-mean classifier's decision statistic for pairs of classes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from torch import Tensor
 
 from geocollapse.collapse import LabelledFeatures, distances_squared
 
-# of the (C, p, p) class covariances, or of the columns of them held at a time
+# of the (C, p, p) class covariances, or of those of their columns that are held at a time
 _COVARIANCE_BYTES = 1 << 30
-_MAX_EIGENVALUES = (
-    4096  # definitions 2: no larger matrix is diagonalised, and no larger p x p matrix is formed
-)
+# definitions 2: no larger matrix is diagonalised, and no larger p x p matrix is formed
+_MAX_EIGENVALUES = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class DecisionMoments:
-    """What the mean and variance of T_ab need of each class and each pair of classes.
+    """Moments of classes and pairs of classes that give the mean and variance of T_ab.
 
         T_ab = (||x - m_b||^2 - ||x - m_a||^2) / 2
             x of class a, m_c the mean of m shots; right iff T_ab > 0
@@ -61,21 +60,19 @@ class DecisionMoments:
         """Moments of the empirical class laws of ``data``."""
         means = data.statistics.centred_means()
         keeps = _keeps_covariances(len(data.features), *means.shape)
-        classes = [
-            _ClassMoments.of(z, means, row, keeps) for row, z in enumerate(_class_residuals(data))
-        ]
+        residuals = enumerate(_class_residuals(data))
+        classes = [_ClassMoments.of(z, means, row, keeps) for row, z in residuals]
         traces = torch.stack([c.trace for c in classes])
         products = _products(data, [c.covariance for c in classes if c.covariance is not None])
         third = torch.stack([c.third for c in classes])
         across = means @ third.T  # <mu_a, t_b>
+        fourth = torch.stack([c.fourth for c in classes])
         return cls(
             distances=distances_squared(means),
             traces=traces,
             along=torch.stack([c.along for c in classes]),
             products=products,
-            excess=torch.stack([c.fourth for c in classes])
-            - traces.square()
-            - 2.0 * products.diagonal(),
+            excess=fourth - traces.square() - 2.0 * products.diagonal(),
             skew=across - across.diagonal(),
             stable_rank=min(c.stable_rank for c in classes),
         )
@@ -86,20 +83,25 @@ class DecisionMoments:
 
     def variance(self, k_shot: float) -> Tensor:
         """Var T_ab (C, C) with ``k_shot`` shots; the diagonal has no meaning."""
-        m, own = k_shot, self.products.diagonal()
+        m = k_shot
+        own = self.products.diagonal()
         total = self.along + self.along.T / m + (own[:, None] + self.products) / m
-        total = (
-            total
-            + (own[:, None] + own) / (2 * m**2)
-            + (self.excess[:, None] + self.excess) / (4 * m**3)
-        )
+        total = total + (own[:, None] + own) / (2 * m**2)
+        total = total + (self.excess[:, None] + self.excess) / (4 * m**3)
         return (total - self.skew / m**2).clamp(min=0.0)  # rounding
 
 
 @dataclass(frozen=True, eq=False)
 class _ClassMoments:
-    """Moments of one class: tr S, D_ab^T S D_ab for every b, E||z||^4, E[z ||z||^2], S itself if
-    small enough.
+    """Moments of one class a.
+
+    Attributes:
+        trace: tr S.
+        along: D_ab^T S D_ab for every b (C,).
+        fourth: E||z||^4.
+        third: E[z ||z||^2] (p,).
+        stable_rank: tr S / lambda_max(S).
+        covariance: S (p, p), or None if those of all classes are too large.
     """
 
     trace: Tensor
@@ -126,8 +128,9 @@ class _ClassMoments:
 
 
 def _class_residuals(data: LabelledFeatures) -> Iterator[Tensor]:
-    """z = f(x) - mu_c in float64, one class at a time; exactly 0 where all examples of a class are
-    the same.
+    """Yield z = f(x) - mu_c in float64, one class at a time.
+
+    Exactly 0 where all examples of a class are equal.
     """
     counts = torch.bincount(data.index, minlength=len(data.statistics.classes)).tolist()
     for rows in data.index.argsort(stable=True).split(counts):
@@ -152,7 +155,8 @@ def _products(data: LabelledFeatures, covariances: list[Tensor]) -> Tensor:
 def _products_by_rows(data: LabelledFeatures) -> Tensor:
     """tr S_a S_b = ||Z_a Z_b^T||_F^2 / (n_a n_b), for fewer examples than features: O(n^2 p)."""
     residuals = list(_class_residuals(data))
-    every, counts = torch.cat(residuals), [len(z) for z in residuals]
+    counts = [len(z) for z in residuals]
+    every = torch.cat(residuals)
     rows = []
     for z in residuals:
         by_example = (z @ every.T).square().sum(dim=0)
@@ -161,8 +165,9 @@ def _products_by_rows(data: LabelledFeatures) -> Tensor:
 
 
 def _products_by_columns(data: LabelledFeatures, p: int) -> Tensor:
-    """tr S_a S_b = sum_J <S_a[:, J], S_b[:, J]> over blocks J of columns, for many features: O((n +
-    C^2) p^2).
+    """tr S_a S_b = sum_J <S_a[:, J], S_b[:, J]> over blocks J of columns, for many features.
+
+    O((n + C^2) p^2).
     """
     n_classes = len(data.statistics.classes)
     width = max(1, min(_MAX_EIGENVALUES, _COVARIANCE_BYTES // (8 * n_classes * p)))
@@ -177,21 +182,16 @@ def _products_by_columns(data: LabelledFeatures, p: int) -> Tensor:
 
 
 def _stable_rank(z: Tensor, covariance: Tensor | None, trace: float) -> float:
-    """tr S / lambda_max(S), infinite for a class of zero variance, from the smaller of S and the
-    Gram matrix.
+    """tr S / lambda_max(S), from the smaller of S and the Gram matrix; inf for zero variance.
 
-    Where both are too large, ||S||_F takes the place of lambda_max: never less, so the bounds stay
-    true.
+    Where both are too large, ||S||_F replaces lambda_max. It is never less, so the bounds hold.
     """
     n_examples, p = z.shape
     if trace == 0.0:
         return math.inf
     if min(n_examples, p) > _MAX_EIGENVALUES:
-        return (
-            trace
-            / math.sqrt(sum(float((rows @ z.T).square().sum()) for rows in z.split(1024)))
-            * n_examples
-        )
+        squares = sum(float((rows @ z.T).square().sum()) for rows in z.split(1024))
+        return trace / math.sqrt(squares) * n_examples
     if n_examples < p:
         smaller = z @ z.T / n_examples
     else:

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from geocollapse.arrays import Array
 from geocollapse.bounds.moments import DecisionMoments
 from geocollapse.collapse import LabelledFeatures, geometric_collapse, mean_cdnv, poincare_ratios
-from geocollapse.estimate import Estimate, strict_json
+from geocollapse.estimate import Estimate, finite_or_none
 
 
 class BoundDict(TypedDict):
@@ -32,8 +32,9 @@ MAX_MOMENT_CLASSES = 2000
 
 @dataclass(frozen=True)
 class NearestMeanBound:
-    """Bounds on the error of the nearest-mean classifier over k classes, averaged over the classes;
-    not clipped.
+    """Bounds on the error of the nearest-mean classifier over k classes, averaged over classes.
+
+    They are not clipped: a bound may exceed 1.
 
     Attributes:
         k_shot: shots m for each class mean; ``math.inf`` for the class means themselves.
@@ -43,9 +44,9 @@ class NearestMeanBound:
             the stable rank.
         directional: Cantelli's inequality on the decision statistic; NaN above 2,000 classes, where
             the moments of all pairs would take hours and many (C, C) matrices (the stable rank is
-            then 1).
-        gc_empirical: the general form with NC replaced by max rho GCol: uses an empirical c, no
-            guarantee; None without class-wise geometric complexity.
+            then taken as 1).
+        gc_empirical: the general form with NC replaced by max rho GCol. It rests on an empirical
+            constant, so it is no guarantee; None without class-wise geometric complexity.
         stable_rank: s = min_c tr S_c / lambda_max(S_c).
     """
 
@@ -59,22 +60,29 @@ class NearestMeanBound:
 
     @property
     def best(self) -> float:
-        """The least bound that is a guarantee; an undefined one (NaN, where two class means
-        coincide) is left out.
+        """The least bound that is a guarantee.
+
+        Undefined bounds (NaN, where two class means coincide) are left out.
         """
         bounds = (self.general, self.published, self.directional)
         return min((bound for bound in bounds if not math.isnan(bound)), default=math.nan)
 
     @property
     def vacuous(self) -> bool:
-        """Whether the best bound says nothing: it is 1 or more, or undefined."""
+        """True if the best bound says nothing: it is 1 or more, or undefined."""
         return not self.best < 1.0
 
     def to_dict(self) -> BoundDict:
-        """The strict JSON form."""
-        names = ("general", "published", "directional", "gc_empirical", "best", "vacuous")
-        result: BoundDict = strict_json({name: getattr(self, name) for name in names})
-        return result
+        """Return the strict JSON form; undefined numbers are None."""
+        surrogate = self.gc_empirical
+        return {
+            "general": finite_or_none(self.general),
+            "published": finite_or_none(self.published),
+            "directional": finite_or_none(self.directional),
+            "gc_empirical": None if surrogate is None else finite_or_none(surrogate),
+            "best": finite_or_none(self.best),
+            "vacuous": self.vacuous,
+        }
 
 
 def nearest_mean_bound(
@@ -94,7 +102,7 @@ def nearest_mean_bound(
 
     They hold exactly for the empirical class laws of ``features``, with shots and queries drawn
     from them with replacement. Invariant under translation, rotation and scaling of the features.
-    They are true and almost always vacuous (1 or more); a bound above the measured error is no
+    They are true and almost always vacuous (1 or more), so a bound above the measured error is no
     evidence for anything. O(n p (C + p)), float64.
 
     Source: Galanti, György, Hutter (2022), published form; general and directional forms:
@@ -107,8 +115,8 @@ def nearest_mean_bound(
         class_gc: geometric complexity of each class, in ascending order of the labels.
 
     Raises:
-        ValueError: ``k_shot`` is no such number, ``class_gc`` has another number of classes, and
-            what ``geocollapse.neural_collapse`` refuses.
+        ValueError: ``k_shot`` is no such number, ``class_gc`` has the wrong number of classes, or
+            ``geocollapse.neural_collapse`` refuses the features or labels.
 
     Examples:
         >>> x = torch.tensor([[0.0, 0.1], [0.0, -0.1], [9.0, 0.1], [9.0, -0.1]])
@@ -125,7 +133,7 @@ def nearest_mean_bounds(
     *,
     class_gc: Sequence[Estimate] | Array | None = None,
 ) -> list[NearestMeanBound]:
-    """``nearest_mean_bound`` for several numbers of shots, from moments that are computed once."""
+    """``nearest_mean_bound`` for several numbers of shots, with moments computed once."""
     _check_shots(k_shots)
     return bounds_of(LabelledFeatures.of(features, labels), k_shots, class_gc)
 
@@ -133,7 +141,7 @@ def nearest_mean_bounds(
 def bounds_of(
     data: LabelledFeatures, k_shots: Sequence[float], class_gc: Sequence[Estimate] | Array | None
 ) -> list[NearestMeanBound]:
-    """``nearest_mean_bounds`` of features whose class statistics are known."""
+    """``nearest_mean_bounds`` of checked features."""
     n_classes = len(data.statistics.classes)
     moments = DecisionMoments.of(data) if n_classes <= MAX_MOMENT_CLASSES else None
     nc = float(mean_cdnv(data.statistics)[0])
@@ -146,8 +154,7 @@ def _check_shots(k_shots: Sequence[float]) -> None:
         if not (k_shot == math.inf or (k_shot >= 1 and k_shot == int(k_shot))):
             raise ValueError(
                 f"k_shot: expected a whole number of at least 1 or math.inf, got {k_shot}; do "
-                f"k_shot=5, or "
-                "k_shot=math.inf for the class means themselves"
+                "k_shot=5, or k_shot=math.inf for the class means themselves"
             )
 
 
@@ -176,7 +183,8 @@ def _bound(
 
 def _directional(moments: DecisionMoments, k_shot: float) -> float:
     """Cantelli's inequality for each T_ab, a union bound over b, averaged over a."""
-    mean, variance = moments.mean(k_shot), moments.variance(k_shot)
+    mean = moments.mean(k_shot)
+    variance = moments.variance(k_shot)
     terms = torch.where(mean > 0, variance / (variance + mean.square()), torch.ones_like(mean))
     terms = torch.where(mean.isnan(), mean, terms)
     return float(terms.fill_diagonal_(0.0).sum(dim=1).mean())

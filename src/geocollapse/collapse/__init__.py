@@ -1,9 +1,9 @@
 """Neural and geometric collapse: streaming class statistics, CDNV, NC1 to NC4, geometric collapse.
 
-The files, in the order they build on each other: inputs (what comes in is checked), statistics
-(streaming, mergeable), labelled (kept features), distances, cdnv, sampled (CDNV of some pairs),
-directional, variability (NC1), simplex (NC2), duality (NC3), decisions (NC4), neural_collapse (all
-of them), geometric (of the data set), distribution.
+The files, in the order they build on each other: statistics (streaming, mergeable), labelled (kept
+features), projections (one pass over the residuals for several measures), distances, cdnv, sampled
+(CDNV of some pairs), directional, variability (NC1), simplex (NC2), duality (NC3), decisions (NC4),
+neural_collapse (all of them), geometric (of the data set), distribution.
 """
 
 from geocollapse.collapse.cdnv import ClassPair as ClassPair

@@ -1,6 +1,4 @@
-"""Class-distance normalised variance (CDNV): plug-in and bias-corrected, its mean, and its largest
-pairs.
-"""
+"""Class-distance normalised variance (CDNV), plug-in and bias-corrected."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ Reduction = Literal["mean", "nanmean", "none"]
 
 @dataclass(frozen=True)
 class ClassPair:
-    """Two classes with their CDNV and the distance of their means."""
+    """Two classes, their CDNV and the distance between their means."""
 
     first: str
     second: str
@@ -39,8 +37,7 @@ def cdnv(
     reduction: Reduction = "mean",
     num_classes: int | None = None,
 ) -> Tensor:
-    """Class-distance normalised variance: within-class variance over squared distance of the class
-    means.
+    """Class-distance normalised variance: within-class variance over squared mean distance.
 
         V_ij = (Var_i + Var_j) / (2 ||mu_i - mu_j||^2)          NC = Avg_{i != j} V_ij
 
@@ -59,7 +56,7 @@ def cdnv(
         bias_corrected: see above.
         reduction: ``none`` returns V (C, C) with NaN on its diagonal; ``mean`` the average over all
             pairs, NaN with a warning where a pair is undefined; ``nanmean`` the average over the
-            defined pairs, a selected average.
+            defined pairs only.
         num_classes: declares the labels 0..num_classes - 1; None discovers the classes.
 
     Returns:
@@ -101,9 +98,10 @@ def pairwise_cdnv(statistics: ClassStatistics, *, bias_corrected: bool = False) 
 def mean_cdnv(
     statistics: ClassStatistics, *, bias_corrected: bool = False, skip_undefined: bool = False
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """NC = Avg_{i != j} V_ij as a 0-d tensor, and why it is NaN or a selected average, if it is."""
+    """NC = Avg_{i != j} V_ij (0-d), with the reason if it is NaN or averages some pairs only."""
     n_classes = len(statistics.classes)
-    total, undefined = statistics.counts.new_zeros(()), statistics.counts.new_zeros(())
+    total = statistics.counts.new_zeros(())
+    undefined = statistics.counts.new_zeros(())
     variances = class_variances(statistics, bias_corrected=bias_corrected).nan_to_num(nan=0.0)
     for a, b, inverse in _inverse_blocks(statistics, bias_corrected=bias_corrected):
         pairs = inverse.triu_(1) if a == b else inverse
@@ -112,7 +110,8 @@ def mean_cdnv(
             undefined += pairs.isnan().sum()
             by_row = pairs.nan_to_num_(nan=0.0, posinf=torch.inf).sum(dim=1)
         total += (variances[a] @ by_row + pairs.sum(dim=0) @ variances[b]) / 2.0
-    n_pairs, n_undefined = n_classes * (n_classes - 1) // 2, int(undefined)
+    n_pairs = n_classes * (n_classes - 1) // 2
+    n_undefined = int(undefined)
     if n_undefined == 0:
         return total / n_pairs, ()
     reason = _undefined(n_undefined, n_pairs, bias_corrected, skip_undefined)
@@ -124,7 +123,7 @@ def mean_cdnv(
 def cdnv_blocks(
     statistics: ClassStatistics, *, bias_corrected: bool = False
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Tiles of V on and above the diagonal: rows, columns, block; undefined pairs are NaN."""
+    """Yield tiles of V on and above the diagonal as rows, columns, block; undefined is NaN."""
     variances = class_variances(statistics, bias_corrected=bias_corrected)
     for a, b, inverse in _inverse_blocks(statistics, bias_corrected=bias_corrected):
         block = (variances[a][:, None] + variances[b]) * inverse / 2.0
@@ -141,9 +140,7 @@ def class_variances(statistics: ClassStatistics, *, bias_corrected: bool) -> Ten
 
 
 def mean_noise(statistics: ClassStatistics, *, bias_corrected: bool) -> Tensor | None:
-    """What the sampling of the mean of class i adds to a squared distance, Var~_i/n_i (C,); None if
-    not corrected.
-    """
+    """Var~_i/n_i (C,), by which sampling a mean inflates squared distances; None if uncorrected."""
     return (
         class_variances(statistics, bias_corrected=True) / statistics.counts
         if bias_corrected
@@ -154,23 +151,23 @@ def mean_noise(statistics: ClassStatistics, *, bias_corrected: bool) -> Tensor |
 def largest_pairs(
     statistics: ClassStatistics, k: int = 10, *, class_names: Sequence[str] | None = None
 ) -> list[ClassPair]:
-    """The k class pairs of largest plug-in CDNV, largest first: the classes that the features
-    separate least.
+    """List the k class pairs of largest plug-in CDNV, those that the features separate least.
 
     Args:
         statistics: class statistics.
-        k: how many pairs, at most C (C - 1) / 2; undefined pairs are left out.
+        k: how many pairs, largest first, at most C (C - 1) / 2; undefined pairs are left out.
         class_names: a name for each row of ``statistics.classes``; None names a class by its label.
 
     Raises:
-        ValueError: another number of names than classes, or k < 1.
+        ValueError: the numbers of names and classes differ, or k < 1.
     """
     names = _names(statistics, class_names)
     if k < 1:
         raise ValueError(
             f"k: expected a positive number of pairs, got {k}; do largest_pairs(statistics, 10)"
         )
-    values, pairs = statistics.counts.new_zeros(0), statistics.classes.new_zeros(0, 2)
+    values = statistics.counts.new_zeros(0)
+    pairs = statistics.classes.new_zeros(0, 2)
     for a, b, block in cdnv_blocks(statistics):
         larger = block > (values[-1] if len(values) == k else -torch.inf)  # never for NaN
         i, j = (larger.triu(1) if a == b else larger).nonzero(as_tuple=True)
@@ -186,9 +183,7 @@ def largest_pairs(
 def _inverse_blocks(
     statistics: ClassStatistics, *, bias_corrected: bool
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Tiles of 1/d^2_ij or 1/d~^2_ij; NaN where a class has too few examples or the distance is not
-    positive.
-    """
+    """Yield tiles of 1/d^2_ij or 1/d~^2_ij; NaN for too few examples or a distance of 0 or less."""
     noise = mean_noise(statistics, bias_corrected=bias_corrected)
     for a, b, squared in distance_blocks(statistics.centred_means()):
         if noise is not None:
@@ -201,7 +196,7 @@ def check_reduction(reduction: str) -> None:
     if reduction not in ("mean", "nanmean", "none"):
         raise ValueError(
             f"reduction: expected 'mean', 'nanmean' or 'none', got {reduction!r}; do "
-            f"reduction='mean'"
+            "reduction='mean'"
         )
 
 

@@ -1,32 +1,36 @@
-"""NC4 and nearest-mean error: what the classifier and the nearest class mean decide about each
-example.
+"""Nearest-mean error and NC4: how the nearest class mean and the classifier decide each example.
+
+Most decisions are clear from projections in low precision. A bound on the rounding of every
+projection tells which are not, and these examples are decided again in float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from abc import ABC, abstractmethod
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from geocollapse.arrays import row_slices
+from geocollapse.collapse.distances import distances_squared
 from geocollapse.collapse.labelled import LabelledFeatures
+from geocollapse.collapse.projections import Chunk, read
+
+# classes whose distances are kept as one matrix, 128 MiB; with more, every decision is in float64
+MAX_CLASSES = 4096
 
 
 def nearest_mean_error(data: LabelledFeatures) -> float:
-    """Share of the examples with another class mean at least as near as their own; a tie is an
-    error.
+    """Share of the examples with another class mean at least as near as their own; ties are errors.
 
-    The means are those of the same examples, so this is a training error. NaN where a class has no
-    example.
+    The means are those of the same examples, so this is a training error. Decisions are those of
+    float64. NaN where a class has no example. One pass over kept features, O(n p C).
     """
-    errors = data.features.new_zeros((), dtype=torch.float64)
-    for _, scores, index in _mean_scores(data):
-        own = scores.gather(1, index[:, None]).squeeze(1)
-        rivals = scores.scatter(1, index[:, None], -torch.inf).amax(dim=1)
-        errors += torch.where(
-            own.isnan() | rivals.isnan(), torch.nan, (rivals >= own).double()
-        ).sum()
-    return float(errors / len(data.features))
+    errors = NearestMeanErrors(NearestMeans(data))
+    read(data, [errors])
+    return errors.share()
 
 
 def nc4(data: LabelledFeatures, weight: Tensor, bias: Tensor) -> float:
@@ -34,8 +38,8 @@ def nc4(data: LabelledFeatures, weight: Tensor, bias: Tensor) -> float:
 
         NC4 = 1/n sum_x [ argmax_c <w_c, f(x)> + b_c  !=  argmin_c ||f(x) - mu_c|| ]
 
-    Range [0, 1]; near 0 also for a network that is wrong in the same way. A second pass over kept
-    features.
+    Range [0, 1]; near 0 also for a network that is wrong in the same way. Decisions are those of
+    float64. NaN where a class has no example. One pass over kept features, O(n p C).
 
     Source: Papyan, Han, Donoho (2020), NC4.
 
@@ -44,20 +48,151 @@ def nc4(data: LabelledFeatures, weight: Tensor, bias: Tensor) -> float:
         weight: classifier W (C, p), float64.
         bias: b (C,), float64.
     """
-    disagreements = data.features.new_zeros((), dtype=torch.float64)
-    for x, scores, _ in _mean_scores(data):
-        disagreements += ((x @ weight.T + bias).argmax(dim=1) != scores.argmax(dim=1)).sum()
-    return float(disagreements / len(data.features))
+    disagreements = Disagreements(NearestMeans(data), weight, bias)
+    read(data, [disagreements])
+    return disagreements.share()
 
 
-def _mean_scores(data: LabelledFeatures) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Chunks of f(x) (m, p), scores (m, C) that are largest at the nearest mean, and class rows
-    (m,).
+class NearestMeans:
+    """The class means as a classifier: quick margins with a bound on their error, and exact scores.
 
-    ||f - mu_b||^2 = const - 2 (<f - mu_G, m_b> - ||m_b||^2/2), m_b = mu_b - mu_G.
+    With z = f - mu_c, the mean of class b is nearer to f than that of its own class c by
+
+        ||f - mu_c||^2 - ||f - mu_b||^2 = 2 (<z, mu_b - mu_c> - ||mu_b - mu_c||^2 / 2)
     """
-    means = data.statistics.centred_means()
-    class_means = data.statistics.means
-    half_norms = 0.5 * means.square().sum(dim=1)
-    for z, index in data.residuals(extra_width=2 * len(means)):
-        yield z + class_means[index], (z + means[index]) @ means.T - half_norms, index
+
+    def __init__(self, data: LabelledFeatures) -> None:
+        self.data = data
+        self.means = data.statistics.centred_means()
+        self._half_norms = 0.5 * self.means.square().sum(dim=1)
+        self._largest_norm = float(self.means.norm(dim=1).amax())
+        self._largest_offset = float(data.statistics.offsets.norm(dim=1).amax())
+
+    @cached_property
+    def _half_distances(self) -> Tensor:
+        return distances_squared(self.means).mul_(0.5).to(self.data.projection_dtype)
+
+    def margins(self, chunk: Chunk) -> Tensor:
+        """<z, mu_b - mu_c> - ||mu_b - mu_c||^2 / 2 of each class b (m, C), 0 for the own class."""
+        return chunk.steps - self._half_distances.index_select(0, chunk.index)
+
+    def bound(self, chunk: Chunk) -> Tensor:
+        """The most by which rounding moves the margin of a class that could be nearest (m,).
+
+        A dot product over n numbers is off by at most n u ||a|| ||b|| / (1 - n u), u the unit
+        roundoff. First z itself is rounded, by at most u (3 ||z|| + ||mu_c - origin||). Then each
+        of at most C coordinates is a product over p numbers, and each margin one over coordinates.
+
+        Source: Higham (2002), Accuracy and Stability of Numerical Algorithms, eq. 3.5.
+        """
+        n_classes, n_features = self.means.shape
+        n_roundings = math.sqrt(n_classes) * (n_features + n_classes + 16)
+        size = n_roundings * chunk.norms + 2.0 * self._largest_offset
+        return 1.5 * torch.finfo(chunk.norms.dtype).eps * self._largest_norm * size
+
+    def exact(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """f(x) (m, p) of some examples, and scores (m, C) that are largest at the nearest mean.
+
+        ||f - mu_b||^2 = const - 2 (<f - mu_G, m_b> - ||m_b||^2 / 2), m_b = mu_b - mu_G.
+        """
+        z, index = self.data.residuals_of(rows)
+        scores = (z + self.means[index]) @ self.means.T - self._half_norms
+        return z + self.data.statistics.means[index], scores
+
+
+class _Count(ABC):
+    """Counts examples by a decision: quickly where rounding cannot change it, else in float64."""
+
+    def __init__(self, nearest: NearestMeans) -> None:
+        self._nearest = nearest
+        self._n_counted = nearest.means.new_zeros((), dtype=torch.int64)
+        self._unclear: list[Tensor] = []
+        self._is_defined = not bool(nearest.means.isnan().any())
+        self.width = 2 * len(nearest.means)
+
+    @abstractmethod
+    def _quickly(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """Which examples count (m,), and which of these decisions are clear (m,)."""
+
+    @abstractmethod
+    def _exactly(self, rows: Tensor) -> Tensor:
+        """Which of some examples count (m,)."""
+
+    def add(self, chunk: Chunk) -> None:
+        """Count the examples of one chunk."""
+        rows = torch.arange(chunk.rows.start, chunk.rows.stop, device=chunk.index.device)
+        if self._is_defined and len(self._nearest.means) <= MAX_CLASSES:
+            counted, is_clear = self._quickly(chunk)
+            self._n_counted += (counted & is_clear).sum()
+            rows = rows[~is_clear]
+        self._unclear.append(rows)
+
+    def share(self) -> float:
+        """The count divided by the number of examples; NaN where a class has no example."""
+        if not self._is_defined:
+            return math.nan
+        unclear = torch.cat(self._unclear)
+        width = self._nearest.means.shape[1] + self.width
+        for part in row_slices(len(unclear), width, unclear.device):
+            self._n_counted += self._exactly(unclear[part]).sum()
+        self._unclear = []
+        return float(self._n_counted) / len(self._nearest.data.features)
+
+
+class NearestMeanErrors(_Count):
+    """Counts the examples with another class mean at least as near as their own."""
+
+    def _quickly(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        margins = self._nearest.margins(chunk).scatter_(1, chunk.index[:, None], -torch.inf)
+        rivals = margins.amax(dim=1)
+        bound = self._nearest.bound(chunk)
+        is_error = rivals > bound
+        return is_error, is_error | (rivals < -bound)
+
+    def _exactly(self, rows: Tensor) -> Tensor:
+        index = self._nearest.data.index[rows][:, None]
+        _, scores = self._nearest.exact(rows)
+        own = scores.gather(1, index).squeeze(1)
+        return scores.scatter(1, index, -torch.inf).amax(dim=1) >= own
+
+
+class Disagreements(_Count):
+    """Counts the examples on which the classifier and the nearest class mean disagree."""
+
+    def __init__(self, nearest: NearestMeans, weight: Tensor, bias: Tensor) -> None:
+        super().__init__(nearest)
+        dtype = nearest.data.projection_dtype
+        means = nearest.data.statistics.means
+        logits = means @ weight.T + bias
+        self._weight = weight
+        self._bias = bias
+        self._rounded_weight = weight.to(dtype)
+        self._logits_of_means = (logits - logits.amax(dim=1, keepdim=True)).to(dtype)
+        self._largest_weight = float(weight.norm(dim=1).amax())
+        self._largest_mean = float(means.norm(dim=1).amax())
+
+    def _quickly(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        logits = chunk.residuals @ self._rounded_weight.T
+        logits += self._logits_of_means.index_select(0, chunk.index)
+        decided, is_decided = _largest(logits, self._bound(chunk))
+        nearest, is_nearest = _largest(self._nearest.margins(chunk), self._nearest.bound(chunk))
+        return decided != nearest, is_decided & is_nearest
+
+    def _bound(self, chunk: Chunk) -> Tensor:
+        """The most by which rounding moves a logit that could be the largest (m,)."""
+        size = (self._weight.shape[1] + 16) * chunk.norms + self._largest_mean
+        return 1.5 * torch.finfo(chunk.norms.dtype).eps * self._largest_weight * size
+
+    def _exactly(self, rows: Tensor) -> Tensor:
+        x, scores = self._nearest.exact(rows)
+        return (x @ self._weight.T + self._bias).argmax(dim=1) != scores.argmax(dim=1)
+
+
+def _largest(scores: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
+    """Place of the largest score (m,), and where rounding up to ``bound`` cannot change it.
+
+    Overwrites ``scores``.
+    """
+    largest, place = scores.max(dim=1)
+    second = scores.scatter_(1, place[:, None], -torch.inf).amax(dim=1)
+    return place, largest - second > 2.0 * bound

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from geocollapse.arrays import Array
 from geocollapse.collapse.cdnv import Reduction, check_reduction
 from geocollapse.collapse.distances import distances_squared_to
 from geocollapse.collapse.labelled import LabelledFeatures
+from geocollapse.collapse.projections import Chunk, Reader, read
 from geocollapse.estimate import GeocollapseWarning
 
 BLOCK_NUMBERS = 1 << 24  # of V~ held at a time: 128 MiB; all pairs at once up to 4,096 classes
@@ -25,8 +26,8 @@ def directional_cdnv(
         V~_ij = (mu_i - mu_j)^T Sigma_i (mu_i - mu_j) / ||mu_i - mu_j||^4
 
     Range [0, inf), Avg V~ <= Avg V = NC; V~_ij = Var_i/(p ||mu_i - mu_j||^2) if Sigma_i = (Var_i/p)
-    I. Invariant as CDNV. Two passes over the features, no covariance matrix: O(n C p) time; the
-    mean needs no (C, C) matrix.
+    I. Invariant as CDNV. No covariance matrix is formed: O(n C p) time, one pass over the features
+    after the class statistics up to 4,096 classes; the mean needs no (C, C) matrix beyond them.
 
     Source: Luthra, Salunkhe, Galanti (2026), arXiv 2603.03530; definitions 2 and 4.
 
@@ -47,7 +48,8 @@ def directional_cdnv(
         classes.
 
     Examples:
-        >>> x = torch.tensor([[0.0, -3.0], [0.0, 3.0], [9.0, 0.0], [11.0, 0.0]])  # class 0 varies across the line only
+        >>> across, along = [[0.0, -3.0], [0.0, 3.0]], [[9.0, 0.0], [11.0, 0.0]]
+        >>> x = torch.tensor([*across, *along])
         >>> directional_cdnv(x, torch.tensor([0, 0, 1, 1]), reduction="none").tolist()
         [[nan, 0.0], [0.01, nan]]
     """
@@ -63,52 +65,24 @@ def directional_cdnv(
 
 def pairwise_directional_cdnv(data: LabelledFeatures) -> Tensor:
     """V~_ij of all ordered pairs (C, C), NaN on the diagonal; see ``directional_cdnv``."""
-    return torch.cat([block for _, block in directional_blocks(data)], dim=1)
-
-
-def directional_blocks(data: LabelledFeatures) -> Iterator[tuple[slice, Tensor]]:
-    """Columns j of V~_ij, as many at a time as fit the memory of one block (C, columns); NaN on the
-    diagonal.
-    """
-    means = data.statistics.centred_means()
-    n_classes = len(means)
-    for start in range(0, n_classes, step := max(1, BLOCK_NUMBERS // n_classes)):
-        columns = slice(start, min(start + step, n_classes))
-        squared = distances_squared_to(means, columns)
-        along = directional_variances(data, means, columns).div_(squared.square())
-        along.masked_fill_(squared == 0.0, torch.nan)  # the diagonal too
-        yield columns, along
-
-
-def directional_variances(data: LabelledFeatures, means: Tensor, columns: slice) -> Tensor:
-    """(mu_i - mu_j)^T Sigma_i (mu_i - mu_j) of all classes i and the classes j of ``columns`` (C,
-    columns).
-
-    From the projections of the residuals on the centred means: <z, mu_i - mu_j> = <z, mu_i> - <z,
-    mu_j>.
-    """
-    targets = means[columns]
-    sums = means.new_zeros(len(means), len(targets))
-    for z, index in data.residuals(extra_width=2 * len(targets), exact=False):
-        projections = z @ targets.to(z.dtype).T
-        if len(targets) == len(means):  # all classes at once: the own projection is among them
-            own = projections.gather(1, index[:, None])
-        else:
-            own = torch.linalg.vecdot(z, means.to(z.dtype).index_select(0, index))[:, None]
-        projections -= own
-        sums.index_add_(0, index, projections.square_().double())
-    return sums.div_(data.statistics.counts[:, None])
+    return torch.cat(list(directional_blocks(data)), dim=1)
 
 
 def mean_directional_cdnv(
-    data: LabelledFeatures, *, skip_undefined: bool = False
+    data: LabelledFeatures,
+    *,
+    skip_undefined: bool = False,
+    beside: Sequence[Reader] = (),
+    basis: Tensor | None = None,
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Avg_{i != j} V~_ij, a block of columns at a time, and why it is NaN or a selected average, if
-    it is.
+    """Avg_{i != j} V~_ij, with the reason where it is NaN or the average of a selection.
+
+    ``beside`` are readers that share the first pass over the features, with its ``basis``.
     """
     n_classes = len(data.statistics.classes)
-    total, undefined = data.statistics.counts.new_zeros(()), -n_classes
-    for _, block in directional_blocks(data):
+    total = data.statistics.counts.new_zeros(())
+    undefined = -n_classes  # the diagonal
+    for block in directional_blocks(data, beside=beside, basis=basis):
         total += block.nansum()
         undefined += int(block.isnan().sum())
     n_pairs = n_classes * (n_classes - 1)
@@ -122,3 +96,43 @@ def mean_directional_cdnv(
     if skip_undefined and undefined < n_pairs:
         return total / (n_pairs - undefined), (reason,)
     return torch.full_like(total, torch.nan), (reason,)
+
+
+def directional_blocks(
+    data: LabelledFeatures, *, beside: Sequence[Reader] = (), basis: Tensor | None = None
+) -> Iterator[Tensor]:
+    """Consecutive columns j of V~_ij (C, columns), NaN on the diagonal; a pass for each block.
+
+    All classes are one block up to 4,096 of them. ``beside`` are further readers of the first pass.
+    """
+    n_classes = len(data.statistics.classes)
+    for start in range(0, n_classes, step := max(1, BLOCK_NUMBERS // n_classes)):
+        variances = DirectionalVariances(data, slice(start, min(start + step, n_classes)))
+        read(data, [variances, *beside], basis)
+        beside = ()
+        yield variances.block
+
+
+class DirectionalVariances:
+    """Sums <z, mu_i - mu_j>^2 of each class i and the classes j of some columns."""
+
+    def __init__(self, data: LabelledFeatures, columns: slice) -> None:
+        self._statistics = data.statistics
+        self._columns = columns
+        n_classes = len(data.statistics.classes)
+        n_columns = columns.stop - columns.start
+        self._is_whole = n_columns == n_classes
+        self._sums = data.statistics.counts.new_zeros(n_classes, n_columns)
+        self.width = 2 * n_columns
+
+    def add(self, chunk: Chunk) -> None:
+        """Add the examples of one chunk."""
+        steps = chunk.steps if self._is_whole else chunk.steps_to(self._columns)
+        self._sums.index_add_(0, chunk.index, steps.double().square())
+
+    @property
+    def block(self) -> Tensor:
+        """V~_ij (C, columns), NaN on the diagonal and where two means coincide."""
+        squared = distances_squared_to(self._statistics.centred_means(), self._columns)
+        along = self._sums / self._statistics.counts[:, None] / squared.square()
+        return along.masked_fill_(squared == 0.0, torch.nan)  # the diagonal too

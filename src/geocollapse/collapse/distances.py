@@ -1,4 +1,4 @@
-"""Squared distances between class means, all pairs at once, in tiles of bounded memory."""
+"""Squared distances between all pairs of class means, in tiles of bounded memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def distances_squared(means: Tensor) -> Tensor:
 
 
 def distances_squared_to(means: Tensor, columns: slice) -> Tensor:
-    """Columns of ``distances_squared`` of float64 ``means`` that are centred already (C, columns)."""
+    """Columns of ``distances_squared`` (C, columns) of float64 ``means`` that are centred."""
     squares = torch.linalg.vector_norm(means, dim=1).square()
     block = _block(means, means[columns], squares[:, None] + squares[columns])
     block[columns].fill_diagonal_(0.0)
@@ -43,7 +43,7 @@ def distances_squared_to(means: Tensor, columns: slice) -> Tensor:
 
 
 def distance_blocks(means: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Tiles of ``distances_squared`` on and above the diagonal: rows, columns, block."""
+    """Yield tiles of ``distances_squared`` on and above the diagonal as rows, columns, block."""
     centred = means.double() - means.double().nanmean(dim=0)
     squares = torch.linalg.vector_norm(centred, dim=1).square()
     for a, b in upper_tiles(len(means), means.device):
@@ -52,7 +52,7 @@ def distance_blocks(means: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
 
 
 def upper_tiles(n_classes: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
-    """Row and column slices of the tiles on and above the diagonal."""
+    """Yield row and column slices of the tiles on and above the diagonal."""
     tile = TILE if device.type == "cpu" else DEVICE_TILE
     for i in range(0, n_classes, tile):
         for j in range(i, n_classes, tile):
@@ -60,16 +60,15 @@ def upper_tiles(n_classes: int, device: torch.device) -> Iterator[tuple[slice, s
 
 
 def symmetric(block: Tensor) -> Tensor:
-    """A diagonal tile from its upper triangle, with a zero diagonal: rounding must not break the
-    symmetry.
-    """
+    """Mirror the upper triangle of a diagonal tile, so that rounding breaks no symmetry."""
     upper = block.triu(1)
     return upper + upper.T
 
 
 def pair_weights(means: Tensor) -> Tensor:
-    """w_i = 1/(C(C-1)) sum_{j != i} 1/||mu_i - mu_j||^2 (C,): the weight of class i in NC and
-    geometric collapse.
+    """Weight of each class in NC and geometric collapse (C,).
+
+        w_i = 1/(C(C-1)) sum_{j != i} 1/||mu_i - mu_j||^2
 
     NaN where a mean is NaN or two means coincide. Source: definitions 2.
 
@@ -90,13 +89,13 @@ def pair_weights(means: Tensor) -> Tensor:
 
 
 def _block(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
-    """||a_i - b_j||^2 by the Gram form, ``scale`` the sum of the squares, and by differences where
-    it loses digits.
+    """||a_i - b_j||^2 by the Gram form, and by differences where that loses digits.
+
+    ``scale`` is ||a_i||^2 + ||b_j||^2.
     """
     squared = torch.addmm(scale, a, b.T, alpha=-2.0)
-    if bool(
-        squared.min() >= GRAM_LIMIT * scale.max()
-    ):  # one pass over the tile instead of four, for most tiles
+    # for most tiles this saves the search below, which reads them four times
+    if bool(squared.min() >= GRAM_LIMIT * scale.max()):
         return squared
     i, j = (squared < GRAM_LIMIT * scale).nonzero(as_tuple=True)
     for k in range(0, len(i), step := max(1, _PAIR_NUMBERS // a.shape[1])):

@@ -1,6 +1,4 @@
-"""Geometric collapse and CDNV of the distribution behind the examples: values and errors by the
-delta method.
-"""
+"""Geometric collapse and CDNV of the distribution behind the examples, by the delta method."""
 
 from __future__ import annotations
 
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor
 
 from geocollapse.arrays import Array, as_tensor
+from geocollapse.collapse.cdnv import class_variances
 from geocollapse.collapse.distances import distances_squared
 from geocollapse.collapse.labelled import LabelledFeatures
 from geocollapse.estimate import Estimate, total_variance
@@ -25,14 +24,13 @@ def geometric_collapse_of_distribution(
     rows: Array | None = None,
     num_classes: int | None = None,
 ) -> Estimate:
-    """Geometric collapse of the distribution that the examples were drawn from, by the delta
-    method.
+    """Geometric collapse of the distribution behind the examples, by the delta method.
 
         w_i with bias-corrected d~^2_ij,    z = f(x) - mu_i,
         l(x) = -2/(C(C-1)) sum_{j != i} (G_i + G_j)/d~_ij^4 <z, mu_i - mu_j>
         SE^2 = sum_i [ w_i^2 Var_i(g)/n_i + Var_i(l)/N_i + 2 w_i Cov_i(g, l)/N_i ]
 
-    g = ||J_f(x)||_F^2 on n_i of the N_i examples that gave the mean of class i. One probe an
+    g = ||J_f(x)||_F^2 on n_i of the N_i examples that gave the mean of class i. One probe per
     example is enough: its noise is part of Var(g). Invariances as ``geometric_collapse``. One pass
     over the features.
 
@@ -42,8 +40,8 @@ def geometric_collapse_of_distribution(
         squared_norms: g (m,), one for each of ``rows``.
         features: (n, p), all examples that give the class means.
         labels: (n,) integers.
-        rows: positions in ``features`` of the examples of ``squared_norms`` (m,), distinct; None:
-            all, m = n.
+        rows: distinct positions in ``features`` of the examples of ``squared_norms`` (m,); None
+            means all, m = n.
         num_classes: declares the labels 0..num_classes - 1; None discovers the classes.
 
     Returns:
@@ -85,8 +83,9 @@ def cdnv_estimate(features: Array, labels: Array, *, num_classes: int | None = N
 
 
 class _ClassMoments(NamedTuple):
-    """Count, mean and variance of g in each class, and its covariance with another number; each
-    (C,).
+    """Count, mean and variance of g in each class, and its covariance with another variable.
+
+    Each of shape (C,).
     """
 
     n: Tensor
@@ -96,8 +95,9 @@ class _ClassMoments(NamedTuple):
 
 
 def _delta_method(data: LabelledFeatures, g: Tensor, measured: Tensor, *, name: str) -> Estimate:
-    """sum_i w_i G_i with bias-corrected w_i, and the standard error of g and the means together."""
-    counts, n_classes = data.statistics.counts, len(data.statistics.classes)
+    """Estimate sum_i w_i G_i with bias-corrected w_i; its error includes that of the means."""
+    counts = data.statistics.counts
+    n_classes = len(data.statistics.classes)
     index = data.index[measured]
     inverse = _inverse_distances(data)
     weights = inverse.sum(dim=1) / (n_classes * (n_classes - 1))
@@ -114,7 +114,10 @@ def _delta_method(data: LabelledFeatures, g: Tensor, measured: Tensor, *, name: 
     )
     stderr, dof = total_variance(terms.clamp(min=0.0).tolist(), (moments.n - 1.0).tolist())
     value = float((weights * gc).sum())
-    reason = f"{name}: undefined, a class has fewer than 2 examples or a corrected squared distance is not positive"
+    reason = (
+        f"{name}: undefined, a class has fewer than 2 examples or a corrected squared distance is "
+        "not positive"
+    )
     return Estimate(
         value=value,
         stderr=stderr,
@@ -127,12 +130,12 @@ def _delta_method(data: LabelledFeatures, g: Tensor, measured: Tensor, *, name: 
 
 
 def _inverse_distances(data: LabelledFeatures) -> Tensor:
-    """1 / d~^2_ij, d~^2_ij = ||mu_i - mu_j||^2 - Var~_i/n_i - Var~_j/n_j (C, C); 0 on the diagonal."""
+    """1 / d~^2_ij (C, C), 0 on the diagonal.
+
+    d~^2_ij = ||mu_i - mu_j||^2 - Var~_i/n_i - Var~_j/n_j
+    """
     statistics = data.statistics
-    noise = torch.where(
-        statistics.counts > 1, statistics.sum_squares / (statistics.counts - 1.0), torch.nan
-    )
-    noise = noise / statistics.counts
+    noise = class_variances(statistics, bias_corrected=True) / statistics.counts
     squared = distances_squared(statistics.centred_means()) - noise[:, None] - noise
     return torch.where(squared > 0.0, squared, torch.nan).reciprocal().fill_diagonal_(0.0)
 
@@ -151,8 +154,9 @@ def _moments(g: Tensor, other: Tensor, index: Tensor, n_classes: int) -> _ClassM
 
     n = class_sum(torch.ones_like(g))
     dof = torch.where(n > 1, n - 1.0, torch.nan)
-    mean_g, mean_other = class_sum(g) / n, class_sum(other) / n
-    dg, d_other = g - mean_g[index], other - mean_other[index]
+    mean_g = class_sum(g) / n
+    dg = g - mean_g[index]
+    d_other = other - (class_sum(other) / n)[index]
     return _ClassMoments(n, mean_g, class_sum(dg.square()) / dof, class_sum(dg * d_other) / dof)
 
 

@@ -24,10 +24,11 @@ def nc3(weight: Tensor, centred_means: Tensor) -> float:
 
 
 def self_duality_gram(weight: Tensor, centred_means: Tensor) -> float:
-    """Distance of W M^T / ||W M^T||_F from the normalised simplex Gram matrix (I - 11^T/C) / sqrt(C
-    - 1).
+    """Distance of the normalised W M^T from the normalised Gram matrix of a simplex.
 
-    Range [0, 2]. Some codes call this NC3; it is another quantity.
+        || W M^T / ||W M^T||_F - (I - 11^T/C) / sqrt(C - 1) ||_F
+
+    Range [0, 2]. Some code calls this NC3, but it is another quantity.
 
     Source: Zhu et al. (2021), arXiv 2105.02375, where it is the measure of NC3.
     """

@@ -1,6 +1,4 @@
-"""Geometric collapse: class-wise geometric complexity over squared distances of the class means,
-with its interval.
-"""
+"""Geometric collapse: class-wise geometric complexity over squared distances of class means."""
 
 from __future__ import annotations
 
@@ -20,8 +18,12 @@ _MIN_SAMPLES_FOR_SHARE = 200
 
 
 class PoincareRatios(TypedDict):
-    """Empirical Poincare ratios Var_i / GC_i: the mean with weights w_i GC_i (NC / GCol), the
-    largest, and all.
+    """Empirical Poincare ratios Var_i / GC_i.
+
+    Attributes:
+        weighted_mean: their mean with weights w_i GC_i, which is NC / GCol.
+        max: the largest.
+        per_class: all of them (C,).
     """
 
     weighted_mean: float
@@ -36,8 +38,7 @@ def geometric_collapse(class_gc: Array, class_means: Array) -> Tensor: ...
 def geometric_collapse(
     class_gc: Sequence[Estimate] | Array, class_means: Array
 ) -> Estimate | Tensor:
-    """Geometric collapse: mean over class pairs of geometric complexity over squared distance of
-    the class means.
+    """Geometric collapse: mean over class pairs of geometric complexity over squared distance.
 
         GCol = Avg_{i != j} (GC_i + GC_j) / (2 ||mu_i - mu_j||^2) = sum_i w_i GC_i,
             SE^2 = sum_i w_i^2 SE_i^2
@@ -59,14 +60,15 @@ def geometric_collapse(
 
     Raises:
         TypeError: ``class_gc`` is neither.
-        ValueError: another number of classes than means, fewer than two, or estimates of the
-        distribution.
+        ValueError: the numbers of classes and means differ, fewer than two classes, or estimates of
+            the distribution.
 
     Examples:
         >>> means = torch.tensor([[0.0], [2.0]])
         >>> float(geometric_collapse(torch.tensor([1.0, 3.0]), means))
         0.5
-        >>> geometric_collapse([Estimate(1.0, 0.3, 100, dof=99), Estimate(3.0, 0.4, 100, dof=99)], means).stderr
+        >>> estimates = [Estimate(1.0, 0.3, 100, dof=99), Estimate(3.0, 0.4, 100, dof=99)]
+        >>> geometric_collapse(estimates, means).stderr
         0.0625
     """
     means = as_features(class_means)
@@ -81,8 +83,7 @@ def geometric_collapse(
 def poincare_ratios(
     variances: Array, class_gc: Sequence[Estimate] | Array, class_means: Array
 ) -> PoincareRatios:
-    """Empirical Poincare ratios rho_i = Var_i / GC_i, each a lower bound on the Poincare constant
-    of class i.
+    """Empirical Poincare ratios rho_i = Var_i / GC_i, lower bounds on the Poincare constants.
 
         weighted_mean = NC / GCol = sum_i w_i Var_i / sum_i w_i GC_i
             (w_i as in geometric_collapse)
@@ -103,7 +104,8 @@ def poincare_ratios(
         ValueError: different numbers of classes.
 
     Examples:
-        >>> poincare_ratios(torch.tensor([1.0, 4.0]), torch.tensor([2.0, 2.0]), torch.tensor([[0.0], [1.0]]))["max"]
+        >>> means = torch.tensor([[0.0], [1.0]])
+        >>> poincare_ratios(torch.tensor([1.0, 4.0]), torch.tensor([2.0, 2.0]), means)["max"]
         2.0
     """
     means = as_features(class_means)
@@ -113,7 +115,8 @@ def poincare_ratios(
     var = as_tensor("variances", variances).double().to(means.device)
     _check_classes("class_gc", gc, means)
     _check_classes("variances", var, means)
-    ratios, weights = var / gc, pair_weights(means)
+    ratios = var / gc
+    weights = pair_weights(means)
     weighted = (weights * var).sum() / (weights * gc).sum()
     return {"weighted_mean": float(weighted), "max": float(ratios.max()), "per_class": ratios}
 
@@ -165,7 +168,7 @@ def _warnings(
     ):
         reasons.append(
             f"geometric collapse: one example carries {largest:.0%} of it; the interval may be too "
-            f"short"
+            "short"
         )
     return tuple(reasons)
 
@@ -195,5 +198,5 @@ def _check_classes(name: str, values: Tensor, means: Tensor) -> None:
     if values.shape != (len(means),):
         raise ValueError(
             f"{name}: expected shape ({len(means)},) as class_means, got {tuple(values.shape)}; do "
-            f"align"
+            "pass one value for each row of class_means"
         )

@@ -1,4 +1,4 @@
-"""Labelled features kept in memory: one object for every measure that needs the final class means."""
+"""Labelled features kept in memory, for the measures that need the final class means."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from geocollapse.arrays import Array, labelled_arrays, row_slices
 from geocollapse.collapse.statistics import ClassStatistics
+from geocollapse.numerics import keeps_float32_products
 
 _MANY_NUMBERS = 1 << 22
 _MAX_EXTRA_WIDTH = 2048  # with thousands of classes a chunk keeps enough rows for a matrix product
@@ -18,8 +19,7 @@ _MAX_EXTRA_WIDTH = 2048  # with thousands of classes a chunk keeps enough rows f
 
 @dataclass(frozen=True, eq=False)
 class LabelledFeatures:
-    """Checked features (n, p) with labels (n,), their class statistics, and their residuals f(x) -
-    mu_c.
+    """Checked features (n, p) with labels (n,), their class statistics and their residuals.
 
     Features keep their dtype and device; float64 copies exist for one chunk at a time.
 
@@ -57,19 +57,23 @@ class LabelledFeatures:
         """Row of each example's class (n,), 0..C - 1."""
         return self.statistics.rows_of(self.labels)
 
+    @cached_property
+    def projection_dtype(self) -> torch.dtype:
+        """float64, or float32 where the features are many and no more precise than that."""
+        is_low = self.features.dtype != torch.float64 and self.features.numel() >= _MANY_NUMBERS
+        return torch.float32 if is_low and keeps_float32_products() else torch.float64
+
     def residuals(
         self, extra_width: int = 0, *, exact: bool = True
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Chunks of z = f(x) - mu_c with their class rows; ``extra_width`` is what the caller adds
-        a row.
+        """Yield chunks of the residuals z = f(x) - mu_c (m, p) with their class rows (m,).
 
-        In float64, or, if not ``exact``, in float32 where the features are many and no more precise
-        than that.
+        Args:
+            extra_width: how many numbers the caller makes of each row, so that a chunk with all of
+                them fits the cache.
+            exact: in float64; else in ``projection_dtype``.
         """
-        is_exact = (
-            exact or self.features.dtype == torch.float64 or self.features.numel() < _MANY_NUMBERS
-        )
-        dtype = torch.float64 if is_exact else torch.float32
+        dtype = torch.float64 if exact else self.projection_dtype
         origin, offsets = self._rounded_means(dtype)
         width = self.features.shape[1] + min(extra_width, _MAX_EXTRA_WIDTH)
         for rows in row_slices(len(self.features), width, self.features.device):
@@ -79,9 +83,16 @@ class LabelledFeatures:
                 z -= part.index_select(0, index)
             yield z, index
 
+    def residuals_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Residuals z (m, p) of the examples at ``rows`` in float64, and their class rows."""
+        origin, (offsets,) = self._rounded_means(torch.float64)
+        index = self.index[rows]
+        return self.features[rows].double().sub_(origin).sub_(offsets[index]), index
+
     def _rounded_means(self, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
-        """The class means as an origin (p,) and offsets (C, p) that add up to them: one in float64,
-        two in float32.
+        """Split the class means into an origin (p,) and offsets (C, p) that are exact in ``dtype``.
+
+        One array of offsets in float64; two in float32, which add up to the float64 means.
         """
         statistics = self.statistics
         if dtype is torch.float64:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from geocollapse.arrays import Array, as_tensor
 from geocollapse.collapse.cdnv import mean_cdnv
-from geocollapse.collapse.decisions import nc4, nearest_mean_error
+from geocollapse.collapse.decisions import Disagreements, NearestMeanErrors, NearestMeans
 from geocollapse.collapse.directional import mean_directional_cdnv
 from geocollapse.collapse.duality import nc3, self_duality_gram
 from geocollapse.collapse.labelled import LabelledFeatures
+from geocollapse.collapse.projections import Reader
 from geocollapse.collapse.simplex import hyperspherical_uniformity, nc2
 from geocollapse.collapse.statistics import ClassStatistics
-from geocollapse.collapse.variability import nc1, trace_ratio
-from geocollapse.estimate import strict_json
+from geocollapse.collapse.variability import WhitenedSums, trace_ratio
+from geocollapse.estimate import Json, strict_json
 
 
 @dataclass(frozen=True)
 class NeuralCollapse:
-    """The measures of neural collapse; smaller is more collapsed for all but ``nc1_rank`` and the
-    uniformity.
+    """All measures of neural collapse of one set of features.
 
+    Smaller is more collapsed for all but ``nc1_rank`` and ``hyperspherical_uniformity``.
     None: not measured (no classifier weight or bias given). NaN: undefined, with the reason in
     ``warnings``.
 
@@ -75,10 +75,9 @@ class NeuralCollapse:
     nc4: float | None = None
     warnings: tuple[str, ...] = field(default=(), repr=False)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The strict JSON form: undefined numbers are None."""
-        result: dict[str, Any] = strict_json(asdict(self))
-        return result
+    def to_dict(self) -> dict[str, Json]:
+        """Return the strict JSON form; undefined numbers are None."""
+        return strict_json(asdict(self))
 
 
 def neural_collapse(
@@ -90,13 +89,12 @@ def neural_collapse(
     centre_weight: bool = False,
     num_classes: int | None = None,
 ) -> NeuralCollapse:
-    """CDNV, NC1 to NC4 and their companions, from kept features and, for NC3 and NC4, the
-    classifier.
+    """CDNV, NC1 to NC4 and their companions, from features and, for NC3 and NC4, the classifier.
 
     Conventions of Papyan et al. with equal class weights; see ``NeuralCollapse`` for each formula.
     Invariant under relabelling, and under translation, rotation and scaling of the features (NC3,
-    NC4: with W moved along). A few passes over the features in float64 chunks: O(n p (C + R)) time,
-    no p x p matrix.
+    NC4: with W moved along). Three passes over the features, two for the class statistics and
+    one for all else: O(n p C) time, no p x p matrix.
 
     Source: Papyan, Han, Donoho (2020); Galanti, György, Hutter (2022); definitions 2.
 
@@ -104,10 +102,9 @@ def neural_collapse(
         features: (n, p) floating point, the inputs of the classifier.
         labels: (n,) integers.
         weight: classifier W (C, p), rows in ascending order of the labels: gives NC2 of W, NC3.
-        bias: b (C,): with W gives NC4. A head without one: ``torch.zeros(C)``, said and not
-            guessed.
-        centre_weight: take the mean row from W first, in NC2 of W and NC3; it does not change the
-            softmax.
+        bias: b (C,): with W gives NC4. For a head without a bias pass ``torch.zeros(C)``.
+        centre_weight: subtract the mean row from W for NC2 of W and NC3, which leaves the softmax
+            unchanged.
         num_classes: declares the labels 0..num_classes - 1; None discovers the classes. A declared
             class without examples makes every average over classes NaN, with a warning.
 
@@ -119,8 +116,9 @@ def neural_collapse(
     Examples:
         >>> import torch
         >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
-        >>> measures = neural_collapse(x, torch.tensor([0, 0, 1, 1]), weight=x[::2], bias=torch.zeros(2))
-        >>> measures.nc1, measures.nc2_max_angle, measures.nc3, measures.nc4
+        >>> y = torch.tensor([0, 0, 1, 1])
+        >>> found = neural_collapse(x, y, weight=x[::2], bias=torch.zeros(2))
+        >>> found.nc1, found.nc2_max_angle, found.nc3, found.nc4
         (0.0, 0.0, 0.0, 0.0)
     """
     data = LabelledFeatures.of(features, labels, num_classes)
@@ -134,30 +132,71 @@ def measure_collapse(
     bias: Array | None = None,
     centre_weight: bool = False,
 ) -> NeuralCollapse:
-    """``neural_collapse`` of features that are already checked, sharing their class statistics."""
-    head = _classifier(data, weight, bias)
-    streamed, reasons = streamed_measures(data.statistics)
-    directional, why = mean_directional_cdnv(data)
-    variability = nc1(data)
-    values: dict[str, Any] = {
-        **streamed,
+    """Compute ``neural_collapse`` of checked features, which share their class statistics."""
+    w, b = _classifier(data, weight, bias)
+    streamed, about_classes = streamed_measures(data.statistics)
+    kept, about_pairs = _kept_measures(data, w, b)
+    no_bias = "nc4: needs the bias, got None; do bias=torch.zeros(C) for a classifier without one"
+    reasons = (*about_classes, *about_pairs, *((no_bias,) if w is not None and b is None else ()))
+    of_weight: dict[str, float] = {}
+    if w is not None:
+        rows = w - w.mean(dim=0) if centre_weight else w
+        of_weight = _weight_measures(rows, data.statistics.centred_means())
+    return NeuralCollapse(**streamed, **kept, **of_weight, warnings=reasons)
+
+
+class _KeptMeasures(TypedDict):
+    """The measures that need a pass over the features after the means are known."""
+
+    directional_cdnv: float
+    nc1: float
+    nc1_pooled: float
+    nc1_rank: int
+    nearest_mean_error: float
+    nc4: float | None
+
+
+def _kept_measures(
+    data: LabelledFeatures, weight: Tensor | None, bias: Tensor | None
+) -> tuple[_KeptMeasures, tuple[str, ...]]:
+    """Measure in one pass what needs the residuals, with the reasons for what is undefined."""
+    whitened = WhitenedSums(data)
+    nearest = NearestMeans(data)
+    errors = NearestMeanErrors(nearest)
+    readers: list[Reader] = [whitened, errors]
+    disagreements = None
+    if weight is not None and bias is not None:
+        disagreements = Disagreements(nearest, weight, bias)
+        readers.append(disagreements)
+    directional, reasons = mean_directional_cdnv(data, beside=readers, basis=whitened.basis)
+    variability = whitened.nc1
+    values: _KeptMeasures = {
         "directional_cdnv": float(directional),
         "nc1": variability.class_weighted,
         "nc1_pooled": variability.pooled,
         "nc1_rank": variability.rank,
-        "nearest_mean_error": nearest_mean_error(data),
-        **_classifier_measures(data, *head, centre_weight=centre_weight),
+        "nearest_mean_error": errors.share(),
+        "nc4": None if disagreements is None else disagreements.share(),
     }
-    reasons = (*reasons, *why)
-    if head[0] is not None and head[1] is None:
-        reasons += (
-            "nc4: needs the bias, got None; do bias=torch.zeros(C) for a classifier without one",
-        )
-    return NeuralCollapse(**values, warnings=reasons)
+    return values, reasons
+
+
+def _weight_measures(rows: Tensor, means: Tensor) -> dict[str, float]:
+    """NC2 of the classifier's rows (C, p), and NC3 against the centred class means (C, p)."""
+    angles = nc2(rows)
+    duality = nc3(rows, means)
+    return {
+        "nc2_weight_equinorm": angles.equinorm,
+        "nc2_weight_equiangular": angles.equiangular,
+        "nc2_weight_max_angle": angles.max_angle,
+        "nc3": duality,
+        "nc3_squared": duality * duality,
+        "self_duality_gram": self_duality_gram(rows, means),
+    }
 
 
 def streamed_measures(statistics: ClassStatistics) -> tuple[dict[str, float], tuple[str, ...]]:
-    """What follows from class statistics alone, with the reasons for what is NaN or misleading."""
+    """Measure what class statistics alone give, with the reasons for what is NaN or misleading."""
     plug_in, why = mean_cdnv(statistics)
     corrected, why_corrected = mean_cdnv(statistics, bias_corrected=True)
     means = statistics.centred_means()
@@ -177,13 +216,14 @@ def streamed_measures(statistics: ClassStatistics) -> tuple[dict[str, float], tu
 def _about_classes(statistics: ClassStatistics) -> tuple[str, ...]:
     reasons = []
     unseen = statistics.classes[statistics.counts == 0].tolist()
-    n_classes, n_features = len(statistics.classes), statistics.n_features
+    n_classes = len(statistics.classes)
+    n_features = statistics.n_features
     if unseen:
         listed = ", ".join(map(str, unseen[:5])) + (", ..." if len(unseen) > 5 else "")
         reasons.append(
             f"num_classes: {len(unseen)} of {n_classes} declared classes have no examples "
-            f"({listed}), so averages over "
-            "classes are NaN; do num_classes=None to measure the classes present"
+            f"({listed}), so averages over classes are NaN; "
+            "do num_classes=None to measure the classes present"
         )
     elif bool((statistics.centred_means().square().sum(dim=1) == 0.0).any()):
         reasons.append(
@@ -192,8 +232,7 @@ def _about_classes(statistics: ClassStatistics) -> tuple[str, ...]:
     if n_classes > n_features + 1:
         reasons.append(
             f"nc2: {n_classes} classes in {n_features} dimensions have no simplex, so nc2 cannot "
-            f"reach 0; "
-            "read hyperspherical_uniformity"
+            "reach 0; read hyperspherical_uniformity"
         )
     return tuple(reasons)
 
@@ -201,8 +240,9 @@ def _about_classes(statistics: ClassStatistics) -> tuple[str, ...]:
 def _classifier(
     data: LabelledFeatures, weight: Array | None, bias: Array | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """W (C, p) and b (C,) in float64 on the features' device."""
-    n_classes, n_features = len(data.statistics.classes), data.features.shape[1]
+    """Check W (C, p) and b (C,), and move them to float64 on the features' device."""
+    n_classes = len(data.statistics.classes)
+    n_features = data.features.shape[1]
     if weight is None and bias is not None:
         raise ValueError(
             "weight: expected the classifier's weight beside its bias, got None; do "
@@ -213,32 +253,10 @@ def _classifier(
     if w is not None and w.shape != (n_classes, n_features):
         raise ValueError(
             f"weight: expected shape ({n_classes}, {n_features}), one row for each class, got "
-            f"{tuple(w.shape)}; "
-            "do num_classes=len(weight) if some classes have no examples"
+            f"{tuple(w.shape)}; do num_classes=len(weight) if some classes have no examples"
         )
     if b is not None and b.shape != (n_classes,):
         raise ValueError(
             f"bias: expected shape ({n_classes},), got {tuple(b.shape)}; do bias=head.bias"
         )
     return w, b
-
-
-def _classifier_measures(
-    data: LabelledFeatures, weight: Tensor | None, bias: Tensor | None, *, centre_weight: bool
-) -> dict[str, float]:
-    if weight is None:
-        return {}
-    rows = weight - weight.mean(dim=0) if centre_weight else weight
-    angles, means = nc2(rows), data.statistics.centred_means()
-    duality = nc3(rows, means)
-    values = {
-        "nc2_weight_equinorm": angles.equinorm,
-        "nc2_weight_equiangular": angles.equiangular,
-        "nc2_weight_max_angle": angles.max_angle,
-        "nc3": duality,
-        "nc3_squared": duality * duality,
-        "self_duality_gram": self_duality_gram(rows, means),
-    }
-    if bias is not None:  # an unseen class has no nearest mean
-        values["nc4"] = math.nan if bool(means.isnan().any()) else nc4(data, weight, bias)
-    return values

@@ -1,4 +1,4 @@
-"""CDNV from a random sample of class pairs, where all pairs are too many."""
+"""CDNV estimated from a random sample of class pairs, where all pairs are too many."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from geocollapse.estimate import LARGEST_SHARE_LIMIT, Estimate
 def sampled_cdnv(
     statistics: ClassStatistics, n_pairs: int, *, seed: int = 0, bias_corrected: bool = False
 ) -> Estimate:
-    """Mean CDNV over all pairs of these classes, estimated from ``n_pairs`` of them.
+    """Mean CDNV over all pairs of these classes, estimated from ``n_pairs`` random pairs.
 
         V_ij = (Var_i + Var_j) / (2 ||mu_i - mu_j||^2),    M = C (C - 1)/2,
             SE^2 = s^2/m (1 - m/M)
@@ -43,7 +43,8 @@ def sampled_cdnv(
         ValueError: ``n_pairs`` out of range.
 
     Examples:
-        >>> x, y = torch.randn(600, 8, generator=torch.Generator().manual_seed(0)), torch.arange(600) % 100
+        >>> x = torch.randn(600, 8, generator=torch.Generator().manual_seed(0))
+        >>> y = torch.arange(600) % 100
         >>> low, high = sampled_cdnv(ClassStatistics.of(x, y), 1000).interval()
         >>> bool(0.0 < low < high)
         True
@@ -57,7 +58,8 @@ def sampled_cdnv(
         )
     values = _pair_values(statistics, draw_pairs(n_classes, n_pairs, seed), bias_corrected)
     variance = float(values.var()) / n_pairs * (1.0 - n_pairs / n_all)
-    total, n_undefined = float(values.sum()), int(values.isnan().sum())
+    total = float(values.sum())
+    n_undefined = int(values.isnan().sum())
     share = float(values.max()) / total if total > 0.0 else None
     return Estimate(
         value=total / n_pairs,
@@ -71,7 +73,7 @@ def sampled_cdnv(
 
 
 def draw_pairs(n_classes: int, n_pairs: int, seed: int) -> Tensor:
-    """Distinct pairs i < j of 0..C - 1 (m, 2), every set of m pairs equally likely."""
+    """Draw distinct pairs i < j of 0..C - 1 (m, 2), every set of m pairs equally likely."""
     generator = torch.Generator().manual_seed(seed)
     n_all = n_classes * (n_classes - 1) // 2
     if 2 * n_pairs >= n_all:
@@ -82,9 +84,8 @@ def draw_pairs(n_classes: int, n_pairs: int, seed: int) -> Tensor:
             drawn = torch.randint(n_all, (n_pairs,), generator=generator)
             numbers = torch.cat([numbers, drawn]).unique()
         numbers = numbers[torch.randperm(len(numbers), generator=generator)[:n_pairs]]
-    j = (
-        (1.0 + (1.0 + 8.0 * numbers.double()).sqrt()) / 2.0
-    ).long()  # pair k = j (j - 1)/2 + i, exact below 2^50
+    # pair k = j (j - 1)/2 + i; its j is exact below 2^50
+    j = ((1.0 + (1.0 + 8.0 * numbers.double()).sqrt()) / 2.0).long()
     return torch.stack([numbers - j * (j - 1) // 2, j], dim=1)
 
 
@@ -92,7 +93,8 @@ def _pair_values(statistics: ClassStatistics, pairs: Tensor, bias_corrected: boo
     """V_ij of ``pairs`` (m,) from the differences of the means; NaN where undefined."""
     variances = class_variances(statistics, bias_corrected=bias_corrected)
     noise = mean_noise(statistics, bias_corrected=bias_corrected)
-    offsets, device = statistics.offsets, statistics.offsets.device
+    offsets = statistics.offsets
+    device = offsets.device
     values = []
     for rows in row_slices(len(pairs), 2 * statistics.n_features, device):
         i, j = pairs[rows].to(device).unbind(dim=1)
@@ -108,8 +110,7 @@ def _warnings(n_undefined: int, n_pairs: int, share: float | None) -> tuple[str,
     if n_undefined:
         return (
             f"cdnv: undefined for {n_undefined} of {n_pairs} drawn class pairs (a class without "
-            f"enough examples, or a "
-            "squared distance that is not positive); the average is NaN",
+            "enough examples, or a squared distance that is not positive); the average is NaN",
         )
     if share is not None and share > LARGEST_SHARE_LIMIT:
         return (f"cdnv: one class pair carries {share:.1%} of it; the interval may be too short",)

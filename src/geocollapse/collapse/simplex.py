@@ -12,7 +12,7 @@ from geocollapse.collapse.distances import distance_blocks, upper_tiles
 
 
 class NC2(NamedTuple):
-    """The three readings of NC2; all 0 for a simplex equiangular tight frame."""
+    """The three numbers of NC2; all 0 for a simplex equiangular tight frame."""
 
     equinorm: float
     equiangular: float
@@ -20,7 +20,7 @@ class NC2(NamedTuple):
 
 
 def nc2(vectors: Tensor) -> NC2:
-    """How far C vectors are from a simplex equiangular tight frame.
+    """Deviation of C vectors from a simplex equiangular tight frame, by norms and angles.
 
         equinorm    = std_c ||m_c|| / mean_c ||m_c||
             equiangular = std over pairs of cos(m_c, m_c')
@@ -53,8 +53,8 @@ def nc2(vectors: Tensor) -> NC2:
 def hyperspherical_uniformity(vectors: Tensor) -> float:
     """Mean over pairs of log(1 / ||u_c - u_c'||), u the normalised vectors; lower is more uniform.
 
-    Least for the most spread arrangement on the sphere, which exists for every C; a simplex (C <= p
-    + 1) has -log(2C/(C-1))/2. inf where two directions coincide.
+    Its minimum, the most spread arrangement on the sphere, exists for every C; a simplex (C <= p +
+    1) has -log(2C/(C-1))/2. inf where two directions coincide.
 
     Source: Jiang et al. (2024), generalised neural collapse; Wu and Papyan (2024).
 
@@ -78,7 +78,7 @@ def _pair_mean(units: Tensor, term: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _pairs(block: Tensor, diagonal: bool) -> Tensor:
-    """The entries of a tile that belong to pairs i < j."""
+    """Entries of a tile that belong to pairs i < j, as a vector."""
     if not diagonal:
         return block.flatten()
     i, j = torch.triu_indices(len(block), len(block), offset=1, device=block.device)

@@ -1,6 +1,4 @@
-"""Streaming class statistics: count, mean and sum of squared deviations of each class, mergeable in
-any order.
-"""
+"""Streaming class statistics: count, mean and squared deviations, mergeable in any order."""
 
 from __future__ import annotations
 
@@ -23,8 +21,7 @@ _ORIGIN_ROWS = 1024
 
 @dataclass(eq=False)
 class ClassStatistics:
-    """Counts, means and squared deviations of C classes of features in R^p, from one pass in any
-    order.
+    """Counts, means and squared deviations of C classes of features in R^p, in one pass.
 
         n_c,   mu_c = 1/n_c sum_x f(x),   M_c = sum_x ||f(x) - mu_c||^2,
             S = sum_c sum_x (f(x) - mu_c)(f(x) - mu_c)^T
@@ -46,15 +43,18 @@ class ClassStatistics:
         counts: n_c as float64 (C,); 0 for a declared class that has not been seen.
         offsets: mu_c - origin (C, p); 0 where the count is 0.
         sum_squares: M_c (C,).
-        origin: (p,); empty until the first example.
+        origin: a point near the features (p,); empty until the first example.
         scatter: the pooled within-class S (p, p) on and below its diagonal blocks, 0 above them, or
-            None; the whole of it is ``within_scatter()``.
+            None; ``within_scatter()`` returns the whole matrix.
         num_classes: the declared number of classes, or None to discover them.
 
     Examples:
-        >>> statistics = ClassStatistics.of(torch.tensor([[0.0], [2.0], [5.0]]), torch.tensor([0, 0, 7]))
-        >>> statistics.classes.tolist(), statistics.means.flatten().tolist(), statistics.variances().tolist()
-        ([0, 7], [1.0, 5.0], [1.0, 0.0])
+        >>> x = torch.tensor([[0.0], [2.0], [5.0]])
+        >>> statistics = ClassStatistics.of(x, torch.tensor([0, 0, 7]))
+        >>> statistics.classes.tolist(), statistics.variances().tolist()
+        ([0, 7], [1.0, 0.0])
+        >>> statistics.means.flatten().tolist()
+        [1.0, 5.0]
     """
 
     classes: Tensor
@@ -73,8 +73,12 @@ class ClassStatistics:
         scatter: bool = False,
         device: torch.device | str | None = None,
     ) -> ClassStatistics:
-        """Statistics of no examples: ``num_classes`` declares the labels 0..num_classes - 1, None
-        discovers them.
+        """Statistics of no examples yet.
+
+        Args:
+            num_classes: declares the labels 0..num_classes - 1; None discovers them.
+            scatter: also keep the within-class scatter matrix.
+            device: of the tensors.
         """
         check_num_classes(num_classes)
         rows = num_classes or 0
@@ -108,7 +112,7 @@ class ClassStatistics:
         return len(self.origin)
 
     def rows_of(self, labels: Tensor) -> Tensor:
-        """Row of each of ``labels``, which must have been seen or declared."""
+        """Return the row of each label; every label must have been seen or declared."""
         return labels if self.num_classes is not None else torch.searchsorted(self.classes, labels)
 
     @property
@@ -122,14 +126,15 @@ class ClassStatistics:
         return self._where_seen(self.offsets + self.origin)
 
     def centred_means(self) -> Tensor:
-        """mu_c - mu_G (C, p), mu_G the mean of the class means seen; free of the rounding of a
-        common offset.
+        """mu_c - mu_G (C, p), mu_G the mean of the class means seen.
+
+        A common offset of the features costs no digits.
         """
         offsets = self._where_seen(self.offsets)
         return offsets - offsets.nanmean(dim=0)
 
     def variances(self) -> Tensor:
-        """Var_c = M_c / n_c (C,), the total variance tr Sigma_c; NaN for a class without examples."""
+        """Var_c = M_c / n_c = tr Sigma_c (C,); NaN for a class without examples."""
         return self.sum_squares / self.counts
 
     def within_scatter(self) -> Tensor:
@@ -145,7 +150,7 @@ class ClassStatistics:
         return self.scatter.tril() + self.scatter.tril(-1).T
 
     def update(self, features: Array, labels: Array) -> ClassStatistics:
-        """Add features (n, p) with labels (n,), in place; returns itself.
+        """Add features (n, p) with labels (n,) in place, and return self.
 
         Raises:
             TypeError: features that are not floating point, labels that are not integers.
@@ -155,7 +160,7 @@ class ClassStatistics:
         return self.accumulate(*labelled_arrays(features, labels, self.num_classes))
 
     def accumulate(self, x: Tensor, y: Tensor) -> ClassStatistics:
-        """``update`` without its checks, for features and labels that have passed them."""
+        """``update`` without the checks, for features and labels that passed them before."""
         if len(x):
             self._open(x)
         for start in range(0, len(x), step := max(1, PART_NUMBERS // max(1, x.shape[1]))):
@@ -163,7 +168,7 @@ class ClassStatistics:
         return self
 
     def merge(self, other: ClassStatistics) -> ClassStatistics:
-        """The statistics of both parts together; neither is changed.
+        """Return the statistics of both parts together; neither is changed.
 
         Raises:
             ValueError: other classes declared, another number of features, or ``scatter`` in one of
@@ -180,7 +185,7 @@ class ClassStatistics:
         elif x.shape[1] != self.n_features:
             raise ValueError(
                 f"features: expected {self.n_features} columns as before, got {x.shape[1]}; do use "
-                f"one object a layer"
+                "one object a layer"
             )
 
     def _allocate(self, origin: Tensor) -> None:
@@ -196,17 +201,18 @@ class ClassStatistics:
         self.scatter = None if self.scatter is None else self.scatter.new_zeros(p, p)
 
     def _add(self, x: Tensor, y: Tensor) -> None:
-        """Chan's merge with one part: its class means first, then its deviations, chunk by chunk in
-        cache.
+        """Merge one part by Chan's formula: first its class means, then its deviations, in chunks.
 
-        Deviations from c = mu_a + (1 - sqrt(n_a/n)) delta hold the merge's correction, with no
-        product of its own: sum_b (x - c)(x - c)^T = S_b + n_b (1 - (1 - sqrt(n_a/n)))^2 delta
-        delta^T = S_b + delta delta^T n_a n_b/n.
+        Deviations from c = mu_a + (1 - sqrt(n_a/n)) delta already contain the correction of the
+        merge, which saves a product:
+
+            sum_b (x - c)(x - c)^T = S_b + n_b (n_a/n) delta delta^T
         """
         classes, index = self._present(y)
         rows = self._make_room(classes)
         counts = torch.bincount(index, minlength=len(classes)).double()
-        seen, before = self.counts[rows], self.offsets[rows]
+        seen = self.counts[rows]
+        before = self.offsets[rows]
         total = (seen + counts).clamp(min=1.0)
         start = self._start(x, index, seen, before)
         delta = self._sums_from(start, x, index).div_(counts.clamp(min=1.0)[:, None])
@@ -223,11 +229,9 @@ class ClassStatistics:
         self.counts.index_add_(0, rows, counts)
 
     def _start(self, x: Tensor, index: Tensor, seen: Tensor, before: Tensor) -> Tensor:
-        """A point of each class to take its mean from: the mean so far, or an example of a class
-        that is new.
+        """Choose a point of each class to sum deviations from: its mean so far, or an example.
 
-        Sums of deviations from it have no digits to lose, and equal examples have their own value
-        as mean, exactly.
+        Such sums lose no digits, and the mean of equal examples is exactly their value.
         """
         example = torch.zeros_like(seen, dtype=torch.int64).scatter_(
             0, index, torch.arange(len(x), device=x.device)
@@ -235,31 +239,27 @@ class ClassStatistics:
         return torch.where((seen > 0)[:, None], before, x[example].double() - self.origin)
 
     def _sums_from(self, start: Tensor, x: Tensor, index: Tensor) -> Tensor:
-        """sum of (x - origin - start) of each class (C, p)."""
+        """Sum x - origin - start over the examples of each class (C, p)."""
         sums = torch.zeros_like(start)
         for chunk, z in self._shifted(x):
             sums.index_add_(0, index[chunk], z.sub_(start.index_select(0, index[chunk])))
         return sums
 
     def _present(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The classes to work on, which hold those of ``y``, and the place of each label among
-        them.
-        """
+        """Return classes that include those of ``y``, and the place of each label among them."""
         if self.num_classes is not None and self.num_classes <= len(y):
             return self.classes, y  # dense: no look-up, no synchronisation
         classes, index = y.unique(return_inverse=True)
         return classes, index
 
     def _shifted(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Chunks of x - origin in float64; with ``scatter`` of enough rows to be worth a pass over
-        p x p numbers.
-        """
+        """Yield chunks of x - origin in float64, with more rows where each updates the scatter."""
         width = x.shape[1] if self.scatter is None else min(x.shape[1], _GRAM_WIDTH)
         for rows in row_slices(len(x), width, x.device):
             yield rows, x[rows].to(torch.float64, copy=True).sub_(self.origin)
 
     def _absorb(self, part: ClassStatistics) -> ClassStatistics:
-        """Chan's merge of ``part`` into this object, on the rows of its classes only."""
+        """Merge ``part`` into this object by Chan's formula, on the rows of its classes only."""
         if self.n_features == 0:
             self._allocate(part.origin)
         rows = self._make_room(part.classes)
@@ -277,19 +277,20 @@ class ClassStatistics:
         return self
 
     def _make_room(self, classes: Tensor) -> Tensor:
-        """Row of each of ``classes``, after making room for those that are new."""
+        """Return the row of each of ``classes``, after making room for new ones."""
         if self.num_classes is not None:
             return classes
         union = torch.cat([self.classes, classes]).unique()
         if len(union) > len(self.classes):
             old = torch.searchsorted(union, self.classes)
-            for name in ("counts", "offsets", "sum_squares"):
-                values = getattr(self, name)
-                setattr(
-                    self,
-                    name,
-                    values.new_zeros(len(union), *values.shape[1:]).index_copy_(0, old, values),
-                )
+
+            def spread(values: Tensor) -> Tensor:
+                zeros = values.new_zeros(len(union), *values.shape[1:])
+                return zeros.index_copy_(0, old, values)
+
+            self.counts = spread(self.counts)
+            self.offsets = spread(self.offsets)
+            self.sum_squares = spread(self.sum_squares)
             self.classes = union
         return self.rows_of(classes)
 
@@ -300,7 +301,7 @@ class ClassStatistics:
         if self.num_classes != other.num_classes:
             raise ValueError(
                 f"num_classes: expected {self.num_classes}, got {other.num_classes}; do declare "
-                f"the same"
+                "the same"
             )
         if (self.scatter is None) != (other.scatter is None):
             raise ValueError(
@@ -310,14 +311,12 @@ class ClassStatistics:
         if self.n_features and other.n_features and self.n_features != other.n_features:
             raise ValueError(
                 f"features: expected {self.n_features} columns, got {other.n_features}; do merge "
-                f"parts of one layer"
+                "parts of one layer"
             )
 
 
 def _add_gram(total: Tensor, z: Tensor) -> None:
-    """total += z^T z, a row of blocks at a time up to its diagonal: little more than half of the
-    products.
-    """
+    """total += z^T z on and below the diagonal, block by block, for half of the products."""
     for start in range(0, len(total), _BLOCK):
         stop = start + _BLOCK
         total[start:stop, :stop].addmm_(z[:, start:stop].T, z[:, :stop])

@@ -1,4 +1,4 @@
-"""What is no squared norm: an overflow, and the 0 of a map whose gradients were cut."""
+"""Refusal of values that are no squared norms: overflows, and zeros of detached features."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from geocollapse.inputs import Take, track
 def check_terms(
     terms: Sequence[Tensor], take: Take, x: Tensor, features: Sequence[Tensor], indices: Tensor
 ) -> None:
-    """Refuse single probes' estimates (probes, 1 or 2, n) of each layer that say nothing about its
-    Jacobian.
+    """Refuse estimates of single probes (probes, 1 or 2, n) that measure no Jacobian.
 
     Raises:
-        ValueError: NaN or an infinity, of features that are finite themselves.
-        RuntimeError: zeros of features that move with ``x`` and have no gradients.
+        ValueError: NaN or infinity, although the features are finite.
+        RuntimeError: zeros, because features that change with ``x`` have no gradients.
     """
     for layer, (found, z) in enumerate(zip(terms, features, strict=True)):
         are_finite, is_any = torch.stack([torch.isfinite(found).all(), found.any()]).cpu().tolist()
@@ -28,9 +27,8 @@ def check_terms(
             place = "" if len(terms) == 1 else f" to layer {layer + 1} of {len(terms)}"
             raise RuntimeError(
                 f"layer: expected a path of gradients from the inputs{place}, got features that "
-                f"move with the inputs "
-                f"and torch.no_grad or .detach() inside the forward pass; do remove it, or name an "
-                f"earlier layer"
+                "change with the inputs and torch.no_grad or .detach() inside the forward pass; "
+                "do remove it, or name an earlier layer"
             )
 
 
@@ -39,14 +37,13 @@ def _overflow(is_finite: Tensor, indices: Tensor) -> ValueError:
     first = int(indices[rows[0].to(indices.device)])
     return ValueError(
         f"features: expected finite Jacobians, got NaN or infinity in {len(rows)} of "
-        f"{len(is_finite)} examples (first "
-        f"in example {first}); do float32, or bfloat16 autocast, where float16 overflows, or drop "
-        f"these examples"
+        f"{len(is_finite)} examples (first in example {first}); do float32, or bfloat16 autocast, "
+        "where float16 overflows, or drop these examples"
     )
 
 
 def _is_cut(take: Take, x: Tensor, layer: int, features: Tensor) -> bool:
-    """Whether features without gradients are no constants: whether they move where ``x`` does."""
+    """Return True if features without gradients change with ``x``: they are not constant."""
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
     with torch.enable_grad():
         leaf = track(x + torch.finfo(x.dtype).eps ** 0.5 * x.abs().max().clamp(min=1e-3) * noise)

@@ -1,13 +1,10 @@
-"""Jacobian-vector products J u by forward-mode differentiation: one sweep gives those of every
-layer.
-"""
+"""Jacobian-vector products J u of all layers in one sweep, by forward-mode differentiation."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +14,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from geocollapse.inputs import Take
 
 
-def push_forward(take: Take, x: Tensor, u: Tensor) -> tuple[list[Tensor], Any, list[Tensor]]:
-    """Features (n, p) of each layer, the output, and J u (n, p) of each layer, without a graph.
+def push_forward(take: Take, x: Tensor, u: Tensor) -> tuple[list[Tensor], object, list[Tensor]]:
+    """Return features (n, p) and J u (n, p) of each layer with the output between, without a graph.
 
-    Attention runs by the math kernel: the fused ones have no forward mode.
+    Attention uses the math kernel, because the fused kernels have no forward mode.
 
     Raises:
         NotImplementedError: an operation of the map has no forward mode.
@@ -35,8 +32,9 @@ def push_forward(take: Take, x: Tensor, u: Tensor) -> tuple[list[Tensor], Any, l
 
 @contextmanager
 def forward_mode(argument: str, remedy: str) -> Iterator[None]:
-    """One level of forward mode; an operation without a forward rule is an error of ``argument``
-    with its remedy.
+    """Enter a level of forward mode.
+
+    An operation without a forward rule raises an error that names ``argument`` and its ``remedy``.
     """
     with forward_ad.dual_level(), plain_attention():
         try:
@@ -53,20 +51,17 @@ def forward_mode(argument: str, remedy: str) -> Iterator[None]:
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Attention by the math kernel: the fused ones have neither forward mode nor a second
-    derivative.
-    """
+    """Use the math kernel for attention: fused ones lack forward mode and second derivatives."""
     with sdpa_kernel(SDPBackend.MATH), _without_fast_path():
         yield
 
 
 @contextmanager
 def _without_fast_path() -> Iterator[None]:
-    """Transformer layers take their plain path: the fast one of evaluation mode has no forward
-    mode.
+    """Make transformer layers take their plain path: the fast one has no forward mode.
 
-    A deprecation in torch's own table of forward-mode rules, which it reads at the first sweep, is
-    not the caller's.
+    torch reads its table of forward-mode rules at the first sweep, and warns of a deprecation in
+    it. The caller cannot act on that, so it is silenced.
     """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -1,6 +1,4 @@
-"""How many examples fit into a limit of memory: the graph that autograd keeps, counted on one and
-two examples.
-"""
+"""The number of examples whose graphs fit into a memory limit, extrapolated from one and two."""
 
 from __future__ import annotations
 
@@ -11,17 +9,17 @@ from geocollapse.inputs import Take, track
 
 
 def examples_that_fit(take: Take, x: Tensor, memory_limit: int) -> int:
-    """The most examples like ``x[0]`` whose probes stay within ``memory_limit`` bytes beside the
-    model's parameters.
+    """Return how many examples like ``x[0]`` can be probed within ``memory_limit`` bytes.
 
-    Counted: what autograd saves for the backward pass, and twice the largest of these tensors for
-    the gradients on their way. The Jacobian itself is never formed.
+    Counted are the tensors that autograd saves for the backward pass, and twice the largest of them
+    for gradients in flight, but not the model's parameters. The Jacobian itself is never formed.
 
     Raises:
-        ValueError: not one example fits; says what one takes.
+        ValueError: not even one example fits; the message says how much it takes.
     """
     pair = x[:1].expand(2, *x.shape[1:])
-    alone, both = _saved(take, pair[:1]), _saved(take, pair)
+    alone = _saved(take, pair[:1])
+    both = _saved(take, pair)
     lasting = alone.keys() & both.keys()  # parameters, which both graphs share
     one = [tensor.untyped_storage().nbytes() for key, tensor in alone.items() if key not in lasting]
     two = [tensor.untyped_storage().nbytes() for key, tensor in both.items() if key not in lasting]
@@ -31,15 +29,15 @@ def examples_that_fit(take: Take, x: Tensor, memory_limit: int) -> int:
     if n_fitting < 1:
         least = fixed + each
         raise ValueError(
-            f"memory_limit: expected at least {least} bytes ({least / 1e6:.1f} MB), what the graph "
-            f"of one example "
-            f"takes, got {memory_limit}; do memory_limit={least}, or a layer nearer to the input"
+            f"memory_limit: expected at least {least} bytes ({least / 1e6:.1f} MB), which the "
+            f"graph of one example takes, got {memory_limit}; do memory_limit={least}, or a layer "
+            "nearer to the input"
         )
     return n_fitting
 
 
 def _saved(take: Take, x: Tensor) -> dict[int, Tensor]:
-    """The distinct tensors that the graph of ``x`` keeps, by the address of their memory."""
+    """Return the distinct tensors that the graph of ``x`` keeps, by the address of their memory."""
     saved: dict[int, Tensor] = {}
 
     def note(tensor: Tensor) -> Tensor:

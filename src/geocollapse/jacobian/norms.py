@@ -1,4 +1,4 @@
-"""Squared norms of a batch with the variance of each, from the terms of its probes."""
+"""Squared norms of a batch with the variance of each, from estimates by single probes."""
 
 from __future__ import annotations
 
@@ -37,20 +37,17 @@ class SquaredNorms:
         return len(self.values)
 
     def cpu(self) -> SquaredNorms:
-        """The same on the CPU."""
+        """Return a copy on the CPU."""
         scaled = None if self.scaled is None else self.scaled.cpu()
         return SquaredNorms(self.values.cpu(), self.variances.cpu(), self.n_probes.cpu(), scaled)
 
     def filled_variances(self) -> Tensor:
-        """``variances`` (n,), and where a single probe tells none: q y_i^2, from the examples with
-        a second probe.
+        """Return ``variances`` (n,) with those of single probes estimated as q y_i^2.
 
-            q = sum_k Var(y_k | k) / sum_k y_k^2
+            q = sum_k Var(y_k | k) / sum_k y_k^2    over examples k with a second probe
 
-        A ratio estimate: the variance of a probe goes with the square of the norm. Only examples k
-        with y_k no larger
-        than the largest without a second probe count: the larger ones were given theirs because
-        they are large.
+        A ratio estimate: the variance of a probe grows with the square of the norm. Examples larger
+        than all those without a second probe do not count: they were given theirs for their size.
         """
         unknown = self.variances.isnan()
         if not bool(unknown.any()):
@@ -63,20 +60,18 @@ class SquaredNorms:
         return torch.where(unknown, ratio * squares, self.variances)
 
     def with_variances(self, rows: Tensor, others: SquaredNorms) -> SquaredNorms:
-        """The same with the variances of ``others`` in ``rows``."""
+        """Return a copy that has the variances of ``others`` in ``rows``."""
         return replace(self, variances=self.variances.index_put((rows,), others.variances))
 
     def packed(self, indices: Tensor) -> Tensor:
-        """The norms and the positions (n,) of their examples as rows (n, 4 or 5), to be sent as one
-        tensor.
-        """
+        """Pack the norms and positions (n,) of their examples in one tensor (n, 4 or 5) to send."""
         columns = [indices, self.n_probes, self.values, self.variances]
         columns += [] if self.scaled is None else [self.scaled]
         return torch.stack([column.cpu().double() for column in columns], dim=1)
 
     @staticmethod
     def unpacked(rows: Tensor) -> tuple[SquaredNorms, Tensor]:
-        """The norms and positions in ``packed`` rows."""
+        """Return the norms and positions in ``packed`` rows."""
         indices, n_probes, values, variances, *scaled = rows.cpu().unbind(dim=1)
         return SquaredNorms(values, variances, n_probes.long(), *scaled), indices.long()
 
@@ -93,7 +88,7 @@ class SquaredNorms:
 
     @staticmethod
     def exact(values: Tensor, scaled: Tensor | None = None) -> SquaredNorms:
-        """Values without an error."""
+        """Return values without an error."""
         return SquaredNorms(
             values, torch.zeros_like(values), torch.ones_like(values, dtype=torch.int64), scaled
         )
@@ -102,11 +97,10 @@ class SquaredNorms:
 def mean_of_probes(
     terms: Tensor, n_counted: int | None = None, n_distinct: float = math.inf
 ) -> SquaredNorms:
-    """Mean over the first r probes of ``terms`` (probes, 1 or 2, n) and the unbiased variance of
-    that mean.
+    """Mean over the first r probes of ``terms`` (probes, 1 or 2, n), and its unbiased variance.
 
     The variance is w_i/r, times (1 - r/N) for probes that are drawn without replacement from N
-    (definitions 1); further probes than the r that count only serve the variance.
+    (definitions 1). Probes beyond the first r only serve the variance.
     """
     n_counted = n_counted or len(terms)
     mean = terms[:n_counted].mean(dim=0)
@@ -121,10 +115,9 @@ def mean_of_probes(
 
 
 def channel_scale(std: Tensor | None, x: Tensor) -> Tensor:
-    """The input scale in float64, to broadcast over the channels (dimension 1) of ``x``; 1 where
-    none is known.
+    """The input scale in float64, shaped to broadcast over the channels of ``x``; 1 if None.
 
-    Rounded to a half precision of ``x`` it would move every norm the same way.
+    Rounded to half precision it would shift all norms the same way.
     """
     dtype = accumulation_dtype(x.device)
     if std is None:

@@ -1,12 +1,10 @@
-"""The estimators of ||J||_F^2, and how a batch is probed with one of them."""
+"""Probing the Jacobians of a batch by one of the estimators of ||J||_F^2."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,27 +15,20 @@ from geocollapse.features.mixing import check_mixing_layers
 from geocollapse.inputs import Map, Take, check_floating, flatten_features, track, unshared
 from geocollapse.jacobian import probes
 from geocollapse.jacobian.checks import check_terms
+from geocollapse.jacobian.estimators import (
+    ALIGNED_DIRECTIONS,
+    ALIGNED_EXAMPLES,
+    OUTPUT_PROBES,
+    WITHOUT_REPLACEMENT,
+    Estimator,
+    check_estimator,
+)
 from geocollapse.jacobian.forward import push_forward
 from geocollapse.jacobian.masked import masked_entries
 from geocollapse.jacobian.memory import examples_that_fit
 from geocollapse.jacobian.norms import SquaredNorms, channel_scale, mean_of_probes
 from geocollapse.jacobian.reverse import pull_back, unit_vectors
-from geocollapse.numerics import check_finite, sum_of_squares
-
-Estimator = Literal[
-    "exact", "rademacher", "aligned", "gaussian", "orthogonal", "input", "outputs", "masked"
-]
-
-_OUTPUT_PROBES: dict[str, Callable[[int, Tensor, int, int], Tensor]] = {
-    "rademacher": probes.rademacher,
-    "gaussian": probes.gaussian,
-    "orthogonal": probes.orthogonal,
-    "outputs": probes.sampled_outputs,
-}
-ALIGNED_EXAMPLES = 256  # whose features give the directions of aligned probes
-_ALIGNED_DIRECTIONS = 16
-# probes of one example depend on each other; all p of them are exact
-WITHOUT_REPLACEMENT = ("orthogonal", "outputs")
+from geocollapse.numerics import accumulation_dtype, check_finite, sum_of_squares
 
 
 def squared_jacobian_norms(
@@ -60,7 +51,7 @@ def squared_jacobian_norms(
     K/N) S_E^2, S_E^2 the variance of the squared entries. ``aligned`` is rademacher along the 16
     leading principal directions of the features of up to 256 examples, and along the axes of the
     rest: less variance where the Jacobians move the features along the directions in which they
-    vary, at the price of one forward pass of these examples.
+    vary, at the cost of one forward pass of these examples.
 
     Range [0, inf). Invariant under rotations of the output and of the input; degree 2 in f, -2 in
     x. Unit: (output unit / input unit)^2. Cost: one forward pass, then n_probes vector-Jacobian
@@ -77,10 +68,10 @@ def squared_jacobian_norms(
         estimator: ``exact``, ``rademacher``, ``aligned``, ``gaussian``, ``orthogonal``, ``input``,
             ``outputs`` (sampled output coordinates) or ``masked`` (sampled entries of the
             Jacobian).
-        n_probes: probes, outputs or entries for each example; not used by ``exact``.
+        n_probes: probes, outputs or entries for each example; ``exact`` ignores it.
         seed: probes are a function of (seed, index, probe number).
         indices: (n,) positions of the examples in their data set; 0..n-1 by default.
-        memory_limit: bytes that the graph may take: the examples go through f in parts that fit.
+        memory_limit: bytes that the graph may take; the examples go through f in parts that fit.
 
     Returns:
         (n,) float64.
@@ -124,28 +115,57 @@ class ProbedBatch:
     Attributes:
         features: (n, p) of each layer, without a graph.
         output: the map's own output.
-        terms: single probes' estimates of ||J||_F^2 of each layer (probes, 1, n), beside them in
-            units of the input scale (probes, 2, n).
+        terms: single probes' estimates of ||J||_F^2 of each layer (probes, 1, n); with an input
+            scale, those in its units beside them (probes, 2, n).
         norms: squared Jacobian norms of each layer, from the terms.
         forward_seconds: time of the forward pass.
     """
 
     features: list[Tensor]
-    output: Any
+    output: object
     terms: list[Tensor]
     norms: list[SquaredNorms]
     forward_seconds: float
 
 
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """The graph from the inputs to the features of one layer.
+
+    Attributes:
+        number: place of the layer among those that the map takes.
+        features: (n, p).
+        leaf: the inputs (n, ...).
+        indices: positions of the examples in their data set (n,).
+        keep_graph: the layers behind this one need the graph, too.
+    """
+
+    number: int
+    features: Tensor
+    leaf: Tensor
+    indices: Tensor
+    keep_graph: bool
+
+    @property
+    def n_features(self) -> int:
+        """p."""
+        return self.features.shape[1]
+
+    @property
+    def n_inputs(self) -> int:
+        """d, the numbers of one example."""
+        return self.leaf[0].numel()
+
+
 @dataclass(frozen=True)
 class ProbePlan:
-    """How Jacobians are probed.
+    """A way to probe Jacobians.
 
     Attributes:
         estimator: see ``squared_jacobian_norms``.
         seed: of the probes.
         input_std: the scale s of each input channel, or None.
-        bases: directions (p, k) of aligned probes, one tensor a layer; see ``fitted``.
+        bases: directions (p, k) of aligned probes, one tensor for each layer; see ``fitted``.
     """
 
     estimator: Estimator = "rademacher"
@@ -154,11 +174,10 @@ class ProbePlan:
     bases: tuple[Tensor, ...] = ()
 
     def fitted(self, take: Take, x: Tensor) -> ProbePlan:
-        """The same plan with the directions of aligned probes: leading principal directions of the
-        features of ``x``.
+        """Return this plan with the directions of aligned probes, taken from ``x``.
 
-        Any directions give an unbiased estimate; they must be the same for all examples of a data
-        set.
+        They are the leading principal directions of the features of ``x``. Any directions give an
+        unbiased estimate, as long as they are the same for all examples of a data set.
         """
         if self.estimator != "aligned":
             return self
@@ -172,8 +191,8 @@ class ProbePlan:
     ) -> ProbedBatch:
         """Send ``x`` (n, ...) through a map once, and probe the Jacobian of each of its layers.
 
-        The value is the mean of the first ``n_counted`` probes (default all of them); further ones
-        only serve the variance.
+        The value is the mean of the first ``n_counted`` probes (all by default); the others only
+        serve the variance.
         """
         check_floating(x)
         if self.estimator == "input":
@@ -184,75 +203,64 @@ class ProbePlan:
             features, output = take(leaf)
             _check_features(features)  # waits for the accelerator, which the clock needs
             seconds = time.perf_counter() - start
-            terms = []
-            for layer, z in enumerate(features):
-                more = layer + 1 < len(features)
-                if self.estimator == "exact" and z.requires_grad:
-                    terms.append(self._exact(take, layer, z, leaf, more)[None])
-                else:
-                    terms.append(self._terms(layer, z, leaf, indices, n_probes, n_counted, more))
+            layers = [
+                _Layer(number, z, leaf, indices, keep_graph=number + 1 < len(features))
+                for number, z in enumerate(features)
+            ]
+            terms = [self._terms(take, layer, n_probes, n_counted) for layer in layers]
         check_terms(terms, take, x, features, indices)
-        norms = [
-            self._norms(row, n_counted, z, leaf) for row, z in zip(terms, features, strict=True)
-        ]
+        pairs = zip(terms, layers, strict=True)
+        norms = [self._norms(found, layer, n_counted) for found, layer in pairs]
         return ProbedBatch([z.detach() for z in features], output, terms, norms, seconds)
 
-    def _terms(
-        self,
-        layer: int,
-        features: Tensor,
-        leaf: Tensor,
-        indices: Tensor,
-        n_probes: int,
-        n_counted: int | None,
-        keep_graph: bool,
-    ) -> Tensor:
-        if not features.requires_grad:  # the features do not depend on the inputs
-            shape = (
-                1 if self.estimator == "exact" else n_probes,
-                1 if self.input_std is None else 2,
-                len(leaf),
-            )
-            return torch.zeros(
-                shape, dtype=probes.accumulation_dtype(leaf.device), device=leaf.device
-            )
+    def _terms(self, take: Take, layer: _Layer, n_probes: int, n_counted: int | None) -> Tensor:
+        if not layer.features.requires_grad:  # the features do not depend on the inputs
+            n_terms = 1 if self.estimator == "exact" else n_probes
+            shape = (n_terms, self._n_units, len(layer.leaf))
+            device = layer.leaf.device
+            return torch.zeros(shape, dtype=accumulation_dtype(device), device=device)
+        if self.estimator == "exact":
+            return self._exact(take, layer)[None]
         if self.estimator == "masked":
-            return self._masked(features, leaf, indices, n_probes, keep_graph)
-        n_features = features.shape[1]
+            return self._masked(layer, n_probes)
         if n_counted is not None and self.estimator in WITHOUT_REPLACEMENT:
-            n_probes = min(
-                n_probes, max(n_counted, n_features)
-            )  # a probe for the variance alone may not exist
-        places = indices.to(leaf.device)
+            # there may be no further probe for the variance alone
+            n_probes = min(n_probes, max(n_counted, layer.n_features))
+        return self._by_output_probes(layer, n_probes)
+
+    def _by_output_probes(self, layer: _Layer, n_probes: int) -> Tensor:
+        """||J^T v||^2 of each probe v: one vector-Jacobian product each."""
+        places = layer.indices.to(layer.leaf.device)
         if self.estimator == "aligned":
-            vectors = probes.aligned(self.seed, places, n_probes, self.bases[layer])
+            vectors = probes.aligned(self.seed, places, n_probes, self.bases[layer.number])
         else:
-            vectors = _OUTPUT_PROBES[self.estimator](self.seed, places, n_probes, n_features)
+            draw = OUTPUT_PROBES[self.estimator]
+            vectors = draw(self.seed, places, n_probes, layer.n_features)
         scale = 1.0
-        if (
-            self.estimator == "outputs"
-        ):  # sqrt(p) e_j: rounded to half precision, sqrt(p) would scale every term
-            vectors, scale = vectors != 0, float(n_features)
-        gradients = pull_back(features, leaf, vectors.unbind(1), keep_graph=keep_graph)
+        if self.estimator == "outputs":
+            # sqrt(p) e_j: rounded to half precision, sqrt(p) would scale every term
+            vectors = vectors != 0
+            scale = float(layer.n_features)
+        gradients = pull_back(
+            layer.features, layer.leaf, vectors.unbind(1), keep_graph=layer.keep_graph
+        )
         return scale * torch.stack([self._squares(gradient) for gradient in gradients])
 
-    def _norms(
-        self, terms: Tensor, n_counted: int | None, features: Tensor, leaf: Tensor
-    ) -> SquaredNorms:
-        if self.estimator == "exact" or not features.requires_grad:
+    def _norms(self, terms: Tensor, layer: _Layer, n_counted: int | None) -> SquaredNorms:
+        if self.estimator == "exact" or not layer.features.requires_grad:
             total = terms[0]
             return SquaredNorms.exact(total[0], total[1] if self.input_std is not None else None)
         n_distinct = {
-            "orthogonal": features.shape[1],
-            "outputs": features.shape[1],
-            "masked": features.shape[1] * leaf[0].numel(),
+            "orthogonal": layer.n_features,
+            "outputs": layer.n_features,
+            "masked": layer.n_features * layer.n_inputs,
         }
         return mean_of_probes(terms, n_counted, n_distinct.get(self.estimator, math.inf))
 
     def _probe_inputs(
         self, take: Take, x: Tensor, indices: Tensor, n_probes: int, n_counted: int | None
     ) -> ProbedBatch:
-        """Input probes: one forward-mode sweep each, for all layers at once."""
+        """Probe the inputs: one forward-mode sweep for each probe gives all layers at once."""
         vectors = probes.rademacher(self.seed, indices.to(x.device), n_probes, x[0].numel())
         probed = [u.view_as(x).to(x.dtype) for u in vectors.unbind(1)]
         sweeps = [push_forward(take, x, u) for u in probed]
@@ -269,98 +277,68 @@ class ProbePlan:
             ]
             terms.append(torch.stack(rows, dim=1))
         check_terms(terms, take, x, features, indices)
-        return ProbedBatch(
-            features, output, terms, [mean_of_probes(row, n_counted) for row in terms], 0.0
-        )
+        norms = [mean_of_probes(found, n_counted) for found in terms]
+        return ProbedBatch(features, output, terms, norms, 0.0)
 
-    def _exact(
-        self, take: Take, layer: int, features: Tensor, leaf: Tensor, keep_graph: bool
-    ) -> Tensor:
-        """Sum of squares over the p output rows, or over the d input columns where there are fewer
-        of them.
-        """
-        if leaf[0].numel() < features.shape[1]:
+    def _exact(self, take: Take, layer: _Layer) -> Tensor:
+        """Sum squares over the p output rows of J, or over its d input columns if d < p."""
+        if layer.n_inputs < layer.n_features:
             try:
-                return self._sum_columns(take, layer, leaf.detach())
+                return self._sum_columns(take, layer.number, layer.leaf.detach())
             except NotImplementedError:  # an operation without forward mode: the rows say the same
                 pass
-        gradients = pull_back(
-            features, leaf, unit_vectors(features.shape[1], features), keep_graph=keep_graph
-        )
-        return sum(
-            map(self._squares, gradients), torch.zeros((), dtype=torch.float32, device=leaf.device)
-        )
+        vectors = unit_vectors(layer.n_features, layer.features)
+        gradients = pull_back(layer.features, layer.leaf, vectors, keep_graph=layer.keep_graph)
+        nothing = torch.zeros((), dtype=torch.float32, device=layer.leaf.device)
+        return sum(map(self._squares, gradients), nothing)
 
     def _sum_columns(self, take: Take, layer: int, x: Tensor) -> Tensor:
-        """Forward mode: one Jacobian-vector product for each input coordinate."""
+        """Sum squares by forward mode: one Jacobian-vector product for each input coordinate."""
         scale = channel_scale(self.input_std, x).expand_as(x[:1]).flatten()
-        n_rows = 1 if self.input_std is None else 2
-        total = torch.zeros(
-            n_rows, len(x), dtype=probes.accumulation_dtype(x.device), device=x.device
-        )
+        shape = (self._n_units, len(x))
+        total = torch.zeros(shape, dtype=accumulation_dtype(x.device), device=x.device)
         for coordinate, vector in enumerate(unit_vectors(x[0].numel(), x)):
-            squares = sum_of_squares(
-                push_forward(take, x, vector.view_as(x[0]).expand_as(x))[2][layer]
-            )
-            total += torch.stack([squares, squares / scale[coordinate] ** 2])[:n_rows]
+            _, _, tangents = push_forward(take, x, vector.view_as(x[0]).expand_as(x))
+            squares = sum_of_squares(tangents[layer])
+            both = torch.stack([squares, squares / scale[coordinate] ** 2])
+            total += both[: self._n_units]
         return total
 
-    def _masked(
-        self, features: Tensor, leaf: Tensor, indices: Tensor, n_entries: int, keep_graph: bool
-    ) -> Tensor:
+    def _masked(self, layer: _Layer, n_entries: int) -> Tensor:
         """N times the squares of K sampled entries."""
         values, inputs = masked_entries(
-            features,
-            leaf,
-            indices.to(leaf.device),
+            layer.features,
+            layer.leaf,
+            layer.indices.to(layer.leaf.device),
             seed=self.seed,
             n_entries=n_entries,
-            keep_graph=keep_graph,
+            keep_graph=layer.keep_graph,
         )
-        squares = values.square() * (leaf[0].numel() * features.shape[1])
+        squares = values.square() * (layer.n_inputs * layer.n_features)
         if self.input_std is None:
             return squares.mT[:, None]
-        scale = channel_scale(self.input_std, leaf).expand_as(leaf[:1]).flatten()[inputs]
-        return torch.stack([squares.mT, (squares / scale**2).mT], dim=1)
+        scale = channel_scale(self.input_std, layer.leaf).expand_as(layer.leaf[:1]).flatten()
+        return torch.stack([squares.mT, (squares / scale[inputs] ** 2).mT], dim=1)
 
     def _squares(self, gradient: Tensor) -> Tensor:
-        """Squared norm of each example's gradient, plain and in units of the input scale: (1 or 2,
-        n).
-        """
+        """Squared norm of each example's gradient, also in units of an input scale (1 or 2, n)."""
         plain = sum_of_squares(gradient)
         if self.input_std is None:
             return plain[None]
-        return torch.stack(
-            [plain, sum_of_squares(gradient / channel_scale(self.input_std, gradient))]
-        )
+        scaled = sum_of_squares(gradient / channel_scale(self.input_std, gradient))
+        return torch.stack([plain, scaled])
 
-
-def check_estimator(estimator: str, n_probes: int | Literal["auto"]) -> None:
-    """Raise a ValueError for an unknown estimator or a count of probes below 1."""
-    if estimator not in get_args(Estimator):
-        names = ", ".join(get_args(Estimator))
-        raise ValueError(
-            f"estimator: expected one of {names}, got {estimator!r}; do estimator='rademacher'"
-        )
-    if estimator == "masked" and n_probes == "auto":
-        raise ValueError(
-            "n_probes: expected the number of entries to keep of each Jacobian for "
-            "estimator='masked', got 'auto'; "
-            "do n_probes=1000"
-        )
-    if n_probes != "auto" and (
-        isinstance(n_probes, bool) or not isinstance(n_probes, int) or n_probes < 1
-    ):
-        raise ValueError(
-            f"n_probes: expected a whole number of at least 1, got {n_probes!r}; do n_probes=1"
-        )
+    @property
+    def _n_units(self) -> int:
+        """1, or 2 where norms are also taken in units of the input scale."""
+        return 1 if self.input_std is None else 2
 
 
 def _principal_directions(features: Tensor) -> Tensor:
-    """The leading eigenvectors (p, k) of the covariance of ``features`` (n, p), without forming it."""
-    centred = (features - features.mean(dim=0)).to(probes.accumulation_dtype(features.device))
-    directions = torch.linalg.svd(centred, full_matrices=False).Vh[:_ALIGNED_DIRECTIONS]
-    # in half precision the directions would have other lengths than 1
+    """Leading eigenvectors (p, k) of the covariance of ``features`` (n, p), without forming it."""
+    centred = (features - features.mean(dim=0)).to(accumulation_dtype(features.device))
+    directions = torch.linalg.svd(centred, full_matrices=False).Vh[:ALIGNED_DIRECTIONS]
+    # half precision would round the directions to lengths other than 1
     return directions.mT.to(torch.promote_types(features.dtype, torch.float32))
 
 

@@ -1,8 +1,7 @@
-"""Random probe vectors that belong to an example: a hash of (seed, example index, probe number),
-never a generator.
+"""Random probe vectors that belong to an example: hashes of seed, example and probe number.
 
-A generator advanced batch by batch ties an example's probe to the batch size, the order and the
-number of processes. Here bit j of probe k of example i is a pure function of (seed, i, k, j),
+A generator that advances batch by batch ties an example's probe to the batch size, the order and
+the number of processes. Here bit j of probe k of example i is a pure function of (seed, i, k, j),
 evaluated on the device of the data, so that an estimate is the same, to rounding, for any way of
 reading the same examples.
 """
@@ -18,7 +17,7 @@ from geocollapse.numerics import accumulation_dtype
 
 
 def _signed(constant: int) -> int:
-    """A 64-bit constant as the signed integer that torch.int64 holds."""
+    """Return a 64-bit constant as the signed integer that torch.int64 holds."""
     return constant - (1 << 64) if constant >> 63 else constant
 
 
@@ -63,15 +62,14 @@ def rademacher(seed: int, indices: Tensor, n_probes: int, n_features: int) -> Te
         (n, n_probes, n_features) of -1 and +1, int8.
     """
     words = random_bits(seed, indices, n_probes, -(-n_features // 64))
-    octets = words.view(torch.uint8)[
-        ..., None
-    ]  # little-endian: bit j of a word is bit j % 8 of its octet j // 8
+    # little-endian: bit j of a word is bit j % 8 of its octet j // 8
+    octets = words.view(torch.uint8)[..., None]
     bits = (octets >> torch.arange(8, dtype=torch.uint8, device=words.device)) & 1
     return (1 - 2 * bits.to(torch.int8)).flatten(2)[..., :n_features]
 
 
 def aligned(seed: int, indices: Tensor, n_probes: int, basis: Tensor) -> Tensor:
-    """Independent signs along k given directions, and along the axes of what is orthogonal to them.
+    """Independent signs along k given directions, and along the axes of their complement.
 
         v = Q s + (I - Q Q^T) t,     s in {-1, 1}^k,  t in {-1, 1}^p,  Q^T Q = I
 
@@ -90,7 +88,8 @@ def aligned(seed: int, indices: Tensor, n_probes: int, basis: Tensor) -> Tensor:
     """
     n_features, n_directions = basis.shape
     signs = rademacher(seed, indices, n_probes, n_features + n_directions).to(basis.dtype)
-    t, s = signs[..., :n_features], signs[..., n_features:]
+    t = signs[..., :n_features]
+    s = signs[..., n_features:]
     return t + (s - t @ basis) @ basis.mT
 
 
@@ -115,8 +114,8 @@ def gaussian(seed: int, indices: Tensor, n_probes: int, n_features: int) -> Tens
 def orthogonal(seed: int, indices: Tensor, n_probes: int, n_features: int) -> Tensor:
     """The first columns of a Haar orthogonal matrix, scaled by sqrt(p): exact when all p are taken.
 
-    QR of a Gaussian matrix with the signs of R's diagonal made positive; column k depends on
-    columns up to k only.
+    QR of a Gaussian matrix with the signs of R's diagonal made positive; column k depends only on
+    columns up to k.
     Source: Mezzadri (2007), "How to generate random matrices from the classical compact groups".
 
     Returns:
@@ -129,8 +128,7 @@ def orthogonal(seed: int, indices: Tensor, n_probes: int, n_features: int) -> Te
     if n_probes > n_features:
         raise ValueError(
             f"n_probes: expected at most n_features = {n_features} orthogonal probes, got "
-            f"{n_probes}; "
-            f"do n_probes={n_features}, which is exact"
+            f"{n_probes}; do n_probes={n_features}, which is exact"
         )
     q, r = torch.linalg.qr(gaussian(seed, indices, n_probes, n_features).mT)
     sign = torch.sign(torch.diagonal(r, dim1=-2, dim2=-1))
@@ -161,8 +159,7 @@ def sampled_outputs(seed: int, indices: Tensor, n_probes: int, n_features: int) 
 
 
 def sampled_entries(seed: int, indices: Tensor, n_entries: int, n_total: int) -> Tensor:
-    """K of N entries for each example, drawn uniformly without replacement: those of the smallest
-    hashes.
+    """Draw K of N entries for each example uniformly without replacement, by smallest hash.
 
     Cost: N hashes for each example, one example at a time.
 
@@ -170,7 +167,7 @@ def sampled_entries(seed: int, indices: Tensor, n_entries: int, n_total: int) ->
         (n, K) int64.
 
     Raises:
-        ValueError: more entries than there are.
+        ValueError: more than N entries.
     """
     if n_entries > n_total:
         raise ValueError(
@@ -182,28 +179,24 @@ def sampled_entries(seed: int, indices: Tensor, n_entries: int, n_total: int) ->
 
 
 def random_order(seed: int, indices: Tensor) -> Tensor:
-    """``indices`` (n,) in an order fixed by ``seed``: sorted by the hash of probe 0, used by no
-    estimator.
-    """
+    """Return ``indices`` (n,) in an order fixed by ``seed``: by the hash of the unused probe 0."""
     return indices[_mix(_key(seed, indices)).argsort(stable=True)]
 
 
 def _key(seed: int, indices: Tensor) -> Tensor:
-    """One 64-bit word for each example (n,); probe k starts from this word plus k increments."""
+    """Return a 64-bit word for each example (n,); probe k starts from it plus k increments."""
     return _mix(
         indices * _INCREMENT + _mix(torch.tensor(_signed(seed % (1 << 64)), device=indices.device))
     )
 
 
 def _mix(z: Tensor) -> Tensor:
-    """The finaliser of SplitMix64: a bijection of 64-bit words in which every input bit moves every
-    output bit.
-    """
+    """Apply SplitMix64's finaliser, a bijection in which each input bit moves each output bit."""
     z = (z ^ _shift_right(z, 30)) * _MULTIPLIER_1
     z = (z ^ _shift_right(z, 27)) * _MULTIPLIER_2
     return z ^ _shift_right(z, 31)
 
 
 def _shift_right(z: Tensor, n_bits: int) -> Tensor:
-    """Logical shift: int64 has only the arithmetic one, which copies the sign bit."""
+    """Shift right with zeros: int64 has only the arithmetic shift, which copies the sign bit."""
     return (z >> n_bits) & ((1 << (64 - n_bits)) - 1)

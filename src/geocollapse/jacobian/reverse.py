@@ -1,11 +1,11 @@
-"""Vector-Jacobian products J^T v on an existing graph: one backward pass each."""
+"""Vector-Jacobian products J^T v on an existing graph, one backward pass each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain, pairwise
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 def pull_back(
     features: Tensor, leaf: Tensor, vectors: Iterable[Tensor], *, keep_graph: bool
 ) -> Iterator[Tensor]:
-    """J^T v (n, ...) of each example for one v (n, p) or (p,) after the other; the last frees the
-    graph.
+    """Yield J^T v (n, ...) for each v (n, p) or (p,).
+
+    The last one frees the graph, unless ``keep_graph``.
     """
     for v, following in pairwise(chain(vectors, [None])):
         vector = v.to(features.dtype).expand_as(features)  # type: ignore[union-attr]
@@ -28,30 +29,34 @@ def pull_back(
         yield gradient
 
 
-def in_right_order(leaf: Tensor) -> AbstractContextManager[Any]:
-    """Inside, batch normalisation passes the gradient of a single example back in the right order.
+def in_right_order(leaf: Tensor) -> AbstractContextManager[object]:
+    """Work around a torch bug that permutes gradients of a single example in batch normalisation.
 
-    torch (2.14, on the CPU) takes a gradient of one example whose channels come last for one whose
-    channels come first, as behind the tokens of LeViT or XCiT, and permutes its entries.
+    torch (2.14, on the CPU) mistakes a gradient of one example whose channels come last, as behind
+    the tokens of LeViT or XCiT, for one whose channels come first.
     """
     return _Contiguous() if len(leaf) == 1 else nullcontext()
 
 
 class _Contiguous(TorchDispatchMode):
-    """Hands batch normalisation's backward pass contiguous gradients."""
+    """Makes gradients contiguous before batch normalisation's backward pass."""
 
     def __torch_dispatch__(
-        self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+        self,
+        func: Callable[..., object],
+        _types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         if func is torch.ops.aten.native_batch_norm_backward.default:
-            args = (args[0].contiguous(), *args[1:])
+            args = (cast(Tensor, args[0]).contiguous(), *args[1:])
         return func(*args, **(kwargs or {}))
 
 
 def unit_vectors(
     n_features: int, like: Tensor, rows: Iterable[int] | None = None
 ) -> Iterator[Tensor]:
-    """e_j (p,) for each row j, all of them by default."""
+    """Yield e_j (p,) for each row j, all of them by default."""
     for row in range(n_features) if rows is None else rows:
         vector = like.new_zeros(n_features)
         vector[row] = 1.0

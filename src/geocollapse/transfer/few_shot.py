@@ -1,6 +1,4 @@
-"""Few-shot accuracy of features: seeded episodes, a nearest-mean classifier and a regularised
-linear probe.
-"""
+"""Few-shot accuracy of features over seeded episodes, by nearest mean or a linear probe."""
 
 from __future__ import annotations
 
@@ -8,19 +6,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
 from geocollapse.arrays import Array, labelled_arrays, row_slices
-from geocollapse.estimate import Estimate, IntervalDict, strict_json
+from geocollapse.estimate import Estimate, IntervalDict
 
 Classifier = Literal["nearest_mean", "linear_probe"]
 
-# regularisation of the linear probe, in units of the mean squared length of the centred support
-# features
+# penalty of the linear probe, in units of the mean squared length of centred support features
 RIDGE = 1.0
 
 
@@ -53,13 +50,12 @@ def few_shot_accuracy(
     replacement.
 
         nearest_mean:  argmin_c ||f(x) - mean of c's k examples||, a tie counts as an error
-        linear_probe:  ridge regression of one-vs-rest targets +-1 with intercept, penalty RIDGE
-            times the mean squared
-                       length of the centred support features, so that scaling the features changes
-                       nothing
+        linear_probe:  ridge regression of one-vs-rest targets +-1 with intercept; the penalty is
+                       RIDGE times the mean squared length of the centred support features, so
+                       that scaling the features changes nothing
 
-    The episodes depend on the labels, the sizes and the seed alone: two models see the same ones,
-    and are compared by the paired difference of ``values``. The interval is over episodes: it takes
+    The episodes depend on the labels, the sizes and the seed alone. Two models see the same ones,
+    so compare them by the paired difference of ``values``. The interval is over episodes and takes
     the features as given. Invariant under translation, rotation and scaling of the features. Cost:
     O(episodes N (k + n_query) p), memory bounded.
 
@@ -79,8 +75,8 @@ def few_shot_accuracy(
         An Estimate on the linear scale, ``values`` (n_episodes,) in float64.
 
     Raises:
-        ValueError: more ways than classes, a class with too few examples (it is named), a count
-        below its least.
+        ValueError: more ways than classes, a class with too few examples (it is named), or a count
+            that is too small.
         TypeError: labels that are not integers.
 
     Examples:
@@ -94,7 +90,7 @@ def few_shot_accuracy(
     if classifier not in _CLASSIFIERS:
         raise ValueError(
             f"classifier: expected {' or '.join(_CLASSIFIERS)}, got {classifier!r}; do "
-            f"classifier='nearest_mean'"
+            "classifier='nearest_mean'"
         )
     scores = _CLASSIFIERS[classifier]
     values = torch.cat([_accuracies(scores(*parts)) for parts in _gathered(x, rows, k_shot)]).cpu()
@@ -119,36 +115,34 @@ def transfer(
     n_episodes: int = 600,
     seed: int = 0,
 ) -> TransferDict:
-    """``few_shot_accuracy`` of both classifiers for several numbers of shots, as strict JSON
-    values.
-    """
-    sizes = {"n_way": n_way, "n_query": n_query, "n_episodes": n_episodes}
-    accuracy: dict[str, Any] = {
-        name: {
-            str(k): few_shot_accuracy(
-                features, labels, k_shot=k, seed=seed, classifier=name, **sizes
-            ).to_interval_dict()
-            for k in k_shots
-        }
-        for name in _CLASSIFIERS
+    """``few_shot_accuracy`` of both classifiers for several numbers of shots, as strict JSON."""
+
+    def interval(classifier: Classifier, k_shot: int) -> IntervalDict:
+        return few_shot_accuracy(
+            features,
+            labels,
+            n_way=n_way,
+            k_shot=k_shot,
+            n_query=n_query,
+            n_episodes=n_episodes,
+            seed=seed,
+            classifier=classifier,
+        ).to_interval_dict()
+
+    return {
+        "accuracy": {name: {str(k): interval(name, k) for k in k_shots} for name in _CLASSIFIERS},
+        "predicted_error": {str(k): None for k in k_shots},
+        "n_way": n_way,
+        "n_query": n_query,
+        "n_episodes": n_episodes,
+        "n_classes": len(labelled_arrays(features, labels)[1].unique()),
+        "warnings": [],
     }
-    n_classes = len(labelled_arrays(features, labels)[1].unique())
-    nothing = {str(k): None for k in k_shots}
-    result: TransferDict = strict_json(
-        {
-            "accuracy": accuracy,
-            "predicted_error": nothing,
-            **sizes,
-            "n_classes": n_classes,
-            "warnings": [],
-        }
-    )
-    return result
 
 
 @dataclass(frozen=True)
 class EpisodeSizes:
-    """How many classes, examples and episodes; checked against labels by ``draw_episodes``."""
+    """Numbers of classes, examples and episodes; ``draw_episodes`` checks them against labels."""
 
     n_way: int
     k_shot: int
@@ -167,11 +161,11 @@ class EpisodeSizes:
 
 
 def draw_episodes(labels: Tensor, sizes: EpisodeSizes, seed: int) -> Tensor:
-    """Rows of the examples of each episode, a function of labels, sizes and seed alone.
+    """Draw the examples of each episode, as a function of labels, sizes and seed alone.
 
     Returns:
-        (n_episodes, n_way, k_shot + n_query) positions; the first k_shot of each class are its
-        labelled ones.
+        Positions (n_episodes, n_way, k_shot + n_query); the first k_shot of each class are its
+        labelled examples.
 
     Raises:
         ValueError: more ways than classes, or a class with too few examples.
@@ -180,21 +174,19 @@ def draw_episodes(labels: Tensor, sizes: EpisodeSizes, seed: int) -> Tensor:
     classes, counts = labels.cpu().unique(return_counts=True)
     _check_sizes(classes, counts, sizes)
     generator = torch.Generator().manual_seed(seed)
-    ways = torch.rand(
-        sizes.n_episodes, len(classes), generator=generator, dtype=torch.float64
-    ).argsort(dim=1)
-    ways = ways[:, : sizes.n_way]
+    shape = (sizes.n_episodes, len(classes))
+    keys = torch.rand(shape, generator=generator, dtype=torch.float64)
+    ways = keys.argsort(dim=1)[:, : sizes.n_way]
     starts = counts.cumsum(0) - counts
-    return order[
-        starts[ways][..., None] + _distinct(counts[ways], sizes.k_shot + sizes.n_query, generator)
-    ]
+    places = _distinct(counts[ways], sizes.k_shot + sizes.n_query, generator)
+    return order[starts[ways][..., None] + places]
 
 
 def _distinct(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """k distinct numbers below each of ``counts``, in random order: (*counts.shape, k).
+    """Draw k distinct numbers below each of ``counts``, in random order: (*counts.shape, k).
 
     Draw j is uniform over the numbers that are left: it is shifted past the smaller ones drawn
-    before, in order.
+    before, in ascending order.
     """
     drawn: list[Tensor] = []
     taken = counts.new_zeros(*counts.shape, 0)
@@ -209,11 +201,10 @@ def _distinct(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 
 def _gathered(x: Tensor, rows: Tensor, k_shot: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Support (e, n_way, k, p) and query (e, n_way, q, p) of chunks of episodes, float64, relative
-    to one example.
+    """Yield support (e, n_way, k, p) and query (e, n_way, q, p) of chunks of episodes in float64.
 
-    Any point near the data serves as the origin; an example makes equal features exactly 0. Chunks
-    that fit the cache are three times as fast as those of 32 MiB.
+    They are relative to one example: any point near the data would do as origin, and an example
+    makes equal features exactly 0. Chunks that fit the cache are three times as fast as 32 MiB.
     """
     rows = rows.to(x.device)
     origin = x[rows[0, 0, 0]].double()
@@ -238,26 +229,24 @@ def _nearest_mean(support: Tensor, query: Tensor) -> Tensor:
 
 
 def _linear_probe(support: Tensor, query: Tensor) -> Tensor:
-    """Scores (e, n_way, q, n_way) of ridge regression, solved in the space of the n_way k labelled
-    examples.
+    """Scores (e, n_way, q, n_way) of ridge regression, solved in the space of the examples.
 
-    A = (Z Z^T + alpha I)^-1 Y,  score = (x - z_0)^T Z^T A + y_0,
-        Z and Y centred, alpha = RIDGE tr(Z Z^T)/n.
+        A = (Z Z^T + alpha I)^-1 Y,  score = (x - z_0)^T Z^T A + y_0,
+
+    Z and Y centred, alpha = RIDGE tr(Z Z^T)/n, n = n_way k labelled examples.
     """
     n_way, k_shot = support.shape[1:3]
-    z, flat = support.flatten(1, 2), query.flatten(1, 2)
+    z = support.flatten(1, 2)
     centre = z.mean(dim=1, keepdim=True)
-    z, flat = z - centre, flat - centre
-    targets = (
-        2.0 * torch.eye(n_way, dtype=z.dtype, device=z.device).repeat_interleave(k_shot, dim=0)
-        - 1.0
-    )
+    z = z - centre
+    flat = query.flatten(1, 2) - centre
+    one_hot = torch.eye(n_way, dtype=z.dtype, device=z.device).repeat_interleave(k_shot, dim=0)
+    targets = 2.0 * one_hot - 1.0
     offset = targets.mean(dim=0)
     gram = z @ z.mT
     alpha = RIDGE * gram.diagonal(dim1=1, dim2=2).mean(dim=1)
-    alpha = torch.where(
-        alpha > 0, alpha, torch.ones_like(alpha)
-    )  # all labelled features equal: every score is y_0
+    # where all labelled features are equal, every score is y_0 for any alpha
+    alpha = torch.where(alpha > 0, alpha, torch.ones_like(alpha))
     gram.diagonal(dim1=1, dim2=2).add_(alpha[:, None])
     weights = torch.linalg.solve(gram, (targets - offset).expand(len(z), -1, -1))
     return (flat @ (z.mT @ weights) + offset).view(*query.shape[:3], -1)
@@ -288,7 +277,8 @@ def _check_sizes(classes: Tensor, counts: Tensor, sizes: EpisodeSizes) -> None:
             f"n_way={len(classes)}"
         )
     smallest = int(counts.argmin())
-    available, needed = int(counts[smallest]), sizes.k_shot + sizes.n_query
+    available = int(counts[smallest])
+    needed = sizes.k_shot + sizes.n_query
     if available < needed:
         remedy = _remedy(available, sizes)
         raise ValueError(
@@ -298,7 +288,7 @@ def _check_sizes(classes: Tensor, counts: Tensor, sizes: EpisodeSizes) -> None:
 
 
 def _remedy(available: int, sizes: EpisodeSizes) -> str:
-    """What to do with a class of ``available`` examples."""
+    """Suggest what to do with a class of ``available`` examples."""
     if available > sizes.k_shot:
         return f"n_query={available - sizes.k_shot}"
     if available > 1:

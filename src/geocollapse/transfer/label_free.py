@@ -1,9 +1,9 @@
-"""Label-free baselines: what the features alone say, to compare geometric complexity with."""
+"""Label-free baselines, computed from features alone, to compare geometric complexity with."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from geocollapse.arrays import Array, as_features, row_slices
 from geocollapse.collapse.statistics import MAX_SCATTER_FEATURES
 from geocollapse.collapse.variability import RANK_TOLERANCE
-from geocollapse.estimate import strict_json
+from geocollapse.estimate import finite_or_none
 from geocollapse.numerics import check_finite
 
 EPSILON = 1e-7  # Garrido et al. (2023): added to every p_k
@@ -50,24 +50,31 @@ class LabelFree:
     warnings: tuple[str, ...] = field(default=(), repr=False)
 
     def to_dict(self) -> LabelFreeDict:
-        """The strict JSON form: undefined numbers are None."""
-        values = {name: value for name, value in asdict(self).items() if name != "warnings"}
-        result: LabelFreeDict = strict_json(values)
-        return result
+        """Return the strict JSON form; undefined numbers are None."""
+        return {
+            "rankme": finite_or_none(self.rankme),
+            "effective_rank": finite_or_none(self.effective_rank),
+            "alpha_req": finite_or_none(self.alpha_req),
+            "feature_norm": finite_or_none(self.feature_norm),
+        }
 
 
 class Spectra(NamedTuple):
-    """Singular values of the features F and of their deviations F - mean, descending, min(n, p) of
-    each.
+    """Singular values of the features F and of their deviations F - mean, min(n, p) of each.
+
+    Attributes:
+        features: of F, descending.
+        deviations: of F - mean, descending.
+        rounding: a singular value up to here may come from the rounding of the features alone.
     """
 
     features: Tensor
     deviations: Tensor
-    rounding: float  # a singular value up to here may be the rounding of the features alone
+    rounding: float
 
     @property
     def rank(self) -> int:
-        """How many eigenvalues of the covariance are above rounding."""
+        """The number of eigenvalues of the covariance above rounding."""
         return int((self.deviations > self.rounding).sum())
 
 
@@ -82,8 +89,8 @@ def rankme(features: Array, *, epsilon: float = EPSILON) -> float:
     examples, rotation and scaling; not under translation. Two passes over the features in float64,
     O(n p min(n, p)) time, memory of a few min(n, p) x min(n, p) matrices.
 
-    By QR and not from the Gram matrix F^T F, which squares the singular values and so loses half of
-    the digits: there those below 1e-8 of the largest are noise, and exact zeros come out as 1e-8.
+    Computed by QR and not from the Gram matrix F^T F, which squares the singular values and so
+    loses half of the digits: values below 1e-8 of the largest would be noise, exact zeros 1e-8.
 
     Source: Garrido, Balestriero, Najman, LeCun (2023), arXiv 2210.02885, eq. 1.
 
@@ -94,7 +101,7 @@ def rankme(features: Array, *, epsilon: float = EPSILON) -> float:
     Raises:
         TypeError: features that are not floating point.
         ValueError: a wrong shape, NaN features, only zeros, both n and p above 4,096, a negative
-        epsilon.
+            epsilon.
 
     Examples:
         >>> round(rankme(torch.tensor([[3.0, 0.0], [0.0, 1.0]])), 4)  # 4 / 3^(3/4)
@@ -106,16 +113,15 @@ def rankme(features: Array, *, epsilon: float = EPSILON) -> float:
 
 
 def effective_rank(features: Array) -> float:
-    """Effective rank of the features' covariance: the exponential of the entropy of its normalised
-    eigenvalues.
+    """Effective rank of the covariance: the exponential of the entropy of its eigenvalues.
 
         erank(Cov) = exp(-sum_k q_k log q_k),    q_k = lambda_k / sum_j lambda_j,
             Cov = 1/n sum_x (f - mu)(f - mu)^T
 
     Roy and Vetterli define erank(A) by the singular values of any matrix A. Here A is the
     covariance, whose singular values are its eigenvalues: centred, and in units of variance. RankMe
-    is erank of the features themselves: with their mean, and in units of length; so a direction of
-    small variance counts for more there.
+    is the erank of the features themselves: with their mean, and in units of length, so a direction
+    of small variance counts for more there.
 
     Range [1, min(n - 1, p)]; no unit. Invariant under permutation of the examples, rotation,
     translation and scaling. Cost as ``rankme``.
@@ -127,34 +133,34 @@ def effective_rank(features: Array) -> float:
 
     Raises:
         TypeError: features that are not floating point.
-        ValueError: a wrong shape, NaN features, no two that differ by more than rounding, both n
-        and p above 4,096.
+        ValueError: a wrong shape, NaN features, examples that differ by no more than rounding, both
+            n and p above 4,096.
 
     Examples:
-        >>> round(effective_rank(torch.tensor([[3.0, 1.0], [3.0, -1.0], [-3.0, 1.0], [-3.0, -1.0]])), 4)  # 10 / 9^0.9
+        >>> x = torch.tensor([[3.0, 1.0], [3.0, -1.0], [-3.0, 1.0], [-3.0, -1.0]])
+        >>> round(effective_rank(x), 4)  # 10 / 9^0.9
         1.3841
     """
     return _effective_rank(_spectra(_checked(features)))
 
 
 def alpha_req(features: Array, *, fit_range: tuple[int, int] = FIT_RANGE) -> float:
-    """alpha-ReQ: the exponent of the power law that the eigenvalues of the features' covariance
-    follow.
+    """alpha-ReQ: the exponent of a power law fitted to the eigenvalues of the covariance.
 
         log lambda_i = c - alpha log i    by least squares with weights 1/i over first <= i <= last
 
-    The weights, of the published code, count each stretch of log i the same. Range: from 0, for
-    eigenvalues descend; 0 for a white covariance; the authors find the best linear readouts near 1.
-    No unit. Invariant under permutation of the examples, rotation, translation and scaling. Cost as
-    ``rankme``.
+    The weights, those of the published code, weigh equal stretches of log i the same. Range
+    [0, inf), for eigenvalues descend; 0 for a white covariance; the authors find the best linear
+    readouts near 1. No unit. Invariant under permutation of the examples, rotation, translation and
+    scaling. Cost as ``rankme``.
 
     Source: Agrawal, Mondal, Ghosh, Richards (2022), NeurIPS; weights: Stringer et al. (2019),
     published code.
 
     Args:
         features: (n, p) floating point.
-        fit_range: first and last eigenvalue of the fit, counted from 1. Values of different ranges
-            do not compare.
+        fit_range: first and last eigenvalue of the fit, counted from 1. Values from different
+            ranges are not comparable.
 
     Raises:
         TypeError: features that are not floating point.
@@ -197,7 +203,7 @@ def feature_norm(features: Array) -> float:
 
 
 def label_free(features: Array) -> LabelFree:
-    """All of them from one decomposition: the values that are defined, and why the others are not.
+    """All label-free baselines from one decomposition; NaN with a reason where undefined.
 
     Raises:
         TypeError: features that are not floating point.
@@ -235,7 +241,7 @@ def _checked(features: Array) -> Tensor:
 
 
 def _spectra(x: Tensor) -> Spectra:
-    """Both spectra from one triangle R of the smaller side.
+    """Both spectra, from one triangle R of the smaller side.
 
     F^T F = Z^T Z + n mu mu^T with Z = F - mu: Z and a row sqrt(n) mu below it have the singular
     values of F.
@@ -244,8 +250,7 @@ def _spectra(x: Tensor) -> Spectra:
     if min(n, p) > MAX_SCATTER_FEATURES:
         raise ValueError(
             f"features: expected at most {MAX_SCATTER_FEATURES} examples or features for their "
-            f"singular values, "
-            f"got shape ({n}, {p}); do pass features[:{MAX_SCATTER_FEATURES}]"
+            f"singular values, got shape ({n}, {p}); do pass features[:{MAX_SCATTER_FEATURES}]"
         )
     deviations, whole = _tall_triangles(x) if n >= p else _wide_triangles(x)
     values = torch.linalg.svdvals(whole)[: min(n, p)]
@@ -256,20 +261,17 @@ def _spectra(x: Tensor) -> Spectra:
 def _tall_triangles(x: Tensor) -> tuple[Tensor, Tensor]:
     """R of Z = QR (p, p), and the same above sqrt(n) mu (p + 1, p), a block of rows at a time."""
     n, p = x.shape
-    mean = (
-        torch.stack([x[rows].double().sum(dim=0) for rows in row_slices(n, p, x.device)]).sum(dim=0)
-        / n
-    )
+    sums = [x[rows].double().sum(dim=0) for rows in row_slices(n, p, x.device)]
+    mean = torch.stack(sums).sum(dim=0) / n
     triangle = mean.new_zeros(0, p)
-    for rows in x.split(
-        max(_BLOCK_ROWS, 2 * p)
-    ):  # of 2 p rows: R is factorised again with every block
+    # 2 p rows at least, because R is factorised again with every block
+    for rows in x.split(max(_BLOCK_ROWS, 2 * p)):
         triangle = _triangle(triangle, rows.double() - mean)
     return triangle, torch.cat([triangle, math.sqrt(n) * mean[None]])
 
 
 def _wide_triangles(x: Tensor) -> tuple[Tensor, Tensor]:
-    """R of Z^T = QR (n, n), and of (Z^T, sqrt(n) mu) (n + 1, n + 1), a block of features at a time."""
+    """R of Z^T = QR (n, n), and of (Z^T, sqrt(n) mu) (n + 1, n + 1), block by block of features."""
     n = len(x)
     triangle = x.new_zeros(0, n + 1, dtype=torch.float64)
     for columns in x.split(max(_BLOCK_ROWS, 2 * n), dim=1):
@@ -296,8 +298,7 @@ def _effective_rank(spectra: Spectra) -> float:
     if spectra.rank == 0:
         raise ValueError(
             "features: expected examples that differ by more than rounding, got the same features "
-            "for all; "
-            "do check the layer"
+            "for all; do check the layer"
         )
     relative = (spectra.deviations / spectra.deviations[0]).square()
     return _entropy_exponential(relative / relative.sum())
@@ -312,14 +313,15 @@ def _alpha_req(spectra: Spectra, fit_range: tuple[int, int] = FIT_RANGE) -> floa
     if spectra.rank < last:
         raise ValueError(
             f"fit_range: expected a range within the {spectra.rank} eigenvalues above rounding, "
-            f"got {fit_range}; "
-            "do choose one, or a wider layer"
+            f"got {fit_range}; do choose one, or a wider layer"
         )
     index = torch.arange(first, last + 1, dtype=torch.float64, device=spectra.deviations.device)
     weights = 1.0 / index
     weights /= weights.sum()
-    u, v = index.log(), 2.0 * spectra.deviations[first - 1 : last].log()
-    u, v = u - weights @ u, v - weights @ v
+    u = index.log()
+    u = u - weights @ u
+    v = 2.0 * spectra.deviations[first - 1 : last].log()
+    v = v - weights @ v
     return -float((weights * u) @ v / ((weights * u) @ u))
 
 
