@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import Any, cast, Generic, overload, Protocol, TypeVar
 
 from torch import Tensor
 from typing_extensions import TypedDict
@@ -249,10 +249,8 @@ class LayerMeasurement(CollapseMeasures):
     def to_dict(self) -> MeasurementDict:
         """The measurement as values that strict JSON can hold."""
         values = json_values(self)
-        result: MeasurementDict = strict_json(
-            {key: values[key] for key in MeasurementDict.__annotations__}
-        )
-        return result
+        kept = {key: values[key] for key in MeasurementDict.__annotations__}
+        return cast("MeasurementDict", strict_json(kept))
 
     def summary(self) -> dict[str, float]:
         """The headline measures that are defined, as plain numbers: for a logger.
