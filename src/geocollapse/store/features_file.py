@@ -26,7 +26,7 @@ from geocollapse.jacobian import SquaredNorms
 from geocollapse.runtime.files import written_whole
 from geocollapse.runtime.provenance import provenance
 from geocollapse.store.formats import check_ending, read_arrays, write_arrays
-from geocollapse.store.kept import Context, Head, KeptLayer, accuracy_of
+from geocollapse.store.kept import Context, KeptLayer, LinearHead, accuracy_of
 from geocollapse.store.rows import MEMORY_LIMIT
 
 # n examples with p features, m of them probed; a model with o outputs, a classifier with c outputs
@@ -112,11 +112,13 @@ def read_features(path: str | Path, *, device: torch.device | str = "cpu") -> Ke
     shared = _shared(about) if about else _of_foreign(arrays)
     shared["warnings"] += _unread(content.others, path)
     shared["provenance"] = _provenance(shared["provenance"], path, features.device)
+    head, no_head = _head(arrays, about)
     return KeptLayer(
         layer=about.get("layer", path.name),
         features=features,
         norms=_norms(arrays, about),
-        head=_head(arrays, about),
+        head=head,
+        no_head=no_head,
         context=Context(
             labels=arrays["labels"],
             ids=arrays.get("ids", torch.arange(len(features))),
@@ -130,7 +132,7 @@ def read_features(path: str | Path, *, device: torch.device | str = "cpu") -> Ke
 def _arrays(kept: KeptLayer) -> dict[str, Tensor]:
     """The arrays of ``ARRAYS`` that there are."""
     context, norms = kept.context, kept.norms
-    weight, bias = (None, None) if isinstance(kept.head, str) else kept.head
+    weight, bias = kept.head or (None, None)
     found: dict[str, Tensor | None] = {
         "features": kept.features,
         "labels": context.labels,
@@ -161,9 +163,8 @@ def _about(kept: KeptLayer, origin: Mapping[str, Any]) -> dict[str, Any]:
         "settings": vars(context.settings),
         "provenance": {**context.provenance, **origin},
     }
-    reason = kept.head if isinstance(kept.head, str) else None
     about: dict[str, Any] = strict_json(
-        {"version": 1, "layer": kept.layer, "no_classifier": reason, **shared}
+        {"version": 1, "layer": kept.layer, "no_classifier": kept.no_head or None, **shared}
     )
     return about
 
@@ -239,15 +240,15 @@ def _norms(arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> SquaredNor
     return SquaredNorms(values, variances, counts, None if scaled is None else scaled.double())
 
 
-def _head(arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> Head:
+def _head(arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> tuple[LinearHead | None, str]:
     if "classifier_bias" in arrays and "classifier_weight" not in arrays:
         raise ValueError(
             "classifier_bias: expected classifier_weight beside it, got none; do save both or "
             "neither"
         )
     if "classifier_weight" in arrays:
-        return arrays["classifier_weight"], arrays.get("classifier_bias")
-    return about.get("no_classifier") or "the file holds no classifier_weight"
+        return LinearHead(arrays["classifier_weight"], arrays.get("classifier_bias")), ""
+    return None, about.get("no_classifier") or "the file holds no classifier_weight"
 
 
 def _checked(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
