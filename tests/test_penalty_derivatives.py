@@ -151,11 +151,11 @@ def test_a_wrong_rule_of_torch_is_refused():
     model = Solved(nn.Identity())
     with pytest.raises(
         NotImplementedError,
-        match="method: expected forward rules with a right derivative, got a gradient in 'first",
+        match="method: expected forward rules with correct derivatives, got a gradient in 'first",
     ):
         GeometricComplexityPenalty(1.0)(model, X.float())
     assert GeometricComplexityPenalty(1.0, method="double_backward")(model, X.float())[1] > 0
-    with pytest.raises(NotImplementedError, match="with a right derivative"):
+    with pytest.raises(NotImplementedError, match="with correct derivatives"):
         GeometricComplexityPenalty(1.0)(Solved(nn.Hardsigmoid()), X.float())
 
 

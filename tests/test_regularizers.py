@@ -477,7 +477,7 @@ def test_two_processes(tmp_path, monkeypatch):
     alone = []
     for rank in range(2):
         monkeypatch.setattr(
-            "geocollapse.regularizers.complexity.penalty.share", lambda rank=rank: (rank, 2)
+            "geocollapse.regularizers.pieces.share", lambda rank=rank: (rank, 2)
         )
         alone += list(
             gradients(GeometricComplexityPenalty(1.0, "3", batch_fraction=0.5), model, 1, X)
@@ -573,10 +573,10 @@ def test_each_model_is_looked_at():
     assert penalty.last.value == pytest.approx(float(reference.squared_norms(b[:2], X).mean()))
     c = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), Standardised(), nn.Linear(5, 3)).double()
     penalty(c, X[:1])
-    looked = penalty._met
+    looked = penalty._maps.known
     penalty(c, X[:1])
-    assert penalty._met is looked
-    assert looked.n_looked == 1  # one example is looked at once, two when they come
+    assert penalty._maps.known is looked
+    assert looked.n_checked == 1  # one example is looked at once, two when they come
     with pytest.raises(RuntimeError, match="first at '2'"):
         penalty(c, X)
     assert deepcopy(penalty)(a, X)[1] == penalty(a, X)[1]
