@@ -97,7 +97,7 @@ class KeptLayer:
     norms: SquaredNorms = field(repr=False)
     head: LinearHead | None = field(repr=False)
     context: Context = field(repr=False)
-    no_head: str = ""
+    no_head: str = field(default="", repr=False)
 
     @property
     def labels(self) -> Tensor:
