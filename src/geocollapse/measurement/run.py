@@ -160,7 +160,8 @@ def measure_features(path: str | Path, *, device: torch.device | str = "cpu") ->
     Examples:
         >>> import tempfile
         >>> path = tempfile.mkdtemp() + "/features.npz"
-        >>> m = measure(nn.Linear(4, 3), (torch.randn(300, 4), torch.arange(300) % 3))
+        >>> model = torch.nn.Linear(4, 3)
+        >>> m = measure(model, (torch.randn(300, 4), torch.arange(300) % 3))
         >>> m.save_features(path)
         >>> measure_features(path).geometric_collapse.value == m.geometric_collapse.value
         True
