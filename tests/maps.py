@@ -1,4 +1,4 @@
-"""Maps that several tests need."""
+"""Maps that several tests share."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from geocollapse.features import pooled
 
 
 class Twice(torch.autograd.Function):
-    """2 x, with a backward pass of its own and no forward mode."""
+    """2 x, with its own backward pass and no forward mode."""
 
     @staticmethod
     def forward(ctx, x):
@@ -19,16 +19,14 @@ class Twice(torch.autograd.Function):
 
 
 class Standardised(nn.Module):
-    """Features minus their mean over the batch, under a name that says nothing."""
+    """Features minus their mean over the batch, under a name that does not give it away."""
 
     def forward(self, x):
         return x - x.mean(dim=0)
 
 
 class Routed(nn.Module):
-    """A mixture of experts: each row goes to its two likeliest, each of which takes so many rows of
-    a batch.
-    """
+    """A mixture of experts: each row goes to its two likeliest, until they have no room left."""
 
     def __init__(self, width, n_experts=4):
         super().__init__()
@@ -47,9 +45,7 @@ class Routed(nn.Module):
 
 
 class Reader(nn.Module):
-    """A small text model: embedding, position, attention that looks at tokens only, a linear
-    classifier.
-    """
+    """A small text model: embedding, positions, attention over tokens only, linear classifier."""
 
     def __init__(self, vocabulary=11, width=6, n_classes=3):
         super().__init__()

@@ -1,6 +1,4 @@
-"""A pretended device without float64, such as Apple's MPS, on the CPU: what would fail there fails
-here.
-"""
+"""A device without float64, such as Apple's MPS, imitated on the CPU."""
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -11,7 +9,7 @@ NAME = "meta"
 
 
 class OnDevice(torch.Tensor):
-    """A tensor that says it lies on the device; its numbers lie on the CPU."""
+    """A tensor that claims to be on the device; its numbers are on the CPU."""
 
     @staticmethod
     def __new__(cls, numbers):
@@ -30,7 +28,7 @@ class OnDevice(torch.Tensor):
 
 
 class Moves(TorchFunctionMode):
-    """``to`` the device and ``torch.tensor`` on it, which do not pass by ``Factories``."""
+    """``to`` the device and ``torch.tensor`` on it, which ``Factories`` does not see."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})

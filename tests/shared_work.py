@@ -1,8 +1,7 @@
-"""What the processes of test_processes measure together, and what each of them is refused; run
-under torchrun.
+"""The measurements and refusals that the processes of test_processes share, run under torchrun.
 
 Each process writes rank<r>.json into the folder that it is given. In one process the same functions
-give the numbers to compare with: their data are a function of no rank.
+give the numbers to compare with: their data do not depend on the rank.
 """
 
 from __future__ import annotations
@@ -104,7 +103,7 @@ def estimate(found):
 
 
 def cubes(x):
-    """Outputs that share inputs, so that one probe of them has a variance, and with a heavy tail."""
+    """Heavy-tailed outputs that share inputs, so that one probe of them has a variance."""
     return (x[:, :3] + x[:, 1:4] - 0.5 * x[:, 2:5]) ** 3
 
 
@@ -135,9 +134,7 @@ def texts(n):
 
 
 def sampled(n, *, drop_last=False, epoch=0, ranks=None):
-    """A loader with a sampler for each process, which repeats or drops examples so that all have
-    equally many.
-    """
+    """A loader whose sampler repeats or drops examples so that all processes have equally many."""
     dataset = TensorDataset(*examples(n))
     rank, world = share()
     sampler = None
@@ -167,15 +164,13 @@ def strided(ranks=None):
 
 
 def wrapped(*, then=lambda model: model):
-    """A network in DistributedDataParallel, which would exchange its buffers at each forward pass."""
+    """A network in DistributedDataParallel, which would exchange buffers at each forward pass."""
     model = network(norm=True)
     return then(nn.parallel.DistributedDataParallel(model)) if share()[1] > 1 else model
 
 
 def streamed(num_classes, portion):
-    """CollapseMetric fed by each process with its own part: the classes in blocks, or all of it in
-    the last one.
-    """
+    """CollapseMetric of examples in blocks of classes, uneven ones or all in the last process."""
     from geocollapse.integrations.metrics import CollapseMetric
 
     features, labels = examples(211)
@@ -194,7 +189,7 @@ def streamed(num_classes, portion):
 
 
 def streamed_alone():
-    """What the first process computes by itself leaves the next gathering of all as it is."""
+    """Work of the first process alone leaves the next gathering of all as it is."""
     from geocollapse.integrations.metrics import CollapseMetric
 
     metric, found = CollapseMetric(), None
@@ -210,9 +205,7 @@ def streamed_alone():
 
 
 def sent():
-    """Rows of each dtype, of uneven counts and shapes with more dimensions, and rows that one
-    process alone has.
-    """
+    """Rows of each dtype, in uneven counts and more dimensions, or in one process alone."""
     rank, world = share()
     found = {
         "object": gather_object("a" * 3),
@@ -239,7 +232,7 @@ def hashed():
 
 
 def reads_all():
-    """What is not shared stays right in a process group, also in one process of it alone."""
+    """Unshared measurements stay right in a process group, also in one process of it alone."""
     x, y = examples(300)
     model = network().eval()
     comparison = geo.compare_complexity(model, cubes, x)
@@ -506,7 +499,8 @@ import os, torch
 
 def network():
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.ReLU(), torch.nn.Linear(16, 10))
+    hidden = [torch.nn.Linear(64, 16), torch.nn.ReLU()]
+    return torch.nn.Sequential(torch.nn.Flatten(), *hidden, torch.nn.Linear(16, 10))
 
 def missing():
     if os.environ.get("RANK") == "1":
@@ -536,9 +530,7 @@ def arguments(folder, factory):
 
 
 def command(folder, factory, rank):
-    """Exit code, stdout and stderr of the command, which makes a process group of its own and ends
-    it.
-    """
+    """Exit code, stdout and stderr of the command, which makes and ends its own process group."""
     out, err = io.StringIO(), io.StringIO()
     own = folder / f"model-of-{rank}"
     own.mkdir()
@@ -556,9 +548,7 @@ def command(folder, factory, rank):
 
 
 def main(folder, factory):
-    """All of it in a group that meets in a file, then the command line in the one that torchrun
-    offers.
-    """
+    """Everything in a group that meets in a file, then the command line in torchrun's own."""
     rank, n_processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=n_processes

@@ -7,7 +7,7 @@ from geocollapse.features.mixing import check_mixing_layers
 
 
 class Counting(nn.Module):
-    """Counts its calls in a buffer, and replaces another one: both must be undone."""
+    """Counts its calls in one buffer and replaces another: both must be undone."""
 
     def __init__(self):
         super().__init__()
@@ -53,9 +53,7 @@ def test_everything_is_handed_back(fails):
 
 
 class Queue(nn.Module):
-    """Keeps a mean from its first batch on, a queue of changing length, and buffers that come with
-    a batch.
-    """
+    """Keeps the mean of its first batch, a growing queue, and buffers that a batch registers."""
 
     def __init__(self):
         super().__init__()

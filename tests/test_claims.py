@@ -27,6 +27,9 @@ vectors = st.lists(st.integers(-20, 20), min_size=5, max_size=7).map(
 )
 
 
+CORRELATIONS = ("complexity-collapse", "training-choices", "transfer")
+
+
 def verdicts(folder, view="main", claim=None):
     return [v for v in judge(read_sweep(folder)) if v.view == view and claim in (None, v.claim)]
 
@@ -109,55 +112,59 @@ def test_wilson_interval_agrees_with_scipy():
     assert wilson_interval(190, 200) == pytest.approx((reference.low, reference.high), abs=1e-6)
 
 
-# Claims 1 to 3
+# Correlations
 
 
 def test_a_perfect_order_of_five_settings_holds(tmp_path):
     write_sweep(tmp_path)
     for verdict in (
-        verdicts(tmp_path, claim=1) + verdicts(tmp_path, claim=2) + verdicts(tmp_path, claim=3)
+        verdicts(tmp_path, claim="complexity-collapse")
+        + verdicts(tmp_path, claim="training-choices")
+        + verdicts(tmp_path, claim="transfer")
     ):
         assert verdict.verdict == "holds"
         assert verdict.p == pytest.approx(1 / 120)
         assert abs(verdict.effect) == pytest.approx(1.0)
-    assert [v.p_holm for v in verdicts(tmp_path, claim=2)] == pytest.approx([3 / 120] * 3)
+    assert [v.p_holm for v in verdicts(tmp_path, claim="training-choices")] == pytest.approx(
+        [3 / 120] * 3
+    )
 
 
 def test_four_settings_are_always_undecided(tmp_path):
     write_sweep(tmp_path, n_settings=4)
-    for claim in (1, 2, 3):
+    for claim in CORRELATIONS:
         assert {v.verdict for v in verdicts(tmp_path, claim=claim)} == {"undecided"}
-    assert "below 5" in verdicts(tmp_path, claim=1)[0].note
+    assert "below 5" in verdicts(tmp_path, claim="complexity-collapse")[0].note
 
 
 def test_a_reversed_sign_does_not_hold(tmp_path):
     write_sweep(tmp_path, effect="reversed")
-    assert {v.verdict for v in verdicts(tmp_path, claim=2)} == {"does not hold"}
-    assert {v.verdict for v in verdicts(tmp_path, claim=1)} == {"holds"}
+    assert {v.verdict for v in verdicts(tmp_path, claim="training-choices")} == {"does not hold"}
+    assert {v.verdict for v in verdicts(tmp_path, claim="complexity-collapse")} == {"holds"}
 
 
 def test_every_pair_is_judged_by_its_own_sign(tmp_path):
     write_sweep(tmp_path, effect="opposed")
     outcome = {(v.claim, v.y): v.verdict for v in verdicts(tmp_path)}
     assert (
-        outcome[1, GCOL]
-        == outcome[1, NC]
-        == outcome[3, TARGET_NC]
-        == outcome[3, ACCURACY]
+        outcome["complexity-collapse", GCOL]
+        == outcome["complexity-collapse", NC]
+        == outcome["transfer", TARGET_NC]
+        == outcome["transfer", ACCURACY]
         == "does not hold"
     )
-    assert outcome[2, GC] == "holds"
-    assert outcome[2, GCOL] == "does not hold"
+    assert outcome["training-choices", GC] == "holds"
+    assert outcome["training-choices", GCOL] == "does not hold"
 
 
 def test_noise_is_undecided(tmp_path):
     write_sweep(tmp_path, effect="noise")
-    assert {v.verdict for v in verdicts(tmp_path) if v.claim <= 3} == {"undecided"}
+    assert {v.verdict for v in verdicts(tmp_path) if v.claim in CORRELATIONS} == {"undecided"}
 
 
 def test_a_smaller_batch_is_expected_to_lower_gc(tmp_path):
     write_sweep(tmp_path, sweeps=("batch_size",))
-    first = verdicts(tmp_path, claim=2)[0]
+    first = verdicts(tmp_path, claim="training-choices")[0]
     assert first.effect == pytest.approx(1.0)
     assert first.verdict == "holds"
     assert first.statement.startswith("smaller batch size lowers")
@@ -165,7 +172,7 @@ def test_a_smaller_batch_is_expected_to_lower_gc(tmp_path):
 
 def test_sweeps_are_judged_apart(tmp_path):
     write_sweep(tmp_path, sweeps=("learning_rate", "weight_decay"))
-    judged = verdicts(tmp_path, claim=1)
+    judged = verdicts(tmp_path, claim="complexity-collapse")
     assert [v.sweep for v in judged] == ["learning_rate"] * 2 + ["weight_decay"] * 2
     assert {v.n_settings for v in judged} == {5}
     assert {v.p_holm for v in judged} == {2 / 120}
@@ -173,22 +180,22 @@ def test_sweeps_are_judged_apart(tmp_path):
 
 def test_holm_over_all_sweeps_is_said_where_it_would_undecide(tmp_path):
     write_sweep(tmp_path, sweeps=("learning_rate", "batch_size", "weight_decay"))
-    assert all("p = 0.075" in v.note for v in verdicts(tmp_path, claim=2))
-    assert not any("all sweeps" in v.note for v in verdicts(tmp_path, claim=3))
+    assert all("p = 0.075" in v.note for v in verdicts(tmp_path, claim="training-choices"))
+    assert not any("all sweeps" in v.note for v in verdicts(tmp_path, claim="transfer"))
 
 
 def test_runs_that_did_not_converge_are_left_out_and_the_verdict_is_repeated_with_them(tmp_path):
     write_sweep(tmp_path, unconverged=[0, 1], sampling=5)
     main, repeated = verdicts(tmp_path), verdicts(tmp_path, "with non-converged runs")
-    assert [v.n_settings for v in main if v.claim <= 3] == [4] * 7
-    assert [v.n_settings for v in repeated if v.claim <= 3] == [5] * 7
+    assert [v.n_settings for v in main if v.claim in CORRELATIONS] == [4] * 7
+    assert [v.n_settings for v in repeated if v.claim in CORRELATIONS] == [5] * 7
     assert {v.n_runs for v in repeated} == {10}
     assert {v.n_runs for v in main} == {8}
 
 
 def test_a_failed_run_is_judged_nowhere(tmp_path):
     write_sweep(tmp_path, failed=[3])
-    assert {v.n_runs for v in judge(read_sweep(tmp_path)) if v.claim <= 4} == {9}
+    assert {v.n_runs for v in judge(read_sweep(tmp_path)) if v.claim != "sampling"} == {9}
 
 
 def test_matched_loss_interpolates_at_the_lowest_loss_that_all_runs_reach(tmp_path):
@@ -214,21 +221,21 @@ def test_gc_is_also_compared_per_feature_variance(tmp_path):
 
 def test_the_part_whole_correlation_is_said_beside_gc_and_gcol(tmp_path):
     write_sweep(tmp_path, effect="noise")
-    note = verdicts(tmp_path, claim=1)[0].note
+    note = verdicts(tmp_path, claim="complexity-collapse")[0].note
     assert "GC is the numerator of GCol" in note
     assert "permuted distances" in note
 
 
 def test_both_signs_of_nc_are_shown_beside_target_nc(tmp_path):
     write_sweep(tmp_path, effect="opposed")
-    note = verdicts(tmp_path, claim=3)[0].note
+    note = verdicts(tmp_path, claim="transfer")[0].note
     assert "source GC with source NC -1.00" in note
     assert "source NC with target NC +1.00" in note
 
 
 def test_what_was_not_recorded_is_named_and_undecided(tmp_path):
     write_sweep(tmp_path, target=False)
-    for verdict in verdicts(tmp_path, claim=3):
+    for verdict in verdicts(tmp_path, claim="transfer"):
         assert verdict.verdict == "undecided"
         assert verdict.note.startswith(f"Not recorded: {verdict.y}.")
         assert math.isnan(verdict.p)
@@ -249,7 +256,7 @@ def test_a_sweep_of_one_run_is_undecided_and_does_not_crash(tmp_path):
     assert {v.verdict for v in judged if v.y != "nearest-mean error"} == {"undecided"}
 
 
-# Claims 4 and 5
+# Thresholds
 
 
 def set_final(folder, number, **source):
@@ -263,16 +270,16 @@ def set_final(folder, number, **source):
 
 def test_the_poincare_ratio_may_vary_by_the_stated_factor(tmp_path):
     write_sweep(tmp_path)
-    assert verdicts(tmp_path, claim=4)[0].verdict == "holds"
+    assert verdicts(tmp_path, claim="poincare-bound")[0].verdict == "holds"
     set_final(tmp_path, 0, poincare_ratio={"max": 0.12 * 3.1})
-    ratio = verdicts(tmp_path, claim=4)[0]
+    ratio = verdicts(tmp_path, claim="poincare-bound")[0]
     assert ratio.verdict == "does not hold"
     assert ratio.effect == pytest.approx(3.1)
 
 
 def test_one_error_above_its_bound_is_found(tmp_path):
     write_sweep(tmp_path)
-    bound = verdicts(tmp_path, claim=4)[1]
+    bound = verdicts(tmp_path, claim="poincare-bound")[1]
     assert bound.verdict == "holds"
     assert "bound vacuous at the end in" in bound.remark
     set_final(
@@ -281,7 +288,7 @@ def test_one_error_above_its_bound_is_found(tmp_path):
         nearest_mean_error=0.2,
         nearest_mean_bound={"inf": {"best": 0.1, "vacuous": False}},
     )
-    bound = verdicts(tmp_path, claim=4)[1]
+    bound = verdicts(tmp_path, claim="poincare-bound")[1]
     assert bound.verdict == "does not hold"
     assert bound.effect == pytest.approx(2.0)
 
@@ -289,7 +296,10 @@ def test_one_error_above_its_bound_is_found(tmp_path):
 def test_sampling_is_undecided_below_200_intervals(tmp_path):
     write_sweep(tmp_path / "few", sampling=19)
     write_sweep(tmp_path / "many", sampling=20)
-    (few,), (many,) = verdicts(tmp_path / "few", claim=5), verdicts(tmp_path / "many", claim=5)
+    (few,), (many,) = (
+        verdicts(tmp_path / "few", claim="sampling"),
+        verdicts(tmp_path / "many", claim="sampling"),
+    )
     assert few.verdict == "undecided"
     assert many.verdict == "holds"
     assert many.interval[0] < many.effect < many.interval[1]
@@ -310,7 +320,7 @@ def test_intervals_that_miss_or_errors_that_are_large_do_not_hold():
 
 def test_no_sampling_study_is_said(tmp_path):
     write_sweep(tmp_path)
-    (verdict,) = verdicts(tmp_path, claim=5)
+    (verdict,) = verdicts(tmp_path, claim="sampling")
     assert verdict.verdict == "undecided"
     assert verdict.note == "No run has a sampling study."
 

@@ -1,6 +1,4 @@
-"""The classifier behind the features: outputs and classes matched by name, and what is said where
-there is none.
-"""
+"""The classifier behind the features: outputs matched to classes, notes if there is none."""
 
 import json
 from types import SimpleNamespace
@@ -32,8 +30,9 @@ class Named(nn.Module):
 
 
 def of_classes(names, order):
-    """Examples labelled as the model of ``NAMES`` answers, up to some errors; class k of the data
-    is ``order[k]``.
+    """Examples with the labels that the model of ``NAMES`` predicts, up to some errors.
+
+    Class k of the data is ``order[k]``.
     """
     labels = Named(NAMES).eval()(X).argmax(dim=1)
     labels[:9] = (labels[:9] + 1) % 3
@@ -103,7 +102,7 @@ def test_fewer_classes_than_outputs_have_no_accuracy():
 
 
 def saved_texts(folder):
-    """A BERT classifier with its tokenizer in a folder, and a .csv of texts that it gets right."""
+    """Save a BERT classifier, its tokenizer, and a .csv of texts that it classifies correctly."""
     import transformers
     from tokenizers import Tokenizer, pre_tokenizers
     from tokenizers.models import WordLevel
@@ -151,11 +150,11 @@ def test_a_transformers_classifier_on_the_command_line(tmp_path, capsys):
     assert any("outputs are matched to classes by name" in note for note in found["warnings"])
 
 
-# where no linear layer gives the output
+# no linear layer returns the output
 
 
 class Averaged(nn.Module):
-    """Two heads whose mean is the output, as of a distilled transformer."""
+    """Two heads whose mean is the output, as in a distilled transformer."""
 
     def __init__(self):
         super().__init__()
@@ -212,9 +211,7 @@ def test_a_callable_has_no_known_classifier():
 
 
 class LastOfSequence(nn.Module):
-    """A classifier at every position of a sequence, of which the last one is kept, as of GPT-2 and
-    Llama.
-    """
+    """A classifier at every position of a sequence, with the last one kept, as in GPT-2."""
 
     def __init__(self):
         super().__init__()
@@ -257,7 +254,8 @@ def test_a_scripted_model_is_measured_at_its_output_alone():
     data = (X, torch.arange(90) % 3)
     for layer in (None, "2:in"):
         with pytest.raises(
-            ValueError, match="layer: expected '' for a TopLevelTracedModule, .* do layer='', which"
+            ValueError,
+            match="expected '' for a TopLevelTracedModule, .* do layer='' to measure",
         ):
             geo.measure(model, data, layer=layer)
     assert geo.measure(model, data, layer="").features.shape == (90, 3)

@@ -15,6 +15,7 @@ from geocollapse.cli import main
 from geocollapse.cli.report import report_text
 from geocollapse.cli.resolve import parse_numbers, parse_settings
 from geocollapse.cli.schemas import schema
+from geocollapse.reports.sweep_report import write_report
 from synthetic_sweep import write_sweep
 
 TINY = """
@@ -24,7 +25,8 @@ from torch import nn
 print("a model file may print: stdout stays clean")
 
 def tiny(width=8, num_classes=10):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, num_classes))
+    hidden = [nn.Linear(64, width), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, num_classes))
 
 def pair():
     return 1
@@ -353,7 +355,7 @@ def test_report_writes_what_it_says_and_ends_with_its_path(answer, tmp_path):
         "does not hold",
         "undecided",
     }
-    text = report_text(found)
+    text = report_text(write_report(folder))
     assert "Verdicts" in text
     assert text.splitlines()[-1] == f"report: {folder.resolve() / 'report.html'}"
 
@@ -369,6 +371,7 @@ def recipe(tmp_path_factory):
         """
         extends: demo
         seeds: 1
+        data: {mean: [0.3], std: [0.4]}
         training: {max_steps: 12}
         measuring: {points: 2, max_samples: 20}
         transfer: {n_episodes: 10}
@@ -425,6 +428,7 @@ def test_a_run_folder_is_a_model(swept, answer):
     measured = answer("measure", run, "digits", "--classes", "0-4")
     assert measured["accuracy"] > 0.2
     assert measured["provenance"]["weights"] == str(run / "checkpoint.safetensors")
+    assert (measured["preprocessing"]["mean"], measured["preprocessing"]["std"]) == ([0.3], [0.4])
 
 
 def test_train_answers_with_its_result_and_goes_on_from_it(recipe, answer, tmp_path):

@@ -198,9 +198,7 @@ def test_folder_reads_files_lazily(photos):
 
 @pytest.mark.parametrize("spec", ["digits", "folder"])
 def test_images_go_through_the_preprocessing_of_a_model(spec, photos):
-    """Resized, cropped and normalised by the model's values, one at a time; an override is a
-    changed preprocessing.
-    """
+    """Resized, cropped and normalised by the model's values, or by an override, one at a time."""
     own = resize_and_crop("a model")
     spec = f"folder:{photos}" if spec == "folder" else spec
     loaded = data.load(spec, preprocessing=own, subset=6 if spec != "digits" else 20, image_size=12)
@@ -225,9 +223,7 @@ def test_images_go_through_the_preprocessing_of_a_model(spec, photos):
 
 
 def test_pixels_of_images_in_memory_are_kept_to_8_bits():
-    """Without a resizing in the way the pixels that a model gets are those of the data set, grey in
-    each channel.
-    """
+    """Without resizing a model gets the pixels of the data set, grey in each channel."""
     plain, own = (
         data.load("digits", subset=10),
         data.load("digits", subset=10, preprocessing=resize_and_crop("own", 8)),

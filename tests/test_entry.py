@@ -1,4 +1,4 @@
-"""Inputs by name, tokens, padding: where a Jacobian begins."""
+"""Where a Jacobian begins: inputs by name, tokens, padding."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def test_squared_norms_are_of_the_embedded_tokens():
 )
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_pool_of_tokens(pool, expected, side):
-    """Padding is no token, on whichever side it stands."""
+    """Padding is no token, on either side."""
     tokens, mask = (
         torch.tensor([[1.0, 2.0, 99.0], [3.0, 99.0, 99.0]]),
         torch.tensor([[1, 1, 0], [1, 0, 0]]),
@@ -88,7 +88,7 @@ def test_pool_without_mask():
 
 
 def test_measure_of_named_inputs():
-    """`measure` of a padded batch: complexity is the mean of the single texts' exact values."""
+    """The complexity of padded batches is the mean of the single texts' exact values."""
     model, texts = reader(), TEXTS * 5
     loader = [
         {**padded(texts[:8]), "labels": torch.arange(8) % 3},
@@ -117,7 +117,7 @@ def test_padding_without_mask_is_told():
 
 
 def test_one_floating_input_by_name():
-    """The floating tensor among named inputs is what Jacobians are with respect to."""
+    """Jacobians are taken with respect to the floating tensor among named inputs."""
 
     class Scaled(nn.Module):
         def forward(self, x, scale):
@@ -148,7 +148,8 @@ def test_bad_entries():
         entry_of(model, {"a": torch.ones(1), "b": torch.ones(1)})
     with pytest.raises(
         RuntimeError,
-        match=r"input_layer: expected 'attention' to give one floating tensor, got tuple; .* ran: 'tokens'",
+        match=r"input_layer: expected 'attention' to return one floating tensor, got tuple; "
+        r".* ran: 'tokens'",
     ):
         entry_of(model, padded(TEXTS), "attention")
     with pytest.raises(
@@ -189,7 +190,7 @@ def test_an_input_layer_runs_once():
     entry = entry_of(twice, torch.tensor([[1, 2]]), "0")
     with pytest.raises(
         RuntimeError,
-        match=r"input_layer: expected '0' to run once in a forward pass, it ran 2 times",
+        match=r"input_layer: expected '0' to run once in a forward pass, got 2 runs",
     ):
         entry.run(entry.x)
 
@@ -202,9 +203,7 @@ def test_the_embedding_of_a_transformers_model_is_found():
 
 
 def test_a_float_mask_is_no_input():
-    """With tokens and a known embedding, Jacobians are with respect to the embedded tokens whatever
-    else is floating.
-    """
+    """With a known embedding, Jacobians are taken with respect to the embedded tokens."""
     model = reader()
     batch = padded(TEXTS)
     floating = batch | {"attention_mask": batch["attention_mask"].double()}
@@ -242,7 +241,7 @@ def test_a_float_beside_the_tokens_is_no_input():
 
 
 def test_parts_that_name_no_embedding():
-    """transformers refuses to name the embedding of a model of several parts."""
+    """transformers does not name an embedding for a model of several parts."""
     model = reader()
 
     def several():
@@ -255,7 +254,7 @@ def test_parts_that_name_no_embedding():
 @pytest.mark.parametrize("pool", [None, "mean", "cls", "last"])
 @pytest.mark.parametrize("shape", [(2, 5, 4), (2, 3, 4, 4), (2, 3, 5, 6, 4)])
 def test_a_mask_of_other_positions_is_refused(shape, pool):
-    """Padding would count; (n, p), and a single position, have none."""
+    """Padding would count as tokens; (n, p) and a single position have no padding."""
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
     with pytest.raises(
         ValueError,
@@ -273,7 +272,7 @@ def padded_on_the_left(texts, width):
 
 
 def of_transformers(name):
-    """A small model with learned positions and token types that say something, in float64."""
+    """A small float64 model with learned positions and token types that matter."""
     transformers = pytest.importorskip("transformers", reason='pip install "geocollapse[text]"')
     torch.manual_seed(0)
     if name == "GPT2Model":
@@ -301,9 +300,7 @@ def of_transformers(name):
     + [("BertForSequenceClassification", "classifier:in", None)],
 )
 def test_left_padding_changes_nothing(name, layer, pool):
-    """A text has its own squared norm, padded on either side, of models with learned positions and
-    first places.
-    """
+    """Padding on either side leaves a text's squared norm, also with learned positions."""
     model = of_transformers(name)
 
     def norms(batch):
@@ -362,9 +359,7 @@ def test_left_padding_is_told():
 
 
 def encoder_decoder(name):
-    """A small model that names an embedding which only holds weights, and its map from embedded
-    tokens.
-    """
+    """A small model whose named embedding only holds weights, and its map from embedded tokens."""
     transformers = pytest.importorskip("transformers", reason='pip install "geocollapse[text]"')
     torch.manual_seed(0)
     if name == "T5EncoderModel":
@@ -398,7 +393,7 @@ def encoder_decoder(name):
 
 @pytest.mark.parametrize("name", ["T5EncoderModel", "BartModel"])
 def test_an_embedding_that_only_holds_the_weights(name):
-    """What the model names does not run; what runs first on the tokens is the encoder's own."""
+    """The embedding that the model names does not run; the encoder's own runs first."""
     model, f = encoder_decoder(name)
     assert model.get_input_embeddings() is model.shared
     batch = padded(TEXTS)
@@ -414,7 +409,7 @@ def test_an_embedding_that_only_holds_the_weights(name):
     torch.testing.assert_close(
         m.geometric_complexity.values, torch.cat(expected), rtol=1e-10, atol=0.0
     )
-    message = r"got a layer that did not run; do name the embedding, of those that ran: 'encoder.embed_tokens'"
+    message = r"got a layer that did not run; do name an embedding that ran: 'encoder.embed_tokens'"
     with pytest.raises(RuntimeError, match=message):
         entry_of(model, batch, "shared")
 

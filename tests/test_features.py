@@ -13,7 +13,7 @@ from geocollapse.measurement.collect import collect_features
 
 
 class FunctionalPool(nn.Module):
-    """Pools functionally in front of its classifier, as many CIFAR networks do."""
+    """Pools with a function before its classifier, as many CIFAR networks do."""
 
     def __init__(self):
         super().__init__()
@@ -113,7 +113,8 @@ def test_a_layer_that_returns_a_tuple():
     model = nn.Sequential(nn.Flatten(), Pair())
     with pytest.raises(
         TypeError,
-        match="layer: expected '1' to give one tensor, got tuple; do name a part of it \\('1\\[0\\]', '1\\[1\\]'\\), or",
+        match=r"layer: expected '1' to return one tensor, got tuple; do name a part of it "
+        r"\('1\[0\]', '1\[1\]'\), or",
     ):
         FeatureMap(model, [Layer.find(model, "1")])(IMAGES)
 
@@ -138,7 +139,7 @@ def test_a_shared_layer_is_refused():
     shared = nn.Linear(6, 6)
     model = nn.Sequential(shared, nn.ReLU(), shared)
     with pytest.raises(
-        RuntimeError, match="expected '0' to run once in a forward pass, it ran 2 times"
+        RuntimeError, match="expected '0' to run once in a forward pass, got 2 runs"
     ):
         FeatureMap(model, [Layer("0")])(torch.randn(2, 6))
 
@@ -154,7 +155,7 @@ def test_hooks_are_gone_also_after_an_error():
 
 
 class Outputs(nn.Module):
-    """A body and a classifier; ``kind`` of answer: tuple, mapping, transformers' own, named tuple."""
+    """A body and a classifier; ``kind`` packs hidden features and logits into an output."""
 
     def __init__(self, kind):
         super().__init__()
@@ -191,7 +192,7 @@ PHOTOS = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_classifier_behind_an_output_of_any_kind(kind):
-    """The same numbers as of the model that gives its logits alone."""
+    """Any output gives the same numbers as logits alone."""
     plain = geo.measure(Outputs(lambda hidden, logits: logits), (PHOTOS, LABELS)).to_dict()
     found = geo.measure(Outputs(KINDS[kind]), (PHOTOS, LABELS)).to_dict()
     assert found["layer"] == "fc:in"
@@ -200,9 +201,7 @@ def test_the_classifier_behind_an_output_of_any_kind(kind):
 
 
 class Parts(nn.Module):
-    """A layer that gives two tensors, the first of which is then written to, and a mapping as its
-    output.
-    """
+    """A layer with two outputs, the first then written to, in a model that returns a mapping."""
 
     def __init__(self):
         super().__init__()
@@ -250,27 +249,28 @@ def test_a_part_of_what_a_layer_gives():
         (
             "pair[2]",
             ValueError,
-            r"layer: expected a part of what 'pair' gives, got '2'; do layer='pair\[0\]' or "
+            r"layer: expected a part of the output of 'pair', got '2'; do layer='pair\[0\]' or "
             r"'pair\[1\]'",
         ),
         (
             "[first]",
             ValueError,
-            r"a part of what '' gives, got 'first'; do layer='\[pooled\]' or '\[second\]'",
+            r"a part of the output of '', got 'first'; do layer='\[pooled\]' or '\[second\]'",
         ),
-        ("relu[0]", ValueError, "a part of what 'relu' gives, got '0'; do layer='relu'"),
+        ("relu[0]", ValueError, "a part of the output of 'relu', got '0'; do layer='relu'"),
         (
             "pair",
             TypeError,
-            r"expected 'pair' to give one tensor, got tuple; do name a part of it \('pair\[0\]', ",
+            r"expected 'pair' to return one tensor, got tuple; do name a part of it "
+            r"\('pair\[0\]', ",
         ),
         (
             "",
             TypeError,
-            r"expected '' to give one tensor, got dict; do name a part of it \('\[pooled\]', "
+            r"expected '' to return one tensor, got dict; do name a part of it \('\[pooled\]', "
             r"'\[second\]'\)",
         ),
-        ("[note]", TypeError, r"expected '\[note\]' to give one tensor, got str"),
+        ("[note]", TypeError, r"expected '\[note\]' to return one tensor, got str"),
         (None, ValueError, r"got dict; .* candidates: '\[pooled\]', '\[second\]'"),
         ("pear[0]", ValueError, "expected the name of a module, got 'pear'; do layer='pair'"),
     ],
@@ -284,9 +284,7 @@ def test_a_part_that_cannot_be_taken(layer, error, message):
 
 
 def test_a_linear_layer_whose_output_is_written_to_is_no_classifier():
-    """A backbone that ends in Linear and an in-place ReLU: its output is the embedding, not the
-    layer's input.
-    """
+    """The embedding of a backbone that ends in an in-place ReLU is its output."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.ReLU(inplace=True))
     found = find_embedding(model, IMAGES)
     assert (str(found.layer), found.classifier) == ("", None)
@@ -344,7 +342,7 @@ def test_a_compiled_model_is_measured_by_its_own_names(how):
             model, (PHOTOS, LABELS), layer=layer, classifier=layer and "fc"
         ).to_dict()
         assert any(
-            warning.startswith("model: torch.compile was left aside")
+            warning.startswith("model: measured without torch.compile")
             for warning in found["warnings"]
         )
         for name in ("layer", "accuracy", "cdnv", "nc3", "geometric_complexity"):
@@ -360,7 +358,7 @@ def test_a_compiled_model_is_measured_by_its_own_names(how):
 
 
 class Fails(nn.Module):
-    """Raises for some inputs: in its forward pass, in its backward pass, or in a layer of torch's."""
+    """Raises in its forward pass, in its backward pass, or in a layer of torch."""
 
     def __init__(self, error):
         super().__init__()
@@ -423,9 +421,7 @@ def test_an_error_of_a_later_batch_says_so_too():
 
 
 def test_other_errors_are_not_the_models():
-    """Ours inside its forward pass, those of its backward pass, and memory that is used up stay
-    what they are.
-    """
+    """This package's own errors, those of a backward pass, and out of memory are unchanged."""
     with pytest.raises(ValueError, match="^x: expected images of at least 32 x 32"):
         geo.measure(models.build("vgg11", num_classes=5, input_shape=(3, 8, 8)), (PHOTOS, LABELS))
     with pytest.raises(RuntimeError, match="^no backward pass"):

@@ -15,8 +15,8 @@ from geocollapse.charts.labels import LABELS, axis_label, short_name
 from geocollapse.charts.page import plotly_panels
 from geocollapse.charts.paper import STYLE, draw, save
 from geocollapse.experiments.results.tables import GC, read_sweep
+from geocollapse.reports.run_table import RUN_COLUMNS
 from geocollapse.reports.sweep_charts import charts
-from geocollapse.reports.sweep_page import RUN_COLUMNS
 from synthetic_sweep import write_sweep
 
 

@@ -116,7 +116,7 @@ def test_a_model_in_training_mode_is_told_to_leave_it(x):
 
 def test_a_callable_is_refused_without_a_name(x):
     model = through(nn.BatchNorm1d(6)).train()
-    with pytest.raises(RuntimeError, match="move with another one, somewhere in the map"):
+    with pytest.raises(RuntimeError, match="change with another one, somewhere in the map"):
         geo.geometric_complexity(lambda z: model(z), x)
 
 
@@ -138,7 +138,7 @@ def test_what_treats_rows_alone_passes(dtype, x):
     check(model, x.to(dtype))
     check(through(*layers).train()[:1], x)
     check(model, x[:1].to(dtype))
-    check(through(Standardised()), x[:1])  # one example: nothing to mix it with
+    check(through(Standardised()), x[:1])  # one example has nothing to mix with
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -188,9 +188,7 @@ def test_one_large_feature_hides_no_mixing(dtype, constant, x):
 
 
 class Choosy(nn.Module):
-    """Takes the values of its data only: the first column is a row of a table, the others are not
-    negative.
-    """
+    """Accepts values as in its data only: a row of a table, then numbers that are not negative."""
 
     def __init__(self, *layers):
         super().__init__()
@@ -241,7 +239,7 @@ def test_a_stream_is_checked_at_its_first_batch_of_two():
 
 
 class Deaf(Reader):
-    """Takes a mask and does not look at it: padding is text."""
+    """Ignores its mask: padding counts as text."""
 
     def forward(self, input_ids, attention_mask=None):
         return super().forward(input_ids)
@@ -289,7 +287,7 @@ def test_padding_needs_no_more_positions_than_the_texts():
 
 
 def test_padding_is_what_the_model_says_it_is():
-    """A model that knows padding by its token: with another token behind its texts it would move."""
+    """A model that knows padding by its token would move with any other token in its place."""
 
     class ByToken(Reader):
         def forward(self, input_ids, attention_mask=None):
@@ -297,9 +295,7 @@ def test_padding_is_what_the_model_says_it_is():
 
     model, texts = text_model(ByToken), padded([[1, 5, 9], [2, 6, 5], [3, 1, 4], [4, 4, 2]])
     model.tokens.padding_idx = None
-    geo.measure(
-        model, labelled(texts), input_layer="tokens"
-    )  # nobody knows the token: not looked at
+    geo.measure(model, labelled(texts), input_layer="tokens")  # the token is unknown: not checked
     model.tokens.padding_idx = 10
     geo.measure(model, labelled(texts), input_layer="tokens")
     deaf = text_model(Deaf)
@@ -331,7 +327,7 @@ def test_texts_of_one_width_alone_are_not_looked_at():
 def test_draws_that_hang_on_the_data_are_no_batch_statistics():
     x = torch.tensor([[-1.0, -1.0, -1.0], [-1.0, 1.0, 1.0]])  # RReLU draws three numbers, then one
     with pytest.raises(
-        RuntimeError, match=r"first at '0' \(RReLU\): random draws that hang on the data"
+        RuntimeError, match=r"first at '0' \(RReLU\): random draws that depend on the data"
     ):
         check(nn.Sequential(nn.RReLU()).train(), x, is_random=True)
 

@@ -446,3 +446,30 @@ def test_equal_features_give_undefined_values_and_no_error():
     m = geo.measure(nn.Linear(3, 2), (torch.ones(8, 3), torch.arange(8) % 2))
     assert m.to_dict()["gc_per_variance"] is None
     assert "gc_per_variance: undefined, all features are equal" in m.layers[0].warnings
+
+
+def test_near_names_are_answered_with_the_right_one(model, data):
+    measured = geo.measure(model, data)
+    for owner in (measured, measured.layers[0]):
+        with pytest.raises(AttributeError, match=r"gc: .* do \.geometric_complexity"):
+            _ = owner.gc
+        with pytest.raises(AttributeError, match=r"rankme: .* do \.label_free\.rankme"):
+            _ = owner.rankme
+        assert "gc" not in dir(owner)
+        assert "geometric_complexity" in dir(owner)
+
+
+def test_a_measurement_is_short_in_a_notebook(model, data):
+    measured = geo.measure(model, data)
+    assert len(repr(measured)) < 200
+    assert repr(measured).startswith("Measurement of '4:in': GC ")
+    assert "geometric complexity" in measured._repr_html_()
+
+
+def test_summary_is_flat_for_loggers(model, data):
+    measured = geo.measure(model, data)
+    summary = measured.summary()
+    assert all(type(value) is float for value in summary.values())
+    assert summary["geometric_complexity"] == measured.geometric_complexity.value
+    assert summary["cdnv"] == measured.cdnv
+    assert len(summary) < 16

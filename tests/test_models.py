@@ -85,7 +85,8 @@ def test_small_images_are_refused():
 FACTORY = """
 import torch
 def net(width=4):
-    return torch.nn.Sequential(torch.nn.Linear(3, width), torch.nn.ReLU(), torch.nn.Linear(width, 2))
+    layers = [torch.nn.Linear(3, width), torch.nn.ReLU(), torch.nn.Linear(width, 2)]
+    return torch.nn.Sequential(*layers)
 def number():
     return 3
 """
@@ -122,9 +123,7 @@ def test_weights_of_every_kind(factory, tmp_path):
 )
 @pytest.mark.parametrize("name", ["part", "mixed", "wrapped"])
 def test_prefixes_of_wrappers(tmp_path, prefix, name):
-    """What a wrapper put before all names is stripped, and a part of the model that is called
-    `module` keeps its name.
-    """
+    """Prefixes of a wrapper are stripped; a part of the model called `module` keeps its name."""
     model = NAMED[name]()
     expected = {key: torch.randn_like(value) for key, value in model.state_dict().items()}
     save_file(
@@ -152,7 +151,8 @@ def test_two_entries_that_fit_need_a_key(factory, tmp_path):
     assert load_factory(factory, weights=tmp_path / "w.pt", weights_key="ema").weights_key == "ema"
     with pytest.raises(
         ValueError,
-        match="weights_key: expected an entry that is a state dict, got 'net'; do one of model, ema",
+        match="weights_key: expected an entry that is a state dict, got 'net'; do one of model, "
+        "ema",
     ):
         load_factory(factory, weights=tmp_path / "w.pt", weights_key="net")
 
@@ -163,7 +163,10 @@ def test_weights_that_do_not_fit(factory, tmp_path):
     state["extra"] = torch.zeros(1)
     state["2.bias"] = torch.zeros(7)
     torch.save(state, tmp_path / "w.pt")
-    expected = r"fits Sequential, got one with missing 0.bias; unexpected extra; other shape 2.bias \(7,\) instead of \(2,\)"
+    expected = (
+        r"fits Sequential, got one with missing 0.bias; unexpected extra; other shape 2.bias "
+        r"\(7,\) instead of \(2,\)"
+    )
     with pytest.raises(ValueError, match=expected):
         load_factory(factory, weights=tmp_path / "w.pt")
 
@@ -172,7 +175,8 @@ def test_pickled_code_is_refused(factory, tmp_path):
     torch.save(load_factory(factory).model, tmp_path / "whole.pt")
     with pytest.raises(
         ValueError,
-        match=r"weights: expected tensors only, got pickled code \(not run\) or a damaged file in whole.pt; do torch.save",
+        match=r"weights: expected tensors only, got pickled code \(not run\) or a damaged file in "
+        r"whole.pt; do torch.save",
     ):
         load_factory(factory, weights=tmp_path / "whole.pt")
 

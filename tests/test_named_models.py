@@ -1,6 +1,4 @@
-"""Models by name: pretrained from a cache, never random unless asked for, with their own
-preprocessing.
-"""
+"""Models by name: pretrained from a cache, random only if asked for, preprocessed their way."""
 
 import json
 
@@ -193,7 +191,7 @@ def test_a_processor_that_crops(tmp_path):
     """Another size keeps the share that is cropped."""
     import transformers
 
-    from geocollapse.models.hugging_face import processor_preprocessing
+    from geocollapse.models.processors import processor_preprocessing
 
     processor = transformers.CLIPImageProcessor(
         size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}

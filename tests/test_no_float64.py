@@ -1,4 +1,4 @@
-"""A device without float64: measured there, with class statistics and sums of norms on the CPU."""
+"""Measuring on a device without float64, with class statistics and sums of norms on the CPU."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def moved(model, device):
     return model
 
 
-def test_the_pretended_device_refuses_float64(device):
+def test_the_imitated_device_refuses_float64(device):
     x = X.to(device)
     assert isinstance(x, OnDevice)
     assert x.device.type == device

@@ -21,27 +21,85 @@ from geocollapse.runtime.processes import digest
 WORK = Path(shared_work.__file__)
 REFUSED = {
     "sampler": "ValueError: sampler: expected num_replicas = world size {n}, got 7",
-    "stream": "ValueError: data: expected a data set that can be read in parts by several processes, got a stream of",
-    "stream of inputs": "ValueError: data: expected a data set that can be read in parts by several processes, got a",
-    "seconds": "ValueError: max_seconds: expected None with {n} processes, got 3; do max_samples= or rtol=",
-    "length": "ValueError: data: expected a data set of the same length in each of {n} processes, got 100 in process 0",
-    "positions": "ValueError: data: expected the same positions and labels (by their digest) in each of {n} processes",
-    "seed": "ValueError: seed: expected the same setting in each of {n} processes, got 0 in process 0 and 1 in process",
-    "weights": "ValueError: model: expected the same weights and buffers (by their digest) in each of {n} processes",
-    "inputs": "ValueError: data: expected the same inputs (by their digest) in each of {n} processes, got",
-    "shards": "ValueError: data: expected the same inputs (by their digest) in each of {n} processes, got",
-    "shards to read": "ValueError: data: expected the same first examples in each of {n} processes, got others in",
-    "architecture": "ValueError: model: expected the same features of the first examples in each of {n} processes",
-    "callable": "ValueError: model: expected the same features of the first examples in each of {n} processes",
-    "classifier": "ValueError: classifier: expected the same setting in each of {n} processes, got None in process 0",
-    "layer": "ValueError: layer: expected the same setting in each of {n} processes, got ['0'] in process 0 and ['2']",
-    "pool": "ValueError: pool: expected the same setting in each of {n} processes, got mean in process 0 and cls in",
-    "input_std": "ValueError: input_std: expected the same setting in each of {n} processes, got [0.5] in process 0",
-    "autocast": "ValueError: autocast: expected the same setting in each of {n} processes, got None in process 0",
-    "class_names": "ValueError: class_names: expected the same setting in each of {n} processes, got None in process",
-    "population": "ValueError: population: expected the same setting in each of {n} processes, got dataset in process",
-    "sampler of one's own in one": "ValueError: processes: expected the same work in each of {n}, got 'sizes of rows'",
-    "part wrapped": "ValueError: model: expected DistributedDataParallel around the whole model or nowhere, got it at",
+    "stream": (
+        "ValueError: data: expected a data set that can be read in parts by several "
+        "processes, got a stream of"
+    ),
+    "stream of inputs": (
+        "ValueError: data: expected a data set that can be read in parts by several "
+        "processes, got a"
+    ),
+    "seconds": (
+        "ValueError: max_seconds: expected None with {n} processes, got 3; do max_samples= or rtol="
+    ),
+    "length": (
+        "ValueError: data: expected a data set of the same length in each of {n} processes, "
+        "got 100 in process 0"
+    ),
+    "positions": (
+        "ValueError: data: expected the same positions and labels (by their digest) in each "
+        "of {n} processes"
+    ),
+    "seed": (
+        "ValueError: seed: expected the same setting in each of {n} processes, got 0 in "
+        "process 0 and 1 in process"
+    ),
+    "weights": (
+        "ValueError: model: expected the same weights and buffers (by their digest) in each "
+        "of {n} processes"
+    ),
+    "inputs": (
+        "ValueError: data: expected the same inputs (by their digest) in each of {n} processes, got"
+    ),
+    "shards": (
+        "ValueError: data: expected the same inputs (by their digest) in each of {n} processes, got"
+    ),
+    "shards to read": (
+        "ValueError: data: expected the same first examples in each of {n} processes, got others in"
+    ),
+    "architecture": (
+        "ValueError: model: expected the same features of the first examples in each of {n} "
+        "processes"
+    ),
+    "callable": (
+        "ValueError: model: expected the same features of the first examples in each of {n} "
+        "processes"
+    ),
+    "classifier": (
+        "ValueError: classifier: expected the same setting in each of {n} processes, got "
+        "None in process 0"
+    ),
+    "layer": (
+        "ValueError: layer: expected the same setting in each of {n} processes, got ['0'] in "
+        "process 0 and ['2']"
+    ),
+    "pool": (
+        "ValueError: pool: expected the same setting in each of {n} processes, got mean in "
+        "process 0 and cls in"
+    ),
+    "input_std": (
+        "ValueError: input_std: expected the same setting in each of {n} processes, got "
+        "[0.5] in process 0"
+    ),
+    "autocast": (
+        "ValueError: autocast: expected the same setting in each of {n} processes, got None "
+        "in process 0"
+    ),
+    "class_names": (
+        "ValueError: class_names: expected the same setting in each of {n} processes, got "
+        "None in process"
+    ),
+    "population": (
+        "ValueError: population: expected the same setting in each of {n} processes, got "
+        "dataset in process"
+    ),
+    "sampler of one's own in one": (
+        "ValueError: processes: expected the same work in each of {n}, got 'sizes of rows'"
+    ),
+    "part wrapped": (
+        "ValueError: model: expected DistributedDataParallel around the whole model or "
+        "nowhere, got it at"
+    ),
 }
 # What the last process raises, and the others, who are told so.
 ENDED = {
@@ -82,7 +140,7 @@ def started(n_processes, *arguments):
 
 
 def launch(n_processes, folder, factory):
-    """What each of n processes found; they meet at a port that is free."""
+    """The findings of each of n processes, which meet at a free port."""
     done = started(n_processes, WORK, folder, factory)
     assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(n_processes)]

@@ -3,6 +3,7 @@ never change.
 """
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,11 +12,13 @@ from geocollapse.experiments.recipe import (
     PlannedRun,
     Recipe,
     RunConfig,
+    identity,
     load_recipe,
     recipe_names,
     run_id,
     value_at,
 )
+from geocollapse.experiments.recipe.settings import TrainingConfig, known_keys
 from geocollapse.models import MODELS
 from geocollapse.papers.collapse_transfer.expectations import Expectations
 
@@ -232,6 +235,68 @@ def test_the_name_of_a_run_is_pinned():
     assert run_id(RunConfig.of(config.model_dump(mode="json"))) == run_id(config)
 
 
+def test_runs_have_the_names_that_version_1_gave_them():
+    names = yaml.safe_load((Path(__file__).parent / "fixtures" / "run-ids.yaml").read_text())
+    assert len(names) == 5
+    for key, expected in names.items():
+        name, _, preset = key.partition(" ")
+        recipe = load_recipe(name).with_preset(preset) if preset else load_recipe(name)
+        assert [run.run_id for run in recipe.planned_runs()] == expected
+
+
+class LongerTraining(TrainingConfig):
+    """A configuration that some later version has."""
+
+    warm_up: int = 5
+
+
+class LaterRun(RunConfig):
+    training: LongerTraining
+    tag: str = "none"
+
+
+def later(**training):
+    """The minimal run of a later version."""
+    parts = {key: MINIMAL[key] for key in ("data", "model", "measuring")}
+    return LaterRun.of(parts | {"training": MINIMAL["training"] | training})
+
+
+@pytest.mark.parametrize("pinned", [{}, {"training.warm_up": 5, "tag": "none"}])
+def test_a_key_that_is_added_with_a_default_renames_no_run(pinned, monkeypatch):
+    monkeypatch.setattr(identity, "LATER", identity.LATER | pinned)
+    assert run_id(later()) == "f99b958a3165"
+    assert run_id(later(warm_up=5)) == "f99b958a3165"
+    assert run_id(later(warm_up=6)) != "f99b958a3165"
+    assert run_id(later().model_copy(update={"tag": "mine"})) != "f99b958a3165"
+
+
+def test_a_default_that_changes_later_renames_no_run(monkeypatch):
+    monkeypatch.setattr(identity, "LATER", identity.LATER | {"training.warm_up": 4, "tag": "none"})
+    assert run_id(later(warm_up=4)) == "f99b958a3165"
+    assert run_id(later(warm_up=5)) != "f99b958a3165"
+
+
+def test_every_key_is_of_version_1_or_has_its_first_default_pinned():
+    """A new key needs a line in `identity.LATER`, with the default that it comes with."""
+    of_version_1 = {
+        f"{part}.{key}".lstrip(".") for part, keys in identity.VERSION_1.items() for key in keys
+    }
+    assert set(known_keys(RunConfig)) - of_version_1 == set(identity.LATER)
+    assert of_version_1 <= set(known_keys(RunConfig))
+
+
+def test_momentum_is_refused_with_adamw(recipe):
+    adamw = recipe.with_overrides(["training.optimizer=adamw"])
+    assert run_id(adamw.run_config()) != run_id(recipe.run_config())
+    assert message(adamw.with_overrides, ["training.momentum=0.9"]) == (
+        "recipe: training: momentum: expected 0 with the optimizer adamw, got 0.9; "
+        "do training.momentum=0"
+    )
+    assert message(recipe.with_overrides, ["training.optimizer=adam"]).startswith(
+        "recipe: training.optimizer: expected 'sgd' or 'adamw', got 'adam' (str); do set"
+    )
+
+
 def test_what_a_machine_decides_is_no_part_of_a_run():
     assert not {"device", "workers", "data_root", "out", "version"} & set(RunConfig.model_fields)
 
@@ -304,7 +369,7 @@ def test_the_claims_of_a_recipe_are_what_the_verdicts_read(name):
     expected = Expectations.of(recipe.to_dict())
     assert {field.name for field in dataclasses.fields(expected)} - {"signs"} == set(
         type(recipe.claims).model_fields
-    ) - {"expected_signs"}
+    ) - {"expected_signs", "papers"}
     assert (expected.poincare_factor, expected.coverage, expected.relative_error) == (
         3.0,
         0.93,

@@ -10,20 +10,21 @@ import pytest
 import yaml
 from rich.console import Console
 
+from geocollapse.cli import main
 from geocollapse.experiments.recipe import load_recipe
 from geocollapse.experiments.results.folders import SweepFolder
 from geocollapse.experiments.results.tables import read_sweep
+from geocollapse.papers import registry
+from geocollapse.papers.claims import Claim, Paper
+from geocollapse.papers.collapse_transfer.claims import CLAIMS
 from geocollapse.papers.collapse_transfer.judge import judge
-from geocollapse.papers.verdict import CLAIMS
+from geocollapse.papers.registry import claims_of, papers, papers_of
+from geocollapse.papers.verdict import Verdict
+from geocollapse.reports import sweep_report
 from geocollapse.reports.sweep_charts import charts
-from geocollapse.reports.sweep_page import (
-    VerdictGrid,
-    count_sentence,
-    effect_size,
-    number,
-    verdict_table,
-    write_report,
-)
+from geocollapse.reports.sweep_report import read_report, write_report
+from geocollapse.reports.verdict_grid import VerdictGrid, verdict_table
+from geocollapse.reports.wording import count_sentence, effect_size, number
 from synthetic_sweep import VALUES, write_sweep
 
 CHROMIUM = (
@@ -46,7 +47,7 @@ def sweep(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(sweep):
-    return write_report(sweep).read_text(encoding="utf-8")
+    return write_report(sweep).path.read_text(encoding="utf-8")
 
 
 def words(page):
@@ -59,7 +60,7 @@ def test_the_page_shows_every_verdict_with_its_effect(sweep, page):
     text = words(page)
     verdicts = judge(read_sweep(sweep))
     assert count_sentence(verdicts) in text
-    assert all(claim in text for claim in CLAIMS.values())
+    assert all(claim.statement in text for claim in CLAIMS)
     for verdict in verdicts:
         assert effect_size(verdict) in text
         assert verdict.note in html.unescape(page)
@@ -107,7 +108,7 @@ def test_the_command_names_a_shipped_recipe_with_its_preset(tmp_path):
     recipe = load_recipe("demo").with_preset("smoke")
     SweepFolder(tmp_path).write_recipe(recipe, recipe.planned_runs())
     assert "geocollapse sweep demo --preset smoke" in words(
-        write_report(tmp_path).read_text(encoding="utf-8")
+        write_report(tmp_path).path.read_text(encoding="utf-8")
     )
 
 
@@ -131,7 +132,7 @@ def test_text_of_a_recipe_cannot_become_markup(page):
 )
 def test_a_poor_sweep_gives_a_page_that_says_what_is_missing(tmp_path, case):
     write_sweep(tmp_path, **case)
-    text = words(write_report(tmp_path).read_text(encoding="utf-8"))
+    text = words(write_report(tmp_path).path.read_text(encoding="utf-8"))
     assert "0 do not hold" in text
     assert "No run has a sampling study." in text
 
@@ -140,7 +141,11 @@ def test_a_sweep_over_words_has_its_figures_and_no_verdict_on_their_order(tmp_pa
     monkeypatch.setitem(VALUES, "schedule", ("training.schedule", ["constant", "cosine", "step"]))
     write_sweep(tmp_path, sweeps=("schedule",), n_seeds=1)
     results = read_sweep(tmp_path)
-    assert all(v.note == "The recipe expects no sign here." for v in judge(results) if v.claim == 2)
+    assert all(
+        v.note == "The recipe expects no sign here."
+        for v in judge(results)
+        if v.claim == "training-choices"
+    )
     assert (
         next(chart for chart in charts(results) if chart.name == "settings-schedule")
         .panels[0]
@@ -149,16 +154,16 @@ def test_a_sweep_over_words_has_its_figures_and_no_verdict_on_their_order(tmp_pa
     )
 
 
-def test_a_recipe_without_sweeps_is_reported_on_claims_4_and_5(tmp_path):
+def test_a_recipe_without_sweeps_is_reported_on_its_thresholds(tmp_path):
     write_sweep(tmp_path, n_settings=1, n_seeds=3, sampling=5)
     recipe = yaml.safe_load((tmp_path / "sweep.yaml").read_text())
     runs = [run | {"sweeps": {}, "overrides": {}} for run in recipe["runs"]]
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(recipe | {"runs": runs, "sweeps": {}}))
     results = read_sweep(tmp_path)
-    assert {verdict.claim for verdict in judge(results)} == {4, 5}
+    assert {verdict.claim for verdict in judge(results)} == {"poincare-bound", "sampling"}
     assert [chart.name for chart in charts(results)] == ["poincare-ratio", "bound", "sampling"]
     assert "No sweep of this folder has settings to compare." in words(
-        write_report(tmp_path).read_text(encoding="utf-8")
+        write_report(tmp_path).path.read_text(encoding="utf-8")
     )
 
 
@@ -169,7 +174,7 @@ def test_quantities_that_are_null_everywhere_are_missing_and_nothing_breaks(tmp_
             r'"(max|cdnv|best|vacuous|gc_per_variance)": [^,}]+', r'"\1": null', path.read_text()
         )
         path.write_text(text)
-    text = words(write_report(tmp_path).read_text(encoding="utf-8"))
+    text = words(write_report(tmp_path).path.read_text(encoding="utf-8"))
     assert "Not recorded: source.cdnv." in text
     assert "No run recorded a bound with its error." in text
 
@@ -178,14 +183,14 @@ def test_a_sweep_that_has_only_begun_names_its_unfinished_runs(tmp_path):
     write_sweep(tmp_path, n_settings=2, n_seeds=1)
     for run in (tmp_path / "runs").iterdir():
         shutil.rmtree(run)
-    text = words(write_report(tmp_path).read_text(encoding="utf-8"))
+    text = words(write_report(tmp_path).path.read_text(encoding="utf-8"))
     assert "2 runs: 0 converged, 2 unfinished." in text
     assert "no result.json, the run is not finished" in text
 
 
 def test_the_verdict_table_has_a_column_for_each_sweep(tmp_path):
     write_sweep(tmp_path, sweeps=("learning_rate", "batch_size"))
-    table = verdict_table(tmp_path)
+    table = verdict_table(read_report(tmp_path))
     assert [column.header for column in table.columns] == [
         "claim",
         "pair",
@@ -200,9 +205,63 @@ def test_the_verdict_table_has_a_column_for_each_sweep(tmp_path):
     assert "vacuous" in text
 
 
+def test_a_report_reads_its_folder_once_and_judges_once(tmp_path, monkeypatch, capsys):
+    calls = []
+    for name in ("read_sweep", "judge"):
+        called = getattr(sweep_report, name)
+
+        def counted(*args, name=name, called=called, **settings):
+            calls.append(name)
+            return called(*args, **settings)
+
+        monkeypatch.setattr(sweep_report, name, counted)
+    assert main(["report", str(write_sweep(tmp_path / "a"))]) == 0
+    assert calls == ["read_sweep", "judge"]
+    calls.clear()
+    settings = ("seeds=1", "training.max_steps=2", "transfer.n_episodes=5", "measuring.points=1")
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    arguments += ["--set", "sweeps={}", "--out", str(tmp_path / "b"), "--workers", "1", "--quiet"]
+    assert main(["sweep", "demo", *arguments]) == 0
+    assert calls == ["read_sweep", "judge"]
+
+
+def test_verdicts_are_on_registered_claims_and_names_are_unique(sweep):
+    claims = [claim.name for paper in papers().values() for claim in paper.claims]
+    assert len(set(claims)) == len(claims)
+    assert [claim.name for claim in CLAIMS] == [
+        "complexity-collapse",
+        "training-choices",
+        "transfer",
+        "poincare-bound",
+        "sampling",
+    ]
+    report = read_report(sweep)
+    assert report.papers == (papers()["collapse-transfer"],)
+    assert {verdict.claim for verdict in report.verdicts} == set(claims_of(report.papers))
+
+
+def test_a_folder_is_all_that_a_paper_needs(tmp_path, monkeypatch):
+    claim = Claim("known", "It is known.", "threshold", "a number", (), ("Nothing.",), {"x": "x"})
+    verdict = Verdict("known", "it is", "all runs", "x", "y", "holds", 1, "", effect=0.5)
+    other = Paper("other", "Somebody (2025)", (claim,), lambda results, *, seed=0: (verdict,))
+    monkeypatch.setattr(registry, "papers", lambda: papers() | {"other": other})
+    write_sweep(tmp_path)
+    recipe = yaml.safe_load((tmp_path / "sweep.yaml").read_text())
+    recipe["claims"]["papers"] = ["other"]
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(recipe))
+    report = write_report(tmp_path)
+    assert report.verdicts == (verdict,)
+    assert "Claim 1. It is known." in words(report.path.read_text(encoding="utf-8"))
+    recipe["claims"]["papers"] = ["othr"]
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(ValueError, match="claims.papers: expected names among collapse-transfer"):
+        read_report(tmp_path)
+
+
 def test_the_grid_keeps_only_main_verdicts(sweep):
-    verdicts = judge(read_sweep(sweep))
-    grid = VerdictGrid.of(verdicts)
+    results = read_sweep(sweep)
+    verdicts = judge(results)
+    grid = VerdictGrid.of(verdicts, claims_of(papers_of(results.recipe)))
     assert sum(cell is not None for *_, cells in grid.rows for cell in cells) == sum(
         v.view == "main" for v in verdicts
     )
@@ -221,8 +280,10 @@ def test_numbers_have_three_digits_and_missing_ones_a_dash():
 
 PROBE = """<script>parent.postMessage([
   document.documentElement.scrollWidth <= innerWidth ? "fits" : "too wide",
-  document.querySelectorAll(".panel .plot-container").length, "panels"].join(" "), "*");</script></body>"""
-FRAME = """<title>nothing came</title><script>addEventListener("message", (m) => { document.title = m.data; });</script>
+  document.querySelectorAll(".panel .plot-container").length, "panels"].join(" "), "*");
+</script></body>"""
+FRAME = """<title>nothing came</title>
+<script>addEventListener("message", (m) => { document.title = m.data; });</script>
 <iframe src="page.html" style="width: WIDTHpx; height: 2000px; border: 0"></iframe>"""
 
 

@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+import yaml
 
 from geocollapse.experiments.recipe import RunConfig, load_recipe
 from geocollapse.experiments.results.folders import RunFolder, SweepFolder, load_model
 from geocollapse.experiments.results.tables import read_sweep
 from geocollapse.models import build
+from synthetic_sweep import write_sweep
 
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(3)}
 BUFFERS = {"a": torch.ones(2, 3)}
@@ -46,19 +48,20 @@ def test_configuration_and_result_come_back(run):
 
 
 def test_a_checkpoint_comes_back_bit_for_bit(run):
-    weights, buffers, info = run.load_checkpoint()
+    saved = run.load_checkpoint()
+    weights = saved.weights
     assert all(
         torch.equal(weights[key], value) and weights[key].dtype == value.dtype
         for key, value in WEIGHTS.items()
     )
-    assert torch.equal(buffers["a"], BUFFERS["a"])
-    assert info == INFO
+    assert torch.equal(saved.tensors["a"], BUFFERS["a"])
+    assert saved.info == INFO
     assert run.problems == []
 
 
 def test_weights_that_share_memory_can_be_saved(run):
     run.save_checkpoint({"a": WEIGHTS["a"], "b": WEIGHTS["a"].T}, {}, INFO)
-    weights, _, _ = run.load_checkpoint()
+    weights = run.load_checkpoint().weights
     assert torch.equal(weights["b"], weights["a"].T)
 
 
@@ -75,9 +78,9 @@ def test_a_crash_before_the_rename_leaves_the_old_file(run, monkeypatch):
             run.save_checkpoint(BUFFERS, BUFFERS, INFO | {"step": 2})
     again = RunFolder(run.path)
     assert again.result() == {"status": "done", "steps": 1}
-    weights, _, info = again.load_checkpoint()
-    assert set(weights) == {"a", "n"}
-    assert info["step"] == 4
+    saved = again.load_checkpoint()
+    assert set(saved.weights) == {"a", "n"}
+    assert saved.info["step"] == 4
 
 
 def test_a_crash_between_two_renames_is_noticed(run, monkeypatch):
@@ -183,6 +186,55 @@ def test_a_damaged_result_is_not_a_result(run, content):
     assert run.file("result.json.corrupt").read_bytes() == content
 
 
+def newer(path, version=99):
+    """Write into a file that a later version of the package wrote it."""
+    lines = path.read_text().splitlines()
+    if path.suffix == ".yaml":
+        content = yaml.safe_load(path.read_text()) | {"schema_version": version}
+        path.write_text(yaml.safe_dump(content))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": version}))
+    else:
+        last = json.loads(lines[-1]) | {"schema_version": version}
+        path.write_text("\n".join([*lines[:-1], json.dumps(last)]) + "\n")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("config.yaml", RunFolder.config),
+        ("history.jsonl", RunFolder.history),
+        ("history.jsonl", RunFolder.load_checkpoint),
+        ("state.json", RunFolder.load_checkpoint),
+        ("result.json", RunFolder.result),
+    ],
+)
+def test_a_file_of_a_newer_version_is_refused_and_stays(run, name, read):
+    run.write_result({"status": "done"})
+    content = newer(run.file(name))
+    with pytest.raises(
+        ValueError,
+        match=rf"{name}: expected schema_version \d or older, got 99; do update geocollapse",
+    ):
+        read(run)
+    assert run.file(name).read_bytes() == content
+    assert run.problems == []
+
+
+def test_files_state_their_version_and_are_read_without_one(run):
+    for name in ("config.yaml", "state.json"):
+        assert "schema_version" in run.file(name).read_text()
+    config = yaml.safe_load(run.file("config.yaml").read_text())
+    del config["schema_version"]
+    run.file("config.yaml").write_text(yaml.safe_dump(config))
+    state = json.loads(run.file("state.json").read_text())
+    del state["schema_version"]
+    run.file("state.json").write_text(json.dumps(state))
+    assert run.config() == CONFIG
+    assert run.load_checkpoint().info == INFO
+
+
 def test_a_fresh_folder_has_nothing(tmp_path):
     run = RunFolder(tmp_path / "new")
     assert (run.load_checkpoint(), run.result(), run.history()) == (None, None, [])
@@ -255,6 +307,31 @@ def test_a_sweep_folder_holds_the_recipe_and_its_runs(tmp_path):
     assert folder.entries() == [run.entry() for run in planned]
     assert "&id" not in (tmp_path / "sweep.yaml").read_text()
     assert folder.run(planned[0].run_id).path == tmp_path / "runs" / planned[0].run_id
+
+
+def test_a_sweep_of_a_newer_version_is_neither_read_nor_written_over(tmp_path):
+    recipe = load_recipe("demo")
+    folder = SweepFolder(tmp_path)
+    folder.write_recipe(recipe, recipe.planned_runs(1))
+    content = newer(tmp_path / "sweep.yaml")
+    for call in (
+        folder.recipe,
+        folder.entries,
+        lambda: folder.write_recipe(recipe, []),
+        lambda: read_sweep(tmp_path),
+    ):
+        with pytest.raises(ValueError, match=r"sweep.yaml: expected schema_version 1 or older"):
+            call()
+    assert (tmp_path / "sweep.yaml").read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "history.jsonl", "result.json"])
+def test_results_refuse_a_run_of_a_newer_version(tmp_path, name):
+    write_sweep(tmp_path, n_settings=1, n_seeds=1)
+    (run,) = (tmp_path / "runs").iterdir()
+    newer(run / name)
+    with pytest.raises(ValueError, match=f"{name}: expected schema_version 1 or older, got 99"):
+        read_sweep(tmp_path)
 
 
 def test_what_is_written_is_what_the_results_read(tmp_path):

@@ -1,9 +1,8 @@
-"""Features files: what was measured is measured again from the file, and what is wrong in one is
-named.
-"""
+"""Features files: they give every number again, and what is wrong in one is named."""
 
 import functools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,9 +34,7 @@ def data():
 
 
 def numbers(measurement):
-    """All of the JSON form but where it comes from, to 11 digits: sums over a mapped file may be
-    added up otherwise.
-    """
+    """The JSON form without provenance, to 11 digits: a mapped file may be summed otherwise."""
     return {
         key: rounded(value) for key, value in measurement.to_dict().items() if key != "provenance"
     }
@@ -346,13 +343,113 @@ def test_files_that_cannot_be_read(tmp_path):
         geo.measure_features(tmp_path / "a.csv")
 
 
-def test_a_text_of_another_version_is_refused(tmp_path):
-    for text in ("{", "[]", '{"version": 2}', '{"version": 1}'):
-        path = foreign(tmp_path / "a.npz", features=X, labels=Y, geocollapse=np.array(text))
-        with pytest.raises(
-            ValueError, match="expected the text in a.npz as version 1 of geocollapse writes it"
-        ):
-            geo.measure_features(path)
+def with_text(path, text):
+    return foreign(path, features=X, labels=Y, geocollapse=np.array(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"version": 0}', '{"version": "1"}', '{"version": 1}']
+)
+def test_another_text_is_refused(tmp_path, text):
+    path = with_text(tmp_path / "a.npz", text)
+    with pytest.raises(
+        ValueError, match="expected the text in a.npz as version 1 of geocollapse writes it"
+    ):
+        geo.measure_features(path)
+
+
+def test_a_newer_version_is_refused_with_what_to_do(tmp_path):
+    path = with_text(tmp_path / "a.npz", '{"version": 2}')
+    with pytest.raises(
+        ValueError,
+        match="expected the text in a.npz in version 1 or older, got version 2, which a newer "
+        "geocollapse wrote; do pip install --upgrade geocollapse, or write the file again",
+    ):
+        geo.measure_features(path)
+
+
+VERSION_1 = Path(__file__).parent / "fixtures" / "features_version_1"
+# Of the files, which the first version of the format was written to: 12 examples of 3 features.
+OF_VERSION_1 = {
+    "n_samples": 12,
+    "n_features": 3,
+    "accuracy": 0.5,
+    "gc_pixel": 1.4777043773963128,
+    "gc_per_variance": 1.0456984033777097,
+    "input_covariance_lambda_max": 2.9635242278604017,
+    "cdnv": 12.396616934396578,
+    "directional_cdnv": 3.776082415556118,
+    "nc1": 7.5521648311122345,
+    "nc2_weight_equinorm": 0.10248950409732664,
+    "nc3": 1.8301702945661997,
+    "nc4": 0.3333333333333333,
+    "nearest_mean_error": 0.5,
+}
+ESTIMATES_OF_VERSION_1 = {
+    "geometric_complexity": (0.3694260943490782, 0.05053726550719518),
+    "geometric_collapse": (13.224547136428013, 1.8091100224624614),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_of_version_1_is_read_for_ever(ending):
+    found = geo.measure_features(VERSION_1.with_suffix(ending)).to_dict()
+    assert {key: found[key] for key in OF_VERSION_1} == pytest.approx(OF_VERSION_1)
+    for name, (value, stderr) in ESTIMATES_OF_VERSION_1.items():
+        assert found[name]["value"] == pytest.approx(value)
+        assert found[name]["stderr"] == pytest.approx(stderr)
+    assert (found["layer"], found["classes"], found["split"]) == ("2:in", ["ant", "bee"], None)
+    assert found["geometric_complexity"]["n_samples"] == 8
+    assert found["preprocessing"]["std"] == [0.5]
+    assert found["provenance"]["model"] == "three_tanh"
+
+
+def changed_text(path, change):
+    """A file of version 1 with another text."""
+    with np.load(VERSION_1.with_suffix(".npz")) as file:
+        arrays = dict(file)
+    about = json.loads(str(arrays["geocollapse"]))
+    change(about)
+    np.savez(path, **{**arrays, "geocollapse": np.array(json.dumps(about))})
+    return path
+
+
+def test_a_field_of_later_is_ignored_with_a_note(tmp_path):
+    def later(about):
+        about["mood"] = "good"
+        about["rule"]["max_probes"] = 5
+        about["settings"]["shape"] = "round"
+
+    path = changed_text(tmp_path / "a.npz", later)
+    found = geo.measure_features(path)
+    (note,) = [note for note in found.warnings if "ignored" in note]
+    assert note.startswith("features: mood, settings.shape, rule.max_probes of a.npz ignored")
+    plain = geo.measure_features(VERSION_1.with_suffix(".npz"))
+    assert numbers(found) | {"warnings": None} == numbers(plain) | {"warnings": None}
+
+
+def test_an_optional_field_that_is_missing_takes_its_default(tmp_path):
+    def older(about):
+        del about["no_classifier"]
+        del about["rule"]["max_seconds"]
+
+    kept = read_features(changed_text(tmp_path / "a.npz", older))
+    assert kept.context.rule.max_seconds is None
+    assert kept.context.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        (lambda about: about.pop("ending"), "ending"),
+        (lambda about: about["settings"].pop("n_probes"), "settings.n_probes"),
+        (lambda about: about.update(rule=None), "rule"),
+    ],
+)
+def test_a_frozen_field_that_is_missing_is_named(tmp_path, change, missing):
+    path = changed_text(tmp_path / "a.npz", change)
+    with pytest.raises(ValueError, match=f"version 1 of geocollapse .* got one without {missing};"):
+        geo.measure_features(path)
 
 
 def test_another_ending_and_several_layers_are_refused(model, data, tmp_path):

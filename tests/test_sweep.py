@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,12 +20,14 @@ from geocollapse.experiments import sweep
 from geocollapse.experiments.cost import estimate_cost
 from geocollapse.experiments.engines import local
 from geocollapse.experiments.recipe import Recipe
+from geocollapse.experiments.results.folders import SweepFolder
 from geocollapse.experiments.results.tables import read_sweep, write_table
 from geocollapse.experiments.sweep import run_sweep
+from geocollapse.reports.sweep_report import write_report
 
 TINY: dict[str, Any] = {
     "name": "tiny",
-    "title": "Three learning rates, one of which diverges, and a batch that is larger than the data",
+    "title": "Three learning rates, one of which diverges, and a batch larger than the data",
     "data": {"name": "digits", "source_classes": [0, 1, 2], "subset": 60},
     "model": {"name": "mlp", "args": {"hidden": [8]}},
     "training": {"learning_rate": 0.05, "batch_size": 16, "max_steps": 6},
@@ -93,6 +96,29 @@ def test_done_runs_are_skipped_and_failed_ones_tried_again(swept: tuple[Path, An
     )
 
 
+VERSION_1 = Path(__file__).parent / "fixtures" / "sweep-version-1"
+
+
+def test_sweep_of_version_1_is_reported_and_gone_on_with(tmp_path: Path) -> None:
+    """Two runs of three were done, the third was killed after its checkpoint at step 3."""
+    out = Path(shutil.copytree(VERSION_1, tmp_path / "out"))
+    report = write_report(out)
+    assert list(report.results.runs["status"]) == ["done", "done", "unfinished"]
+    assert "schema_version" not in report.results.runs.columns
+    assert report.results.runs["source.geometric_complexity.value"].gt(0).all()
+    assert report.path.is_file()
+
+    done = {path: path.read_bytes() for path in out.glob("runs/*/result.json")}
+    (killed,) = {path.name for path in out.glob("runs/*")} - {path.parent.name for path in done}
+    lines = (out / "runs" / killed / "history.jsonl").read_bytes()
+    summary = run_sweep(SweepFolder(out).recipe(), out, workers=1, progress=False)
+    assert (summary.n_runs, summary.n_skipped, summary.n_done) == (3, 2, 1)
+    assert {path: path.read_bytes() for path in done} == done
+    assert (out / "runs" / killed / "history.jsonl").read_bytes().startswith(lines)
+    assert not list(out.rglob("*.corrupt"))
+    assert list(read_sweep(out).runs["steps"]) == [6, 6, 6]
+
+
 def test_killed_worker_costs_its_own_run_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,7 +141,8 @@ def test_missing_data_are_said_before_any_run(tmp_path: Path) -> None:
 
 
 def test_script_that_cannot_be_imported_is_no_failed_run(tmp_path: Path) -> None:
-    script = "from geocollapse.experiments.recipe import Recipe\nfrom geocollapse.experiments.sweep import run_sweep\n"
+    script = "from geocollapse.experiments.recipe import Recipe\n"
+    script += "from geocollapse.experiments.sweep import run_sweep\n"
     script += (
         f"run_sweep(Recipe.of({TINY!r}), {str(tmp_path / 'out')!r}, workers=1, progress=False)\n"
     )

@@ -133,7 +133,7 @@ def test_bad_calls():
     with pytest.raises(TypeError, match="x: expected a tensor, or tensors by name, got list"):
         penalty(model, TEXTS)
     with pytest.warns(
-        GeocollapseWarning, match="attention_mask: padding was found among the tokens and no mask"
+        GeocollapseWarning, match="attention_mask: padding was found among the tokens but no mask"
     ):
         penalty(model, {"input_ids": batch["input_ids"]})
 

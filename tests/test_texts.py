@@ -12,14 +12,14 @@ import geocollapse as geo
 from geocollapse import data
 from geocollapse.batches import as_examples, as_map
 from geocollapse.cli import main
-from geocollapse.cli.resolve import _has_token_types
 from geocollapse.data import SOURCES
 from geocollapse.features import FeatureMap, Layer
 from geocollapse.jacobian import ProbePlan
+from geocollapse.models.prepared import has_token_types
 
 
 class Words:
-    """A tokenizer of one token a word: its length; words of length 9 are 9."""
+    """A tokenizer with one token for each word: its length."""
 
     model_max_length, pad_token_id = 5, 0
 
@@ -117,7 +117,7 @@ def test_tokens_are_padded_on_the_right_with_a_mask():
 
 
 class Framed(Words):
-    """The same with a special token on either side, and token types."""
+    """Words with a special token on either side, and token types."""
 
     def num_special_tokens_to_add(self):
         return 2
@@ -197,9 +197,7 @@ def test_banking77(data_root):
 
 
 def test_banking77_is_downloaded(tmp_path, server, monkeypatch):
-    """The real download path against a local server: the file is taken where its SHA-256 is the
-    known one.
-    """
+    """The real download path against a local server: only a file of the known SHA-256 is taken."""
     served, address = server
     content = b"text,category\nHow?,a\nWhy?,b\n"
     (served / "test.csv").write_bytes(content)
@@ -213,7 +211,7 @@ def test_banking77_is_downloaded(tmp_path, server, monkeypatch):
 
 
 def test_batches_of_similar_length():
-    """Every example once, in less padding, and not the short ones first."""
+    """Each example is read once, with less padding, and short ones do not come first."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 50, (600,), generator=generator)
     rows = [{"input_ids": [1] * int(n)} for n in lengths]
@@ -262,7 +260,7 @@ QUESTIONS = [
 
 @pytest.mark.parametrize("pool", ["mean", "cls", "last"])
 def test_a_padded_batch_of_a_sentence_encoder(minilm, pool):
-    """Per-example features and squared norms of padded questions are those of single ones, to 1e-5."""
+    """Features and squared norms of padded questions are those of single ones, to 1e-5."""
     model, tokenizer = minilm
     questions = data.LabelledTexts(QUESTIONS, torch.zeros(4, dtype=torch.int64), about(1)).tokens(
         tokenizer
@@ -310,9 +308,7 @@ def test_the_embedding_of_an_encoder_is_its_last_hidden_state(minilm):
 
 
 def test_next_tokens_have_a_classifier():
-    """The rows of the head that are classes: accuracy, NC3 and NC4 as of a model with these outputs
-    alone.
-    """
+    """Only rows of the head that are classes count for accuracy, NC3 and NC4."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
@@ -363,11 +359,11 @@ def test_which_models_have_token_types(name, expected):
     model = torch.nn.Identity()
     if name is not None:
         model.config = transformers.AutoConfig.for_model(name)
-    assert _has_token_types(model) is expected
+    assert has_token_types(model) is expected
 
 
 def test_a_decoder_with_the_tokenizer_of_an_encoder(minilm, tmp_path, capsys):
-    """GPT-2 embeds token types as tokens: without them each text has the value of its tokens alone."""
+    """GPT-2 embeds token types as tokens: without them a text has the value of its tokens."""
     transformers = pytest.importorskip("transformers", reason='pip install "geocollapse[text]"')
     config = transformers.GPT2Config(
         vocab_size=len(minilm[1]),

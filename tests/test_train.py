@@ -4,24 +4,26 @@ ask for.
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from geocollapse.experiments.recipe import Recipe, RunConfig
+from geocollapse.experiments.recipe import Recipe, RunConfig, TrainingConfig
 from geocollapse.experiments.results.folders import RunFolder
 from geocollapse.experiments.supervised import train
+from geocollapse.experiments.supervised.optimizers import OPTIMIZERS, load_state, pack_state
 from geocollapse.experiments.supervised.recording import (
     loss_and_flatness,
     measure_record,
     recalibrate_batch_norm,
-    study_sampling,
 )
-from geocollapse.experiments.supervised.state import Training, prepare
+from geocollapse.experiments.supervised.sampling import study_sampling, study_seed
+from geocollapse.experiments.supervised.state import Training, prepare, resume, save
 from geocollapse.experiments.supervised.train import (
     NonFiniteLossError,
     record_steps,
@@ -98,6 +100,13 @@ def train_until(step: int, run: RunConfig, folder: Path, monkeypatch: pytest.Mon
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
+    "no_momentum": {"training__momentum": 0.0},
+    "adamw": {
+        "training__optimizer": "adamw",
+        "training__momentum": 0.0,
+        "training__weight_decay": 0.1,
+        "training__learning_rate": 0.01,
+    },
     "penalty": {"training__gc_penalty.weight": 1e-3, "training__gc_penalty.every": 2},
     "batch_norm": {
         "model__name": "small_cnn",
@@ -119,6 +128,82 @@ def test_resumed_run_equals_uninterrupted_one(
     assert not (tmp_path / "resumed" / "result.json").exists()
     train_run(run, RunFolder(tmp_path / "resumed"))
     assert outcome(tmp_path / "resumed") == outcome(tmp_path / "whole")
+
+
+def test_run_saved_by_version_1_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There state.safetensors held momentum buffers under the names of the parameters."""
+    run = config()
+    train_run(run, RunFolder(tmp_path / "whole"))
+    folder = RunFolder(tmp_path / "resumed")
+    train_until(13, run, folder.path, monkeypatch)
+    saved = folder.load_checkpoint()
+    assert saved is not None
+    names = [name for name in saved.weights if name.endswith(("weight", "bias"))]
+    buffers = {name: saved.tensors[f"momentum_buffer/{name}"] for name in names}
+    assert len(buffers) == len(saved.tensors)
+    del saved.info["optimizer"]
+    folder.save_checkpoint(saved.weights, buffers, saved.info)
+    state = json.loads(folder.file("state.json").read_text())
+    del state["schema_version"]
+    folder.file("state.json").write_text(json.dumps(state))
+    train_run(run, folder)
+    assert outcome(folder.path) == outcome(tmp_path / "whole")
+
+
+def equal(one: Any, two: Any) -> bool:
+    """Nested values that are the same to the bit and to the type."""
+    if isinstance(one, torch.Tensor):
+        return one.dtype == two.dtype and torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(equal(one[key], two[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return type(one) is type(two) and all(equal(a, b) for a, b in zip(one, two, strict=True))
+    return type(one) is type(two) and one == two
+
+
+@pytest.mark.parametrize("variant", ["plain", "no_momentum", "adamw"])
+def test_whole_state_of_the_optimizer_comes_back(variant: str, tmp_path: Path) -> None:
+    one, two = (prepare(config(**VARIANTS[variant])) for _ in range(2))
+    folder = RunFolder(tmp_path / "run")
+    for _ in range(3):
+        take_step(one)
+    folder.append_history({"step": 3})
+    save(one, folder)
+    resume(two, folder)
+    assert equal(one.optimizer.state_dict(), two.optimizer.state_dict())
+    take_step(one)
+    take_step(two)
+    assert equal(one.model.state_dict(), two.model.state_dict())
+
+
+def test_state_of_an_optimizer_that_is_not_plain_is_refused() -> None:
+    training = prepare(config())
+    training.optimizer.param_groups[0]["limit"] = float("inf")
+    tensors, packed = pack_state(training.optimizer, training.model)
+    again = prepare(config())
+    load_state(again.optimizer, again.model, tensors, json.loads(json.dumps(packed)))
+    assert again.optimizer.param_groups[0]["limit"] == float("inf")
+    training.optimizer.param_groups[0]["limit"] = object()
+    with pytest.raises(TypeError, match="optimizer: expected a state of tensors and plain values"):
+        pack_state(training.optimizer, training.model)
+
+
+def test_every_optimizer_of_a_recipe_can_be_built() -> None:
+    assert set(OPTIMIZERS) == set(get_args(TrainingConfig.model_fields["optimizer"].annotation))
+
+
+def test_adamw_decouples_weight_decay_and_takes_the_schedule() -> None:
+    training = prepare(config(**VARIANTS["adamw"]))
+    reference = copy.deepcopy(training.model)
+    optimizer = torch.optim.AdamW(reference.parameters(), lr=0.01, weight_decay=0.1)
+    for _ in range(3):
+        x, y = train._next_batch(training)
+        take_step(training)
+        optimizer.zero_grad()
+        F.cross_entropy(reference(x), y).backward()
+        optimizer.step()
+    assert equal(training.model.state_dict(), reference.state_dict())
+    assert isinstance(training.optimizer, torch.optim.AdamW)
 
 
 def test_history_is_cut_back_to_the_checkpoint(
@@ -315,7 +400,7 @@ def test_learning_rate_schedules(values: dict[str, Any], expected: list[float]) 
 
 def test_points_are_geometric_from_the_first_step_to_the_limit() -> None:
     run = config(measuring__every=None, measuring__points=4, training__max_steps=1000)
-    assert sorted(record_steps(run)) == [1, 10, 100, 1000]
+    assert sorted(record_steps(run.measuring, run.training.max_steps)) == [1, 10, 100, 1000]
 
 
 def test_sampling_study_compares_with_the_exact_value(tmp_path: Path) -> None:
@@ -345,7 +430,12 @@ def test_sampling_studies_of_two_runs_are_independent() -> None:
     runs = [config(measuring__sampling=study, training__weight_decay=value) for value in (0.0, 0.1)]
     model, data = (training := prepare(runs[0])).model, training.source
     values = [
-        [e["value"] for e in study_sampling(model, data, run)["examples 30"]["estimates"]]
+        [
+            e["value"]
+            for e in study_sampling(model, data, run.measuring, seed=study_seed(run))[
+                "examples 30"
+            ]["estimates"]
+        ]
         for run in runs
     ]
     assert len({*values[0], *values[1]}) == 6

@@ -1,8 +1,8 @@
-"""Any accepted form of data, read as batches of (inputs, labels, positions in the data set).
+"""Data in any accepted form, read as batches of inputs, labels and positions in the data set.
 
-The files, in the order they build on each other: batch (inputs and labels from what a loader
-yields), about (what a data set says of itself), examples (how they are read), sharing (what several
-processes must have in common), forms (from any data to examples).
+The files, in the order they build on each other: about (the attributes of a data set), batch
+(inputs and labels from what a loader yields), examples (read by position, or once as a stream),
+sharing (one data set over several processes), forms (from any data to examples).
 """
 
 from geocollapse.batches.about import AboutData as AboutData

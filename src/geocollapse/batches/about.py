@@ -1,4 +1,4 @@
-"""What a data set says of itself beside its examples."""
+"""The attributes of a data set that describe its examples."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class AboutData:
-    """The attributes of a data set that a measurement looks for, each None where it has none.
+    """The attributes of a data set that a measurement uses, each None if the data set lacks it.
 
     Attributes:
         classes: a name for class 0, 1, ...
-        split: the part of the data set.
+        split: the part of the data set, such as ``test``.
         mean: subtracted from each channel.
-        std: each channel was divided by it.
+        std: divisor of each channel.
         preprocessing: what else was done to an image.
-        notes: what a reader must know of how the data were made.
-        class_outputs: (C,) which of a language model's outputs each class is.
+        notes: how the data were made, as far as a reader must know it.
+        class_outputs: (C,) the output of a language model that stands for each class.
     """
 
     classes: Sequence[str] | None = None
@@ -32,6 +32,6 @@ class AboutData:
 
     @classmethod
     def of(cls, dataset: object) -> AboutData:
-        """Read the attributes of ``dataset``; a method of such a name is none."""
+        """Read the attributes of ``dataset``; methods with these names are ignored."""
         found = {name: getattr(dataset, name, None) for name in cls.__dataclass_fields__}
         return cls(**{k: v for k, v in found.items() if v is not None and not callable(v)})

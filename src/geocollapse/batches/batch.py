@@ -1,17 +1,18 @@
-"""What goes through a model together: a batch of inputs with their labels, from whatever a loader
-yields.
-"""
+"""A batch: inputs that go through the model together, with their labels and positions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from geocollapse.inputs import Inputs, n_rows
+from geocollapse.inputs import Inputs, as_inputs, n_rows
+
+# Class labels as a caller gives them, one for each example.
+Labels = Tensor | np.ndarray | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,9 @@ class Batch:
 
     Attributes:
         inputs: (n, ...), or tensors by the names of the model's arguments, each (n, ...).
-        labels: (n,) int64, or None where the data has none.
+        labels: (n,) int64, or None for unlabelled data.
         indices: (n,) int64, positions in the data set; probes are a function of them.
-        segment: number of the segment the batch was read from.
+        segment: number of the segment from which the batch was read.
     """
 
     inputs: Inputs
@@ -31,18 +32,18 @@ class Batch:
     segment: int = 0
 
 
-def as_labels(labels: Any) -> Tensor:
+def as_labels(labels: object) -> Tensor:
     """Class labels as an int64 vector.
 
     Raises:
-        TypeError: labels that are not integers.
-        ValueError: not one label for each example.
+        TypeError: the labels are not integers.
+        ValueError: there is not one label for each example.
     """
     tensor = torch.as_tensor(labels)
     if tensor.is_floating_point() or tensor.is_complex():
         raise TypeError(
             f"labels: expected integers, one class for each example, got {tensor.dtype}; do "
-            f"labels.long() if they count"
+            f"labels.long() if they are class numbers"
         )
     if tensor.ndim != 1:
         raise ValueError(
@@ -52,38 +53,41 @@ def as_labels(labels: Any) -> Tensor:
     return tensor.to(torch.int64)
 
 
-def as_batch(raw: Any, indices: Tensor, segment: int = 0) -> Batch:
-    """What a loader yields for the examples at ``indices``.
+def as_batch(raw: object, indices: Tensor, segment: int = 0) -> Batch:
+    """Make a batch of what a loader yields for the examples at ``indices``.
 
     Raises:
         TypeError: not one of the accepted forms, or labels that are not integers.
-        ValueError: another number of inputs, or of labels, than of examples.
+        ValueError: the number of inputs or labels differs from the number of examples.
     """
-    inputs, labels = _unpack(raw)
+    raw_inputs, raw_labels = _unpack(raw)
+    inputs = as_inputs(raw_inputs)
     n_examples = n_rows(inputs)
     if n_examples != len(indices):
         raise ValueError(
             f"batch: expected {len(indices)} examples, got {n_examples}; do make collate_fn keep "
             f"every example"
         )
-    if labels is not None:
-        labels = as_labels(labels)
-        if len(labels) != n_examples:
-            raise ValueError(
-                f"labels: expected one for each of {n_examples} inputs, got {len(labels)}; do "
-                f"check the collate_fn"
-            )
+    if raw_labels is None:
+        return Batch(inputs, None, indices, segment)
+    labels = as_labels(raw_labels)
+    if len(labels) != n_examples:
+        raise ValueError(
+            f"labels: expected one for each of {n_examples} inputs, got {len(labels)}; do "
+            f"check the collate_fn"
+        )
     return Batch(inputs, labels, indices, segment)
 
 
-def n_examples_in(raw: Any) -> int:
+def n_examples_in(raw: object) -> int:
     """The number of examples in what a loader yields."""
-    return n_rows(_unpack(raw)[0])
+    return n_rows(as_inputs(_unpack(raw)[0]))
 
 
-def _unpack(raw: Any) -> tuple[Any, Any]:
-    """Inputs and labels; of a mapping, all but ``labels`` are inputs, and a single one needs no
-    name.
+def _unpack(raw: object) -> tuple[object, object]:
+    """Split into inputs and labels, None where there are none.
+
+    In a mapping, everything but ``labels`` is an input; a single input needs no name.
     """
     if isinstance(raw, Mapping):
         rest = {key: value for key, value in raw.items() if key != "labels"}

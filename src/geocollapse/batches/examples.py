@@ -1,11 +1,11 @@
-"""Examples and the ways to read them: in any order by their positions, or once as they come."""
+"""Examples that are read by their positions, in any order, or once as a stream."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol, TypedDict, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,29 +16,51 @@ from geocollapse.batches.batch import Batch, as_batch, n_examples_in
 from geocollapse.inputs import Inputs, rows_of
 
 EMPTY = "data: expected at least one example, got none; do check the data set and its sampler"
-_AHEAD = 8  # batches of a stream that are read ahead for one with two examples
+_AHEAD = 8  # batches of a stream to read ahead in search of one with enough examples
 _WINDOW = 32  # batches among which examples are sorted by length
+
+
+@runtime_checkable
+class MapDataset(Protocol):
+    """A map-style data set: one example for each position."""
+
+    def __getitem__(self, position: int, /) -> object:
+        """The example at a position."""
+
+    def __len__(self) -> int:
+        """The number of examples."""
+
+
+class Loading(TypedDict, total=False):
+    """Keyword arguments of the DataLoader that reads a data set."""
+
+    collate_fn: Callable[[list[object]], object]
+    num_workers: int
+    worker_init_fn: Callable[[int], None]
+    multiprocessing_context: object
+    prefetch_factor: int | None
+    pin_memory: bool
 
 
 @dataclass(frozen=True)
 class MapExamples:
-    """Examples that can be read in any order: a map-style data set and the positions taken from it.
+    """Examples that can be read in any order: positions of a map-style data set.
 
     Attributes:
         dataset: the data set.
-        indices: (n,) int64, the sorted positions that are read.
-        labels: (n,) labels of ``indices`` where they are known before reading, else None.
+        indices: (n,) int64, the sorted positions to read.
+        labels: (n,) labels of ``indices`` if they are known before reading, else None.
         batch_size: examples that are read together.
-        loading: collate function and worker settings, as keyword arguments of a DataLoader.
-        lengths: (n,) tokens of each example of the data set, where it tells (``dataset.lengths``),
-            else None.
+        loading: collate function and worker settings of the DataLoader.
+        lengths: (n,) number of tokens of each example of the data set (``dataset.lengths``), None
+            if the data set does not tell.
     """
 
-    dataset: Dataset[Any]
+    dataset: MapDataset
     indices: Tensor
     labels: Tensor | None
     batch_size: int
-    loading: dict[str, Any] = field(default_factory=dict)
+    loading: Loading = field(default_factory=Loading)
     lengths: Tensor | None = None
 
     def __len__(self) -> int:
@@ -51,48 +73,48 @@ class MapExamples:
 
     @property
     def about(self) -> AboutData:
-        """What the data set says of itself."""
+        """The attributes that describe the data set."""
         return AboutData.of(self.dataset)
 
     def rows(self, batch: Batch) -> Tensor:
-        """Rows of a batch among all examples that are read."""
+        """Rows (k,) of a batch among all examples that are read."""
         return torch.searchsorted(self.indices, batch.indices)
 
     def positions(self, rows: Tensor) -> Tensor:
-        """Positions in the data set of rows among all examples that are read."""
+        """Positions in the data set of ``rows`` among all examples that are read."""
         return self.indices[rows]
 
     def labels_at(self, indices: Tensor) -> Tensor | None:
-        """Labels (k,) of the examples at positions ``indices`` (k,), where known before reading."""
+        """Labels (k,) at positions ``indices`` (k,), None if they are not known before reading."""
         if self.labels is None:
             return None
         return self.labels[torch.searchsorted(self.indices, indices)]
 
     def class_counts(self) -> dict[int, int]:
-        """Examples of each class, by its label; empty where labels are not known before reading."""
+        """Examples of each class, by its label; empty if labels are not known before reading."""
         if self.labels is None:
             return {}
         classes, counts = self.labels.unique(return_counts=True)
         return dict(zip(classes.tolist(), counts.tolist(), strict=True))
 
     def labels_of(self, batch: Batch) -> Tensor:
-        """Labels (k,) of a batch: those known before reading, else those that it carries.
+        """Labels (k,) of a batch: those known before reading, else those in the batch.
 
         Raises:
-            ValueError: neither.
+            ValueError: there are neither.
         """
         known = self.labels_at(batch.indices)
         return _own_labels(batch) if known is None else known
 
     def peek(self, n_examples: int = 1) -> Inputs:
-        """The inputs of the first examples: at most ``n_examples``, of one batch."""
+        """The inputs of the first ``n_examples`` examples, or of fewer if one batch holds fewer."""
         return next(self.batches(self.indices[:n_examples])).inputs
 
     def batches(self, *segments: Tensor, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
-        """Read the positions of ``segments`` in their order; a batch never spans two segments.
+        """Read the positions in ``segments`` in order; a batch never spans two segments.
 
-        Without segments: all positions in ascending order. A ``share`` (rank, number of processes)
-        is some of the batches, each as it is without one.
+        Without segments, all positions are read in ascending order. A ``share`` (rank, number of
+        processes) is one process's part of these batches, none of which it changes.
         """
         parts = [
             (number, part)
@@ -101,26 +123,26 @@ class MapExamples:
             for part in self._parts(segment)
         ]
         parts = _shared(parts, *share)
-        if isinstance(self.dataset, TensorDataset) and not self.loading:
-            for number, part in parts:
-                yield as_batch(
-                    tuple(tensor[part.to(tensor.device)] for tensor in self.dataset.tensors),
-                    part,
-                    number,
-                )
-            return
-        loader = DataLoader(
-            self.dataset, batch_sampler=[part.tolist() for _, part in parts], **self.loading
-        )
-        for raw, (number, part) in zip(loader, parts, strict=True):
+        for raw, (number, part) in zip(self._read(parts), parts, strict=True):
             yield as_batch(raw, part, number)
 
-    def _parts(self, segment: Tensor) -> Iterable[Tensor]:
-        """A segment in batches; where examples have lengths, those of similar length together, to
-        save padding.
+    def _read(self, parts: Sequence[tuple[int, Tensor]]) -> Iterator[object]:
+        """The examples at each part's positions, in the form that the data set yields."""
+        if isinstance(self.dataset, TensorDataset) and not self.loading:
+            for _, part in parts:
+                yield tuple(tensor[part.to(tensor.device)] for tensor in self.dataset.tensors)
+            return
+        dataset = cast("Dataset[object]", self.dataset)
+        yield from DataLoader(
+            dataset, batch_sampler=[part.tolist() for _, part in parts], **self.loading
+        )
 
-        Batches of one window are in the order of the places where their shortest examples stood, so
-        that in a segment of random order what was read at any time is a random sample.
+    def _parts(self, segment: Tensor) -> Iterable[Tensor]:
+        """Split a segment into batches, of examples of similar length if lengths are known.
+
+        Similar lengths save padding. Within a window, batches are ordered by the position of their
+        shortest example, so that what has been read of a shuffled segment is always a random
+        sample.
         """
         if self.lengths is None:
             return segment.split(self.batch_size)
@@ -136,9 +158,9 @@ class MapExamples:
 class StreamExamples:
     """Examples that are read once, in their own order: an iterable of batches."""
 
-    def __init__(self, iterable: Iterable[Any]) -> None:
+    def __init__(self, iterable: Iterable[object]) -> None:
         self._iterator = iter(iterable)
-        self._seen: list[Any] = []
+        self._seen: list[object] = []
 
     @property
     def size(self) -> int | None:
@@ -147,15 +169,15 @@ class StreamExamples:
 
     @property
     def about(self) -> AboutData:
-        """Nothing: a stream has no attributes."""
+        """Empty: a stream has no attributes."""
         return AboutData()
 
     def rows(self, batch: Batch) -> Tensor:
-        """Rows of a batch among all examples: their positions."""
+        """Rows (k,) of a batch among all examples: its positions."""
         return batch.indices
 
     def positions(self, rows: Tensor) -> Tensor:
-        """Positions of rows among all examples: the rows themselves."""
+        """Positions of ``rows`` among all examples: the rows themselves."""
         return rows
 
     def labels_at(self, indices: Tensor) -> Tensor | None:
@@ -168,18 +190,18 @@ class StreamExamples:
         return {}
 
     def labels_of(self, batch: Batch) -> Tensor:
-        """Labels (k,) that a batch carries.
+        """Labels (k,) in a batch.
 
         Raises:
-            ValueError: it carries none.
+            ValueError: it has none.
         """
         return _own_labels(batch)
 
     def peek(self, n_examples: int = 1) -> Inputs:
-        """The inputs of the first examples that share a batch: of the first one that has so many,
-        among those ahead.
+        """The inputs of ``n_examples`` examples of one batch, the first batch that has so many.
 
-        What was read ahead is read again by ``batches``.
+        Only a few batches are read ahead, and ``batches`` yields them again; if none of them is
+        large enough, the inputs are those of the first batch.
         """
         while len(self._seen) < _AHEAD and not any(
             n_examples_in(raw) >= n_examples for raw in self._seen
@@ -194,8 +216,9 @@ class StreamExamples:
         return rows_of(as_batch(raw, torch.arange(n_examples_in(raw))).inputs, slice(n_examples))
 
     def batches(self, *, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
-        """The batches of the iterable; positions count the examples read. It cannot be shared:
-        ``check_shared``.
+        """The batches of the iterable, in order; positions count the examples read.
+
+        A stream cannot be shared between processes: ``check_shared`` refuses it.
         """
         del share
         start = 0
@@ -215,10 +238,16 @@ def as_map(
     wanted: str = "in any order",
     remedy: str = "pass a map-style data set or a loader over one",
 ) -> MapExamples:
-    """``examples``, where ``argument`` needs a data set that can be read as ``wanted``.
+    """Return ``examples`` if they can be read as ``argument`` needs: by position.
+
+    Args:
+        examples: the data.
+        argument: the argument that needs a map-style data set, for the message.
+        wanted: how the data set must be readable, for the message.
+        remedy: what to do instead, for the message.
 
     Raises:
-        ValueError: a stream, which comes once and in its own batches.
+        ValueError: a stream, which can be read only once and in its own batches.
     """
     if isinstance(examples, StreamExamples):
         raise ValueError(
@@ -240,10 +269,11 @@ def _own_labels(batch: Batch) -> Tensor:
 def _shared(
     parts: list[tuple[int, Tensor]], rank: int, n_processes: int
 ) -> list[tuple[int, Tensor]]:
-    """The parts of one process: each goes to the process that has the fewest examples by then."""
+    """The parts of one process: each part goes to the process with the fewest examples so far."""
     if n_processes == 1:
         return parts
-    loads, own = [0] * n_processes, []
+    loads = [0] * n_processes
+    own = []
     for part in parts:
         least = loads.index(min(loads))
         loads[least] += len(part[1])

@@ -1,36 +1,51 @@
-"""From any accepted form of data to examples with positions."""
+"""From data in any accepted form to examples with positions."""
 
 from __future__ import annotations
 
 import functools
 import signal
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
-from geocollapse.batches.batch import as_labels
-from geocollapse.batches.examples import EMPTY, Examples, MapExamples, StreamExamples
+from geocollapse.batches.batch import Labels, as_labels
+from geocollapse.batches.examples import (
+    EMPTY,
+    Examples,
+    Loading,
+    MapDataset,
+    MapExamples,
+    StreamExamples,
+)
 from geocollapse.batches.sharing import sampled_positions
 
 _DEFAULT_BATCH_SIZE = 128
 _FORMS = "a DataLoader, a map-style Dataset, a pair (inputs, labels) or a tensor of inputs"
 
 
-def as_examples(data: Any, *, labels: Any = None, batch_size: int | None = None) -> Examples:
-    """Normalise ``data`` to examples with positions.
+def as_examples(
+    data: object, *, labels: Labels | None = None, batch_size: int | None = None
+) -> Examples:
+    """Turn data in any accepted form into examples with positions.
 
-    Of a loader over a map-style data set only the data set, collate function, batch size, worker
-    settings and the sampler's set of positions are taken; its order, and ``drop_last``, are not:
-    every example counts once. A DistributedSampler stands for the whole data set that it samples.
+    A loader over a map-style data set lends its data set, collate function, batch size, worker
+    settings and the set of positions in its sampler, but neither their order nor ``drop_last``:
+    every example counts once. A DistributedSampler stands for the whole data set it samples.
+
+    Args:
+        data: a loader, a map-style data set, a pair (inputs, labels), a tensor of inputs, or an
+            iterable of batches.
+        labels: one for each example of a map-style data set; by default its own.
+        batch_size: examples to read together; by default that of the loader.
 
     Raises:
         TypeError: not one of the accepted forms.
         ValueError: no examples, labels of another length, a batch size below 1, a distributed
-            sampler of another number of processes.
+            sampler for another number of processes.
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(
@@ -45,12 +60,7 @@ def as_examples(data: Any, *, labels: Any = None, batch_size: int | None = None)
         return _of_loader(data, labels, batch_size)
     dataset = _as_dataset(data)
     if dataset is not None:
-        indices = torch.arange(len(dataset))  # type: ignore[arg-type]
-        collate = getattr(
-            dataset, "collate_fn", None
-        )  # a data set that knows how its examples make a batch
-        loading = {} if collate is None else {"collate_fn": collate}
-        return _of_dataset(dataset, indices, labels, batch_size or _DEFAULT_BATCH_SIZE, loading)
+        return _of_whole(dataset, labels, batch_size or _DEFAULT_BATCH_SIZE)
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
         return _stream(data, labels)
     raise TypeError(
@@ -59,63 +69,81 @@ def as_examples(data: Any, *, labels: Any = None, batch_size: int | None = None)
     )
 
 
-def _as_dataset(data: Any) -> Dataset[Any] | None:
+def _as_dataset(data: object) -> MapDataset | None:
+    """A map-style data set of ``data``; None if they are a stream or no data at all."""
     if isinstance(data, Tensor | np.ndarray):
         return TensorDataset(torch.as_tensor(data))
-    is_pair = isinstance(data, tuple | list) and len(data) == 2
-    if is_pair and all(isinstance(part, Tensor | np.ndarray) for part in data):
-        inputs, labels = torch.as_tensor(data[0]), as_labels(data[1])
-        if len(inputs) != len(labels):
-            raise ValueError(
-                f"labels: expected one for each of {len(inputs)} inputs, got {len(labels)}; do "
-                f"pass matching tensors"
-            )
-        return TensorDataset(inputs, labels)
-    if isinstance(
-        data, list | tuple | Mapping | str | bytes
-    ):  # a plain list is one of batches, not of examples
+    if isinstance(data, tuple | list):
+        is_pair = len(data) == 2 and all(isinstance(part, Tensor | np.ndarray) for part in data)
+        return _of_pair(*data) if is_pair else None  # any other list holds batches, not examples
+    if isinstance(data, Mapping | str | bytes):
         return None
-    return data if hasattr(data, "__getitem__") and hasattr(data, "__len__") else None
+    return data if isinstance(data, MapDataset) else None
 
 
-def _of_loader(loader: DataLoader[Any], labels: Any, batch_size: int | None) -> MapExamples:
-    positions = sampled_positions(
-        loader.batch_sampler
-        if loader.batch_size is None and loader.batch_sampler
-        else loader.sampler
-    )
-    loading: dict[str, Any] = {"collate_fn": loader.collate_fn}
+def _of_pair(inputs: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> TensorDataset:
+    x = torch.as_tensor(inputs)
+    y = as_labels(labels)
+    if len(x) != len(y):
+        raise ValueError(
+            f"labels: expected one for each of {len(x)} inputs, got {len(y)}; do pass matching "
+            f"tensors"
+        )
+    return TensorDataset(x, y)
+
+
+def _of_whole(dataset: MapDataset, labels: Labels | None, batch_size: int) -> MapExamples:
+    """All examples of a data set, collated as it asks (``dataset.collate_fn``)."""
+    collate = getattr(dataset, "collate_fn", None)
+    loading = Loading() if collate is None else Loading(collate_fn=collate)
+    return _of_dataset(dataset, torch.arange(len(dataset)), labels, batch_size, loading)
+
+
+def _of_loader(
+    loader: DataLoader[object], labels: Labels | None, batch_size: int | None
+) -> MapExamples:
+    own_batches = loader.batch_sampler if loader.batch_size is None else None
+    positions = sampled_positions(own_batches or loader.sampler)
+    size = batch_size or loader.batch_size or _DEFAULT_BATCH_SIZE
+    dataset = cast("MapDataset", loader.dataset)
+    return _of_dataset(dataset, positions, labels, size, _loading(loader))
+
+
+def _loading(loader: DataLoader[object]) -> Loading:
+    """The settings of a loader; none where its data set can be read without a DataLoader."""
+    if loader.collate_fn is default_collate and not loader.num_workers:
+        return Loading()
+    loading = Loading(collate_fn=loader.collate_fn)
     if loader.num_workers:
-        loading |= {
-            "num_workers": loader.num_workers,
-            "worker_init_fn": functools.partial(_start_worker, loader.worker_init_fn),
-            "multiprocessing_context": loader.multiprocessing_context,
-            "prefetch_factor": loader.prefetch_factor,
-        }
+        loading["num_workers"] = loader.num_workers
+        loading["worker_init_fn"] = functools.partial(_start_worker, loader.worker_init_fn)
+        loading["multiprocessing_context"] = loader.multiprocessing_context
+        loading["prefetch_factor"] = loader.prefetch_factor
     if loader.pin_memory:
         loading["pin_memory"] = True
-    if loader.collate_fn is torch.utils.data.default_collate and not loader.num_workers:
-        loading = {}
-    size = batch_size or loader.batch_size or _DEFAULT_BATCH_SIZE
-    return _of_dataset(loader.dataset, positions, labels, size, loading)
+    return loading
 
 
 def _start_worker(worker_init_fn: Callable[[int], None] | None, worker: int) -> None:
-    """Leave Ctrl-C to the main process, which ends with what was read so far."""
+    """Leave Ctrl-C to the main process, which ends with what it has read so far."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if worker_init_fn is not None:
         worker_init_fn(worker)
 
 
 def _of_dataset(
-    dataset: Dataset[Any], indices: Tensor, labels: Any, batch_size: int, loading: dict[str, Any]
+    dataset: MapDataset,
+    indices: Tensor,
+    labels: Labels | None,
+    batch_size: int,
+    loading: Loading,
 ) -> MapExamples:
     if len(indices) == 0:
         raise ValueError(EMPTY)
     known = _known_labels(dataset) if labels is None else as_labels(labels)
-    if known is not None and len(known) != len(dataset):  # type: ignore[arg-type]
+    if known is not None and len(known) != len(dataset):
         raise ValueError(
-            f"labels: expected one for each of {len(dataset)} examples, got {len(known)}; "  # type: ignore[arg-type]
+            f"labels: expected one for each of {len(dataset)} examples, got {len(known)}; "
             f"do labels=None to read them from the batches"
         )
     lengths = getattr(dataset, "lengths", None)
@@ -124,18 +152,18 @@ def _of_dataset(
     )
 
 
-def _known_labels(dataset: Any) -> Tensor | None:
+def _known_labels(dataset: object) -> Tensor | None:
     """Labels that a data set offers without reading its examples (torchvision's ``targets``)."""
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
         return as_labels(dataset.tensors[1]).cpu()
-    if isinstance(dataset, torch.utils.data.Subset):
+    if isinstance(dataset, Subset):
         whole = _known_labels(dataset.dataset)
         return None if whole is None else whole[torch.as_tensor(dataset.indices)]
     targets = getattr(dataset, "targets", None)
     return None if targets is None else as_labels(targets)
 
 
-def _stream(iterable: Iterable[Any], labels: Any) -> StreamExamples:
+def _stream(iterable: Iterable[object], labels: Labels | None) -> StreamExamples:
     if labels is not None:
         raise ValueError(
             "labels: expected None for a stream of batches, got labels; do yield (inputs, labels) "

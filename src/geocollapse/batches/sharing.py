@@ -1,9 +1,8 @@
-"""What several processes must have in common to share the batches of one data set."""
+"""Checks that several processes agree on the data set, model and settings they share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,9 @@ from torch.utils.data.distributed import DistributedSampler
 from geocollapse.batches.examples import Examples, MapExamples, as_map
 from geocollapse.inputs import Enter, Inputs, tensors_of
 from geocollapse.runtime.processes import check_same, digest, gather_object, gather_rows, share
+
+# Positions in a data set, one by one or in batches.
+Positions = Iterable[int] | Iterable[Sequence[int]]
 
 _ONE_DATA_SET = (
     "give each process the whole data set, or a loader with a DistributedSampler over it"
@@ -24,27 +26,26 @@ def check_shared(
     model: nn.Module | None,
     enter: Enter,
     pair: Inputs,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     *,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Refuse what several processes cannot share: a stream, or other data, weights or settings in
-    one of them.
+    """Refuse a stream, and processes whose data, weights or settings differ.
 
-    Positions, labels, weights and inputs in memory are compared by their digests. Of what is not in
-    memory, and of code (another architecture, a callable with weights of its own), the first two
-    examples tell, by their inputs and features.
+    Positions, labels, weights and inputs in memory are compared by their digests. Data that are not
+    in memory, and code (another architecture, a callable with its own weights), are compared by the
+    inputs and features of the first two examples.
 
     Args:
         examples: the data.
         model: the module, or None for a callable.
-        enter: from inputs to the map of these examples and the x that it starts from.
+        enter: from inputs to the map of these examples, and the x at which it starts.
         pair: the inputs of the first two examples.
         settings: values by the names of their arguments.
         dtype: the coarsest precision inside the map (autocast); by default that of the features.
 
     Raises:
-        ValueError: says what differs.
+        ValueError: names the first difference found.
     """
     if share()[1] == 1:
         return
@@ -53,51 +54,30 @@ def check_shared(
     )
     shared = as_map(examples, "data", wanted="in parts by several processes", remedy=remedy)
     _check_data(shared, pair)
-    for name, value in {"batch_size": shared.batch_size, **settings}.items():
-        check_same(
-            name, value, expected="the same setting", remedy="pass the same one in each process"
-        )
-    weights = [] if model is None else [*model.parameters(), *model.buffers()]
-    remedy = "load one checkpoint in all, or broadcast parameters and buffers (batch statistics drift apart)"
-    check_same(
-        "model",
-        digest(*weights),
-        expected="the same weights and buffers (by their digest)",
-        remedy=remedy,
-    )
-    take, x = enter(pair)
-    with torch.no_grad():
-        features = take(x.clone())[0]  # it may work in place
-    remedy = "build one model, and let a callable's own weights be the same"
-    _check_close(
-        "model",
-        features,
-        expected="the same features of the first examples",
-        remedy=remedy,
-        dtype=dtype,
-    )
+    _check_settings({"batch_size": shared.batch_size, **settings})
+    _check_weights(model)
+    _check_features(enter, pair, dtype)
 
 
-def sampled_positions(sampler: Any) -> Tensor:
-    """The positions that a sampler takes, each once; of a distributed one those of all processes
-    together.
+def sampled_positions(sampler: Positions) -> Tensor:
+    """The positions that a sampler takes, each once; of a DistributedSampler, those of all ranks.
 
-    All processes together are to take the whole data set of torch's own DistributedSampler: neither
-    its ``drop_last`` nor epochs that differ between processes leave examples out.
+    With torch's own DistributedSampler these are all positions of its data set: neither its
+    ``drop_last`` nor epochs that differ between processes leave examples out.
 
     Raises:
-        ValueError: a distributed sampler of another number of processes.
+        ValueError: a distributed sampler for another number of processes.
     """
     for distributed in (sampler, getattr(sampler, "sampler", None)):
-        n_replicas, n_processes = getattr(distributed, "num_replicas", None), share()[1]
+        n_replicas = getattr(distributed, "num_replicas", None)
         if n_replicas is None:
             continue
+        n_processes = share()[1]
         if n_replicas != n_processes:
             raise ValueError(
-                f"sampler: expected num_replicas = world size {n_processes}, got {n_replicas}, of "
-                f"which a part of the "
-                f"data would be left out; do init_process_group before "
-                f"DistributedSampler(dataset), or no sampler"
+                f"sampler: expected num_replicas = world size {n_processes}, got {n_replicas}, "
+                f"which would leave out a part of the data; do init_process_group before "
+                f"DistributedSampler(dataset), or pass no sampler"
             )
         if (
             isinstance(distributed, DistributedSampler)
@@ -108,31 +88,61 @@ def sampled_positions(sampler: Any) -> Tensor:
     return _positions(sampler).unique()
 
 
-def _positions(sampler: Any) -> Tensor:
+def _positions(sampler: Positions) -> Tensor:
+    """All positions that a sampler yields, in its order."""
     entries = [entry if isinstance(entry, list | tuple) else [entry] for entry in sampler]
     return torch.tensor([position for entry in entries for position in entry], dtype=torch.int64)
 
 
 def _check_data(examples: MapExamples, pair: Inputs) -> None:
-    n_dataset = len(examples.dataset)  # type: ignore[arg-type]
-    check_same("data", n_dataset, expected="a data set of the same length", remedy=_ONE_DATA_SET)
-    check_same("data", len(examples), expected="the same number of positions", remedy=_ONE_DATA_SET)
+    """Refuse processes with other data, positions or labels."""
+    dataset = examples.dataset
     taken = digest(examples.indices, examples.labels)
-    check_same(
-        "data",
-        taken,
-        expected="the same positions and labels (by their digest)",
-        remedy=_ONE_DATA_SET,
+    in_memory = dataset.tensors[:1] if isinstance(dataset, TensorDataset) else ()
+    compared: tuple[tuple[int, str], ...] = (
+        (len(dataset), "a data set of the same length"),
+        (len(examples), "the same number of positions"),
+        (taken, "the same positions and labels (by their digest)"),
+        (digest(*in_memory), "the same inputs (by their digest)"),
     )
-    in_memory = examples.dataset.tensors[:1] if isinstance(examples.dataset, TensorDataset) else ()
-    check_same(
-        "data",
-        digest(*in_memory),
-        expected="the same inputs (by their digest)",
-        remedy=_ONE_DATA_SET,
-    )
-    remedy = f"{_ONE_DATA_SET}; random augmentation, if any, has to be switched off"
+    for value, expected in compared:
+        check_same("data", value, expected=expected, remedy=_ONE_DATA_SET)
+    remedy = f"{_ONE_DATA_SET}, and switch off random augmentation, if any"
     _check_close("data", tensors_of(pair), expected="the same first examples", remedy=remedy)
+
+
+def _check_settings(settings: Mapping[str, object]) -> None:
+    """Refuse processes with other settings."""
+    for name, value in settings.items():
+        check_same(
+            name, value, expected="the same setting", remedy="pass the same one in each process"
+        )
+
+
+def _check_weights(model: nn.Module | None) -> None:
+    """Refuse processes with other parameters or buffers."""
+    weights = [] if model is None else [*model.parameters(), *model.buffers()]
+    check_same(
+        "model",
+        digest(*weights),
+        expected="the same weights and buffers (by their digest)",
+        remedy="load one checkpoint in all, or broadcast parameters and buffers (batch statistics "
+        "drift apart)",
+    )
+
+
+def _check_features(enter: Enter, pair: Inputs, dtype: torch.dtype | None) -> None:
+    """Refuse processes whose maps give the first examples other features."""
+    take, x = enter(pair)
+    with torch.no_grad():
+        features = take(x.clone())[0]  # a copy: the map may work in place
+    _check_close(
+        "model",
+        features,
+        expected="the same features of the first examples",
+        remedy="build one model, and give a callable the same weights in each process",
+        dtype=dtype,
+    )
 
 
 def _check_close(
@@ -143,8 +153,10 @@ def _check_close(
     remedy: str,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Refuse processes whose ``tensors`` differ by more than rounding does, at which half of the
-    digits stay.
+    """Refuse processes whose ``tensors`` differ in more than the digits that rounding may change.
+
+    Raises:
+        ValueError: names the argument and the first process that differs.
     """
     everyone = gather_object([tensor.detach().cpu() for tensor in tensors], what=argument)
     for rank, others in enumerate(everyone):
@@ -154,12 +166,12 @@ def _check_close(
         ):
             raise ValueError(
                 f"{argument}: expected {expected} in each of {len(everyone)} processes, got others "
-                f"in process {rank} "
-                f"than in process 0; do {remedy}"
+                f"in process {rank} than in process 0; do {remedy}"
             )
 
 
 def _close(a: Tensor, b: Tensor, dtype: torch.dtype | None) -> bool:
+    """Equal up to half the digits of the largest entry, in ``dtype`` or their own."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if not a.is_floating_point() or a.numel() == 0:

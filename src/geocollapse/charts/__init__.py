@@ -1,6 +1,6 @@
-"""Figures described once, drawn by matplotlib for paper and by plotly for the page.
+"""Figures as data, drawn by matplotlib for paper and by plotly for the page.
 
-The files: chart (a figure as data), labels (what a column is called), paper (PNG and PDF), page.
+The files: chart (a figure as data), labels (names and units), paper (PNG and PDF), page.
 """
 
 from geocollapse.charts.chart import Chart as Chart

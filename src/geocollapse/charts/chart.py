@@ -1,4 +1,4 @@
-"""Chart: a figure as data, so that paper and page show the same points under the same labels."""
+"""A figure as data, so that paper and page show the same points under the same labels."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Scale = Literal["linear", "log"]
 
 
 @dataclass(frozen=True)
 class Mark:
-    """How one setting is drawn: a colour and a shape, so that colour alone never carries the
-    meaning.
-    """
+    """How one setting is drawn: by colour and shape, so that colour alone carries no meaning."""
 
     colour: str
     matplotlib: str
@@ -24,7 +23,7 @@ class Mark:
     text: str
 
 
-# Okabe and Ito (2008), safe for the colour-blind; the pale yellow comes last.
+# Okabe and Ito (2008), safe for colour-blind readers; the pale yellow comes last.
 MARKS = (
     Mark("#0072B2", "o", "circle", "●"),
     Mark("#D55E00", "s", "square", "■"),
@@ -38,13 +37,9 @@ MARKS = (
 
 
 def mark(position: int) -> Mark:
-    """The mark of the setting at ``position``: from the ninth on, the colours come round with other
-    shapes.
-    """
-    colour, shape = (
-        MARKS[position % len(MARKS)],
-        MARKS[(position + position // len(MARKS)) % len(MARKS)],
-    )
+    """The mark of the setting at ``position``; from the ninth on, colours get other shapes."""
+    colour = MARKS[position % len(MARKS)]
+    shape = MARKS[(position + position // len(MARKS)) % len(MARKS)]
     return replace(shape, colour=colour.colour)
 
 
@@ -53,15 +48,15 @@ class Series:
     """Points or a line in one panel.
 
     Attributes:
-        label: what it is, in the legend and on hover.
+        label: its name in the legend and on hover.
         mark: its colour and shape.
         x: positions (n,).
         y: values (n,).
         low: lower end of a band (line) or error bar (points), (n,).
         high: upper end.
         hollow: points of runs that did not converge, (n,).
-        line: joined by a line, not separate points.
-        dashed: a line of which a run did not converge.
+        line: points are joined by a line.
+        dashed: a run of the line did not converge.
     """
 
     label: str
@@ -82,25 +77,25 @@ class Panel:
     Attributes:
         x_label: quantity and unit.
         y_label: quantity and unit.
-        series: what is drawn.
+        series: points and lines.
         x_scale: linear or log.
         y_scale: linear or log.
         ticks: names of the positions 0, 1, ... of an ordinal x axis.
-        curve: a grey reference line: its x, its y and what it is.
+        curve: a grey reference line: its x, its y and its name.
     """
 
     x_label: str
     y_label: str
     series: tuple[Series, ...]
-    x_scale: Literal["linear", "log"] = "linear"
-    y_scale: Literal["linear", "log"] = "linear"
+    x_scale: Scale = "linear"
+    y_scale: Scale = "linear"
     ticks: tuple[str, ...] = ()
     curve: tuple[Array, Array, str] | None = None
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure: its file name, what it shows, how to read it, and its panels."""
+    """A figure: file name, title, caption and panels."""
 
     name: str
     title: str
@@ -115,14 +110,16 @@ class Chart:
 
 
 def log_ticks(panel: Panel, axis: Literal["x", "y"]) -> list[float]:
-    """Round numbers inside a log axis: 1, 2, 5 within two decades, whole decades above; even steps
-    if these are few.
+    """Round numbers inside a log axis.
+
+    Steps of 1, 2, 5 within two decades, whole decades above; even steps where these are few.
     """
     values = np.concatenate([getattr(series, axis) for series in panel.series])
     values = values[np.isfinite(values) & (values > 0)]
     if values.size == 0:
         return [1.0]
-    low, high = float(values.min()), float(values.max())
+    low = float(values.min())
+    high = float(values.max())
     decades = math.log10(high / low)
     every = max(1, round(decades / 5))
     exponents = [

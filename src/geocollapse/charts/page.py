@@ -1,15 +1,13 @@
-"""Charts as plotly figures for the page: one figure a panel, so that panels stack on a narrow
-screen.
-"""
+"""Charts as plotly figures: one per panel, so that panels stack on a narrow screen."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
-from geocollapse.charts.chart import Array, Chart, Panel, Series, log_ticks
+from geocollapse.charts.chart import Array, Chart, Panel, Scale, Series, log_ticks
 
 _GREY = "#888888"
 _AXIS = {
@@ -23,16 +21,22 @@ _AXIS = {
 }
 
 
-def plotly_panels(chart: Chart) -> list[dict[str, Any]]:
-    """Each panel as a plotly figure: plain ``{"data": [...], "layout": {...}}`` that strict JSON
-    can hold.
+class PlotlyFigure(TypedDict):
+    """A plotly figure as plain data for strict JSON."""
 
-    There is no legend inside: the page shows one for all panels of a chart.
+    data: list[dict[str, object]]
+    layout: dict[str, object]
+
+
+def plotly_panels(chart: Chart) -> list[PlotlyFigure]:
+    """Each panel as a plotly figure.
+
+    They have no legends: the page shows one for all panels of a chart.
     """
     return [{"data": list(_traces(panel)), "layout": _layout(panel)} for panel in chart.panels]
 
 
-def _traces(panel: Panel) -> Iterator[dict[str, Any]]:
+def _traces(panel: Panel) -> Iterator[dict[str, object]]:
     if panel.curve is not None:
         x, y, name = panel.curve
         line = {"color": _GREY, "width": 1.5, "dash": "dash"}
@@ -50,9 +54,10 @@ def _traces(panel: Panel) -> Iterator[dict[str, Any]]:
         yield _line(series) if series.line else _points(series)
 
 
-def _band(series: Series) -> dict[str, Any]:
-    """The range over seeds: the upper edge forth, the lower edge back."""
-    low, high = np.asarray(series.low), np.asarray(series.high)
+def _band(series: Series) -> dict[str, object]:
+    """The range over seeds: along the upper edge and back along the lower one."""
+    low = np.asarray(series.low)
+    high = np.asarray(series.high)
     return {
         "type": "scatter",
         "mode": "lines",
@@ -65,7 +70,7 @@ def _band(series: Series) -> dict[str, Any]:
     }
 
 
-def _line(series: Series) -> dict[str, Any]:
+def _line(series: Series) -> dict[str, object]:
     return {
         "type": "scatter",
         "mode": "lines+markers",
@@ -81,9 +86,9 @@ def _line(series: Series) -> dict[str, Any]:
     }
 
 
-def _points(series: Series) -> dict[str, Any]:
+def _points(series: Series) -> dict[str, object]:
     hollow = np.zeros(len(series.x), dtype=bool) if series.hollow is None else series.hollow
-    trace: dict[str, Any] = {
+    trace: dict[str, object] = {
         "type": "scatter",
         "mode": "markers",
         "name": series.label,
@@ -98,30 +103,21 @@ def _points(series: Series) -> dict[str, Any]:
         },
     }
     if series.low is not None and series.high is not None:
-        up, down = _plain(series.high - series.y), _plain(series.y - series.low)
-        look = {"color": series.mark.colour, "thickness": 1, "width": 0}
         trace["error_y"] = {
             "type": "data",
             "symmetric": False,
-            "array": up,
-            "arrayminus": down,
-            **look,
+            "array": _plain(series.high - series.y),
+            "arrayminus": _plain(series.y - series.low),
+            "color": series.mark.colour,
+            "thickness": 1,
+            "width": 0,
         }
     return trace
 
 
-def _layout(panel: Panel) -> dict[str, Any]:
-    small = {"size": 11.5}
-    x_axis = {
-        **_AXIS,
-        "title": {"text": panel.x_label.replace(" [", "<br>["), "font": small},
-        "type": panel.x_scale,
-    }
-    y_axis = {
-        **_AXIS,
-        "title": {"text": panel.y_label.replace(" [", "<br>["), "font": small},
-        "type": panel.y_scale,
-    }
+def _layout(panel: Panel) -> dict[str, object]:
+    x_axis = _axis(panel.x_label, panel.x_scale)
+    y_axis = _axis(panel.y_label, panel.y_scale)
     if panel.x_scale == "log":
         x_axis |= _named_ticks(log_ticks(panel, "x"))
     if panel.y_scale == "log":
@@ -141,13 +137,19 @@ def _layout(panel: Panel) -> dict[str, Any]:
     }
 
 
-def _named_ticks(ticks: list[float]) -> dict[str, Any]:
-    """Plain numbers: plotly would write a tick at 50 as a small 5."""
+def _axis(label: str, scale: Scale) -> dict[str, object]:
+    """An axis with its unit on a line of its own."""
+    title = {"text": label.replace(" [", "<br>["), "font": {"size": 11.5}}
+    return {**_AXIS, "title": title, "type": scale}
+
+
+def _named_ticks(ticks: list[float]) -> dict[str, object]:
+    """Ticks as plain numbers: plotly would write a tick at 50 as a small 5."""
     return {"tickmode": "array", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def _plain(values: Array) -> list[float | None]:
-    """A list for strict JSON: what is not finite is a gap."""
+    """A list for strict JSON; None, a gap, for values that are not finite."""
     return [float(value) if np.isfinite(value) else None for value in values]
 
 

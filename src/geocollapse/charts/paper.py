@@ -1,4 +1,4 @@
-"""Charts drawn by matplotlib: PNG for screens, PDF for papers."""
+"""Charts drawn by matplotlib: PNG for screens and PDF for papers."""
 
 from __future__ import annotations
 
@@ -30,18 +30,17 @@ STYLE: dict[Any, Any] = {
 def save(chart: Chart, folder: Path) -> tuple[Path, Path]:
     """Write ``<name>.png`` and ``<name>.pdf`` into ``folder`` and return both paths.
 
-    The files hold no date, so the same sweep gives the same bytes.
+    The files hold no date: the same chart gives the same bytes.
     """
     from matplotlib import rc_context
 
     folder.mkdir(parents=True, exist_ok=True)
-    png, pdf = folder / f"{chart.name}.png", folder / f"{chart.name}.pdf"
+    png = folder / f"{chart.name}.png"
+    pdf = folder / f"{chart.name}.pdf"
     with rc_context(STYLE):
         figure = draw(chart)
         figure.savefig(png, dpi=130, metadata={"Software": None})
-        figure.set_layout_engine(
-            "none"
-        )  # the layout stays as it is, and is the slower half of the drawing
+        figure.set_layout_engine("none")  # keep the layout: making it is half of the time
         figure.savefig(pdf, metadata={"CreationDate": None})
     return png, pdf
 

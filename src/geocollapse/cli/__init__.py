@@ -1,16 +1,16 @@
-"""The command line: it parses, finds model and data, calls the library and prints; it computes
-nothing.
+"""The command line: it parses, finds model and data, calls the library and prints.
 
-Importing it imports neither torch nor anything else that `--help` can do without.
+It computes nothing itself. Importing it imports neither torch nor anything else that `--help` can
+do without.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, TextIO, cast
+from typing import Annotated, TextIO, cast
 
 import typer
 from typer.main import get_command
@@ -26,10 +26,9 @@ from geocollapse.cli.train import train
 from geocollapse.cli.transfer import transfer
 
 _COMMANDS = (measure, train, sweep, transfer, report, demo, recipes, data, models)
-# A wrong argument, file or name exits with 2, a run that failed with 1; anything else is a bug and
-# shows its traceback.
-# typer's usage errors have no public name in all of its versions, but are the parent of the public
-# BadParameter.
+# A wrong argument, file or name exits with 2, a failed run with 1; anything else is a bug and shows
+# its traceback. The parent of the public BadParameter is the class of typer's usage errors, which
+# has no public name in all versions.
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 _WRONG_FILE = (
     FileNotFoundError,
@@ -43,15 +42,12 @@ _FAILED = (RuntimeError, ArithmeticError, MemoryError, OSError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit code: 0 done, 1 a run failed, 2 a wrong argument, file or
-    name.
-    """
+    """Run one command; returns 0 when done, 1 for a failed run, 2 for a wrong argument or file."""
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         with heard(), _warnings_in_one_line(quiet="--quiet" in arguments or not speaks()):
-            return int(
-                _command().main(arguments, prog_name="geocollapse", standalone_mode=False) or 0
-            )
+            run = _program()
+            return int(run(arguments, prog_name="geocollapse", standalone_mode=False) or 0)
     except (*_WRONG, *_FAILED) as error:
         if "--debug" in arguments:
             raise
@@ -62,17 +58,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         leave()
 
 
-def _command() -> Any:
+def _program() -> Callable[..., int | None]:
+    """All commands as one function of the arguments."""
     app = typer.Typer(
         name="geocollapse",
-        help="Measure the geometry of learned representations: geometric complexity, neural collapse, transfer.",
+        help="Measure the geometry of learned representations: geometric complexity, neural "
+        "collapse, transfer.",
         rich_markup_mode=None,
         add_completion=False,
     )
     app.callback()(_root)
     for function in _COMMANDS:
         add_command(app, function)
-    return get_command(app)
+    return get_command(app).main
 
 
 def _print_version(asked: bool) -> None:
@@ -98,7 +96,7 @@ def _one_line(error: Exception) -> str:
 
 @contextmanager
 def _warnings_in_one_line(*, quiet: bool) -> Iterator[None]:
-    """Warnings as one line on stderr, without the place in the source; none with ``quiet``."""
+    """Show warnings as one line on stderr, without their place in the source, or not at all."""
 
     def show(
         message: Warning | str, *_: object, file: TextIO | None = None, line: str | None = None

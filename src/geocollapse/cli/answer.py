@@ -1,4 +1,4 @@
-"""What a command answers, and how it is shown: a table for the eye, one JSON object, or CSV rows."""
+"""The result of a command, shown as a table, as one JSON object or as CSV rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+SCHEMA_VERSION = 1  # of the JSON objects; raised when a key changes its meaning or goes away
+
+
 @dataclass(frozen=True)
 class Display:
-    """How the result and the progress are shown; part of every command."""
+    """The form of the result and of the progress; options of every command."""
 
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
     as_csv: Annotated[
@@ -43,25 +46,25 @@ class Answer:
     """The result of a command.
 
     Attributes:
-        json: the JSON form: strict, undefined numbers are None.
-        text: what a person reads.
-        rows: the rows of the CSV form; the JSON form itself where there are none.
-        failed: a run failed: the command exits with 1.
-        out: a file that gets the result as well.
+        json: the JSON form, strict: undefined numbers are None.
+        text: the form for a person to read.
+        rows: rows of the CSV form; without any, the JSON form is the only row.
+        failed: a run failed, so the command exits with 1.
+        out: a file that the result is also written to.
     """
 
-    json: Mapping[str, Any]
+    json: Mapping[str, object]
     text: str
-    rows: Sequence[Mapping[str, Any]] = ()
+    rows: Sequence[Mapping[str, object]] = ()
     failed: bool = False
     out: Path | None = None
 
     def as_json(self) -> str:
-        """One JSON object; NaN and infinities are refused."""
+        """One JSON object; NaN and infinities raise a ValueError."""
         return json.dumps(self.json, indent=2, allow_nan=False)
 
     def as_csv(self) -> str:
-        """A header and one line a row; nested keys are dotted."""
+        """A header and one line a row, with dotted names for nested keys."""
         from geocollapse.experiments.results.tables import flatten
 
         rows = [flatten(row) for row in self.rows or [self.json]]
@@ -75,9 +78,7 @@ class Answer:
 
 
 def show(answer: Answer, display: Display) -> None:
-    """Print the answer on stdout in the form asked for, and write its file: JSON, CSV or text by
-    the file's ending.
-    """
+    """Print the answer on stdout, and write it to its file as JSON, CSV or text by its ending."""
     forms = {".json": answer.as_json, ".csv": answer.as_csv}
     if answer.out is not None:
         answer.out.parent.mkdir(parents=True, exist_ok=True)
@@ -90,9 +91,10 @@ def show(answer: Answer, display: Display) -> None:
     )
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A readable table as text; None is a dash, numbers stand right, and of all columns `what` is
-    the one to wrap.
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A readable table as text, with numbers on the right and a dash for None.
+
+    Only the column `what` is wrapped.
     """
     from rich import box
     from rich.markup import escape

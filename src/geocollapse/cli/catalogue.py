@@ -1,14 +1,22 @@
-"""`geocollapse recipes`, `data` and `models`: what there is, with its cost and its source."""
+"""`geocollapse recipes`, `data` and `models`: lists with cost and source of each entry."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from geocollapse.cli.answer import Answer, table
+from geocollapse.cli.answer import SCHEMA_VERSION, Answer, table
 from geocollapse.cli.options import DataRoot
 
 if TYPE_CHECKING:
-    from geocollapse.cli.schemas import FormDict, ModelDict, RecipeDict, SourceDict
+    from geocollapse.cli.schemas import (
+        DataDict,
+        FormDict,
+        ModelDict,
+        ModelsDict,
+        RecipeDict,
+        RecipesDict,
+        SourceDict,
+    )
     from geocollapse.data import DataSource
     from geocollapse.experiments.recipe import Recipe
     from geocollapse.models import Architecture
@@ -22,12 +30,12 @@ _FORMS: tuple[FormDict, ...] = (
     },
     {
         "form": "FILE.py:FACTORY",
-        "description": "what a function of a file returns; --model-arg KEY=VALUE are its arguments",
+        "description": "made by a function of a file; --model-arg KEY=VALUE are its arguments",
         "source": "your own",
     },
     {
         "form": "PACKAGE.MODULE:FACTORY",
-        "description": "the same of an installed package, such as the MODEL column above",
+        "description": "made by a function of an installed package, as in column MODEL above",
         "source": "your own",
     },
     {
@@ -42,12 +50,14 @@ _FORMS: tuple[FormDict, ...] = (
     },
     {
         "form": "hf:ID, hf:DIR",
-        "description": "a transformers model as its configuration says, with image processor or tokenizer",
+        "description": "a transformers model as its configuration says, with image processor or "
+        "tokenizer",
         "source": "huggingface.co",
     },
     {
         "form": "NAME@random",
-        "description": "the architecture of a timm:, torchvision: or hf: name, untrained; hf: takes a model type too",
+        "description": "the architecture of a timm:, torchvision: or hf: name, untrained; hf: "
+        "takes a model type too",
         "source": "no file",
     },
     {
@@ -57,14 +67,15 @@ _FORMS: tuple[FormDict, ...] = (
     },
     {
         "form": "features:FILE",
-        "description": "features and labels of measure --save-features, or of another program; no DATA",
+        "description": "features and labels of measure --save-features, or of another program; no "
+        "DATA",
         "source": "FILE",
     },
 )
 
 
 def data(data_root: DataRoot = None) -> Answer:
-    """List the data sets that have a name."""
+    """List the named data sets."""
     from geocollapse.data import SOURCES
     from geocollapse.data.loading import find_root
 
@@ -78,9 +89,12 @@ def data(data_root: DataRoot = None) -> Answer:
     ending = (
         f"folder:PATH reads an ImageFolder, csv:FILE columns text and label. Data folder: {root}"
     )
-    return Answer(
-        {"data": sources, "data_root": str(root)}, f"{table(columns, rows)}\n{ending}", rows=sources
-    )
+    found: DataDict = {
+        "schema_version": SCHEMA_VERSION,
+        "data": sources,
+        "data_root": str(root),
+    }
+    return Answer(found, f"{table(columns, rows)}\n{ending}", rows=sources)
 
 
 def models() -> Answer:
@@ -97,9 +111,12 @@ def models() -> Answer:
         ("form", "what", "from"),
         [(form["form"], form["description"], form["source"]) for form in _FORMS],
     )
-    return Answer(
-        {"models": models, "forms": list(_FORMS)}, f"{table(columns, rows)}\n\n{forms}", rows=models
-    )
+    found: ModelsDict = {
+        "schema_version": SCHEMA_VERSION,
+        "models": models,
+        "forms": list(_FORMS),
+    }
+    return Answer(found, f"{table(columns, rows)}\n\n{forms}", rows=models)
 
 
 def recipes() -> Answer:
@@ -112,8 +129,12 @@ def recipes() -> Answer:
         (r["name"], f"{r['title']}\n{r['cost']}", r["n_runs"], ", ".join(r["presets"]))
         for r in recipes
     ]
-    ending = "geocollapse sweep NAME runs one; a recipe of your own is a .yaml file with `extends: NAME`."
-    return Answer({"recipes": recipes}, f"{table(columns, rows)}\n{ending}", rows=recipes)
+    ending = (
+        "geocollapse sweep NAME runs one; a recipe of your own is a .yaml file with "
+        "`extends: NAME`."
+    )
+    found: RecipesDict = {"schema_version": SCHEMA_VERSION, "recipes": recipes}
+    return Answer(found, f"{table(columns, rows)}\n{ending}", rows=recipes)
 
 
 def _recipe(recipe: Recipe) -> RecipeDict:

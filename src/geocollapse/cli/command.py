@@ -1,6 +1,4 @@
-"""A function of arguments and groups of options that gives an Answer, made into a command that
-prints it.
-"""
+"""Commands made from functions that take arguments and groups of options and give an Answer."""
 
 from __future__ import annotations
 
@@ -10,32 +8,37 @@ from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import MISSING, fields, is_dataclass
 from inspect import Parameter, Signature
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, TypeVar, get_type_hints
 
 import typer
 
 from geocollapse.cli.answer import Answer, Display, show
 from geocollapse.cli.launch import joined, speaks
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_T = TypeVar("_T")
+
 
 def add_command(app: typer.Typer, function: Callable[..., Answer]) -> None:
     """Register ``function`` under its own name, with its docstring as the help.
 
-    A parameter whose type is a dataclass of options becomes one option a field; every command has
-    those of ``Display``. While the command works, what libraries and model files print goes to
-    stderr: stdout carries the result alone.
+    A parameter whose type is a dataclass becomes one option for each of its fields; every command
+    has the options of ``Display``. While the command works, prints of libraries and model files go
+    to stderr: stdout carries the result alone.
     """
     hints = get_type_hints(function, include_extras=True)
     hints.pop("return")
-    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)} | {
-        "display": Display
+    groups = {
+        name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)
     }
     parameters = [*_parameters(function, hints), *_fields(Display), _json_schema(function.__name__)]
 
-    def run(**values: Any) -> int:
+    def run(**values: object) -> int:
         arguments = {name: values[name] for name in hints if name not in groups}
         options = {name: _group(kind, values) for name, kind in groups.items()}
-        display = options["display"] if "display" in hints else options.pop("display")
+        display = _group(Display, values)
         with joined(function.__name__, getattr(options.get("machine"), "device", "cpu")):
             with redirect_stdout(sys.stderr):
                 answer = function(**arguments, **options)
@@ -48,19 +51,18 @@ def add_command(app: typer.Typer, function: Callable[..., Answer]) -> None:
     app.command(function.__name__, help=inspect.getdoc(function))(run)
 
 
-def _parameters(function: Callable[..., Answer], hints: Mapping[str, Any]) -> list[Parameter]:
-    """The command line of ``function``: its own arguments, then the fields of its groups but
-    Display.
-    """
+def _parameters(function: Callable[..., Answer], hints: Mapping[str, object]) -> list[Parameter]:
+    """The arguments of ``function``, then the fields of its groups of options without Display."""
     signature = inspect.signature(function)
     own = [name for name, hint in hints.items() if not is_dataclass(hint)]
     parameters = [_keyword(name, hints[name], signature.parameters[name].default) for name in own]
     for hint in hints.values():
-        parameters += _fields(hint) if is_dataclass(hint) and hint is not Display else []
+        if isinstance(hint, type) and is_dataclass(hint) and hint is not Display:
+            parameters += _fields(hint)
     return parameters
 
 
-def _fields(kind: Any) -> list[Parameter]:
+def _fields(kind: type[DataclassInstance]) -> list[Parameter]:
     hints = get_type_hints(kind, include_extras=True)
     defaults = {
         field.name: Parameter.empty if field.default is MISSING else field.default
@@ -69,16 +71,18 @@ def _fields(kind: Any) -> list[Parameter]:
     return [_keyword(name, hints[name], default) for name, default in defaults.items()]
 
 
-def _keyword(name: str, annotation: Any, default: Any) -> Parameter:
+def _keyword(name: str, annotation: object, default: object) -> Parameter:
     return Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
-def _group(kind: Any, values: Mapping[str, Any]) -> Any:
-    return kind(**{field.name: values[field.name] for field in fields(kind)})
+def _group(kind: type[_T], values: Mapping[str, object]) -> _T:
+    """The dataclass ``kind`` with its fields from ``values``."""
+    make: Callable[..., _T] = kind
+    return make(**{name: values[name] for name in inspect.signature(kind).parameters})
 
 
 def _json_schema(command: str) -> Parameter:
-    """``--json-schema``: print the JSON Schema of what ``--json`` prints, and end."""
+    """The option ``--json-schema``, which prints the JSON Schema of ``--json`` and ends."""
 
     def print_schema(asked: bool) -> None:
         if asked:

@@ -1,6 +1,4 @@
-"""A command that torchrun started in several processes: they work together, and the first of them
-speaks for all.
-"""
+"""Commands in several processes of torchrun, which work together; the first speaks for all."""
 
 from __future__ import annotations
 
@@ -25,28 +23,28 @@ _TOGETHER = ("measure",)  # the commands that several processes share
 
 
 def n_processes() -> int:
-    """How many processes torchrun started; 1 without it."""
+    """The number of processes that torchrun started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def speaks() -> bool:
-    """Whether this process prints and writes files."""
+    """True in the process that prints and writes files."""
     return n_processes() == 1 or os.environ["RANK"] == "0"
 
 
 def heard() -> AbstractContextManager[object]:
-    """Inside, what a process prints on stdout is dropped but for that of the first one."""
+    """Drop what a process other than the first prints on stdout."""
     return nullcontext() if speaks() else redirect_stdout(io.StringIO())
 
 
 @contextmanager
 def joined(command: str, device: Device) -> Iterator[None]:
-    """Inside, the processes are one group: gloo on the CPU, NCCL with a GPU each; an error in one
-    ends all of them.
+    """Join the processes to one group, in which an error in one ends all.
+
+    The backend is gloo on the CPU, and NCCL with a GPU for each process.
 
     Raises:
-        ValueError: a command that is made for one process, or fewer GPUs than processes on this
-        machine.
+        ValueError: a command for one process, or fewer GPUs than processes on this machine.
     """
     if n_processes() == 1:
         yield
@@ -67,7 +65,7 @@ def joined(command: str, device: Device) -> Iterator[None]:
 
 
 def is_joined() -> bool:
-    """Whether the processes that torchrun started are one group by now."""
+    """True once the processes that torchrun started are one group."""
     if n_processes() == 1 or "torch" not in sys.modules:
         return False
     from torch import distributed
@@ -76,10 +74,10 @@ def is_joined() -> bool:
 
 
 def leave() -> None:
-    """End the group of ``joined`` when all have come so far.
+    """End the group of ``joined`` when all processes are here.
 
-    torchrun ends the other processes as soon as one has failed, which could be before the first has
-    said why.
+    torchrun ends the others as soon as one process has failed. Without waiting, that could be
+    before the first one has said why.
     """
     if not is_joined():
         return
@@ -91,9 +89,7 @@ def leave() -> None:
 
 
 def first_here_first(work: Callable[[], _T]) -> _T:
-    """``work`` in one process of each machine, then in the others, which find what it has
-    downloaded.
-    """
+    """Do ``work`` in one process of each machine first, so that the others find its downloads."""
     from geocollapse.runtime.processes import gather_object
 
     if os.environ.get("LOCAL_RANK", "0") != "0":
@@ -105,7 +101,7 @@ def first_here_first(work: Callable[[], _T]) -> _T:
 
 
 def _backend(device: Device) -> str:
-    """The backend of the device, which for GPUs becomes this process's own."""
+    """The backend for ``device``; each process of GPUs takes the one of its local rank."""
     import torch
 
     if find_device(device).type != "cuda":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Option
 
-from geocollapse.cli.answer import Answer, Display
+from geocollapse.cli.answer import SCHEMA_VERSION, Answer, Display
 from geocollapse.cli.launch import first_here_first, speaks
 from geocollapse.cli.options import (
     DataArgument,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EstimateOptions:
-    """How geometric complexity is estimated."""
+    """The estimator of geometric complexity, and its precision."""
 
     estimator: Annotated[
         Literal[
@@ -41,12 +42,12 @@ class EstimateOptions:
         str,
         Option(
             metavar="N|auto",
-            help="Probes an example; auto: one, and a second on a subset for the error.",
+            help="Probes an example; auto: one, and a second one on a subset, for the error.",
         ),
     ] = "auto"
     rtol: Annotated[
         float | None,
-        Option(metavar="0.05", help="Probe until the interval is this narrow, relatively."),
+        Option(metavar="0.05", help="Probe until the interval has this relative half-width."),
     ] = None
     atol: Annotated[
         float | None, Option(metavar="0.1", help="Probe until the standard error is this small.")
@@ -57,18 +58,18 @@ class EstimateOptions:
     max_seconds: Annotated[
         float | None,
         Option(
-            metavar="60", help="Probe no further batch after this time; collapse still uses all."
+            metavar="60", help="Start no batch of probes after this time; collapse still uses all."
         ),
     ] = None
     memory_limit: Annotated[
         str | None,
-        Option(metavar="2GB", help="Of the graph of a batch; batches are made small enough."),
+        Option(metavar="2GB", help="Memory for the graph of a batch, which limits its size."),
     ] = None
 
 
 @dataclass(frozen=True)
 class FileOptions:
-    """Files that are written beside what is printed."""
+    """Files that are written beside the printed result."""
 
     out: OutFile = None
     save_features: Annotated[
@@ -87,7 +88,7 @@ class FileOptions:
     ] = None
 
     def check(self, layers: list[str] | None) -> None:
-        """Refuse what cannot be written, before any work."""
+        """Refuse files that cannot be written, before any work."""
         from geocollapse.measurement.figure import check_figure
         from geocollapse.store.formats import check_ending
 
@@ -100,6 +101,15 @@ class FileOptions:
                     f"--save-features: expected one layer, got {', '.join(layers or [])}; do one "
                     f"call a layer"
                 )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A measurement, one line that names model and data, and their names for the provenance."""
+
+    measurement: Measurement
+    heading: str
+    origin: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def measure(
@@ -116,8 +126,8 @@ def measure(
 
     Geometric complexity, neural and geometric collapse and nearest-mean bounds, all in one pass
     over the data. The default split is train: neural collapse is a statement about training data.
-    With features:FILE in place of MODEL and DATA: the same from the features that --save-features
-    kept. Under torchrun the processes share the work.
+    features:FILE in place of MODEL and DATA measures the features that --save-features kept. Under
+    torchrun the processes share the work.
     """
     from geocollapse.measurement.figure import save_figure
 
@@ -127,21 +137,20 @@ def measure(
         model_options, data_options, estimates, machine, used=("--device", "--threads")
     )
     if path is None:
-        measurement, heading, origin = _of_model(
-            request, model_options, data_options, estimates, machine, display
-        )
+        found = _of_model(request, model_options, data_options, estimates, machine, display)
     else:
-        measurement, heading, origin = _of_file(path, machine)
+        found = _of_file(path, machine)
     if files.save_features is not None and speaks():
-        measurement.save_features(files.save_features, origin=origin)
+        found.measurement.save_features(files.save_features, origin=found.origin)
     if files.plot is not None and speaks():
-        save_figure(measurement.plot(), files.plot)
-    layers = [layer.to_dict() for layer in measurement.layers]
+        save_figure(found.measurement.plot(), files.plot)
+    layers = [layer.to_dict() for layer in found.measurement.layers]
     for layer in layers:
-        layer["provenance"] |= origin
+        layer["provenance"] |= found.origin
+    several = {"schema_version": SCHEMA_VERSION, "layers": layers}
     return Answer(
-        json=layers[0] if len(layers) == 1 else {"layers": layers},
-        text=f"{heading}\n\n{measurement}",
+        json=layers[0] if len(layers) == 1 else several,
+        text=f"{found.heading}\n\n{found.measurement}",
         rows=layers,
         out=files.out,
     )
@@ -154,11 +163,11 @@ def _of_model(
     estimates: EstimateOptions,
     machine: MachineOptions,
     display: Display,
-) -> tuple[Measurement, str, dict[str, Any]]:
-    """The measurement, one line on what was measured, and what to record of it."""
+) -> _Measured:
     from geocollapse.measurement import measure as measure_model
 
-    n_probes, memory_limit = _parse_probes(estimates.n_probes), _parse_bytes(estimates.memory_limit)
+    n_probes = _parse_probes(estimates.n_probes)
+    memory_limit = _parse_bytes(estimates.memory_limit)
     names = model_options.layer
     inputs = first_here_first(lambda: request.resolve(model_options, data_options, machine))
     measurement = measure_model(
@@ -180,16 +189,16 @@ def _of_model(
         seed=machine.seed,
         progress=not display.quiet,
     )
-    return measurement, inputs.heading(), inputs.origin
+    return _Measured(measurement, inputs.heading(), inputs.origin)
 
 
-def _of_file(path: Path, machine: MachineOptions) -> tuple[Measurement, str, dict[str, Any]]:
-    """The same for a features file, which tells of its origin itself."""
+def _of_file(path: Path, machine: MachineOptions) -> _Measured:
+    """The measurement of a features file, which records its origin itself."""
     from geocollapse.measurement import measure_features
 
     set_threads(machine.threads)
     measurement = measure_features(path, device=find_device(machine.device))
-    return measurement, features_heading(path, measurement.layers[0].kept), {}
+    return _Measured(measurement, features_heading(path, measurement.layers[0].kept))
 
 
 def _parse_probes(text: str) -> int | Literal["auto"]:
@@ -206,7 +215,8 @@ def _parse_bytes(text: str | None) -> int | None:
     """`500MB`, `2GB` or a plain number of bytes."""
     if text is None:
         return None
-    number, unit = text.rstrip("KMGB"), text[len(text.rstrip("KMGB")) :]
+    number = text.rstrip("KMGB")
+    unit = text[len(number) :]
     units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
     if unit not in units or not number.replace(".", "", 1).isdecimal():
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The options that several commands share, in groups; a command takes the groups it uses."""
+"""The options that several commands share, in groups; each command takes the groups it uses."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ ModelArgument = Annotated[
     str,
     Argument(
         metavar="MODEL",
-        help="A run folder of train or sweep, FILE.py:FACTORY, PACKAGE.MODULE:FACTORY, or pretrained timm:NAME, "
-        "torchvision:NAME, hf:ID; NAME@random is untrained, MODEL@FILE has the weights of FILE. Or "
-        "features:FILE.",
+        help="A run folder of train or sweep, FILE.py:FACTORY, PACKAGE.MODULE:FACTORY, or "
+        "pretrained timm:NAME, torchvision:NAME, hf:ID; NAME@random is untrained, MODEL@FILE has "
+        "the weights of FILE. Or features:FILE.",
     ),
 ]
 DataArgument = Annotated[
     str | None,
     Argument(
         metavar="DATA",
-        help="A data set of `geocollapse data`, folder:PATH or csv:FILE; with :SPLIT. None with features:FILE.",
+        help="A data set of `geocollapse data`, folder:PATH or csv:FILE; :SPLIT may follow. "
+        "None with features:FILE.",
         show_default=False,
     ),
 ]
@@ -38,7 +39,9 @@ RecipeArgument = Annotated[
 ]
 OutFile = Annotated[
     Path | None,
-    Option(metavar="FILE", help="Write the result there too: .json, .csv, or text by its ending."),
+    Option(
+        metavar="FILE", help="Also write the result there, as .json, .csv or text by its ending."
+    ),
 ]
 OutFolder = Annotated[Path | None, Option(metavar="DIR", help="Folder for the results.")]
 Settings = Annotated[
@@ -62,7 +65,7 @@ Seed = Annotated[int, Option(help="Of probes, samples, subsets and episodes.")]
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Where the weights of MODEL are, and how to build it."""
+    """The weights of MODEL, and how to build it."""
 
     weights: Annotated[
         Path | None,
@@ -97,7 +100,8 @@ class ModelOptions:
     pool: Annotated[
         Literal["mean", "cls", "last"] | None,
         Option(
-            help="Of maps and sequences: the mean over positions, the first or the last token; default all."
+            help="Of maps and sequences: the mean over positions, the first or the last token; "
+            "default all positions."
         ),
     ] = None
     input_layer: Annotated[
@@ -108,13 +112,13 @@ class ModelOptions:
     ] = None
     tokenizer: Annotated[
         str | None,
-        Option(metavar="ID|DIR", help="Of texts; default the one that lies with the model."),
+        Option(metavar="ID|DIR", help="Tokenizer of texts; default the model's own."),
     ] = None
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Which examples of DATA, and how they are normalised."""
+    """The examples of DATA, and their preparation."""
 
     data_root: DataRoot = None
     classes: Annotated[
@@ -128,7 +132,8 @@ class DataOptions:
     next_tokens: Annotated[
         int | None,
         Option(
-            metavar="N", help="Of texts: classes are the next tokens, examples the up to N before."
+            metavar="N",
+            help="Of texts: classes are the next tokens, examples the up to N tokens before them.",
         ),
     ] = None
     subset: Annotated[
@@ -158,7 +163,7 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """Where and how the model runs."""
+    """The device, precision and batches of the model."""
 
     device: DeviceOption = "auto"
     dtype: Annotated[
@@ -167,7 +172,7 @@ class MachineOptions:
     ] = None
     autocast: Annotated[
         Literal["bfloat16", "float16"] | None,
-        Option(help="Run matrix products and convolutions in it."),
+        Option(help="Precision of matrix products and convolutions."),
     ] = None
     batch_size: Annotated[
         int | None, Option(metavar="N", help="Examples that go through the model together.")
@@ -179,7 +184,7 @@ class MachineOptions:
     seed: Seed = 0
 
     def autocast_dtype(self) -> torch.dtype | None:
-        """What ``--autocast`` names."""
+        """The dtype that ``--autocast`` names."""
         import torch
 
         return None if self.autocast is None else getattr(torch, self.autocast)

@@ -1,4 +1,4 @@
-"""`geocollapse report`: page, figures and table of a sweep folder, with the verdicts on the claims."""
+"""`geocollapse report`: page, figures and table of a sweep folder, with verdicts on its claims."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from geocollapse.cli.answer import Answer, as_text
 
 if TYPE_CHECKING:
     from geocollapse.cli.schemas import ReportDict
+    from geocollapse.reports.sweep_report import SweepReport
 
 
 def report(
@@ -19,39 +20,39 @@ def report(
 ) -> Answer:
     """Write the report of a sweep folder.
 
-    report.html (self-contained), figures/*.png and *.pdf, and table.csv, from what lies in the
-    folder: weights are not needed.
+    report.html (self-contained), figures/*.png and *.pdf, and table.csv, made from the folder
+    alone: weights are not needed.
     """
-    result = make_report(folder)
+    from geocollapse.reports.sweep_report import write_report
+
+    written = write_report(folder)
+    result = report_json(written)
     return Answer(
         json=dict(result),
-        text=report_text(result),
+        text=report_text(written),
         rows=[dict(verdict) for verdict in result["verdicts"]],
     )
 
 
-def make_report(folder: Path) -> ReportDict:
-    """Write the report of ``folder``; its JSON form."""
+def report_json(written: SweepReport) -> ReportDict:
+    """The JSON form of a report."""
     from geocollapse.estimate import strict_json
-    from geocollapse.experiments.results.tables import read_sweep
-    from geocollapse.papers.collapse_transfer.judge import judge
-    from geocollapse.reports.sweep_page import write_report
 
-    page = write_report(folder)
-    results = read_sweep(folder)
     return {
-        "report": str(page),
-        "table": str(folder / "table.csv"),
-        "figures": sorted(str(path) for path in (folder / "figures").glob("*")),
-        "verdicts": [strict_json(asdict(verdict)) for verdict in judge(results)],
-        "problems": list(results.problems),
+        "schema_version": 1,
+        "report": str(written.path),
+        "table": str(written.table),
+        "figures": [str(path) for path in written.figures],
+        "verdicts": [strict_json(asdict(verdict)) for verdict in written.verdicts],
+        "problems": list(written.results.problems),
     }
 
 
-def report_text(result: ReportDict) -> str:
-    """The verdicts as a table, and where the report is."""
-    from geocollapse.reports.sweep_page import verdict_table
+def report_text(written: SweepReport) -> str:
+    """The verdicts as a table, problems, and the path of the page."""
+    from geocollapse.reports.verdict_grid import verdict_table
 
-    page = Path(result["report"])
-    problems = [f"problem: {problem}" for problem in result["problems"]]
-    return "\n".join([as_text(verdict_table(page.parent)), *problems, f"report: {page.resolve()}"])
+    problems = [f"problem: {problem}" for problem in written.results.problems]
+    return "\n".join(
+        [as_text(verdict_table(written)), *problems, f"report: {written.path.resolve()}"]
+    )

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from geocollapse.cli.options import DataOptions, Device, MachineOptions, ModelOptions
 
 if TYPE_CHECKING:
     import torch
+    from _typeshed import DataclassInstance
     from torch import nn
-    from torch.utils.data import DataLoader, Dataset
+    from torch.utils.data import DataLoader
 
-    from geocollapse.models import LoadedModel
+    from geocollapse.models import LoadedModel, Prepared
     from geocollapse.store import KeptLayer
 
 
-FEATURES = "features:"  # before the name of a features file in place of a model
-# of transformers, with token types and no number of them in the configuration
-_WITHOUT_NUMBER = ("xlnet", "funnel")
+FEATURES = "features:"  # precedes the name of a features file in place of a model
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,13 @@ class ModelAndData:
     Attributes:
         model: on its device, in its precision.
         dataset: the examples, with their `name`, `split` and `classes`.
-        source: the data set, or a DataLoader over it where batches or worker processes were asked
-            for.
-        origin: which model, weights, data and split these are, for the provenance.
+        source: the data set, or a DataLoader over it if worker processes were asked for.
+        origin: model, weights, data and split, for the provenance.
     """
 
     model: nn.Module
-    dataset: Any
-    source: Dataset[Any] | DataLoader[Any]
+    dataset: Prepared
+    source: Prepared | DataLoader[object]
     origin: dict[str, str | None]
 
     def heading(self) -> str:
@@ -46,7 +45,8 @@ class ModelAndData:
         weights = {None: "as its factory made it", "random": "random weights"}.get(
             self.origin["weights"], f"weights {self.origin['weights']}{key}"
         )
-        return f"{self.origin['model']} ({weights}) on {self.origin['data']}, split {self.origin['split']}"
+        data = f"{self.origin['data']}, split {self.origin['split']}"
+        return f"{self.origin['model']} ({weights}) on {data}"
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,14 @@ class Request:
     data: str | None
     default_split: str
 
-    def features_file(self, *options: Any, used: Collection[str] = ()) -> Path | None:
-        """The FILE of a MODEL ``features:FILE``, else None; it takes no DATA, and of ``options``
-        only ``used``.
+    def features_file(self, *options: DataclassInstance, used: Collection[str] = ()) -> Path | None:
+        """The FILE of a MODEL ``features:FILE``, else None.
+
+        It takes no DATA, and of ``options`` only those in ``used``.
         """
         if not self.model.startswith(FEATURES):
             return None
-        given = {"DATA": self.data} if self.data is not None else {}
+        given: dict[str, object] = {"DATA": self.data} if self.data is not None else {}
         for group in options:
             given |= {name: value for name, value in _changed(group).items() if name not in used}
         for name, value in given.items():
@@ -88,10 +89,7 @@ class Request:
         set_threads(machine.threads)
         torch.manual_seed(machine.seed)  # of a factory that initialises its weights
         loaded = load_model(self.model, models)
-        dataset = load_data(
-            self.data, data, seed=machine.seed, default_split=self.default_split, trained=loaded
-        )
-        dataset = _tokens(dataset, data, loaded, models.tokenizer)
+        dataset = self._dataset(self.data, loaded, models.tokenizer, data, machine.seed)
         device = find_device(machine.device)
         model = loaded.model.to(device=device, dtype=_dtype(machine.dtype, device)).eval()
         origin = {
@@ -103,9 +101,31 @@ class Request:
         }
         return ModelAndData(model, dataset, _with_workers(dataset, machine), origin)
 
+    def _dataset(
+        self, data: str, loaded: LoadedModel, tokenizer: str | None, options: DataOptions, seed: int
+    ) -> Prepared:
+        from geocollapse.models import prepare
+
+        with named_as_options("tokenizer", "max_length", "next_tokens"):
+            return prepare(
+                loaded,
+                data,
+                default_split=self.default_split,
+                data_root=options.data_root,
+                classes=",".join(options.classes) if options.classes else None,
+                subset=options.subset,
+                seed=seed,
+                image_size=options.image_size,
+                mean=parse_numbers(options.mean, option="--mean"),
+                std=parse_numbers(options.std, option="--std"),
+                tokenizer=tokenizer,
+                max_length=options.max_length,
+                next_tokens=options.next_tokens,
+            )
+
 
 def features_heading(path: Path, kept: KeptLayer) -> str:
-    """One line that names a features file and what it was made from, where that is known."""
+    """One line that names a features file and its origin, as far as the file tells it."""
     origin = kept.context.provenance
     made = (
         f" of {origin['model']} on {origin['data']}, split {origin['split']}"
@@ -135,90 +155,29 @@ def load_model(spec: str, options: ModelOptions) -> LoadedModel:
     )
 
 
-def load_data(
-    spec: str,
-    options: DataOptions,
-    *,
-    seed: int,
-    default_split: str,
-    trained: LoadedModel | None = None,
-) -> Any:
-    """The data set that DATA and its options name, prepared as the model asks or as its run was
-    trained.
+@contextmanager
+def named_as_options(*arguments: str) -> Iterator[None]:
+    """Let errors about ``arguments`` of the library name the options of the command line.
+
+    Examples:
+        >>> with named_as_options("max_length"):
+        ...     raise ValueError("max_length: expected at least 1, got 0; do max_length=128")
+        Traceback (most recent call last):
+        ValueError: --max-length: expected at least 1, got 0; do --max-length 128
     """
-    from geocollapse import data
-
-    config = getattr(trained, "config", None)
-    own = (
-        {key: getattr(config.data, key) for key in ("mean", "std", "pad_to")}
-        if config is not None
-        else {}
-    )
-    if trained is not None:
-        own["preprocessing"] = trained.preprocessing
-    given = {
-        "image_size": options.image_size,
-        "mean": parse_numbers(options.mean, option="--mean"),
-        "std": parse_numbers(options.std, option="--std"),
-    }
-    return data.load(
-        spec,
-        default_split=default_split,
-        data_root=options.data_root,
-        classes=",".join(options.classes) if options.classes else None,
-        subset=options.subset,
-        seed=seed,
-        **(own | {key: value for key, value in given.items() if value is not None}),
-    )
-
-
-def _tokens(dataset: Any, options: DataOptions, loaded: LoadedModel, name: str | None) -> Any:
-    """Texts as tokens of the model's own tokenizer, or of the one called ``name``; other data as it
-    is.
-    """
-    from geocollapse.data import LabelledTexts
-    from geocollapse.models import load_tokenizer
-
-    given = {
-        "--tokenizer": name,
-        "--max-length": options.max_length,
-        "--next-tokens": options.next_tokens,
-    }
-    if not isinstance(dataset, LabelledTexts):
-        for option, value in given.items():
-            if value is not None:
-                raise ValueError(
-                    f"{option}: expected none with {dataset.name}, which holds no texts, got "
-                    f"{value}"
-                )
-        return dataset
-    tokenizer = loaded.tokenizer if name is None else load_tokenizer(name)
-    if tokenizer is None:
-        raise ValueError(
-            f"--tokenizer: expected one for the texts of {dataset.name}, got none with "
-            f"{loaded.name}; "
-            f"do --tokenizer DIR"
-        )
-    if options.next_tokens is None:
-        return dataset.tokens(
-            tokenizer, max_length=options.max_length, token_types=_has_token_types(loaded.model)
-        )
-    return dataset.next_tokens(
-        tokenizer, context=options.next_tokens, max_length=options.max_length
-    )
-
-
-def _has_token_types(model: nn.Module) -> bool:
-    """Whether token types mean something to a model; some of transformers that have none embed them
-    as tokens.
-    """
-    config = getattr(model, "config", None)
-    kind = getattr(config, "model_type", None)
-    return kind in (None, *_WITHOUT_NUMBER) or hasattr(config, "type_vocab_size")
+    try:
+        yield
+    except ValueError as error:
+        argument, colon, rest = str(error).partition(": ")
+        if argument not in arguments:
+            raise
+        option = _option(argument)
+        text = rest.replace(f"{argument}=", f"{option} ")
+        raise ValueError(f"{option}{colon}{text}") from error
 
 
 def find_device(name: Device) -> torch.device:
-    """The device called ``name``; `auto` is CUDA, Apple's MPS or the CPU, what there is first."""
+    """The device called ``name``; `auto` is the first present of CUDA, Apple's MPS and the CPU."""
     import torch
 
     present = {
@@ -236,7 +195,7 @@ def find_device(name: Device) -> torch.device:
 
 
 def set_threads(threads: int | None) -> None:
-    """Let torch compute with ``threads`` CPU threads; None leaves it alone."""
+    """Let torch compute with ``threads`` CPU threads; None leaves their number alone."""
     import torch
 
     if threads is None:
@@ -263,13 +222,14 @@ def parse_numbers(text: str | None, *, option: str) -> tuple[float, ...] | None:
         ) from None
 
 
-def parse_settings(settings: Sequence[str], *, option: str) -> dict[str, Any]:
-    """KEY=VALUE texts as a dictionary; a value is read as YAML, so `2`, `true`, `null` and `[1, 2]`
-    have their type.
+def parse_settings(settings: Sequence[str], *, option: str) -> dict[str, object]:
+    """KEY=VALUE texts as a dictionary.
+
+    Values are read as YAML, which gives `2`, `true`, `null` and `[1, 2]` their type.
     """
     from geocollapse.experiments.recipe import parse_yaml
 
-    parsed = {}
+    parsed: dict[str, object] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not (key and equals):
@@ -280,15 +240,17 @@ def parse_settings(settings: Sequence[str], *, option: str) -> dict[str, Any]:
     return parsed
 
 
-def _changed(options: Any) -> dict[str, Any]:
-    """The options of a group that are not at their default, as they are written on the command
-    line.
-    """
-    values = {
-        f"--{field.name.replace('_', '-')}": (getattr(options, field.name), field)
+def _changed(options: DataclassInstance) -> dict[str, object]:
+    """The options of a group that differ from their default, as the command line names them."""
+    return {
+        _option(field.name): getattr(options, field.name)
         for field in fields(options)
+        if getattr(options, field.name) != field.default
     }
-    return {name: value for name, (value, field) in values.items() if value != field.default}
+
+
+def _option(argument: str) -> str:
+    return f"--{argument.replace('_', '-')}"
 
 
 def _dtype(name: str | None, device: torch.device) -> torch.dtype | None:
@@ -304,7 +266,7 @@ def _dtype(name: str | None, device: torch.device) -> torch.dtype | None:
     return None if name is None else getattr(torch, name)
 
 
-def _with_workers(dataset: Dataset[Any], machine: MachineOptions) -> Dataset[Any] | DataLoader[Any]:
+def _with_workers(dataset: Prepared, machine: MachineOptions) -> Prepared | DataLoader[object]:
     from torch.utils.data import DataLoader
 
     if machine.num_workers == 0:

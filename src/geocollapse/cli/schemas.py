@@ -1,13 +1,12 @@
-"""The JSON of every command: its type, and the JSON Schema generated from it.
+"""The types of what `--json` prints, and the JSON Schemas generated from them.
 
-The types of measurements lie beside the results themselves; the ones here are put together by the
-command line.
+The types of measurements lie beside the results themselves; those here belong to the command line.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -17,9 +16,9 @@ from geocollapse.transfer import TransferDict
 
 
 class VerdictDict(TypedDict):
-    """One verdict with the numbers behind it; see ``geocollapse.papers.collapse_transfer.Verdict``."""
+    """One verdict with the numbers behind it; see ``geocollapse.papers.verdict.Verdict``."""
 
-    claim: int
+    claim: str
     statement: str
     sweep: str
     x: str
@@ -42,6 +41,7 @@ class VerdictDict(TypedDict):
 class ReportDict(TypedDict):
     """``report --json``."""
 
+    schema_version: int
     report: str
     table: str
     figures: list[str]
@@ -58,8 +58,9 @@ class FailureDict(TypedDict):
 
 
 class SweepDict(TypedDict):
-    """``sweep --json`` and ``demo --json``; done runs of an earlier call are `n_skipped`."""
+    """``sweep --json`` and ``demo --json``; `n_skipped` counts runs done by an earlier call."""
 
+    schema_version: int
     folder: str
     n_runs: int
     n_done: int
@@ -71,7 +72,7 @@ class SweepDict(TypedDict):
 
 
 class PlannedRunDict(TypedDict):
-    """One run of ``sweep --dry-run --json``: its setting in each sweep it belongs to."""
+    """One run of ``sweep --dry-run --json``, with its setting in each of its sweeps."""
 
     run_id: str
     seed: int
@@ -80,8 +81,9 @@ class PlannedRunDict(TypedDict):
 
 
 class PlanDict(TypedDict):
-    """``sweep --dry-run --json``; seconds are at most what the sweep takes here."""
+    """``sweep --dry-run --json``; `seconds` is an upper limit for this machine."""
 
+    schema_version: int
     folder: str
     n_runs: int
     workers: int
@@ -96,8 +98,9 @@ SweepOrPlanDict = SweepDict | PlanDict
 
 
 class LineDict(TypedDict):
-    """One line of history.jsonl; the target has the keys of measure and those of transfer on top."""
+    """One line of history.jsonl; the target has the keys of both measure and transfer."""
 
+    schema_version: NotRequired[int]  # lines of old runs have none
     step: int
     epoch: float
     examples_seen: int
@@ -112,8 +115,9 @@ class LineDict(TypedDict):
 
 
 class TrainDict(TypedDict):
-    """``train --json``: the run's result.json and its folder."""
+    """``train --json``: result.json of the run, and its folder."""
 
+    schema_version: int
     folder: str
     run_id: str
     status: Literal["done", "failed"]
@@ -128,9 +132,16 @@ class TrainDict(TypedDict):
     provenance: Provenance
 
 
-class FewShotDict(TransferDict):
-    """``transfer --json``: the accuracies, and what they were measured on."""
+class SeveralLayersDict(LayersDict):
+    """``measure --json`` with several layers."""
 
+    schema_version: int
+
+
+class FewShotDict(TransferDict):
+    """``transfer --json``: the accuracies, and the data that they were measured on."""
+
+    schema_version: int
     classes: list[str]
     layer: str
     n_features: int
@@ -140,7 +151,7 @@ class FewShotDict(TransferDict):
 
 
 class RecipeDict(TypedDict):
-    """One recipe of ``recipes --json``; a sweep is its name and the keys that it varies."""
+    """One recipe of ``recipes --json``; `sweeps` maps the name of each to the keys it varies."""
 
     name: str
     title: str
@@ -157,13 +168,12 @@ class RecipeDict(TypedDict):
 class RecipesDict(TypedDict):
     """``recipes --json``."""
 
+    schema_version: int
     recipes: list[RecipeDict]
 
 
 class SourceDict(TypedDict):
-    """One data set of ``data --json``; `is_here`: its files lie in the data folder, nothing is
-    downloaded.
-    """
+    """One data set of ``data --json``; `is_here` if its files lie in the data folder."""
 
     name: str
     description: str
@@ -180,12 +190,13 @@ class SourceDict(TypedDict):
 class DataDict(TypedDict):
     """``data --json``."""
 
+    schema_version: int
     data: list[SourceDict]
     data_root: str
 
 
 class ModelDict(TypedDict):
-    """One model of ``models --json``; its parameters as it comes, for 10 classes."""
+    """One model of ``models --json``; `n_parameters` is for 10 classes and default settings."""
 
     name: str
     model: str
@@ -195,7 +206,7 @@ class ModelDict(TypedDict):
 
 
 class FormDict(TypedDict):
-    """One form of MODEL; where its weights come from."""
+    """One form of MODEL; `source` is where its weights come from."""
 
     form: str
     description: str
@@ -205,12 +216,13 @@ class FormDict(TypedDict):
 class ModelsDict(TypedDict):
     """``models --json``."""
 
+    schema_version: int
     models: list[ModelDict]
     forms: list[FormDict]
 
 
 RESULTS: dict[str, Any] = {
-    "measure": MeasurementDict | LayersDict,
+    "measure": MeasurementDict | SeveralLayersDict,
     "train": TrainDict,
     "sweep": SweepOrPlanDict,
     "transfer": FewShotDict,
@@ -222,11 +234,11 @@ RESULTS: dict[str, Any] = {
 }
 
 
-def schema(command: str) -> dict[str, Any]:
+def schema(command: str) -> dict[str, object]:
     """The JSON Schema (draft 2020-12) of ``geocollapse COMMAND --json``."""
     from pydantic import TypeAdapter
 
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    head: dict[str, object] = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return (
         head
         | TypeAdapter(RESULTS[command]).json_schema(mode="serialization")

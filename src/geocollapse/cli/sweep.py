@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
@@ -24,11 +23,12 @@ if TYPE_CHECKING:
     from geocollapse.experiments.cost import Cost
     from geocollapse.experiments.recipe import Recipe
     from geocollapse.experiments.sweep import SweepSummary
+    from geocollapse.reports.sweep_report import FailedRun
 
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """How the runs of a sweep are worked off."""
+    """How the runs of a sweep are carried out."""
 
     workers: Annotated[
         int | None,
@@ -41,17 +41,12 @@ class SweepOptions:
     data_root: DataRoot = None
     out: OutFolder = None
 
-    def for_library(self) -> dict[str, Any]:
-        """The arguments of ``run_sweep`` and ``estimate_cost``."""
+    @property
+    def torch_device(self) -> str:
+        """The device as torch names it."""
         from geocollapse.cli.resolve import find_device
 
-        device = str(find_device(self.device))
-        return {
-            "workers": self.workers,
-            "n_seeds": self.seeds,
-            "device": device,
-            "data_root": self.data_root,
-        }
+        return str(find_device(self.device))
 
 
 def sweep(
@@ -61,50 +56,52 @@ def sweep(
     settings: Settings = None,
     preset: Preset = None,
     dry_run: Annotated[
-        bool, Option("--dry-run", help="Only say what would be run, and estimate the time.")
+        bool, Option("--dry-run", help="Only list the runs and estimate the time.")
     ] = False,
 ) -> Answer:
     """Train all runs of a recipe and report.
 
     Into --out (default ./runs/RECIPE), where runs that are done are skipped and a killed one goes
-    on from its checkpoint. Ends with the verdicts and the path of report.html.
+    on from its checkpoint. Prints the verdicts and the path of report.html.
     """
     from geocollapse.cli.train import read_recipe
 
     planned = read_recipe(recipe, preset, settings)
     folder = options.out or Path("runs") / "-".join(filter(None, (planned.name, preset)))
-    return (
-        _plan(planned, folder, options, display)
-        if dry_run
-        else _run(planned, folder, options, display)
-    )
+    carry_out = _plan if dry_run else _run
+    return carry_out(planned, folder, options, display)
 
 
 def demo(options: SweepOptions, display: Display, preset: Preset = None) -> Answer:
     """The main job, on data that is installed.
 
     Sweeps learning rate, batch size and L2 on handwritten digits into --out (default
-    ./geocollapse-demo); ends with the verdicts and the path of report.html.
+    ./geocollapse-demo). Prints the verdicts and the path of report.html.
     """
     from geocollapse.cli.train import read_recipe
 
-    return _run(
-        read_recipe("demo", preset, None), options.out or Path("geocollapse-demo"), options, display
-    )
+    folder = options.out or Path("geocollapse-demo")
+    return _run(read_recipe("demo", preset, None), folder, options, display)
 
 
 def _plan(recipe: Recipe, folder: Path, options: SweepOptions, display: Display) -> Answer:
-    """What would be run, and its cost."""
+    """The runs of a recipe and their cost, without running them."""
     from geocollapse.experiments.cost import estimate_cost
 
     if not display.quiet:
         print("timing a few steps and one measurement of the base setting", file=sys.stderr)
-    cost = estimate_cost(recipe, **options.for_library())
+    cost = estimate_cost(
+        recipe,
+        workers=options.workers,
+        n_seeds=options.seeds,
+        device=options.torch_device,
+        data_root=options.data_root,
+    )
     runs = [run.entry() for run in recipe.planned_runs(options.seeds)]
     return Answer(
-        {"folder": str(folder), **asdict(cost), "runs": runs},
+        {"schema_version": 1, "folder": str(folder), **asdict(cost), "runs": runs},
         _plan_text(recipe, folder, cost),
-        rows=runs,
+        rows=[dict(run) for run in runs],
     )
 
 
@@ -124,15 +121,28 @@ def _plan_text(recipe: Recipe, folder: Path, cost: Cost) -> str:
 
 
 def _run(recipe: Recipe, folder: Path, options: SweepOptions, display: Display) -> Answer:
-    """Every run that is not done yet, then the report."""
-    from geocollapse.cli.report import make_report, report_text
+    """Carry out the runs that are not done yet, then write the report."""
+    from geocollapse.cli.report import report_json, report_text
     from geocollapse.experiments.sweep import run_sweep
+    from geocollapse.papers.registry import find_papers
+    from geocollapse.reports.sweep_report import write_report
 
-    summary = run_sweep(recipe, folder, **options.for_library(), progress=not display.quiet)
+    find_papers(recipe.claims.papers)  # an unknown paper ends the sweep here, not after training
+    summary = run_sweep(
+        recipe,
+        folder,
+        workers=options.workers,
+        n_seeds=options.seeds,
+        device=options.torch_device,
+        data_root=options.data_root,
+        progress=not display.quiet,
+    )
     if not display.quiet:
         print("writing the report", file=sys.stderr)
-    failures, written = _failures(folder), make_report(folder)
+    written = write_report(folder)
+    failures = written.failures
     result = {
+        "schema_version": 1,
         "folder": str(folder),
         "n_runs": summary.n_runs,
         "n_done": summary.n_done,
@@ -140,39 +150,26 @@ def _run(recipe: Recipe, folder: Path, options: SweepOptions, display: Display) 
         "n_failed": summary.n_failed,
         "seconds": summary.seconds,
         "failures": failures,
-        "report": written,
+        "report": report_json(written),
     }
-    text = [
-        _summary_text(summary),
-        *(_failure_text(failure) for failure in failures),
-        report_text(written),
-    ]
+    text = [_summary_text(summary), *map(_failure_text, failures), report_text(written)]
     return Answer(result, "\n".join(text), failed=summary.n_failed > 0)
-
-
-def _failures(folder: Path) -> list[dict[str, Any]]:
-    """Run, step and error of every run that failed."""
-    from geocollapse.estimate import strict_json
-    from geocollapse.experiments.results.tables import read_sweep
-
-    runs = read_sweep(folder).runs
-    failed = runs[runs["status"] == "failed"]
-    return list(strict_json(failed[["run_id", "failed_step", "error"]].to_dict("records")))
 
 
 def _summary_text(summary: SweepSummary) -> str:
     skipped = f", {summary.n_skipped} done before" if summary.n_skipped else ""
     failed = f", {summary.n_failed} failed" if summary.n_failed else ""
-    return f"{summary.n_done} of {summary.n_runs} runs done{skipped}{failed}, in {_duration(summary.seconds)}"
+    seconds = _duration(summary.seconds)
+    return f"{summary.n_done} of {summary.n_runs} runs done{skipped}{failed}, in {seconds}"
 
 
-def _failure_text(failure: Mapping[str, Any]) -> str:
-    step = "" if failure["failed_step"] is None else f" at step {failure['failed_step']:.0f}"
+def _failure_text(failure: FailedRun) -> str:
+    step = "" if failure["failed_step"] is None else f" at step {failure['failed_step']}"
     return f"run {failure['run_id']} failed{step}: {failure['error']}"
 
 
 def _duration(seconds: float) -> str:
-    """Whole seconds as the two units that matter.
+    """Whole seconds in the two largest units.
 
     Examples:
         >>> _duration(42), _duration(150), _duration(7260)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from geocollapse.cli.answer import Answer, Display, table
 from geocollapse.cli.options import (
@@ -20,6 +20,7 @@ from geocollapse.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
     from geocollapse.experiments.recipe import Recipe, RunConfig
+    from geocollapse.experiments.results.records import RunResult
 
 
 def train(
@@ -34,15 +35,19 @@ def train(
 ) -> Answer:
     """Train and measure one run of a recipe.
 
-    The base setting of the recipe with what --set changes, in a folder named by its configuration
-    under --out (default ./runs). A run that was killed goes on where it was.
+    The base setting of the recipe, changed by --set, in a folder under --out (default ./runs) that
+    is named by its configuration. A run that was killed goes on from its checkpoint.
     """
     config = read_recipe(recipe, preset, settings).run_config(seed=seed)
     folder, result = _train(
         config, out or Path("runs"), device, data_root, is_shown=not display.quiet
     )
     failed = result["status"] == "failed"
-    return Answer({"folder": str(folder), **result}, _shown(folder, result), failed=failed)
+    return Answer(
+        {"schema_version": 1, "folder": str(folder), **result},
+        _shown(folder, result),
+        failed=failed,
+    )
 
 
 def read_recipe(name: str, preset: str | None, settings: list[str] | None) -> Recipe:
@@ -56,7 +61,7 @@ def read_recipe(name: str, preset: str | None, settings: list[str] | None) -> Re
 
 def _train(
     config: RunConfig, out: Path, device: Device, data_root: Path | None, *, is_shown: bool
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, RunResult]:
     """The folder of the run and the content of its result.json."""
     from geocollapse.cli.resolve import find_device, set_threads
     from geocollapse.experiments.recipe import run_id
@@ -72,9 +77,9 @@ def _train(
     return folder.path, result
 
 
-def _shown(folder: Path, result: dict[str, Any]) -> str:
-    """What became of the run, and its last measurements."""
-    if result["status"] == "failed":
+def _shown(folder: Path, result: RunResult) -> str:
+    """The last measurements of a run and how it ended."""
+    if result["final"] is None:
         return f"failed at step {result['failed_step']}: {result['error']}\nrun: {folder}"
     from geocollapse.experiments.results.tables import ACCURACY, GC, GCOL, NC, TARGET_NC, flatten
 
@@ -89,9 +94,10 @@ def _shown(folder: Path, result: dict[str, Any]) -> str:
         "target 5-shot accuracy": ACCURACY,
     }
     rows = [
-        (words, f"{values[name]:.4g}")
+        (words, f"{value:.4g}")
         for words, name in names.items()
-        if values.get(name) is not None
+        if isinstance(value := values.get(name), int | float)
     ]
     ending = "converged" if result["converged"] else "not converged"
-    return f"{table(('measure', 'value'), rows)}\n{ending} after {result['steps']} steps\nrun: {folder}"
+    shown = table(("measure", "value"), rows)
+    return f"{shown}\n{ending} after {result['steps']} steps\nrun: {folder}"

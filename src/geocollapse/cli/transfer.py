@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from geocollapse.cli.answer import Answer, table
+from geocollapse.cli.answer import SCHEMA_VERSION, Answer, table
 from geocollapse.cli.options import (
     DataArgument,
     DataOptions,
@@ -23,10 +23,13 @@ from geocollapse.cli.resolve import Request, features_heading, find_device, set_
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from geocollapse.cli.schemas import FewShotDict
+    from geocollapse.estimate import IntervalDict
+
 
 @dataclass(frozen=True)
 class EpisodeOptions:
-    """The few-shot episodes."""
+    """The size and number of few-shot episodes."""
 
     n_way: Annotated[int, Option(metavar="N", help="Classes of an episode.")] = 5
     k_shot: Annotated[
@@ -35,7 +38,7 @@ class EpisodeOptions:
             metavar="1,5", help="Labelled examples a class; commas, or repeated.  [default: 1,5]"
         ),
     ] = None
-    n_query: Annotated[int, Option(metavar="N", help="Examples a class that are classified.")] = 15
+    n_query: Annotated[int, Option(metavar="N", help="Examples a class to classify.")] = 15
     n_episodes: Annotated[
         int, Option(metavar="N", help="Episodes; more give a shorter interval.")
     ] = 600
@@ -44,14 +47,14 @@ class EpisodeOptions:
 
 @dataclass(frozen=True)
 class _Embedded:
-    """Features and labels of a data set, and where they come from."""
+    """Features and labels of a data set, and their origin."""
 
     features: Tensor
     labels: Tensor
     layer: str
     classes: list[str]
     split: str | None
-    origin: Mapping[str, Any]
+    origin: Mapping[str, object]
     heading: str
 
 
@@ -66,8 +69,8 @@ def transfer(
     """Few-shot accuracy of a model's embedding.
 
     By the nearest class mean and by a linear probe, with intervals over episodes. The default split
-    is test. features:FILE in place of MODEL and DATA: the features that `measure --save-features`
-    kept.
+    is test. features:FILE in place of MODEL and DATA takes the features that `measure
+    --save-features` kept.
     """
     from geocollapse.runtime.provenance import provenance
     from geocollapse.transfer import transfer as few_shot
@@ -91,7 +94,8 @@ def transfer(
         n_episodes=episodes.n_episodes,
         seed=machine.seed,
     )
-    result = {
+    result: FewShotDict = {
+        "schema_version": SCHEMA_VERSION,
         **accuracy,
         "classes": found.classes,
         "layer": found.layer,
@@ -132,13 +136,13 @@ def _of_model(
     )
     dataset = inputs.dataset
     return _Embedded(
-        found.features,
-        found.labels,
-        found.layer,
-        dataset.classes,
-        dataset.split,
-        inputs.origin,
-        inputs.heading(),
+        features=found.features,
+        labels=found.labels,
+        layer=found.layer,
+        classes=dataset.classes,
+        split=dataset.split,
+        origin=inputs.origin,
+        heading=inputs.heading(),
     )
 
 
@@ -149,33 +153,33 @@ def _of_file(path: Path, machine: MachineOptions) -> _Embedded:
     kept = read_features(path, device=find_device(machine.device))
     context = kept.context
     names = context.class_names or [str(int(label)) for label in kept.labels.unique()]
-    heading = features_heading(path, kept)
     return _Embedded(
-        kept.features,
-        kept.labels,
-        kept.layer,
-        list(names),
-        context.split,
-        context.provenance,
-        heading,
+        features=kept.features,
+        labels=kept.labels,
+        layer=kept.layer,
+        classes=list(names),
+        split=context.split,
+        origin=context.provenance,
+        heading=features_heading(path, kept),
     )
 
 
-def _shown(result: Mapping[str, Any]) -> str:
-    """One row a classifier, one column a number of shots: accuracy and its interval."""
+def _shown(result: FewShotDict) -> str:
+    """Accuracies with their intervals: a row a classifier, a column a number of shots."""
     shots = list(next(iter(result["accuracy"].values())))
     rows = [
         (name.replace("_", " "), *(_percent(estimates[k]) for k in shots))
         for name, estimates in result["accuracy"].items()
     ]
-    what = f"{result['layer'] or 'the output'}: {result['n_way']} classes an episode, {result['n_episodes']} episodes"
+    layer = result["layer"] or "the output"
+    what = f"{layer}: {result['n_way']} classes an episode, {result['n_episodes']} episodes"
     notes = [f"note: {warning}" for warning in result["warnings"]]
     return "\n".join(
         [what, table(("classifier", *(f"{k}-shot accuracy" for k in shots)), rows), *notes]
     )
 
 
-def _percent(estimate: Mapping[str, Any]) -> str:
+def _percent(estimate: IntervalDict) -> str:
     low, high = estimate["ci95"]
     return f"{estimate['value']:.2%} ({low:.2%} to {high:.2%})"
 

@@ -1,16 +1,26 @@
-"""Named data sets: selection, labelled (tensors and images), preprocessing of images, sources,
-texts, loading.
+"""Named data sets, and labelled data of one's own.
+
+The files, in the order they build on each other: selection and augmentation; preprocessing (of one
+image); labelled (tensors and images); pixels (normalisation of images); tokens and texts; sources
+(the named data sets); text_files; raw (loaded data made ready for a model); loading.
 """
 
 from geocollapse.data.augmentation import crop_and_flip as crop_and_flip
 from geocollapse.data.labelled import About as About
+from geocollapse.data.labelled import Classes as Classes
 from geocollapse.data.labelled import LabelledData as LabelledData
 from geocollapse.data.labelled import LabelledImages as LabelledImages
 from geocollapse.data.loading import load as load
 from geocollapse.data.loading import parse_spec as parse_spec
+from geocollapse.data.pixels import Normalisation as Normalisation
+from geocollapse.data.pixels import Pixels as Pixels
 from geocollapse.data.preprocessing import ImagePreprocessing as ImagePreprocessing
+from geocollapse.data.raw import Labelled as Labelled
+from geocollapse.data.raw import RawImages as RawImages
+from geocollapse.data.raw import made_ready as made_ready
 from geocollapse.data.selection import parse_classes as parse_classes
 from geocollapse.data.sources import SOURCES as SOURCES
 from geocollapse.data.sources import DataSource as DataSource
 from geocollapse.data.texts import LabelledTexts as LabelledTexts
-from geocollapse.data.texts import LabelledTokens as LabelledTokens
+from geocollapse.data.tokens import LabelledTokens as LabelledTokens
+from geocollapse.data.tokens import Tokenizer as Tokenizer

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 def crop_and_flip(x: Tensor, generator: torch.Generator, *, padding: int = 4) -> Tensor:
     """Random crops of the zero-padded images, each mirrored with probability 1/2.
 
-    Every image has its own shift; the whole batch is one gather, on the device of ``x``.
+    Every image has a shift of its own; the batch is one gather, on the device of ``x``.
 
     Source: He, Zhang, Ren, Sun (2016), section 4.2.
 

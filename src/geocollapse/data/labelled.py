@@ -1,31 +1,35 @@
-"""Labelled data with what a measurement must know of it: names of classes, split, normalisation."""
+"""Labelled data with what a measurement records of it: class names, split, normalisation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from geocollapse.data.preprocessing import PreprocessingDict
 from geocollapse.data.selection import parse_classes, select_rows
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Classes = str | Sequence[int | str] | None
 
 
 @dataclass(frozen=True)
 class About:
-    """What belongs to a data set beside its examples.
+    """The description of a data set.
 
     Attributes:
-        name: the data set.
-        split: which part of it.
+        name: of the data set.
+        split: the part of it.
         classes: name of class 0, 1, ...
         mean: subtracted from each channel; None where there are no channels.
         std: each channel was divided by it.
-        preprocessing: what else was done to an image, for JSON; None for images as they are.
+        preprocessing: how the images were resized and cropped, for JSON; None if they were not.
     """
 
     name: str
@@ -33,23 +37,23 @@ class About:
     classes: tuple[str, ...]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    preprocessing: Mapping[str, Any] | None = None
+    preprocessing: PreprocessingDict | None = None
 
 
 class Described:
-    """The attributes that measurements look for, and the choice of classes and examples."""
+    """The attributes that measurements read, and the choice of classes and examples."""
 
     about: About
     targets: Tensor
 
     @property
     def name(self) -> str:
-        """The data set."""
+        """The name of the data set."""
         return self.about.name
 
     @property
     def split(self) -> str:
-        """Which part of it."""
+        """The part of the data set."""
         return self.about.split
 
     @property
@@ -59,31 +63,30 @@ class Described:
 
     @property
     def mean(self) -> tuple[float, ...] | None:
-        """Subtracted from each channel."""
+        """The mean that was subtracted from each channel."""
         return self.about.mean
 
     @property
     def std(self) -> tuple[float, ...] | None:
-        """Each channel was divided by it."""
+        """The standard deviation that each channel was divided by."""
         return self.about.std
 
     @property
-    def preprocessing(self) -> Mapping[str, Any] | None:
-        """What was done to an image: sizes, interpolation, normalisation; None for images as they
-        are.
-        """
+    def preprocessing(self) -> PreprocessingDict | None:
+        """Sizes, interpolation and normalisation of images; None for images as they are."""
         return self.about.preprocessing
 
     @property
     def n_classes(self) -> int:
-        """Number of classes, also of those without examples here."""
+        """Number of classes, including those without examples here."""
         return len(self.about.classes)
 
     def chosen(
         self, classes: Classes, subset: int | None, seed: int
     ) -> tuple[Tensor, Tensor, About]:
-        """Rows of some classes and a balanced subset of them, their labels renumbered 0..k-1, and
-        their description.
+        """Rows of some classes and a balanced subset of them, with their labels and description.
+
+        Labels are renumbered 0..k-1 in the order of ``classes``.
         """
         chosen = None if classes is None else parse_classes(classes, self.classes)
         rows = select_rows(self.targets.cpu(), chosen, subset, seed).to(self.targets.device)
@@ -123,50 +126,56 @@ class LabelledData(Described, TensorDataset):
     def select(
         self, *, classes: Classes = None, subset: int | None = None, seed: int = 0
     ) -> LabelledData:
-        """Some classes, renumbered 0..k-1 in the order given, and a seeded, class-balanced subset
-        of them.
-        """
+        """Some classes, renumbered 0..k-1 in the order given, and a balanced subset of them."""
         rows, labels, about = self.chosen(classes, subset, seed)
         return LabelledData(self.inputs[rows], labels, about)
 
     def to(self, device: torch.device | str) -> LabelledData:
-        """The same on another device."""
+        """These examples on another device."""
         return LabelledData(self.inputs.to(device), self.targets.to(device), self.about)
 
 
+class ImageInputs(Protocol):
+    """Images as inputs of a model, each the first entry of a tuple, as in an ``ImageFolder``."""
+
+    def __getitem__(self, row: int, /) -> tuple[Tensor, *tuple[object, ...]]: ...
+
+
 class PilImages:
-    """Images in memory, each a PIL image that goes through a transform when it is read, as a file
-    does.
+    """Images in memory that go through a transform as PIL images when they are read, as files do.
 
     Args:
         images: (n, channels, h, w) in [0, 1], grey or RGB; kept in the 8 bits that PIL knows.
         transform: from a PIL image to the input of a model.
     """
 
-    def __init__(self, images: Tensor, transform: Callable[[Any], Tensor]) -> None:
+    def __init__(self, images: Tensor, transform: Callable[[Image], Tensor]) -> None:
         self._pixels = (
             (images * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).squeeze(3).numpy()
         )
         self._transform = transform
 
-    def __getitem__(self, row: int) -> tuple[Tensor]:
+    def __getitem__(self, row: int, /) -> tuple[Tensor]:
         from PIL import Image
 
         return (self._transform(Image.fromarray(self._pixels[row])),)
 
 
 class LabelledImages(Described, Dataset[tuple[Tensor, int]]):
-    """Images, each read, resized and normalised when it is asked for.
+    """Images that are read, resized and normalised one at a time, when they are asked for.
 
     Args:
-        folder: ``PilImages`` or a torchvision ``ImageFolder``, with their transform.
+        folder: the images with their transform: ``PilImages`` or a torchvision ``ImageFolder``.
         rows: positions taken from it.
         labels: (n,) of these positions, 0..C-1.
         about: names and normalisation.
     """
 
-    def __init__(self, folder: Any, rows: Tensor, labels: Tensor, about: About) -> None:
-        self.folder, self.rows, self.targets, self.about = folder, rows, labels, about
+    def __init__(self, folder: ImageInputs, rows: Tensor, labels: Tensor, about: About) -> None:
+        self.folder = folder
+        self.rows = rows
+        self.targets = labels
+        self.about = about
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -177,9 +186,7 @@ class LabelledImages(Described, Dataset[tuple[Tensor, int]]):
     def select(
         self, *, classes: Classes = None, subset: int | None = None, seed: int = 0
     ) -> LabelledImages:
-        """Some classes, renumbered 0..k-1 in the order given, and a seeded, class-balanced subset
-        of them.
-        """
+        """Some classes, renumbered 0..k-1 in the order given, and a balanced subset of them."""
         rows, labels, about = self.chosen(classes, subset, seed)
         return LabelledImages(self.folder, self.rows[rows], labels, about)
 

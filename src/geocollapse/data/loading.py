@@ -6,23 +6,18 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from geocollapse.data.labelled import About, LabelledData, LabelledImages, PilImages
-from geocollapse.data.preprocessing import (
-    ImagePreprocessing,
-    check_channels,
-    import_torchvision,
-    resize_and_crop,
-)
+from geocollapse.data.labelled import About, Classes, LabelledImages
+from geocollapse.data.pixels import Pixels, normalised, one_at_a_time
+from geocollapse.data.preprocessing import ImagePreprocessing, import_torchvision
+from geocollapse.data.raw import Labelled
 from geocollapse.data.sources import CIFAR_FS_CLASSES, SOURCES, DataSource
-from geocollapse.data.texts import LabelledTexts, load_named_texts, read_texts
+from geocollapse.data.text_files import load_named_texts, read_texts
+from geocollapse.data.texts import LabelledTexts
 
 _DIGITS_SEED = 0
 _TORCHVISION = {
@@ -39,7 +34,7 @@ def load(
     split: str | None = None,
     default_split: str = "train",
     data_root: str | Path | None = None,
-    classes: str | Sequence[int | str] | None = None,
+    classes: Classes = None,
     subset: int | None = None,
     seed: int = 0,
     mean: Sequence[float] | None = None,
@@ -48,17 +43,17 @@ def load(
     preprocessing: ImagePreprocessing | None = None,
     image_size: int | None = None,
     download: bool = True,
-) -> LabelledData | LabelledImages | LabelledTexts:
+) -> Labelled:
     """The examples that ``spec`` names: images normalised for each channel, or texts.
 
     Files are looked for under ``data_root``, else ``$GEOCOLLAPSE_DATA``, else the user's cache, in
-    torchvision's folder layout; what is missing is downloaded from its official source where there
-    is a network.
+    torchvision's folder layout. Missing files are downloaded from their official source if there is
+    a network.
 
     Args:
         spec: ``NAME``, ``NAME:split``, ``folder:PATH``, ``folder:PATH:split`` or ``csv:FILE``.
-        split: instead of one in ``spec``.
-        default_split: where neither names one; a source without splits has one, ``all``.
+        split: takes the place of one in ``spec``.
+        default_split: if neither names one; a source without splits has one, ``all``.
         data_root: folder of the data.
         classes: ``"0-4,7"`` or names; labels are renumbered 0..k-1 in this order.
         subset: this many examples, seeded and balanced over classes.
@@ -66,16 +61,15 @@ def load(
         mean: subtracted from each channel; the training images' own by default (ImageNet's for a
             folder).
         std: each channel is divided by it.
-        pad_to: pad images with black to this many pixels a side.
-        preprocessing: of a model, for images that are to go through it one at a time, when they are
-            read.
-        image_size: another side than the model's, or than 224 for a folder, to which images are
-            resized and cropped.
-        download: fetch what is missing.
+        pad_to: pixels a side to which images are padded with black.
+        preprocessing: of a model; images then go through it one at a time, when they are read.
+        image_size: pixels a side to which images are resized and cropped, instead of the model's
+            own size, or of 224 for a folder.
+        download: fetch missing files.
 
     Returns:
-        Tensors in memory; for a folder a data set that reads each file when it is asked for; texts,
-        whose ``tokens`` a model's tokenizer makes.
+        Tensors in memory; for a folder, or with a preprocessing, images that are read one at a
+        time; or texts, which a model's tokenizer turns into tokens.
 
     Raises:
         ValueError: an unknown name, split or class (the nearest is named).
@@ -89,24 +83,22 @@ def load(
     """
     name, in_spec = parse_spec(spec)
     wanted = split or in_spec
-    pixels = _Pixels(mean, std, pad_to, image_size, preprocessing)
+    pixels = Pixels(mean, std, pad_to, image_size, preprocessing)
+    data: Labelled
     if name.startswith("csv:") or _is_text(name):
         pixels.refuse()
-        data: Any = _texts(name, wanted, default_split, find_root(data_root), download)
+        data = _texts(name, wanted, default_split, find_root(data_root), download)
     elif name.startswith("folder:"):
         data = _folder(name, wanted, default_split, pixels.of_files())
     else:
         source = _source(name)
         part = _split(source.name, source.splits, wanted, default_split)
         images, labels, names = _read(source, part, find_root(data_root), download)
-        data = _labelled(source, About(source.name, part, tuple(names)), images, labels, pixels)
+        about = About(source.name, part, tuple(names), source.mean, source.std)
+        data = normalised(images, labels, about, pixels)
     if classes is None and subset is None:
-        result: LabelledData | LabelledImages | LabelledTexts = data
-        return result
-    selected: LabelledData | LabelledImages | LabelledTexts = data.select(
-        classes=classes, subset=subset, seed=seed
-    )
-    return selected
+        return data
+    return data.select(classes=classes, subset=subset, seed=seed)
 
 
 def parse_spec(spec: str) -> tuple[str, str | None]:
@@ -126,7 +118,7 @@ def parse_spec(spec: str) -> tuple[str, str | None]:
 
 
 def find_root(data_root: str | Path | None = None) -> Path:
-    """The folder of the data: as given, else ``$GEOCOLLAPSE_DATA``, else the user's cache."""
+    """The folder of the data: ``data_root``, else ``$GEOCOLLAPSE_DATA``, else the user's cache."""
     if data_root is not None:
         return Path(data_root)
     if os.environ.get("GEOCOLLAPSE_DATA"):
@@ -150,9 +142,7 @@ def _source(name: str) -> DataSource:
 
 
 def _split(name: str, splits: Sequence[str], wanted: str | None, default: str) -> str:
-    """The split asked for, else the default one; ``val`` stands in for a ``test`` that is not
-    there.
-    """
+    """The split asked for, else the default; ``val`` stands in for a missing ``test``."""
     if wanted is None:
         for choice in (default, *(["val"] if default == "test" else [])):
             if choice in splits:
@@ -183,7 +173,8 @@ def _cifar_fs(split: str, root: Path, download: bool) -> tuple[Tensor, Tensor, l
     images, labels, names = _torchvision(SOURCES["cifar100"], "train", root, download)
     more_images, more_labels, _ = _torchvision(SOURCES["cifar100"], "test", root, download)
     chosen = torch.tensor(CIFAR_FS_CLASSES[split])
-    kept, kept_more = torch.isin(labels, chosen), torch.isin(more_labels, chosen)
+    kept = torch.isin(labels, chosen)
+    kept_more = torch.isin(more_labels, chosen)
     both = torch.cat([labels[kept], more_labels[kept_more]])
     return (
         torch.cat([images[kept], more_images[kept_more]]),
@@ -240,41 +231,6 @@ def _is_text(name: str) -> bool:
     return name in SOURCES and SOURCES[name].is_text
 
 
-@dataclass(frozen=True)
-class _Pixels:
-    """What is asked of the pixels, None where nothing is; see ``load``."""
-
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
-    pad_to: int | None
-    image_size: int | None
-    preprocessing: ImagePreprocessing | None
-
-    def refuse(self) -> None:
-        """Nothing can be asked of texts."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None:
-                got = value.source if isinstance(value, ImagePreprocessing) else value
-                raise ValueError(
-                    f"{field.name}: expected None for texts, which have no pixels, got {got}; do "
-                    f"leave it out, "
-                    f"or take a text model"
-                )
-
-    def of_files(self) -> ImagePreprocessing:
-        """Of images that are read one at a time: the model's, else the shorter side to 224 pixels
-        and its centre.
-        """
-        if self.pad_to is not None:
-            raise ValueError(
-                f"pad_to: expected None for images that are resized, got {self.pad_to}; do "
-                f"image_size={self.pad_to}"
-            )
-        own = self.preprocessing or resize_and_crop("the default of image folders")
-        return own.changed(image_size=self.image_size, mean=self.mean, std=self.std)
-
-
 def _texts(
     name: str, wanted: str | None, default: str, root: Path, download: bool
 ) -> LabelledTexts:
@@ -286,48 +242,8 @@ def _texts(
     return load_named_texts(source, _split(name, source.splits, wanted, default), root, download)
 
 
-def _labelled(
-    source: DataSource, about: About, images: Tensor, labels: Tensor, pixels: _Pixels
-) -> LabelledData | LabelledImages:
-    """As tensors in memory, or, where a model has a preprocessing of its own, through it one at a
-    time.
-    """
-    if pixels.preprocessing is not None:
-        own = pixels.of_files()
-        return _prepared(PilImages(images, own), labels, about, own)
-    if pixels.image_size is not None:
-        raise ValueError(
-            f"image_size: expected None for {source.name}, whose images this model takes as they "
-            f"are, "
-            f"got {pixels.image_size}; do leave it out"
-        )
-    check_channels("mean", pixels.mean, images.shape[1])
-    check_channels("std", pixels.std, images.shape[1])
-    means, stds = tuple(pixels.mean or source.mean), tuple(pixels.std or source.std)
-    if pixels.pad_to is not None:
-        images = _padded(images, pixels.pad_to)
-    images.sub_(torch.tensor(means)[:, None, None]).div_(torch.tensor(stds)[:, None, None])
-    return LabelledData(images, labels, replace(about, mean=means, std=stds))
-
-
-def _prepared(images: Any, labels: Tensor, about: About, own: ImagePreprocessing) -> LabelledImages:
-    """Images that are read one at a time, each through ``own``."""
-    about = replace(about, mean=own.mean, std=own.std, preprocessing=own.as_dict())
-    return LabelledImages(images, torch.arange(len(labels)), labels, about)
-
-
-def _padded(images: Tensor, side: int) -> Tensor:
-    extra = [side - size for size in images.shape[-2:]]
-    if min(extra) < 0:
-        raise ValueError(
-            f"pad_to: expected at least {max(images.shape[-2:])} pixels, got {side}; do pad_to=32"
-        )
-    left = [size // 2 for size in extra]
-    return F.pad(images, (left[1], extra[1] - left[1], left[0], extra[0] - left[0]))
-
-
 def _folder(name: str, wanted: str | None, default: str, own: ImagePreprocessing) -> LabelledImages:
-    """An ImageFolder; its splits are the folders train, val and test, where they exist."""
+    """An ImageFolder; its splits are those of the folders train, val and test that exist."""
     path = Path(name.removeprefix("folder:"))
     if not path.is_dir():
         raise FileNotFoundError(
@@ -339,7 +255,7 @@ def _folder(name: str, wanted: str | None, default: str, own: ImagePreprocessing
         str(path / split if splits else path), transform=own
     )
     labels = torch.tensor(folder.targets, dtype=torch.int64)
-    return _prepared(folder, labels, About(name, split, tuple(folder.classes)), own)
+    return one_at_a_time(folder, labels, About(name, split, tuple(folder.classes)), own)
 
 
 def _first_line(error: Exception) -> str:

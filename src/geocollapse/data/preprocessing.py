@@ -1,41 +1,56 @@
-"""How images become the input of a model: resizing, cropping and normalisation, as one map from PIL
-to a tensor.
-"""
+"""How a PIL image becomes the input of a model: resizing, cropping and normalisation."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from torch import Tensor
+from typing_extensions import TypedDict
 
-IMAGE_SIZE = (
-    224  # images are resized and cropped to this many pixels unless another size is asked for
-)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+IMAGE_SIZE = 224  # pixels a side to which images are resized and cropped by default
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class PreprocessingDict(TypedDict):
+    """The JSON form of an ``ImagePreprocessing``."""
+
+    image_size: list[int]
+    resize: list[int] | None
+    crop: list[int] | None
+    interpolation: str
+    mean: list[float]
+    std: list[float]
+    source: str
 
 
 @dataclass(frozen=True)
 class ImagePreprocessing:
-    """What a model, or a data set, does to an image.
+    """The steps from an image to the input of a model.
 
     Attributes:
-        transform: from a PIL image, grey for one channel and RGB for three, to (channels, height,
+        transform: maps a PIL image, grey for one channel and RGB for three, to (channels, height,
             width).
-        image_size: (height, width) of its result.
+        image_size: (height, width) of the result.
         resize: the shorter side, or (height, width), to which an image is resized; None if it is
             not.
-        crop: (height, width) of the centre that is kept, None if all of it is.
+        crop: (height, width) of the centre that is kept; None if nothing is cut off.
         interpolation: of the resizing.
         mean: subtracted from each channel of pixels in [0, 1].
         std: each channel is divided by it.
         source: whose values these are.
-        make: the same from ``image_size``, ``mean`` and ``std``, each None for the source's own.
+        make: builds it anew from ``image_size``, ``mean`` and ``std``, each None for the source's
+            own.
     """
 
-    transform: Callable[[Any], Tensor]
+    transform: Callable[[Image], Tensor]
     image_size: tuple[int, int]
     resize: tuple[int, ...] | None
     crop: tuple[int, int] | None
@@ -45,8 +60,8 @@ class ImagePreprocessing:
     source: str
     make: Callable[..., ImagePreprocessing]
 
-    def __call__(self, image: Any) -> Tensor:
-        """The input (channels, height, width) that a PIL image becomes."""
+    def __call__(self, image: Image) -> Tensor:
+        """The input (channels, height, width) made from a PIL image."""
         return self.transform(image.convert("RGB" if len(self.mean) == 3 else "L"))
 
     def changed(
@@ -56,10 +71,10 @@ class ImagePreprocessing:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> ImagePreprocessing:
-        """The source's own with another size or normalisation.
+        """This preprocessing with another size or normalisation.
 
         Raises:
-            ValueError: a size below 1, or not one positive deviation and one mean for each channel.
+            ValueError: a size below 1, or not one mean and one positive deviation for each channel.
         """
         if image_size is not None and image_size < 1:
             raise ValueError(
@@ -72,20 +87,21 @@ class ImagePreprocessing:
             return self
         return self.make(image_size=image_size, mean=mean, std=std)
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: what was in force."""
-        names = ("image_size", "resize", "crop", "interpolation", "mean", "std", "source")
-        values = {name: getattr(self, name) for name in names}
+    def as_dict(self) -> PreprocessingDict:
+        """The values in force, for JSON."""
         return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in values.items()
+            "image_size": list(self.image_size),
+            "resize": None if self.resize is None else list(self.resize),
+            "crop": None if self.crop is None else list(self.crop),
+            "interpolation": self.interpolation,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "source": self.source,
         }
 
 
 def check_channels(name: str, values: Sequence[float] | None, n_channels: int) -> None:
-    """Refuse a mean or deviation that is not one number, for ``std`` a positive one, for each
-    channel.
-    """
+    """Raise a ValueError unless there is one number a channel, and for ``std`` a positive one."""
     if values is not None and (len(values) != n_channels or (name == "std" and min(values) <= 0)):
         raise ValueError(
             f"{name}: expected {n_channels} {'positive ' if name == 'std' else ''}numbers, one for "
@@ -95,8 +111,7 @@ def check_channels(name: str, values: Sequence[float] | None, n_channels: int) -
 
 
 def of_channels(values: Sequence[float], n_channels: int) -> tuple[float, ...]:
-    """One value a channel; where a model takes another number of channels, the average of
-    ``values`` for each.
+    """One value a channel: ``values``, or their average for each of another number of channels.
 
     Examples:
         >>> of_channels((0.25, 0.5, 0.75), 1)
@@ -116,8 +131,15 @@ def resize_and_crop(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> ImagePreprocessing:
-    """The shorter side to ``image_size``, its centre, and ImageNet's mean and deviation where no
-    others are given.
+    """Resize the shorter side, keep the centre, and normalise by ImageNet's values by default.
+
+    Args:
+        source: whose values these are, for the record.
+        default_size: pixels a side unless ``image_size`` is given.
+        n_channels: channels of the model.
+        image_size: another side.
+        mean: another mean of each channel.
+        std: another standard deviation of each channel.
 
     Examples:
         >>> resize_and_crop("example", image_size=32).as_dict()["crop"]
@@ -129,14 +151,20 @@ def resize_and_crop(
     stds = tuple(std or of_channels(IMAGENET_STD, n_channels))
     steps = [transforms.Resize(size), transforms.CenterCrop(size)]
     steps += [transforms.ToTensor(), transforms.Normalize(means, stds)]
-    make = functools.partial(resize_and_crop, source, default_size, n_channels)
-    transform = transforms.Compose(steps)
     return ImagePreprocessing(
-        transform, (size, size), (size,), (size, size), "bilinear", means, stds, source, make
+        transform=transforms.Compose(steps),
+        image_size=(size, size),
+        resize=(size,),
+        crop=(size, size),
+        interpolation="bilinear",
+        mean=means,
+        std=stds,
+        source=source,
+        make=functools.partial(resize_and_crop, source, default_size, n_channels),
     )
 
 
-def import_torchvision() -> Any:
+def import_torchvision() -> ModuleType:
     """torchvision, or an ImportError with the command that installs it."""
     try:
         import torchvision
@@ -145,4 +173,5 @@ def import_torchvision() -> Any:
             "data: expected torchvision, which is not installed; do pip install "
             '"geocollapse[vision]"'
         ) from error
-    return torchvision
+    module: ModuleType = torchvision
+    return module

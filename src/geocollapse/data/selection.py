@@ -1,4 +1,4 @@
-"""Which classes, and which examples of them: the options ``--classes`` and ``--subset``."""
+"""The choice of classes and examples: the options ``--classes`` and ``--subset``."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ def parse_classes(text: str | Sequence[int | str], names: Sequence[str]) -> list
 def select_rows(
     labels: Tensor, classes: Sequence[int] | None, subset: int | None, seed: int
 ) -> Tensor:
-    """Rows (k,) in ascending order: those of ``classes``, at most ``subset`` of them, as many of
-    each class as can be.
+    """Rows (k,) of some classes in ascending order, at most ``subset`` of them, balanced.
+
+    Classes of a subset have the same number of examples, as far as there are enough.
 
     Raises:
         ValueError: a subset below one example a class or above what there is.

@@ -1,6 +1,4 @@
-"""The data sets that have a name: where they come from, what they hold, how their pixels are
-normalised.
-"""
+"""The named data sets: their source, content and normalisation."""
 
 from __future__ import annotations
 
@@ -13,20 +11,20 @@ class DataSource:
     """A named data set.
 
     Attributes:
-        name: as it is asked for.
-        description: what it holds.
-        splits: its parts; ``all`` where it has none.
+        name: by which ``load`` finds it.
+        description: its content in a few words.
+        splits: its parts; ``all`` if it has none.
         n_classes: number of classes.
         shape: of one example; empty for texts.
         size_mb: of the download; 0 if it comes with the installation.
-        files: what is looked for under the data folder.
+        files: paths under the data folder.
         mean: of each channel over the training images, pixels in [0, 1] (computed from them;
             tested); none for texts.
-        std: the same, standard deviation.
+        std: standard deviation of each channel, likewise.
         source: where it comes from.
         licence: as its source states it.
         citation: who made it.
-        downloads: address and SHA-256 of each file, where no library fetches them.
+        downloads: address and SHA-256 of each file that no library fetches.
     """
 
     name: str
@@ -45,7 +43,7 @@ class DataSource:
 
     @property
     def is_text(self) -> bool:
-        """Whether its examples are texts."""
+        """True if its examples are texts."""
         return not self.shape
 
 

@@ -1,1 +1,1 @@
-"""Experiments: recipes, runs, sweeps and their results on disk."""
+"""Experiments: recipes, runs, sweeps, and their results on disk."""

@@ -1,4 +1,4 @@
-"""What a sweep would cost on this machine."""
+"""The cost of a sweep on this machine, estimated from a few steps and one record."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ import torch
 from geocollapse.experiments.recipe import Recipe, RunConfig
 from geocollapse.experiments.supervised.recording import measure_record
 from geocollapse.experiments.supervised.state import prepare
-from geocollapse.experiments.supervised.train import (
-    record_steps,
-    take_step,
-)
+from geocollapse.experiments.supervised.train import record_steps, take_step
 from geocollapse.experiments.sweep import n_workers_of
 
 _SLOW_RECORD = 5.0  # seconds
@@ -26,11 +23,11 @@ _TIMED_STEPS = 20  # steps behind the estimate of a run's cost
 
 @dataclass(frozen=True)
 class Cost:
-    """What a sweep would cost on this machine, at most: every run up to ``max_steps``.
+    """An upper estimate of what a sweep costs on this machine: every run up to ``max_steps``.
 
     Attributes:
         n_runs: runs that the recipe plans.
-        workers: processes they would share.
+        workers: processes that share them.
         seconds_per_step: one update of the base setting.
         seconds_per_record: one record of it.
         seconds_per_run: the base setting up to ``max_steps``, with its records.
@@ -53,17 +50,17 @@ def estimate_cost(
     device: str = "cpu",
     data_root: str | Path | None = None,
 ) -> Cost:
-    """Time a few steps and one record of the base setting here, and say what the sweep would cost
-    at most.
+    """Time a few steps and one record of the base setting, and estimate the cost of the sweep.
 
-    The base setting is timed alone on its threads; most runs stop before ``max_steps``, so the time
-    is an upper estimate for settings of about its batch size.
+    The base setting is timed alone on its threads. Most runs stop before ``max_steps``, so the
+    estimate is an upper one for settings of about its batch size.
     """
-    config, n_runs = recipe.run_config(), len(recipe.planned_runs(n_seeds))
+    config = recipe.run_config()
+    n_runs = len(recipe.planned_runs(n_seeds))
     n_workers = min(n_workers_of(workers, recipe.threads), n_runs)
     with _threads(recipe.threads):
         step, record = _timed(config, device, data_root)
-    n_records = len(record_steps(config)) + 2
+    n_records = len(record_steps(config.measuring, config.training.max_steps)) + 2
     per_run = step * config.training.max_steps + record * n_records
     rounds = -(-n_runs // n_workers)
     return Cost(n_runs, n_workers, step, record, per_run, per_run * rounds)
@@ -80,9 +77,7 @@ def _threads(threads: int) -> Iterator[None]:
 
 
 def _timed(config: RunConfig, device: str, data_root: str | Path | None) -> tuple[float, float]:
-    """Seconds of one step and of one record, each after a first one (which a slow record does
-    without).
-    """
+    """Seconds of one step and of one record; the first of either does not count, unless slow."""
     training = prepare(config, device=device, data_root=data_root)
     n_steps = min(_TIMED_STEPS, config.training.max_steps)
     take_step(training)

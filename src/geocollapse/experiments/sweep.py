@@ -1,6 +1,4 @@
-"""All runs of a recipe on this machine: worker processes of a fixed number of threads, done runs
-skipped.
-"""
+"""All runs of a recipe on this machine; runs that are done are skipped."""
 
 from __future__ import annotations
 
@@ -17,13 +15,13 @@ from geocollapse.experiments.supervised.state import load_run_data
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """What became of a sweep.
+    """The outcome of a sweep.
 
     Attributes:
         n_runs: runs that the recipe plans.
         n_done: of these, done now.
         n_skipped: done before.
-        n_failed: ended without a final measurement; the others are not touched by it.
+        n_failed: ended without a final measurement.
         seconds: of this call.
         out: the sweep folder.
     """
@@ -46,43 +44,47 @@ def run_sweep(
     data_root: str | Path | None = None,
     progress: bool = True,
 ) -> SweepSummary:
-    """Train every run of a recipe that is not done yet; `results` and `report` read what it leaves.
+    """Train every run of a recipe that is not done yet.
 
-    Each run has the recipe's number of threads, whatever the machine: only how many run at a time
-    depends on it. A run that fails is recorded as failed and the others go on; a later call tries
-    it again. An interrupted sweep goes on from the checkpoints of its runs.
+    Each run has the recipe's number of threads on every machine; only how many run at a time
+    depends on the machine. A run that fails is recorded as failed, the others go on, and a later
+    call tries it again. An interrupted sweep goes on from the checkpoints of its runs.
 
     Args:
         recipe: what is planned.
         out: the sweep folder.
         workers: processes at a time; cores // threads by default.
-        n_seeds: seeds of each setting; the recipe's own by default.
+        n_seeds: seeds of each setting; as many as the recipe says by default.
         device: where each worker trains.
         data_root: folder of the data sets.
         progress: show a progress bar with the projected time on stderr.
 
     Raises:
-        ValueError: ``workers`` below 1, or a recipe whose settings are refused.
+        ValueError: ``workers`` below 1, a recipe whose settings are refused, or a sweep folder of a
+            newer version of this package.
         FileNotFoundError: data that cannot be had.
         RuntimeError: worker processes cannot be started from the calling script.
-        KeyboardInterrupt: after the workers have ended; what they had checkpointed is kept.
+        KeyboardInterrupt: after the workers have ended; their checkpoints are kept.
     """
     started = time.perf_counter()
-    planned, folder = recipe.planned_runs(n_seeds), SweepFolder(Path(out))
-    folder.write_recipe(recipe, planned)
-    load_run_data(
-        recipe.data, data_root=data_root
-    )  # fetched once, and what is missing is said before any run starts
+    planned = recipe.planned_runs(n_seeds)
+    folder = SweepFolder(Path(out))
     left = [run for run in planned if not _is_done(folder.run(run.run_id))]
+    folder.write_recipe(recipe, planned)
+    load_run_data(recipe.data, data_root=data_root)  # fetched once; missing data end the sweep here
     n_workers = min(n_workers_of(workers, recipe.threads), max(1, len(left)))
     jobs = [
         Job(run, folder.path, device, None if data_root is None else str(data_root)) for run in left
     ]
     statuses = run_all(jobs, n_workers, recipe.threads, len(planned) - len(left), progress=progress)
     n_done = statuses.count("done")
-    seconds = time.perf_counter() - started
     return SweepSummary(
-        len(planned), n_done, len(planned) - len(left), len(statuses) - n_done, seconds, folder.path
+        n_runs=len(planned),
+        n_done=n_done,
+        n_skipped=len(planned) - len(left),
+        n_failed=len(statuses) - n_done,
+        seconds=time.perf_counter() - started,
+        out=folder.path,
     )
 
 
@@ -92,6 +94,7 @@ def _is_done(folder: RunFolder) -> bool:
 
 
 def n_workers_of(workers: int | None, threads: int) -> int:
+    """Processes at a time: as asked for, else one for every ``threads`` cores."""
     if workers is not None and workers < 1:
         raise ValueError(
             f"workers: expected at least 1, got {workers}; do leave it out for cores // threads"

@@ -1,6 +1,4 @@
-"""The caller's model is borrowed: measured in evaluation mode, handed back as it was, also after an
-exception.
-"""
+"""A caller's model on loan: handed back as it was, also after an exception."""
 
 from __future__ import annotations
 
@@ -15,23 +13,24 @@ from geocollapse.features.wrapped import without_graphs
 
 @contextmanager
 def borrowed(model: nn.Module | None, *, evaluation: bool = True) -> Iterator[None]:
-    """Inside, no parameter of ``model`` takes a gradient and, if ``evaluation``, every module is in
-    evaluation mode.
+    """Freeze the parameters of ``model`` and put it in evaluation mode while the block runs.
 
-    Afterwards training modes, gradient flags, buffers and torch's random state are as before.
-    ``model=None`` guards the random state alone (a callable whose modules cannot be seen). A
+    Afterwards training modes, gradient flags, buffers and torch's random state are as before. A
     compiled model runs without its graphs, which hooks do not reach.
+
+    Args:
+        model: the module; None, for a callable whose modules cannot be seen, protects the random
+            state alone.
+        evaluation: put every module in evaluation mode; else each keeps its own.
     """
     modules = [] if model is None else list(model.modules())
+    parameters = [] if model is None else list(model.parameters())
     modes = [module.training for module in modules]
-    flags = [
-        (parameter, parameter.requires_grad)
-        for parameter in ([] if model is None else model.parameters())
-    ]
+    flags = [parameter.requires_grad for parameter in parameters]
     buffers = [_Buffers(module) for module in modules]
     with torch.random.fork_rng(devices=_cuda_devices(model)), without_graphs(model):
         try:
-            for parameter, _ in flags:
+            for parameter in parameters:
                 parameter.requires_grad_(False)
             if evaluation and model is not None:
                 model.eval()
@@ -39,38 +38,39 @@ def borrowed(model: nn.Module | None, *, evaluation: bool = True) -> Iterator[No
         finally:
             for module, mode in zip(modules, modes, strict=True):
                 module.training = mode
-            for parameter, flag in flags:
+            for parameter, flag in zip(parameters, flags, strict=True):
                 parameter.requires_grad_(flag)
             for saved in buffers:
                 saved.restore()
 
 
 def _cuda_devices(model: nn.Module | None) -> list[int]:
+    """The CUDA devices that hold parameters or buffers of ``model``."""
     tensors = [] if model is None else [*model.parameters(), *model.buffers()]
     return sorted({tensor.device.index for tensor in tensors if tensor.device.type == "cuda"})
 
 
 class _Buffers:
-    """A module's own buffers as they are: which there are, and what is in them."""
+    """A module's own buffers, their names and values, to be restored later."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self._tensors = dict(module._buffers.items())
-        self._passing = set(module._non_persistent_buffers_set)
+        self._non_persistent = set(module._non_persistent_buffers_set)
         tensors = [tensor for tensor in self._tensors.values() if tensor is not None]
         self._saved = [(tensor, tensor.detach(), tensor.detach().clone()) for tensor in tensors]
 
     def restore(self) -> None:
-        """Drop the buffers that have come since, and put the others back."""
+        """Drop the buffers that were registered since, and put the others back."""
         buffers = self._module._buffers
         for name in buffers.keys() - self._tensors.keys():
             del buffers[name]
         for name, tensor in self._tensors.items():
             buffers[name] = tensor
         self._module._non_persistent_buffers_set.clear()
-        self._module._non_persistent_buffers_set.update(self._passing)
+        self._module._non_persistent_buffers_set.update(self._non_persistent)
         with torch.no_grad():
-            for tensor, place, value in self._saved:
+            for tensor, storage, value in self._saved:
                 if not torch.equal(tensor, value):
-                    tensor.data = place  # it may have been given another one, of another size
+                    tensor.data = storage  # it may have been swapped for one of another size
                     tensor.copy_(value)

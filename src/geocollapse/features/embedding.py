@@ -1,10 +1,10 @@
-"""The embedding of a model: what feeds the classifier whose output is the model's output."""
+"""The embedding of a model: the input of the classifier whose output is the model's output."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,20 +12,23 @@ from torch import Tensor, nn
 from geocollapse.features.borrow import borrowed
 from geocollapse.features.entry import run_model
 from geocollapse.features.failing import forward_pass
+from geocollapse.features.hooks import hooked
 from geocollapse.features.layer import Layer
 from geocollapse.features.outputs import main_output, part_names
 from geocollapse.inputs import Inputs
 
-_HIDDEN = "last_hidden_state"  # what an encoder of transformers gives, by that name
+_HIDDEN = "last_hidden_state"  # transformers' name for the output of an encoder
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """Where a model is split: the layer taken as its embedding, and the linear classifier behind
-    it, if any.
+    """Where a model is split into a feature map and a classifier.
 
-    ``alike``: where the model's own output is taken, the linear layers whose output has its shape,
-    the last first.
+    Attributes:
+        layer: the embedding.
+        classifier: name of the linear classifier behind it, or None.
+        alike: if the embedding is the model's own output, the linear layers whose output has the
+            same shape, the last first.
     """
 
     layer: Layer
@@ -33,7 +36,7 @@ class Embedding:
     alike: tuple[str, ...] = ()
 
     def head_of(self, model: nn.Module) -> tuple[Tensor, Tensor | None] | None:
-        """Weight (C, p) and bias (C,) of the classifier."""
+        """Weight (C, p) and bias (C,) of the classifier; None if it has no weight matrix."""
         if self.classifier is None:
             return None
         module = model.get_submodule(self.classifier)
@@ -46,17 +49,16 @@ class Embedding:
 def find_embedding(
     model: nn.Module, inputs: Inputs, *, layer: str | None = None, classifier: str | None = None
 ) -> Embedding:
-    """The embedding of a model: what feeds the classifier whose output is the model's output.
+    """Find the embedding of a model by one forward pass of ``inputs``.
 
-    By default the input of the Linear or 1x1 convolution whose output IS the model's output (its
-    ``logits``, or the first of a tuple); where there is none and the output is one (n, p) tensor,
-    that output, or what an encoder calls its ``last_hidden_state``, with no classifier. Found by
-    one forward pass of ``inputs``.
+    By default it is the input of the Linear or 1x1 convolution whose output IS the model's output
+    (its ``logits``, or the first entry of a tuple). If there is none, it is the output itself, when
+    that is one (n, p) tensor, or an encoder's ``last_hidden_state``, with no classifier behind it.
 
     Args:
         model: the module, run in evaluation mode and handed back as it was.
         inputs: a few examples.
-        layer: the layer asked for, or None for the default.
+        layer: the layer to take as the embedding, or None for the default.
         classifier: the name of the linear classifier, or None to look for it.
 
     Raises:
@@ -66,9 +68,9 @@ def find_embedding(
     """
     if isinstance(model, torch.jit.ScriptModule) and layer != "":
         raise ValueError(
-            f"layer: expected '' for a {type(model).__name__}, whose layers run out of reach, got "
-            f"{layer!r}; "
-            f"do layer='', which measures its own output, or pass the module that it was made from"
+            f"layer: expected '' for a {type(model).__name__}, whose layers hooks do not reach, "
+            f"got {layer!r}; do layer='' to measure its own output, or pass the module that it was "
+            f"made from"
         )
     named = None if classifier is None else _find_classifier(model, classifier)
     trace = _trace(model, inputs)
@@ -86,21 +88,21 @@ def find_embedding(
 
 @dataclass(frozen=True)
 class _Ran:
-    """The output of a linear layer that ran, and how often it had been written to then."""
+    """The output of a linear layer that ran, and its version, which counts the writes to it."""
 
     name: str
     output: Tensor
     version: int
 
     def gave(self, output: Tensor) -> bool:
-        """Whether this is the model's output, up to its shape, with nothing done to it in place."""
+        """True if the model's output is this very tensor, up to its shape, and not written to."""
         is_there = (
             self.output.numel() == output.numel() and self.output.data_ptr() == output.data_ptr()
         )
         return is_there and self.output._version == self.version
 
     def equals(self, output: Tensor) -> bool:
-        """Whether the model's output is a copy of this one, as logits in another precision are."""
+        """True if the model's output is a copy of this one, such as logits in another precision."""
         is_alike = self.output.numel() == output.numel() and self.output._version == self.version
         return is_alike and torch.equal(self.output.reshape(output.shape).to(output.dtype), output)
 
@@ -110,7 +112,7 @@ class _Trace:
     """One forward pass: the linear layers that ran, in their order, and the model's output."""
 
     ran: tuple[_Ran, ...]
-    output: Any
+    output: object
 
     @property
     def classifier(self) -> str | None:
@@ -129,9 +131,7 @@ class _Trace:
 
     @property
     def at_positions(self) -> tuple[str, ...]:
-        """The linear layers that give, at every position of a sequence, as many columns as the
-        model for all of it.
-        """
+        """The linear layers with output (n, tokens, C) in a model with (n, C), the last first."""
         return self._of_shape(lambda z, main: z.ndim == 3 and z.shape[::2] == main.shape)
 
     def _of_shape(self, fits: Callable[[Tensor, Tensor], bool]) -> tuple[str, ...]:
@@ -147,30 +147,26 @@ def _trace(model: nn.Module, inputs: Inputs) -> _Trace:
     """Run the model once."""
     ran: list[_Ran] = []
 
-    def remember(name: str) -> Any:
-        return lambda _module, _args, output: ran.append(_Ran(name, output, output._version))
+    def remember(name: str, _module: nn.Module, _args: tuple[object, ...], output: Tensor) -> None:
+        ran.append(_Ran(name, output, output._version))
 
-    handles = [
-        module.register_forward_hook(remember(name))
+    after = [
+        (module, partial(remember, name))
         for name, module in model.named_modules()
         if is_linear(module)
     ]
-    try:
-        with borrowed(model), torch.no_grad(), forward_pass(inputs):
-            output = run_model(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(after=after), borrowed(model), torch.no_grad(), forward_pass(inputs):
+        output = run_model(model, inputs)
     return _Trace(tuple(ran), output)
 
 
 def _not_found(trace: _Trace) -> ValueError:
+    """The error for a model without a default embedding, with the candidates."""
     output = trace.output
     got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    names = [f"[{name}]" for name in part_names(output)] + [
-        str(Layer(ran.name, "in")) for ran in trace.ran[-5:]
-    ]
-    listed = ", ".join(map(repr, names)) or "none"
+    parts = [f"[{name}]" for name in part_names(output)]
+    inputs = [str(Layer(ran.name, "in")) for ran in trace.ran[-5:]]
+    listed = ", ".join(map(repr, parts + inputs)) or "none"
     remedy = f"do name the embedding with layer=, candidates: {listed}"
     if trace.at_positions:  # a classifier of sequences that keeps one position of its output
         head = Layer(trace.at_positions[0])
@@ -179,20 +175,23 @@ def _not_found(trace: _Trace) -> ValueError:
         )
     return ValueError(
         f"layer: expected a linear classifier whose output is the model's, or an output of shape "
-        f"(n, p), got {got}; "
-        f"{remedy}"
+        f"(n, p), got {got}; {remedy}"
     )
 
 
 def is_linear(module: nn.Module) -> bool:
-    """A Linear layer or a 1x1 convolution: what can be a classifier on an embedding."""
+    """True for a Linear layer or a 1x1 convolution, either of which can classify an embedding."""
     return isinstance(module, nn.Linear) or (
         isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
     )
 
 
 def _find_classifier(model: nn.Module, classifier: str) -> str:
-    """The name of the module, which must be linear."""
+    """The name of the classifier in the model as it is.
+
+    Raises:
+        ValueError: no module has that name, or it is not linear.
+    """
     name = Layer.find(model, classifier).name
     module = model.get_submodule(name)
     if not is_linear(module):

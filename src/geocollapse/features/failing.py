@@ -1,4 +1,4 @@
-"""A forward pass that fails: whose error it is, and for which inputs."""
+"""Errors that a model's own code raises in a forward pass."""
 
 from __future__ import annotations
 
@@ -14,32 +14,31 @@ from geocollapse.inputs import Inputs
 
 @contextmanager
 def forward_pass(inputs: Inputs) -> Iterator[None]:
-    """Inside, an error of the model's own becomes one that says so, and names the shape of
-    ``inputs``.
+    """Turn an error of the model's own into a ValueError that names the shape of ``inputs``.
 
     Raises:
-        ValueError: the model raised, whatever it was; memory that is used up stays what it is.
+        ValueError: the model raised an error of any kind, except for being out of memory, which is
+            raised unchanged.
     """
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # a model is code of others, which may raise anything
-        if not _is_of_a_module(error) or "allocate memory" in str(
-            error
-        ):  # what is out of memory on a CPU
+    except Exception as error:  # a model is other people's code, which may raise anything
+        is_out_of_memory = "allocate memory" in str(error)  # on a CPU it has no type of its own
+        if is_out_of_memory or not _is_of_a_module(error):
             raise
         reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
         raise ValueError(
             f"model: expected a forward pass of inputs of shape {_shape(inputs)}, got "
-            f"{reason.rstrip('.')}; "
-            f"do check {_settings(inputs)}"
+            f"{reason.rstrip('.')}; do check {_settings(inputs)}"
         ) from error
 
 
 def _is_of_a_module(error: Exception) -> bool:
-    """Whether it was raised in the call of a module, and not by this package (its models, its
-    hooks) in there.
+    """True if a module's call raised the error, and no code of this package inside that call.
+
+    This package's models and hooks run inside such calls, and raise errors of their own.
     """
     names = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
     ours = max(place for place, name in enumerate(names) if name.startswith("geocollapse."))
@@ -53,8 +52,12 @@ def _shape(inputs: Inputs) -> str:
 
 
 def _settings(inputs: Inputs) -> str:
+    """The likely causes of a failure on such inputs, for a message."""
     if isinstance(inputs, Tensor) and inputs.ndim == 4:
-        return "that the model takes images, and their size (--image-size, or --model-arg img_size=...)"
+        return (
+            "that the model takes images, and their size (--image-size, or --model-arg "
+            "img_size=...)"
+        )
     if isinstance(inputs, Mapping) or not inputs.is_floating_point():
-        return "that the model takes these inputs alone, and the number of tokens (--max-length)"
+        return "that the model needs no other inputs, and the number of tokens (--max-length)"
     return "the shape that the model takes"

@@ -1,19 +1,17 @@
-"""Whether a map treats its examples one by one: seen from what it does, not from the names of its
-layers.
-"""
+"""A check that a map treats its examples one by one, by its behaviour and not its layer types."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from geocollapse.features.borrow import borrowed
+from geocollapse.features.moved import Moved, first_to_move
 from geocollapse.features.rounding import equal, half_of, rounding_of
 from geocollapse.inputs import Enter, Inputs, Take, dtype_of, n_rows, rows_of
 
@@ -21,13 +19,13 @@ _Run = Callable[[], list[Tensor]]
 
 
 @dataclass(frozen=True)
-class _Look:
-    """A pass and a row of it, and another pass and row in which all must be the same, to rounding.
+class _Comparison:
+    """A row of one pass and a row of another, whose tensors must agree up to rounding.
 
-    In one row of passes of one shape the same kernels run, which on a CPU agree to the last bit
-    (where a router does not send other rows along): there every coordinate is held to its own size,
-    so that a large one hides nothing. Other rows add in another order, with errors as large as the
-    terms: there it is the largest coordinate's size.
+    The same row of two passes of one shape goes through the same kernels, which on a CPU agree to
+    the last bit (unless a router sends other rows along). There every coordinate has a tolerance of
+    its own size, so that a large coordinate hides nothing. Different rows may be summed in another
+    order, with errors as large as the terms: there the tolerance is that of the largest coordinate.
     """
 
     one: str
@@ -35,24 +33,24 @@ class _Look:
     other: str
     other_row: int
 
-    def is_same(self, one: list[Tensor], other: list[Tensor], tolerance: float) -> bool:
-        """Whether what belongs to the row in one pass is what belongs to the other row in the other
-        pass.
-        """
+    def agree(self, one: list[Tensor], other: list[Tensor], *, tolerance: float) -> bool:
+        """Compare the row of each tensor in ``one`` with the other row of its like in ``other``."""
         if [a.shape for a in one] != [b.shape for b in other]:
             return False
-        parts = [
+        rows = [
             (half_of(a, self.row), half_of(b, self.other_row))
             for a, b in zip(one, other, strict=True)
         ]
-        return all(
-            equal(a, b, tolerance, by_coordinate=self.row == self.other_row) for a, b in parts
-        )
+        is_same_row = self.row == self.other_row
+        return all(equal(a, b, tolerance, by_coordinate=is_same_row) for a, b in rows)
 
 
-_LOOKS = (_Look("as given", 0, "first twice", 0), _Look("as given", 1, "second twice", 1))
-_COPIES = _Look("second twice", 0, "second twice", 1)
-_AGAIN = (_Look("as given", 0, "as given", 0), _Look("as given", 1, "as given", 1))
+_WITH_ANOTHER = (
+    _Comparison("as given", 0, "first twice", 0),
+    _Comparison("as given", 1, "second twice", 1),
+)
+_COPIES = _Comparison("second twice", 0, "second twice", 1)
+_AGAIN = (_Comparison("as given", 0, "as given", 0), _Comparison("as given", 1, "as given", 1))
 
 
 def check_independence(
@@ -64,16 +62,18 @@ def check_independence(
     is_random: bool = False,
     remedy: str | None = None,
 ) -> None:
-    """Refuse a map in which one example's features depend on the others of its batch, or on chance.
+    """Refuse a map in which an example's features depend on the rest of its batch, or on chance.
 
-    The Jacobian of one example exists only if its features are a function of itself alone. Two
-    examples go through the map. Then a copy of the first one takes the second one's place: the
-    first one's features must stay. Then a copy of the second one takes the first one's place, and a
-    router's places before it: the second one's features must stay, and be those of its copy. Copies
-    are examples that the map takes; where both examples are the same, noise on the second one
-    stands for the first copy. Not seen: what moves the features by less than rounding, or shows in
-    larger batches only (a router with places for two). With one example there is nothing to mix,
-    and nothing is checked.
+    The Jacobian of one example exists only if its features are a function of that example alone.
+    Two examples go through the map three times: as given, with a copy of the first in place of the
+    second, and with a copy of the second in place of the first. The features of an example must be
+    the same in all passes, and the same as those of its copy (unless the copies draw different
+    random numbers). In the last pass the copy comes first, and may take up the capacity of a router
+    before the second example. Copies are inputs that the map is sure to accept. If both examples
+    are equal, noise is added to the first one's copy, or the second pass would repeat the first.
+
+    This does not detect changes below rounding, or mixing that appears in larger batches only (a
+    router with room for two examples). One example has nothing to mix with, and is not checked.
 
     Cost: three forward passes of two examples. Model, buffers and random state are left as they
     were.
@@ -82,17 +82,17 @@ def check_independence(
 
     Args:
         enter: from inputs to the map of these examples, x (n, ...) to the features (n, p) of each
-            layer and an output, and the x that it starts from.
+            layer and an output, and the x at which it starts.
         inputs: the first two examples are used.
-        module: the model behind the map, whose modules can be named; None for a callable.
-        dtype: the coarsest precision inside the map (autocast); by default that of the model, or of
-            x.
+        module: the module behind the map, so that the error can name a layer; None for a callable.
+        dtype: the coarsest precision inside the map (autocast); by default that of the module, or
+            of x.
         is_random: the map may draw at random, as in training: every pass draws the same numbers.
-        remedy: what to do instead, by default for a measurement.
+        remedy: what the error tells the user to do; by default advice for a measurement.
 
     Raises:
-        RuntimeError: names the first module whose output moved while its input did not, and the
-        remedy.
+        RuntimeError: names the first module whose output moved although its input did not, and the
+            remedy.
 
     Examples:
         >>> f = nn.Sequential(nn.Linear(3, 2), nn.Tanh())
@@ -113,31 +113,35 @@ def check_independence(
         features = {name: run() for name, run in runs.items()}
         if not all(bool(torch.isfinite(z).all()) for z in features["as given"]):
             return  # refused where they are measured
-        looks = _LOOKS if is_random else (*_LOOKS, _COPIES)  # copies draw other numbers
-        moved = [
-            look
-            for look in looks
-            if not look.is_same(features[look.one], features[look.other], tolerance)
-        ]
-        if not moved:
+        # with random draws, the copies in a batch draw different numbers
+        comparisons = _WITH_ANOTHER if is_random else (*_WITH_ANOTHER, _COPIES)
+        found = _first_difference(comparisons, features, features, tolerance)
+        if found is None:
             return
-        given, again = features["as given"], runs["as given"]()
-        if all(look.is_same(given, again, tolerance) for look in _AGAIN):
-            raise _mixed(_first_to_move(module, runs, moved[0], tolerance), remedy)
+        again = {"as given": runs["as given"]()}
+        if _first_difference(_AGAIN, features, again, tolerance) is None:
+            raise _mixed(_first_to_move(module, runs, found, tolerance), remedy)
         raise _by_chance(_first_to_move(module, runs, _AGAIN[0], tolerance), remedy)
+
+
+def _first_difference(
+    comparisons: tuple[_Comparison, ...],
+    ones: Mapping[str, list[Tensor]],
+    others: Mapping[str, list[Tensor]],
+    tolerance: float,
+) -> _Comparison | None:
+    """The first comparison that fails, of the features of passes by their names."""
+    for comparison in comparisons:
+        one, other = ones[comparison.one], others[comparison.other]
+        if not comparison.agree(one, other, tolerance=tolerance):
+            return comparison
+    return None
 
 
 def _passes(
     enter: Enter, inputs: Inputs, module: nn.Module | None, *, is_random: bool
 ) -> tuple[dict[str, _Run], Tensor]:
-    """The three passes by name, and x of the first."""
-
-    def run(take: Take, z: Tensor) -> list[Tensor]:
-        with borrowed(module, evaluation=False) if is_random else nullcontext():
-            return [
-                features.detach().clone() for features in take(z.clone())[0]
-            ]  # it may work in place
-
+    """The three passes by name, and the x of the first one."""
     rows = {"as given": [0, 1], "first twice": [0, 0], "second twice": [1, 1]}
     entered = {
         name: enter(rows_of(inputs, torch.tensor(numbers))) for name, numbers in rows.items()
@@ -146,13 +150,20 @@ def _passes(
     if torch.equal(starts["as given"], starts["first twice"]):
         starts["first twice"] = _with_noise(starts["first twice"])
     runs: dict[str, _Run] = {
-        name: partial(run, take, starts[name]) for name, (take, _) in entered.items()
+        name: partial(_features, take, starts[name], module, is_random=is_random)
+        for name, (take, _) in entered.items()
     }
     return runs, starts["as given"]
 
 
+def _features(take: Take, x: Tensor, module: nn.Module | None, *, is_random: bool) -> list[Tensor]:
+    """One pass; if it draws at random, it starts from the same random state each time."""
+    with borrowed(module, evaluation=False) if is_random else nullcontext():
+        return [features.detach().clone() for features in take(x.clone())[0]]  # may work in place
+
+
 def _with_noise(pair: Tensor) -> Tensor:
-    """The pair with noise on its second example, as large as the example is."""
+    """The pair with noise on its second example, as large as that example."""
     noise = torch.randn(pair[1].shape, generator=torch.Generator().manual_seed(0)).to(pair)
     size = pair[1].abs().max() if pair[1].numel() else pair.new_ones(())
     changed = pair.clone()
@@ -160,117 +171,42 @@ def _with_noise(pair: Tensor) -> Tensor:
     return changed
 
 
-_Found = tuple[str, nn.Module] | None
+def _first_to_move(
+    module: nn.Module | None, runs: Mapping[str, _Run], failed: _Comparison, tolerance: float
+) -> Moved | None:
+    """The module that makes a comparison fail, None if there is none or it cannot be seen."""
+    if module is None:
+        return None
+    agree = partial(failed.agree, tolerance=tolerance)
+    return first_to_move(module, runs[failed.one], runs[failed.other], agree)
 
 
-def _by_chance(found: _Found, remedy: str | None) -> RuntimeError:
-    is_training = found is not None and found[1].training
+def _by_chance(moved: Moved | None, remedy: str | None) -> RuntimeError:
+    is_training = moved is not None and moved.module.training
     usual = (
         "do model.eval() first" if is_training else "do switch it off (F.dropout takes training=)"
     )
     return RuntimeError(
         f"model: expected the same features of the same examples each time, got features that "
-        f"change by chance, "
-        f"{_place(found)}; {remedy or usual}"
+        f"change by chance, {_place(moved)}; {remedy or usual}"
     )
 
 
-def _mixed(found: _Found, remedy: str | None) -> RuntimeError:
-    is_training = found is not None and found[1].training
+def _mixed(moved: Moved | None, remedy: str | None) -> RuntimeError:
+    is_training = moved is not None and moved.module.training
     usual = (
         "do model.eval() first"
         if is_training
         else "do measure a layer before it, or one example at a time"
     )
-    draws = found is not None and isinstance(
-        found[1], nn.RReLU
-    )  # one number for each negative entry
+    # RReLU draws one number for each negative entry
+    is_draw = moved is not None and isinstance(moved.module, nn.RReLU)
+    cause = "random draws that depend on the data" if is_draw else "a batch-wise layer"
     return RuntimeError(
         f"model: expected examples that do not influence each other, got features of one example "
-        f"that move with "
-        f"another one, {_place(found)}: "
-        f"{'random draws that hang on the data' if draws else 'a batch-wise layer'}; "
-        f"{remedy or usual}"
+        f"that change with another one, {_place(moved)}: {cause}; {remedy or usual}"
     )
 
 
-def _place(found: _Found) -> str:
-    if found is None:
-        return "somewhere in the map"
-    name, module = found
-    return f"first at {repr(name) if name else 'the model itself'} ({type(module).__name__})"
-
-
-@dataclass(frozen=True)
-class _Call:
-    """What went into one call of a module, and what came out."""
-
-    inputs: list[Tensor]
-    outputs: list[Tensor]
-
-
-def _first_to_move(
-    module: nn.Module | None, runs: Mapping[str, _Run], look: _Look, tolerance: float
-) -> _Found:
-    """The first module, in the order they end, whose output moved for an example although its input
-    did not.
-    """
-    if module is None:
-        return None
-    passes = []
-    for name in (look.one, look.other):
-        with _calls(module) as calls:
-            runs[name]()
-        passes.append(calls)
-    for (name, number), a in passes[0].items():
-        b = passes[1].get((name, number))
-        if b is None or not a.inputs or not look.is_same(a.inputs, b.inputs, tolerance):
-            continue
-        if not look.is_same(a.outputs, b.outputs, tolerance):
-            return name, module.get_submodule(name)
-    return None
-
-
-@contextmanager
-def _calls(model: nn.Module) -> Iterator[dict[tuple[str, int], _Call]]:
-    """Every call of every module, by name and number, in the order in which they end."""
-    calls: dict[tuple[str, int], _Call] = {}
-    open_calls: dict[str, list[list[Tensor]]] = {name: [] for name, _ in model.named_modules()}
-    ended = dict.fromkeys(open_calls, 0)
-
-    def begin(name: str) -> Any:
-        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-            open_calls[name].append(_clones((args, kwargs)))  # a copy: the module may work in place
-
-        return hook
-
-    def end(name: str) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            calls[name, ended[name]] = _Call(open_calls[name].pop(), _clones(output))
-            ended[name] += 1
-
-        return hook
-
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(begin(name), with_kwargs=True))
-        handles.append(module.register_forward_hook(end(name)))
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _clones(value: Any) -> list[Tensor]:
-    """Copies of the tensors in nested tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        return [value.detach().clone()]
-    parts = (
-        value.values()
-        if isinstance(value, Mapping)
-        else value
-        if isinstance(value, tuple | list)
-        else ()
-    )
-    return [tensor for part in parts for tensor in _clones(part)]
+def _place(moved: Moved | None) -> str:
+    return "somewhere in the map" if moved is None else f"first at {moved}"

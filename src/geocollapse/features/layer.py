@@ -1,16 +1,18 @@
-"""A place in a model by its name, and what passes through it."""
+"""A place in a model, by name, and taps on the tensors that pass through it."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 from torch import Tensor, nn
 
+from geocollapse.features.hooks import ForwardHook, NewArguments, PreHook, hooked
 from geocollapse.features.outputs import part_names, part_of
 from geocollapse.features.wrapped import uncompiled_name
 
@@ -19,12 +21,11 @@ _PART = re.compile(r"(?P<name>[^\[\]]*)\[(?P<part>\w+)\]")
 
 @dataclass(frozen=True)
 class Layer:
-    """A place in a model: the output of the module ``name``, or its input. Written ``NAME`` or
-    ``NAME:in``.
+    """The output of the module ``name``, written ``NAME``, or its input, written ``NAME:in``.
 
-    Of an output that is a tuple or a mapping one ``part`` is taken: ``NAME[0]``,
-    ``NAME[last_hidden_state]``, and of the model's own output ``[pooler_output]``. The names are
-    those of a model before ``torch.compile``.
+    A ``part`` is one entry of an output that is a tuple or a mapping: ``NAME[0]``,
+    ``NAME[last_hidden_state]``, or ``[pooler_output]`` of the model's own output. Names are those
+    before ``torch.compile``.
     """
 
     name: str
@@ -37,15 +38,15 @@ class Layer:
 
     @property
     def is_output(self) -> bool:
-        """Whether this is the model's own output, or a part of it."""
+        """True for the model's own output, or a part of it."""
         return not self.name and self.side == "out"
 
     @classmethod
     def find(cls, model: nn.Module, text: str) -> Layer:
-        """The layer that ``text`` names.
+        """Find the layer that ``text`` names.
 
         Raises:
-            ValueError: no module of that name; the nearest names are listed.
+            ValueError: no module has that name; the nearest names are listed.
         """
         side: Literal["out", "in"] = "in" if text.endswith(":in") else "out"
         found = _PART.fullmatch(text) if side == "out" else None
@@ -60,72 +61,79 @@ class Layer:
         return cls(names[name], side, part)
 
 
-@contextmanager
-def taps(model: nn.Module, taken: dict[Layer, list[Any]]) -> Iterator[None]:
-    """Append to ``taken`` what passes through its layers; later in-place operations do not reach
-    what was taken.
+def taps(model: nn.Module, taken: Mapping[Layer, list[object]]) -> AbstractContextManager[None]:
+    """Append what passes through each layer to its list in ``taken``, while the block runs.
+
+    In-place operations of later layers do not change what was taken. The model's own output does
+    not pass through a hook, and is left to the caller.
     """
-    handles = []
+    before: list[tuple[nn.Module, PreHook]] = []
+    after: list[tuple[nn.Module, ForwardHook]] = []
     for layer, seen in taken.items():
         if layer.is_output:
             continue
         module = model.get_submodule(layer.name)
         if layer.side == "in":
-            handles.append(module.register_forward_pre_hook(_take_input(seen), with_kwargs=True))
+            before.append((module, partial(_take_input, seen)))
+        elif layer.part is None:
+            after.append((module, partial(_take_output, seen)))
         else:
-            hook = _take_output(seen) if layer.part is None else _take_part(seen, layer)
-            handles.append(module.register_forward_hook(hook))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+            after.append((module, partial(_take_part, seen, layer)))
+    return hooked(before=before, after=after)
 
 
-def the_tensor(layer: Layer, seen: list[Any]) -> Tensor:
+def only_tensor(layer: Layer, seen: Sequence[object]) -> Tensor:
+    """The one tensor that passed through a layer.
+
+    Raises:
+        RuntimeError: the layer ran more than once, or never.
+        TypeError: it returned something other than one tensor.
+    """
     if len(seen) != 1:
         raise RuntimeError(
-            f"layer: expected {str(layer)!r} to run once in a forward pass, it ran {len(seen)} "
-            f"times; "
+            f"layer: expected {str(layer)!r} to run once in a forward pass, got {len(seen)} runs; "
             f"do name a layer that is used once"
         )
-    if not isinstance(seen[0], Tensor):
+    tensor = seen[0]
+    if not isinstance(tensor, Tensor):
         raise TypeError(
-            f"layer: expected {str(layer)!r} to give one tensor, got {type(seen[0]).__name__}; "
-            f"do name a part of it{_listed(str(layer), seen[0])}, or a layer inside or after it"
+            f"layer: expected {str(layer)!r} to return one tensor, got {type(tensor).__name__}; "
+            f"do name a part of it{_listed(str(layer), tensor)}, or a layer inside or after it"
         )
-    return seen[0]
+    return tensor
 
 
-def _take_input(seen: list[Any]) -> Any:
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        seen.append(next(iter([*args, *kwargs.values()]), None))
-        if not args or not isinstance(args[0], Tensor):
-            return None
-        return (args[0].clone(), *args[1:]), kwargs
-
-    return hook
-
-
-def _take_output(seen: list[Any]) -> Any:
-    def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        seen.append(output)
-        return output.clone() if isinstance(output, Tensor) else None
-
-    return hook
+def _take_input(
+    seen: list[object], _module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+) -> NewArguments:
+    """Take the first argument, and let the module go on with a copy."""
+    seen.append(next(iter([*args, *kwargs.values()]), None))
+    if not args or not isinstance(args[0], Tensor):
+        return None
+    return (args[0].clone(), *args[1:]), kwargs
 
 
-def _take_part(seen: list[Any], layer: Layer) -> Any:
-    def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        part = part_of(output, str(layer.part), uncompiled_name(layer.name))
-        seen.append(
-            part.clone() if isinstance(part, Tensor) else part
-        )  # the layers behind go on with the original
-
-    return hook
+def _take_output(
+    seen: list[object], _module: nn.Module, _args: tuple[object, ...], output: object
+) -> Tensor | None:
+    """Take the output, and let the model go on with a copy."""
+    seen.append(output)
+    return output.clone() if isinstance(output, Tensor) else None
 
 
-def _listed(layer: str, output: Any) -> str:
-    """The parts of an output that are tensors, as they are asked for."""
+def _take_part(
+    seen: list[object],
+    layer: Layer,
+    _module: nn.Module,
+    _args: tuple[object, ...],
+    output: object,
+) -> None:
+    """Take a copy of one part of the output, and let the model go on with the original."""
+    part = part_of(output, str(layer.part), uncompiled_name(layer.name))
+    seen.append(part.clone() if isinstance(part, Tensor) else part)
+
+
+def _listed(layer: str, output: object) -> str:
+    """The parts of an output that are tensors, as a caller would name them."""
     names = [repr(f"{layer}[{name}]") for name in part_names(output)]
     return f" ({', '.join(names)})" if names else ""

@@ -1,4 +1,4 @@
-"""The layers of a model that a caller asks for, and the checks that every map goes through."""
+"""The layers of a model that a caller names, and the checks that every map must pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Located:
     Attributes:
         input_layer: the layer whose output they are taken with respect to; None for the inputs.
         embedding: the first layer, and the classifier behind it.
-        layers: all layers asked for.
+        layers: all layers that the caller named.
     """
 
     input_layer: str | None
@@ -46,13 +46,13 @@ def locate(
         model: the module, run in evaluation mode and handed back as it was.
         first: one example.
         layer: ``NAME``, ``NAME:in``, ``""`` for the output, None for the input of the classifier;
-            several of them as a sequence.
+            a sequence for several layers.
         classifier: the name of the linear classifier, None to look for it.
         input_layer: the layer that embeds integer inputs, None for a transformers model's own.
 
     Raises:
         TypeError: inputs without a Jacobian.
-        ValueError: no layer, a layer twice, an unknown one, no embedding to be found.
+        ValueError: no layer, the same layer twice, an unknown name, no embedding to be found.
     """
     names = [layer] if isinstance(layer, str) or layer is None else list(layer)
     if not names:
@@ -82,16 +82,16 @@ def check_map(
     """Refuse a map in which an example's features depend on others, on chance or on padding.
 
     Args:
-        enter: from inputs to the map of these examples and the x that it starts from.
+        enter: from inputs to the map of these examples, and the x at which it starts.
         inputs: the first two examples are used.
-        module: the model behind the map; None for a callable.
-        input_layer: the layer that embeds the inputs, which may know what fills texts up.
+        module: the module behind the map; None for a callable.
+        input_layer: the layer that embeds the inputs, which may know the padding token.
         dtype: the coarsest precision inside the map (autocast).
         is_random: the map may draw at random, as in training.
-        remedy: what to do instead, by default for a measurement.
+        remedy: what the error tells the user to do; by default advice for a measurement.
 
     Raises:
-        RuntimeError: features that move; names the module and the remedy.
+        RuntimeError: names the first module that moves the features of an example, and the remedy.
         ValueError: a forward pass that fails.
     """
     with forward_pass(inputs):

@@ -1,4 +1,4 @@
-"""Layers that make one example's output depend on the others of its batch, or on chance."""
+"""Layer types whose output for one example depends on the rest of its batch, or on chance."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ _DROPOUT = nn.modules.dropout._DropoutNd
 
 
 def check_mixing_layers(model: nn.Module | None, *, evaluation: bool = False) -> None:
-    """Refuse a model in which one example's output depends on the others of its batch, or on
-    chance.
+    """Refuse layers whose output for one example depends on the rest of its batch, or on chance.
 
-    The Jacobian of one example exists only without batch statistics, dropout and random depth
-    (definitions 1).
+    The Jacobian of one example exists only without batch statistics, dropout and random depth.
+
+    Source: definitions 1.
 
     Args:
-        model: the module, or None for a callable that cannot be looked into.
+        model: the module, or None for a callable whose modules cannot be seen.
         evaluation: the model will be measured in evaluation mode, so that only layers which use
             batch statistics even there are refused.
 
@@ -32,8 +32,7 @@ def check_mixing_layers(model: nn.Module | None, *, evaluation: bool = False) ->
     if stateless:
         raise RuntimeError(
             f"model: expected examples that do not influence each other, got batch normalisation "
-            f"without running "
-            f"statistics in {_names(stateless)}; do build these layers with "
+            f"without running statistics in {_names(stateless)}; do build these layers with "
             f"track_running_stats=True"
         )
     active = [
@@ -42,14 +41,12 @@ def check_mixing_layers(model: nn.Module | None, *, evaluation: bool = False) ->
     if active:
         raise RuntimeError(
             f"model: expected evaluation mode, got batch normalisation or dropout in training mode "
-            f"in "
-            f"{_names(active)}; do model.eval() first"
+            f"in {_names(active)}; do model.eval() first"
         )
 
 
 def check_batch_norm(model: nn.Module) -> None:
-    """Refuse batch normalisation in training mode: a penalty on one example's Jacobian would mix
-    the batch.
+    """Refuse batch normalisation in training mode, with which no example has its own Jacobian.
 
     Raises:
         RuntimeError: names the layers and the remedies.
@@ -66,11 +63,12 @@ def check_batch_norm(model: nn.Module) -> None:
 
 
 def is_batch_norm(module: nn.Module) -> bool:
-    """Whether the module normalises by the statistics of its batch when it is in training mode."""
+    """True for a layer that normalises by the statistics of its batch in training mode."""
     return isinstance(module, _BATCH_NORM)
 
 
 def _mixes(module: nn.Module) -> bool:
+    """True for a layer that, in training mode, mixes examples or draws at random."""
     if isinstance(module, _DROPOUT):
         return module.p > 0
     return is_batch_norm(module) or type(module).__name__ in ("DropPath", "StochasticDepth")

@@ -1,46 +1,43 @@
-"""What a model, or a layer, returns: one tensor, or a tuple or a mapping of which one part is
-meant.
-"""
+"""The parts of an output, of a model or a layer: one tensor, a tuple or a mapping."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
 
-def part_of(output: Any, part: str, layer: str) -> Any:
-    """The entry of a tuple, or of a mapping such as a transformers output, that ``layer[part]``
-    names.
+def part_of(output: object, part: str, layer: str) -> object:
+    """The entry ``layer[part]`` of a tuple, or of a mapping such as a transformers output.
 
     Raises:
-        ValueError: no such entry (those there are listed).
+        ValueError: there is no such entry; the entries that are tensors are listed.
     """
     entries = _entries(output)
     if part not in entries:
         listed = " or ".join(repr(f"{layer}[{name}]") for name in _tensors(entries)) or repr(layer)
         raise ValueError(
-            f"layer: expected a part of what {layer!r} gives, got {part!r}; do layer={listed}"
+            f"layer: expected a part of the output of {layer!r}, got {part!r}; do layer={listed}"
         )
     return entries[part]
 
 
-def part_names(output: Any) -> list[str]:
-    """The entries of an output that are tensors."""
+def part_names(output: object) -> list[str]:
+    """The names of the entries of an output that are tensors."""
     return list(_tensors(_entries(output)))
 
 
-def main_output(output: Any) -> Any:
-    """The output that a classifier gives: ``logits``, the only tensor of a mapping, or the first
-    one of a tuple.
+def main_output(output: object) -> object:
+    """The output of the classifier: ``logits``, a mapping's only tensor, or a tuple's first one.
 
-    An output that is one tensor is that; anything else comes back as it is.
+    A single tensor is its own main output; anything else is returned unchanged.
 
     Examples:
         >>> import torch
-        >>> logits = torch.zeros(2, 3)
-        >>> main_output({"loss": torch.zeros(()), "logits": logits}) is main_output((logits, logits[0])) is logits
+        >>> logits, hidden = torch.zeros(2, 3), torch.zeros(2, 5)
+        >>> main_output({"hidden": hidden, "logits": logits}) is logits
+        True
+        >>> main_output((logits, hidden)) is logits
         True
     """
     if isinstance(output, Tensor):
@@ -54,8 +51,8 @@ def main_output(output: Any) -> Any:
     return output
 
 
-def _entries(output: Any) -> dict[str, Any]:
-    """By their names in a mapping or a named tuple, by their places in a tuple."""
+def _entries(output: object) -> dict[str, object]:
+    """The entries by name in a mapping or a named tuple, and by place in a tuple."""
     if isinstance(output, Mapping):
         return {str(name): value for name, value in output.items()}
     if not isinstance(output, tuple | list):
@@ -64,5 +61,5 @@ def _entries(output: Any) -> dict[str, Any]:
     return {str(place): value for place, value in enumerate(output)} | named
 
 
-def _tensors(entries: Mapping[str, Any]) -> dict[str, Tensor]:
+def _tensors(entries: Mapping[str, object]) -> dict[str, Tensor]:
     return {name: value for name, value in entries.items() if isinstance(value, Tensor)}

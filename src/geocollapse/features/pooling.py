@@ -1,4 +1,4 @@
-"""What is kept of the positions of a map or a sequence."""
+"""Pooling over the positions of a feature map or the tokens of a sequence."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ Pool = Literal["mean", "cls", "last"]
 
 
 def pooled(features: Tensor, pool: Pool | None, mask: Tensor | None = None) -> Tensor:
-    """What is kept of a layer's positions: all of them, their mean, the first or the last token.
+    """Reduce a layer's positions to their mean, or to the first or last token; None keeps them all.
 
     Args:
-        features: (n, channels, ...) of a map, (n, tokens, channels) of a sequence; (n, p) has no
-            positions.
-        pool: ``mean``, ``cls`` or ``last``, or None for all.
-        mask: (n, tokens), 0 where a sequence is padded.
+        features: (n, channels, ...) of a feature map, (n, tokens, channels) of a sequence; (n, p)
+            has no positions, and is returned as it is.
+        pool: ``mean``, ``cls`` (the first token) or ``last``, None for all positions.
+        mask: (n, tokens), 0 at padding, which is no token.
 
     Raises:
-        ValueError: all positions of sequences that have a mask, so each its own length; positions
-            that a mask does not belong to; the first or last token of a map; a sequence without
-            tokens.
+        ValueError: all positions of sequences with a mask, whose lengths differ; a mask that does
+            not belong to the positions; the first or last token of a feature map; a sequence
+            without tokens.
     """
     if features.ndim <= 2:
         return features
-    is_masked = _is_of_tokens(features, mask)
+    tokens = _tokens(features, mask)
     if pool is None:
-        if is_masked:
+        if tokens is not None:
             raise ValueError(
                 f"pool: expected one of {', '.join(get_args(Pool))} for sequences with a mask, "
-                f"whose lengths differ, "
-                f"got None; do pool='mean', or 'last' for a decoder (--pool)"
+                f"whose lengths differ, got None; do pool='mean', or 'last' for a decoder (--pool)"
             )
         return features
     if features.ndim > 3:
@@ -42,33 +41,34 @@ def pooled(features: Tensor, pool: Pool | None, mask: Tensor | None = None) -> T
                 f"pool='mean'"
             )
         return _widened(features).flatten(2).mean(dim=2)
-    if not is_masked:
-        return (
-            _widened(features).mean(dim=1)
-            if pool == "mean"
-            else features[:, 0 if pool == "cls" else -1]
-        )
-    return _pooled_tokens(features, pool, mask)  # type: ignore[arg-type]
+    if tokens is not None:
+        return _pooled_tokens(features, pool, tokens)
+    if pool == "mean":
+        return _widened(features).mean(dim=1)
+    return features[:, 0 if pool == "cls" else -1]
 
 
-def _is_of_tokens(features: Tensor, mask: Tensor | None) -> bool:
-    """Whether the mask says which positions are tokens; of a single position it says nothing."""
-    if mask is None or (features.ndim == 3 and mask.shape == features.shape[:2]):
-        return mask is not None
+def _tokens(features: Tensor, mask: Tensor | None) -> Tensor | None:
+    """Which positions (n, tokens) are tokens, None if the mask does not concern these features.
+
+    Raises:
+        ValueError: the mask is of other positions, and some of these may be padding.
+    """
+    if mask is None:
+        return None
+    if features.ndim == 3 and mask.shape == features.shape[:2]:
+        return mask != 0
     if features.ndim > 3 or features.shape[1] != 1:
         raise ValueError(
             f"attention_mask: expected (n, tokens) and a layer (n, tokens, channels), got "
-            f"{tuple(mask.shape)} and a "
-            f"layer {tuple(features.shape)}, whose padding is not known; do name a layer of "
-            f"tokens, or one behind "
-            f"them (n, channels)"
+            f"{tuple(mask.shape)} and a layer {tuple(features.shape)}, whose padding is unknown; "
+            f"do name a layer of tokens, or a later one without them (n, channels)"
         )
-    return False
+    return None
 
 
-def _pooled_tokens(features: Tensor, pool: Pool, mask: Tensor) -> Tensor:
-    """(n, p) of sequences (n, tokens, p) that are padded where the mask is 0."""
-    is_token = mask != 0
+def _pooled_tokens(features: Tensor, pool: Pool, is_token: Tensor) -> Tensor:
+    """Pool sequences (n, tokens, p) to (n, p), over the positions that are tokens."""
     if not bool(is_token.any(dim=1).all()):
         raise ValueError(
             "attention_mask: expected at least one token in each sequence, got none; do drop empty "
@@ -78,7 +78,7 @@ def _pooled_tokens(features: Tensor, pool: Pool, mask: Tensor) -> Tensor:
         features = _widened(features)
         weights = is_token.to(features.dtype)[:, :, None]
         return (features * weights).sum(dim=1) / weights.sum(dim=1)
-    positions = torch.arange(mask.shape[1], device=mask.device)
+    positions = torch.arange(is_token.shape[1], device=is_token.device)
     found = (
         torch.where(is_token, positions, -1).amax(dim=1)
         if pool == "last"

@@ -1,4 +1,4 @@
-"""A model split at its embedding: the feature map, and the head behind it."""
+"""A model split at its embedding, into a feature map and the head behind it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from geocollapse.inputs import flatten_features
 
 
 class Head(nn.Module):
-    """What a model does behind its embedding: ``head(feature_map(x)) == model(x)``."""
+    """The part of a model behind its embedding: ``head(feature_map(x)) == model(x)``."""
 
     def __init__(self, feature_map: SplitFeatureMap) -> None:
         super().__init__()
-        self._feature_map = [
-            feature_map
-        ]  # in a list: the head holds no copy of the model's parameters
+        # in a list, so that the model's parameters do not become the head's
+        self._feature_map = [feature_map]
 
     def forward(self, features: Tensor) -> Tensor:
         """The model's output from its features.
 
         Raises:
-            RuntimeError: the feature map was not called yet and the default layer is not known, or
-                what follows the layer is not one module.
+            RuntimeError: the feature map has seen no input yet and the default layer is not known,
+                or what follows the layer is not one module.
         """
         modules, shape = self._feature_map[0].rest()
         features = features.reshape(len(features), *shape)
@@ -36,7 +35,7 @@ class Head(nn.Module):
 
 
 class SplitFeatureMap:
-    """A feature map that finds its layer with the first inputs it sees, where none was named."""
+    """A feature map that finds its layer with the first inputs it sees, unless one was named."""
 
     def __init__(self, model: nn.Module, layer: str | None) -> None:
         self.model = model
@@ -56,11 +55,15 @@ class SplitFeatureMap:
         return features
 
     def rest(self) -> tuple[list[nn.Module], tuple[int, ...]]:
-        """The modules behind the layer, and the shape in which they take one example's features."""
+        """The modules behind the layer, and the shape of one example's features as they take it.
+
+        Raises:
+            RuntimeError: no input was seen yet, or what follows the layer is not one module.
+        """
         if self.layer is None or self._shape is None:
             raise RuntimeError(
-                "head: expected a known embedding, the model has seen no input; do feature_map(x) "
-                "first"
+                "head: expected a known embedding, got a model that has seen no input; do "
+                "feature_map(x) first"
             )
         if self.layer.is_output:
             return [], self._shape
@@ -69,9 +72,7 @@ class SplitFeatureMap:
         return self._from(self.layer.name)[1:], self._shape
 
     def _from(self, name: str) -> list[nn.Module]:
-        """The modules from ``name`` on: in a Sequential all that follow, else the last module
-        alone.
-        """
+        """The modules of a Sequential from ``name`` on, or else ``name`` as the last module."""
         if isinstance(self.model, nn.Sequential) and "." not in name:
             children = dict(self.model.named_children())
             return list(children.values())[list(children).index(name) :]
@@ -88,14 +89,14 @@ def split(model: nn.Module, layer: str | None = None) -> tuple[SplitFeatureMap, 
 
     Args:
         model: any module; both parts use its parameters, no copy is made.
-        layer: ``NAME``, ``NAME:in``, ``""`` or None for the input of the classifier, which is found
-            with the first inputs.
+        layer: ``NAME``, ``NAME:in``, ``""`` for the output, or None for the input of the
+            classifier, which is found with the first inputs.
 
     Returns:
         The feature map (n, ...) -> (n, p) and the head (n, p) -> output.
 
     Raises:
-        ValueError: no module of that name.
+        ValueError: no module has that name.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))

@@ -1,6 +1,4 @@
-"""Models behind DistributedDataParallel or torch.compile: the plain module inside, and the way back
-out.
-"""
+"""Models inside torch.compile or DistributedDataParallel: how to unwrap them and run them again."""
 
 from __future__ import annotations
 
@@ -22,12 +20,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Wrapping:
-    """A caller's model, without_data_parallel.
+    """A caller's model and the modules inside its wrappers.
 
     Attributes:
-        plain: the module inside, with its layers' own names; penalised examples go through it.
-        main: what the other examples go through: the compiled module where there is one, else
-            ``plain``.
+        plain: the innermost module, whose layers have their own names; penalised examples go
+            through it.
+        main: the module for all other examples: the compiled one if there is one, else ``plain``.
         parallel: the wrapper that averages gradients over processes, or None.
     """
 
@@ -40,8 +38,8 @@ class Wrapping:
         """Unwrap ``model``.
 
         Raises:
-            TypeError: no module; DataParallel or sharded parameters, which no graph can be kept
-            through.
+            TypeError: not a module; DataParallel or sharded parameters, through which no graph can
+                be kept.
         """
         if not isinstance(model, nn.Module):
             raise TypeError(
@@ -50,41 +48,44 @@ class Wrapping:
             )
         if _is_sharded(model):
             raise TypeError(
-                "model: expected whole parameters, got those that FSDP has spread over processes; "
-                "do "
-                "DistributedDataParallel(model)"
+                "model: expected whole parameters, got those that FSDP has sharded over processes; "
+                "do DistributedDataParallel(model)"
             )
-        plain, main, parallel = model, model, None
+        plain = model
+        main = model
+        parallel: DistributedDataParallel | None = None
         while True:
             if isinstance(plain, DataParallel):
                 raise TypeError(
-                    "model: expected one replica a process, got DataParallel; do "
+                    "model: expected one replica for each process, got DataParallel; do "
                     "DistributedDataParallel(model.module)"
                 )
             if isinstance(plain, DistributedDataParallel):
-                parallel, plain = plain, plain.module
-                main = plain
+                parallel = plain
+                main = plain.module
+                plain = plain.module
             elif isinstance(original := getattr(plain, COMPILED, None), nn.Module):
                 plain = original
             else:
                 return cls(plain, main, parallel)
 
-    def run(self, work: Callable[[Inputs], Any], x: Inputs) -> Any:
-        """``work(x)``, as the one forward pass that DistributedDataParallel sees: its averaging
-        needs exactly one.
+    def run(self, work: Callable[[Inputs], _T], x: Inputs) -> _T:
+        """Run ``work(x)`` as one forward pass of DistributedDataParallel, if there is one.
+
+        Its averaging of gradients needs exactly one forward pass.
         """
         if self.parallel is None:
             return work(x)
         inside = self.parallel.module
         self.parallel.module = _Forward(work, inside)
         try:
-            return self.parallel(x)
+            output: _T = self.parallel(x)
+            return output
         finally:
             self.parallel.module = inside
 
     def check_differentiable(self, layer: str, method: str) -> None:
-        """Refuse compiled modules inside: their graphs have no second derivative, and hooks cannot
-        look into them.
+        """Refuse compiled parts: graphs without a second derivative, which hooks do not reach.
 
         Raises:
             RuntimeError: names the module and the remedy.
@@ -93,9 +94,8 @@ class Wrapping:
             if method != "finite_difference":
                 raise RuntimeError(
                     f"model: expected no compiled module inside (a compiled graph has no second "
-                    f"derivative), got "
-                    f"{name or 'model.compile()'!r}; do torch.compile(model) around the whole, or "
-                    f"method='finite_difference'"
+                    f"derivative), got {name or 'model.compile()'!r}; do torch.compile(model) "
+                    f"around the whole, or method='finite_difference'"
                 )
             if not name or layer == name or layer.startswith(f"{name}."):
                 raise RuntimeError(
@@ -105,24 +105,27 @@ class Wrapping:
 
 
 class _Forward(nn.Module):
-    """A function with the face of the module inside, whose buffers the wrapper sends at each
-    forward pass.
+    """A function in place of the module inside DistributedDataParallel.
+
+    It has that module's buffers, which the wrapper sends to all processes at each forward pass.
     """
 
-    def __init__(self, work: Callable[[Inputs], Any], inside: nn.Module) -> None:
+    def __init__(self, work: Callable[[Inputs], object], inside: nn.Module) -> None:
         super().__init__()
         self.work = work
         self.inside = inside
 
-    def forward(self, x: Inputs) -> Any:
+    def forward(self, x: Inputs) -> object:
         return self.work(x)
 
-    def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
-        return self.inside.named_buffers(*args, **kwargs)
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        return self.inside.named_buffers(prefix, recurse, remove_duplicate)
 
 
 def _is_sharded(model: nn.Module) -> bool:
-    """Whether a parameter is spread over processes (``fully_shard``, ``FullyShardedDataParallel``)."""
+    """True if FSDP has sharded the parameters over processes, by wrapper or ``fully_shard``."""
     is_wrapped = any(
         type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()
     )
@@ -132,7 +135,7 @@ def _is_sharded(model: nn.Module) -> bool:
 
 
 def compiled_parts(model: nn.Module) -> list[str]:
-    """The names of the modules that torch.compile has wrapped, or whose ``compile()`` was called."""
+    """The names of the modules that torch.compile wraps, or whose ``compile()`` was called."""
     return [
         name
         for name, module in model.named_modules()
@@ -141,8 +144,7 @@ def compiled_parts(model: nn.Module) -> list[str]:
 
 
 def uncompiled_name(name: str) -> str:
-    """The name of a module as it was before torch.compile put a wrapper around some of those above
-    it.
+    """The name of a module before torch.compile wrapped it, or a module that holds it.
 
     Examples:
         >>> uncompiled_name("_orig_mod.layer1.0"), uncompiled_name("body._orig_mod")
@@ -152,7 +154,7 @@ def uncompiled_name(name: str) -> str:
 
 
 def without_graphs(model: nn.Module | None) -> AbstractContextManager[None]:
-    """Inside, a compiled model runs its own code: hooks do not reach the graphs of torch.compile."""
+    """Run a compiled model uncompiled while the block runs: hooks do not reach its graphs."""
     if model is None or not compiled_parts(model):
         return nullcontext()
     stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
@@ -160,28 +162,28 @@ def without_graphs(model: nn.Module | None) -> AbstractContextManager[None]:
 
 
 def without_data_parallel(model: _T) -> _T:
-    """The module inside DistributedDataParallel, whose own forward pass waits for the other
-    processes at each batch.
+    """The module inside DistributedDataParallel, or ``model`` itself if it is not wrapped.
 
-    A wrapper of torch.compile around it goes with it.
+    The wrapper's forward pass would wait for the other processes at each batch. A wrapper of
+    torch.compile around it is removed as well.
 
     Raises:
-        ValueError: DistributedDataParallel around a part of the model, which cannot be taken off.
+        ValueError: DistributedDataParallel around a part of the model, which cannot be removed.
     """
     inner: Any = model
     while isinstance(inner, nn.Module):
-        if isinstance(inner, nn.parallel.DistributedDataParallel):
-            model = inner = inner.module
+        if isinstance(inner, DistributedDataParallel):
+            inner = inner.module
+            model = inner
         elif COMPILED in inner._modules:
             inner = inner._modules[COMPILED]
         else:
             break
     for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
-        if isinstance(module, nn.parallel.DistributedDataParallel):
+        if isinstance(module, DistributedDataParallel):
             raise ValueError(
                 f"model: expected DistributedDataParallel around the whole model or nowhere, got "
-                f"it at {name!r}, where "
-                f"it waits for the other processes at each batch; do put its .module there to "
-                f"measure"
+                f"it at {name!r}, where it waits for the other processes at each batch; do "
+                f"replace it by its .module to measure"
             )
     return model

@@ -1,7 +1,7 @@
 """One pass over model and data -> one Measurement.
 
 The files, in the order of the data: one_pass and reading (the pass), classifier (its outputs and
-classes), context (shared by all layers), compute (the measures of a layer), layer and attributes
+classes), context (shared by all layers), compute (the measures of a layer), layer
 (their record), table and figure (of one layer), depth (of several), result (for the caller), run
 (``measure``), collect (features alone).
 """

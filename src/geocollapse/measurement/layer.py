@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 from torch import Tensor
 from typing_extensions import TypedDict
@@ -14,12 +15,28 @@ from typing_extensions import TypedDict
 from geocollapse.bounds import BoundDict, NearestMeanBound
 from geocollapse.collapse import ClassPair, LabelledFeatures, NeuralCollapse, largest_pairs
 from geocollapse.estimate import Estimate, EstimateDict, IntervalDict, TopExample, strict_json
-from geocollapse.measurement.attributes import CollapseMeasures, OfTheLayer
+from geocollapse.measurement.near_names import NearNames
 from geocollapse.measures import MEASURES
 from geocollapse.store import KeptLayer, write_features
 from geocollapse.transfer import LabelFree, LabelFreeDict
 
 SUGGESTED_RTOL = 0.05  # the precision that the table suggests
+_HEADLINES = (
+    "accuracy",
+    "geometric_complexity",
+    "gc_pixel",
+    "gc_per_variance",
+    "geometric_collapse",
+    "cdnv",
+    "directional_cdnv",
+    "nc1",
+    "nc2_equinorm",
+    "nc2_equiangular",
+    "nc3",
+    "nc4",
+    "nearest_mean_error",
+    "label_free.rankme",
+)
 
 
 class PoincareDict(TypedDict):
@@ -78,7 +95,66 @@ class MeasurementDict(TypedDict):
     provenance: dict[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
+Value = TypeVar("Value", covariant=True)
+
+
+class HasLayer(Protocol):
+    """An object that stands for one layer, at least where it has no more than one."""
+
+    def _only(self, name: str, /) -> LayerMeasurement:
+        """The layer, or an AttributeError about the attribute ``name``."""
+
+
+class OfTheLayer(Generic[Value]):
+    """A read-only attribute that is read from the layer.
+
+    Args:
+        read: the value of a layer.
+    """
+
+    def __init__(self, read: Callable[[LayerMeasurement], Value]) -> None:
+        self.read = read
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> OfTheLayer[Value]: ...
+
+    @overload
+    def __get__(self, instance: HasLayer, owner: type) -> Value: ...
+
+    def __get__(self, instance: HasLayer | None, owner: type) -> OfTheLayer[Value] | Value:
+        return self if instance is None else self.read(instance._only(self.name))
+
+
+class CollapseMeasures(NearNames):
+    """The fields of ``NeuralCollapse`` as attributes."""
+
+    cdnv = OfTheLayer(lambda layer: layer.neural_collapse.cdnv)
+    cdnv_bias_corrected = OfTheLayer(lambda layer: layer.neural_collapse.cdnv_bias_corrected)
+    directional_cdnv = OfTheLayer(lambda layer: layer.neural_collapse.directional_cdnv)
+    nc1 = OfTheLayer(lambda layer: layer.neural_collapse.nc1)
+    nc1_rank = OfTheLayer(lambda layer: layer.neural_collapse.nc1_rank)
+    nc1_pooled = OfTheLayer(lambda layer: layer.neural_collapse.nc1_pooled)
+    nc1_trace_ratio = OfTheLayer(lambda layer: layer.neural_collapse.nc1_trace_ratio)
+    nc2_equinorm = OfTheLayer(lambda layer: layer.neural_collapse.nc2_equinorm)
+    nc2_equiangular = OfTheLayer(lambda layer: layer.neural_collapse.nc2_equiangular)
+    nc2_max_angle = OfTheLayer(lambda layer: layer.neural_collapse.nc2_max_angle)
+    hyperspherical_uniformity = OfTheLayer(
+        lambda layer: layer.neural_collapse.hyperspherical_uniformity
+    )
+    nearest_mean_error = OfTheLayer(lambda layer: layer.neural_collapse.nearest_mean_error)
+    nc2_weight_equinorm = OfTheLayer(lambda layer: layer.neural_collapse.nc2_weight_equinorm)
+    nc2_weight_equiangular = OfTheLayer(lambda layer: layer.neural_collapse.nc2_weight_equiangular)
+    nc2_weight_max_angle = OfTheLayer(lambda layer: layer.neural_collapse.nc2_weight_max_angle)
+    nc3 = OfTheLayer(lambda layer: layer.neural_collapse.nc3)
+    nc3_squared = OfTheLayer(lambda layer: layer.neural_collapse.nc3_squared)
+    self_duality_gram = OfTheLayer(lambda layer: layer.neural_collapse.self_duality_gram)
+    nc4 = OfTheLayer(lambda layer: layer.neural_collapse.nc4)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class LayerMeasurement(CollapseMeasures):
     """Complexity, collapse, bounds and label-free baselines of one layer.
 
@@ -178,8 +254,33 @@ class LayerMeasurement(CollapseMeasures):
         )
         return result
 
+    def summary(self) -> dict[str, float]:
+        """The headline measures that are defined, as plain numbers: for a logger.
+
+        Examples:
+            >>> from geocollapse import measure
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 3))
+            >>> m = measure(model, (torch.randn(60, 4), torch.arange(60) % 3))
+            >>> list(m.summary())[:3]
+            ['accuracy', 'geometric_complexity', 'gc_per_variance']
+        """
+        values = {name: READERS[name](self) for name in _HEADLINES}
+        found = {name: float(value) for name, value in values.items() if value is not None}
+        return {name: value for name, value in found.items() if not math.isnan(value)}
+
+    def __repr__(self) -> str:
+        return f"LayerMeasurement of {headline(self)}"
+
     def _only(self, _name: str, /) -> LayerMeasurement:
         return self
+
+
+def headline(layer: LayerMeasurement) -> str:
+    """The layer with its first measures, in one line."""
+    gc = layer.geometric_complexity
+    low, high = gc.interval()
+    values = f"GC {gc.value:.4g} [{low:.4g}, {high:.4g}], CDNV {layer.cdnv:.4g}"
+    return f"{layer.layer or 'the output'!r}: {values}, NC1 {layer.nc1:.4g}"
 
 
 Reader = Callable[[LayerMeasurement], float | Estimate | None]

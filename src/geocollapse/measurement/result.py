@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +13,15 @@ from typing_extensions import TypedDict
 
 from geocollapse.collapse import ClassPair
 from geocollapse.estimate import TopExample
-from geocollapse.measurement.attributes import CollapseMeasures, OfTheLayer
 from geocollapse.measurement.depth import depth_figure, depth_table
 from geocollapse.measurement.figure import as_figure
-from geocollapse.measurement.layer import LayerMeasurement, MeasurementDict
+from geocollapse.measurement.layer import (
+    CollapseMeasures,
+    LayerMeasurement,
+    MeasurementDict,
+    OfTheLayer,
+    headline,
+)
 from geocollapse.measurement.table import as_text
 
 if TYPE_CHECKING:
@@ -29,7 +35,7 @@ class LayersDict(TypedDict):
     layers: list[MeasurementDict]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Measurement(CollapseMeasures):
     """The measurements of a model's layers from one pass over it.
 
@@ -73,6 +79,23 @@ class Measurement(CollapseMeasures):
 
     def __str__(self) -> str:
         return as_text(self.layers[0]) if len(self.layers) == 1 else depth_table(self.layers)
+
+    def __repr__(self) -> str:
+        return f"Measurement of {'; '.join(map(headline, self.layers))}"
+
+    def _repr_html_(self) -> str:
+        """The table for a notebook."""
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+    def summary(self) -> dict[str, float]:
+        """The headline measures that are defined, as plain numbers: for a logger.
+
+        With several layers each name follows that of its layer: ``layer1/cdnv``.
+        """
+        if len(self.layers) == 1:
+            return self.layers[0].summary()
+        named = ((layer.layer or "output", layer.summary()) for layer in self.layers)
+        return {f"{name}/{key}": value for name, found in named for key, value in found.items()}
 
     def to_dict(self) -> MeasurementDict | LayersDict:
         """Values that strict JSON can hold: of the layer, or of each under ``layers``."""

@@ -1,5 +1,8 @@
-"""Networks of the paper's experiments (architectures); models by name (vision, hugging_face) or
-factory (loading).
+"""Architectures, models by name with their weights, and data made ready for them.
+
+The files, in the order they build on each other: architectures (the networks of the papers'
+experiments); hub; loaded (a model with its origin); vision (timm, torchvision); processors and
+hugging_face (transformers); factories; weights; loading; prepared (data for one model).
 """
 
 from geocollapse.models.architectures import MODELS as MODELS
@@ -9,5 +12,7 @@ from geocollapse.models.hugging_face import load_tokenizer as load_tokenizer
 from geocollapse.models.loaded import RANDOM as RANDOM
 from geocollapse.models.loaded import LoadedModel as LoadedModel
 from geocollapse.models.loading import load as load
-from geocollapse.models.loading import load_weights as load_weights
 from geocollapse.models.loading import parse_model as parse_model
+from geocollapse.models.prepared import Prepared as Prepared
+from geocollapse.models.prepared import prepare as prepare
+from geocollapse.models.weights import load_weights as load_weights

@@ -1,13 +1,10 @@
-"""The networks of the paper's experiments: each ends in ONE linear layer, ``classifier``, fed by
-the embedding.
-"""
+"""The networks of the papers' experiments, each ending in one linear layer, ``classifier``."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +23,12 @@ class VGG(nn.Module):
 
     Args:
         plan: channels of each convolution, ``"M"`` for a max-pooling; images must be at least
-            2^(poolings) wide.
+            2^(number of poolings) pixels wide.
         num_classes: outputs.
         in_channels: channels of the images.
         width: channels of the first convolution; the others scale with it (64 is the published
             network).
-        batch_norm: normalise behind each convolution; without it only He initialisation trains at
-            all.
+        batch_norm: normalise behind each convolution; without it only He initialisation trains.
     """
 
     def __init__(
@@ -98,8 +94,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 with the stem for small images: one 3 x 3 convolution of stride 1 and no pooling in
-    front.
+    """ResNet-18 for small images: its stem is one 3 x 3 convolution, without stride or pooling.
 
     Source: He, Zhang, Ren, Sun (2016), table 1, 18 layers; the stem of section 4.2.
 
@@ -138,9 +133,7 @@ class ResNet18(nn.Module):
 
 
 class SmallCNN(nn.Module):
-    """Three 3 x 3 convolutions, each with half the resolution of the one before, pooled into one
-    linear layer.
-    """
+    """Three 3 x 3 convolutions, each followed by a 2 x 2 max-pooling, and one linear layer."""
 
     def __init__(
         self,
@@ -167,8 +160,9 @@ class SmallCNN(nn.Module):
 
 
 class MLP(nn.Module):
-    """Fully connected layers with ReLU on the flattened input; the embedding is the last hidden
-    layer.
+    """Fully connected layers with ReLU on the flattened input.
+
+    The embedding is the last hidden layer.
     """
 
     def __init__(
@@ -187,19 +181,28 @@ class MLP(nn.Module):
         return self.classifier(self.features(x))
 
 
-def vgg11(num_classes: int = 10, **settings: Any) -> VGG:
+def vgg11(
+    num_classes: int = 10, *, in_channels: int = 3, width: int = 64, batch_norm: bool = True
+) -> VGG:
     """VGG-11 (8 convolutions); see ``VGG``."""
-    return VGG(_VGG["vgg11"], num_classes, **settings)
+    return VGG(
+        _VGG["vgg11"], num_classes, in_channels=in_channels, width=width, batch_norm=batch_norm
+    )
 
 
-def vgg13(num_classes: int = 10, **settings: Any) -> VGG:
+def vgg13(
+    num_classes: int = 10, *, in_channels: int = 3, width: int = 64, batch_norm: bool = True
+) -> VGG:
     """VGG-13 (10 convolutions); see ``VGG``."""
-    return VGG(_VGG["vgg13"], num_classes, **settings)
+    return VGG(
+        _VGG["vgg13"], num_classes, in_channels=in_channels, width=width, batch_norm=batch_norm
+    )
 
 
 def he_initialisation(model: nn.Module) -> None:
-    """Weights of convolutions and linear layers ~ N(0, 2/fan_in), biases 0; batch normalisation 1
-    and 0.
+    """Draw weights from N(0, 2/fan_in) and set biases to 0.
+
+    Of convolutions and linear layers; batch normalisation keeps scale 1 and shift 0.
 
     Source: He, Zhang, Ren, Sun (2015), "Delving deep into rectifiers", eq. 10.
     """
@@ -212,7 +215,7 @@ def he_initialisation(model: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network that ``build`` knows."""
+    """A network that ``build`` makes by its name."""
 
     name: str
     factory: Callable[..., nn.Module]
@@ -251,18 +254,20 @@ MODELS: Mapping[str, Architecture] = {
 }
 
 
-def build(name: str, *, num_classes: int, input_shape: Sequence[int], **settings: Any) -> nn.Module:
-    """A network by name, freshly initialised with torch's random state.
+def build(
+    name: str, *, num_classes: int, input_shape: Sequence[int], **settings: object
+) -> nn.Module:
+    """A network by name, initialised from torch's random state.
 
     Args:
         name: a key of ``MODELS``.
         num_classes: outputs.
         input_shape: shape of one example, (channels, h, w) for images.
-        settings: what the architecture takes (``width``, ``batch_norm``, ``hidden``).
+        settings: arguments of the architecture (``width``, ``batch_norm``, ``hidden``).
 
     Raises:
-        ValueError: an unknown name (the nearest is named), or a setting the architecture does not
-        take.
+        ValueError: an unknown name (the nearest is named), or a setting that the architecture does
+            not take.
 
     Examples:
         >>> build("mlp", num_classes=5, input_shape=(64,), hidden=[32])(torch.zeros(2, 64)).shape

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: where its files lie, and no waiting where there is no network."""
+"""The Hugging Face hub: its cache, and no waiting without a network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 
 def hub_cache() -> str:
-    """The folder in which huggingface_hub keeps what it downloaded."""
+    """The folder in which huggingface_hub keeps its downloads."""
     from huggingface_hub import constants
 
     return str(constants.HF_HUB_CACHE)
@@ -19,9 +19,7 @@ def hub_cache() -> str:
 
 @contextmanager
 def without_waiting() -> Iterator[None]:
-    """Inside, the hub is offline where its address is not known, so that nothing is tried again for
-    half a minute.
-    """
+    """Put the hub offline if its address cannot be resolved: it would retry for half a minute."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
@@ -33,9 +31,7 @@ def without_waiting() -> Iterator[None]:
 
 
 def has_network(url: str) -> bool:
-    """Whether the name of the server can be resolved; with a proxy, which does that itself, it is
-    taken to be.
-    """
+    """True if the name of the server can be resolved, or a proxy is there to resolve it."""
     if urllib.request.getproxies() or os.environ.get("ALL_PROXY"):
         return True
     try:

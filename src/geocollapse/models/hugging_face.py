@@ -3,60 +3,41 @@
 from __future__ import annotations
 
 import difflib
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from geocollapse.data import ImagePreprocessing
+from geocollapse.data import ImagePreprocessing, Tokenizer
 from geocollapse.data.preprocessing import IMAGE_SIZE, resize_and_crop
 from geocollapse.models.hub import hub_cache, without_waiting
-from geocollapse.models.loaded import RANDOM, LoadedModel
+from geocollapse.models.loaded import RANDOM, LoadedModel, ModelArgs
+from geocollapse.models.processors import processor_preprocessing
 
-_RESAMPLING = {
-    0: "nearest",
-    1: "lanczos",
-    2: "bilinear",
-    3: "bicubic",
-    4: "box",
-    5: "hamming",
-}  # PIL's numbers
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
-def load_hugging_face(
-    name: str, *, is_pretrained: bool, model_args: Mapping[str, Any]
-) -> LoadedModel:
-    """``hf:ID`` or ``hf:DIR``, as the class its configuration names, so that the head is there.
+def load_hugging_face(name: str, *, is_pretrained: bool, model_args: ModelArgs) -> LoadedModel:
+    """``hf:ID`` or ``hf:DIR``, as the class that its configuration names, so with its head.
 
     Args:
-        name: behind ``hf:``. Untrained, also the type of a model, such as ``gpt2`` or ``vit``,
-            which needs no file: a classifier of images, or of texts where ``num_labels`` is given,
-            else a causal language model, else an encoder; ``architectures=[CLASS]`` chooses.
+        name: what follows ``hf:``. Untrained, also the type of a model, such as ``gpt2`` or
+            ``vit``, which needs no file: a classifier of images, or of texts if ``num_labels`` is
+            given, else a causal language model, else an encoder; ``architectures=[CLASS]`` chooses.
         is_pretrained: with the published weights, from the cache or the network.
         model_args: keys of its configuration.
 
     Raises:
         ImportError: transformers is missing (the pip command is named).
         ValueError: an unknown type or key, weights that leave a part of the model random.
-        FileNotFoundError: the files can be had neither from the cache nor from the network.
+        FileNotFoundError: the files are neither in the cache nor to be had from the network.
     """
     transformers = import_transformers(f"hf:{name}")
     with without_waiting(), _without_progress(transformers):
         config = _config(transformers, name, model_args, is_type_allowed=not is_pretrained)
-        factory = getattr(
-            transformers, (config.architectures or ["AutoModel"])[0], transformers.AutoModel
-        )
-        if is_pretrained:
-            model = _pretrained(factory, name, config)
-        else:
-            model = (
-                factory.from_config(config)
-                if factory is transformers.AutoModel
-                else factory(config)
-            )
+        model = _model(transformers, name, config, is_pretrained=is_pretrained)
         takes = model.main_input_name
         preprocessing = (
             _preprocessing(transformers, name, config) if takes == "pixel_values" else None
@@ -68,7 +49,7 @@ def load_hugging_face(
     )
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str) -> Tokenizer:
     """A transformers tokenizer by its ID, or from a folder.
 
     Raises:
@@ -83,17 +64,17 @@ def load_tokenizer(name: str) -> Any:
         raise ValueError(
             f"tokenizer: expected an ID or a folder, got {name!r} ({_reason(error)}); do check it"
         ) from error
-    if len(tokenizer) <= len(
-        tokenizer.all_special_tokens
-    ):  # what transformers makes where there are no files
+    # Without files transformers makes a tokenizer that has special tokens alone.
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise ValueError(
             f"tokenizer: expected one with words, got {name!r}, which has no files of one; do "
             f"check it"
         )
-    return tokenizer
+    found: Tokenizer = tokenizer
+    return found
 
 
-def import_transformers(wanted: str) -> Any:
+def import_transformers(wanted: str) -> ModuleType:
     """transformers, or an ImportError with the command that installs it."""
     try:
         import transformers
@@ -105,53 +86,17 @@ def import_transformers(wanted: str) -> Any:
     return transformers
 
 
-def processor_preprocessing(
-    processor: Any,
-    n_channels: int,
-    *,
-    image_size: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> ImagePreprocessing:
-    """What a transformers image processor does; another size keeps the share that is cropped."""
-    from PIL import Image
-
-    settings = _sizes(processor, image_size) | {
-        key: list(value)
-        for key, value in {"image_mean": mean, "image_std": std}.items()
-        if value is not None
-    }
-    means, stds = _normalisation(processor, n_channels, settings)
-    transform = functools.partial(_processed, processor, settings)
-    blank = transform(Image.new("RGB" if n_channels == 3 else "L", (IMAGE_SIZE, IMAGE_SIZE)))
-    image_size_taken = (blank.shape[1], blank.shape[2])
-    return ImagePreprocessing(
-        transform,
-        image_size_taken,
-        _side(settings.get("size", processor.size)) if processor.do_resize else None,
-        image_size_taken if getattr(processor, "do_center_crop", None) else None,
-        _RESAMPLING.get(int(getattr(processor, "resample", None) or 0), "unknown"),
-        means,
-        stds,
-        type(processor).__name__,
-        functools.partial(processor_preprocessing, processor, n_channels),
-    )
-
-
 def _config(
-    transformers: Any, name: str, model_args: Mapping[str, Any], *, is_type_allowed: bool
-) -> Any:
+    transformers: ModuleType, name: str, model_args: ModelArgs, *, is_type_allowed: bool
+) -> PretrainedConfig:
+    """The configuration of a model, or of a model type, with the keys of ``model_args``."""
     types = transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES
     if is_type_allowed and name in types and not Path(name).is_dir():
-        _check_keys(name, model_args, transformers.AutoConfig.for_model(name))
-        config = transformers.AutoConfig.for_model(name, **model_args)
-        config.architectures = config.architectures or [
-            _default_class(transformers, name, model_args)
-        ]
-        return config
+        return _config_of_type(transformers, name, model_args)
+    config: PretrainedConfig
     try:
         _check_keys(name, model_args, transformers.AutoConfig.from_pretrained(name))
-        return transformers.AutoConfig.from_pretrained(name, **model_args)
+        config = transformers.AutoConfig.from_pretrained(name, **model_args)
     except ValueError as error:
         if str(error).startswith("model: "):
             raise
@@ -161,17 +106,31 @@ def _config(
             f"do load it in a function of your own, FILE.py:FACTORY"
         ) from error
     except OSError as error:
-        near = difflib.get_close_matches(name, types, n=3, cutoff=0.6) if is_type_allowed else []
-        types_text = f", or a model type such as {', '.join(f'hf:{kind}@random' for kind in near or ['vit', 'gpt2'])}"
-        raise FileNotFoundError(
-            f"model: expected config.json of hf:{name} in that folder, in {hub_cache()} or from "
-            f"huggingface.co, "
-            f"got none; do fetch it where there is a network{types_text if '/' not in name else ''}"
-        ) from error
+        known = list(types) if is_type_allowed else []
+        raise FileNotFoundError(_missing_config(name, known)) from error
+    return config
 
 
-def _check_keys(name: str, model_args: Mapping[str, Any], config: Any) -> None:
-    """transformers keeps what it does not know without a word."""
+def _config_of_type(transformers: ModuleType, kind: str, model_args: ModelArgs) -> PretrainedConfig:
+    _check_keys(kind, model_args, transformers.AutoConfig.for_model(kind))
+    config: PretrainedConfig = transformers.AutoConfig.for_model(kind, **model_args)
+    config.architectures = config.architectures or [_default_class(transformers, kind, model_args)]
+    return config
+
+
+def _missing_config(name: str, types: Sequence[str]) -> str:
+    """The error for a model without configuration; it may have been meant as one of ``types``."""
+    near = difflib.get_close_matches(name, types, n=3, cutoff=0.6) or ["vit", "gpt2"]
+    hint = f", or a model type such as {', '.join(f'hf:{kind}@random' for kind in near)}"
+    return (
+        f"model: expected config.json of hf:{name} in that folder, in {hub_cache()} or from "
+        f"huggingface.co, "
+        f"got none; do fetch it where there is a network{hint if '/' not in name else ''}"
+    )
+
+
+def _check_keys(name: str, model_args: ModelArgs, config: PretrainedConfig) -> None:
+    """Refuse keys that the configuration does not have: transformers would silently keep them."""
     for key in model_args:
         if not hasattr(config, key):
             near = difflib.get_close_matches(key, list(config.to_dict()), n=1, cutoff=0.3) or [
@@ -182,13 +141,12 @@ def _check_keys(name: str, model_args: Mapping[str, Any], config: Any) -> None:
             )
 
 
-def _default_class(transformers: Any, kind: str, model_args: Mapping[str, Any]) -> str:
-    """The class of a model type: with a head where the type has one that its training uses, or
-    ``num_labels`` asks.
-    """
+def _default_class(transformers: ModuleType, kind: str, model_args: ModelArgs) -> str:
+    """The class of a model type, with the head of its training or the one for ``num_labels``."""
     auto = transformers.models.auto.modeling_auto
     if kind in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
-        return str(_first(auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[kind]))
+        classes = auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[kind]
+        return str(classes[0] if isinstance(classes, tuple) else classes)
     if "num_labels" in model_args and kind in auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
         return str(auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[kind])
     if (
@@ -199,15 +157,29 @@ def _default_class(transformers: Any, kind: str, model_args: Mapping[str, Any]) 
     return "AutoModel"
 
 
-def _pretrained(factory: Any, name: str, config: Any) -> Any:
-    """The model with its weights, all of them.
+def _model(
+    transformers: ModuleType, name: str, config: PretrainedConfig, *, is_pretrained: bool
+) -> PreTrainedModel:
+    """The model of the class that its configuration names."""
+    plain = transformers.AutoModel
+    factory = getattr(transformers, (config.architectures or ["AutoModel"])[0], plain)
+    if is_pretrained:
+        return _pretrained(factory, name, config)
+    make: Callable[..., PreTrainedModel] = plain.from_config if factory is plain else factory
+    return make(config)
+
+
+def _pretrained(
+    factory: type[PreTrainedModel], name: str, config: PretrainedConfig
+) -> PreTrainedModel:
+    """The model with all of its weights.
 
     Raises:
         FileNotFoundError: no weights.
         ValueError: weights that do not fit, or that leave a part random.
     """
     try:
-        model, report = factory.from_pretrained(name, config=config, output_loading_info=True)
+        found: Any = factory.from_pretrained(name, config=config, output_loading_info=True)
     except OSError as error:
         raise FileNotFoundError(
             f"model: expected the pretrained weights of hf:{name} in that folder, in {hub_cache()} "
@@ -221,6 +193,8 @@ def _pretrained(factory: Any, name: str, config: Any) -> Any:
             f"model: expected weights that fit {factory.__name__}, got other shapes in hf:{name}; "
             f"do leave out --model-arg, or take hf:{name}@random"
         ) from error
+    model: PreTrainedModel
+    model, report = found
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(
@@ -231,9 +205,12 @@ def _pretrained(factory: Any, name: str, config: Any) -> Any:
     return model
 
 
-def _preprocessing(transformers: Any, name: str, config: Any) -> ImagePreprocessing:
-    """Of the image processor that lies with the model, else the size of its configuration with
-    ImageNet's values.
+def _preprocessing(
+    transformers: ModuleType, name: str, config: PretrainedConfig
+) -> ImagePreprocessing:
+    """From the image processor that lies with the model, else from its configuration.
+
+    The configuration tells the size; mean and deviation are then ImageNet's.
     """
     n_channels = getattr(config, "num_channels", 3)
     if "/" in name or Path(name).is_dir():
@@ -243,62 +220,19 @@ def _preprocessing(transformers: Any, name: str, config: Any) -> ImagePreprocess
             )
         except OSError:
             pass  # none lies there
-    size = _first(getattr(config, "image_size", IMAGE_SIZE))
+    size = getattr(config, "image_size", IMAGE_SIZE)
+    side = size[0] if isinstance(size, list | tuple) else size
     return resize_and_crop(
-        "no image processor: size of the configuration, ImageNet's mean and std", size, n_channels
+        "no image processor: size of the configuration, ImageNet's mean and std", side, n_channels
     )
 
 
-def _tokenizer(name: str) -> Any | None:
+def _tokenizer(name: str) -> Tokenizer | None:
+    """The tokenizer that lies with the model; without one, texts need ``tokenizer=``."""
     try:
         return load_tokenizer(name)
     except ValueError:
-        return None  # a model without one; texts then need --tokenizer
-
-
-def _processed(processor: Any, settings: Mapping[str, Any], image: Any) -> Tensor:
-    pixels: Tensor = processor(images=image, return_tensors="pt", **settings)["pixel_values"][0]
-    return pixels
-
-
-def _sizes(processor: Any, image_size: int | None) -> dict[str, Any]:
-    """Settings of a processor for another size of its result."""
-    if image_size is None:
-        return {}
-    square = {"height": image_size, "width": image_size}
-    size, crop = _side(processor.size), getattr(processor, "crop_size", None)
-    if len(size) == 2:
-        return {"size": square, "crop_size": square} if crop else {"size": square}
-    share = size[0] / _side(crop)[0] if crop else 1.0
-    resized = {"shortest_edge": round(image_size * share)}
-    return {"size": resized, "crop_size": square} if crop else {"size": resized}
-
-
-def _side(size: Any) -> tuple[int, ...]:
-    """(height, width), or the shorter side alone."""
-    values = dict(size)
-    if values.get("shortest_edge"):
-        return (values["shortest_edge"],)
-    return (values["height"], values["width"])
-
-
-def _normalisation(
-    processor: Any, n_channels: int, settings: Mapping[str, Any]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of pixels in [0, 1]: x = (255 r p - m) / s with the processor's factor r,
-    m and s.
-    """
-    scale = 255.0 * (processor.rescale_factor if processor.do_rescale else 1.0)
-    if not processor.do_normalize:
-        return (0.0,) * n_channels, (1.0 / scale,) * n_channels
-    means, stds = (
-        settings.get(key, getattr(processor, key)) for key in ("image_mean", "image_std")
-    )
-    return tuple(float(m) / scale for m in means), tuple(float(s) / scale for s in stds)
-
-
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, list | tuple) else value
+        return None
 
 
 def _reason(error: Exception) -> str:
@@ -306,8 +240,8 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _without_progress(transformers: Any) -> Iterator[None]:
-    """Inside, transformers shows no progress bars of its own."""
+def _without_progress(transformers: ModuleType) -> Iterator[None]:
+    """Switch off the progress bars of transformers."""
     logging = transformers.utils.logging
     was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

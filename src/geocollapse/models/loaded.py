@@ -1,29 +1,32 @@
-"""A model with where it came from and what its inputs go through."""
+"""A model with its origin and with what its inputs go through."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import nn
 
-from geocollapse.data import ImagePreprocessing
+from geocollapse.data import ImagePreprocessing, Normalisation, Tokenizer
+
+ModelArgs = Mapping[str, object]  # arguments of a factory, keys of a configuration
 
 RANDOM = "random"  # the weights of NAME@random
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with where it came from.
+    """A model with its origin and with what its inputs go through.
 
     Attributes:
         model: the module, on the CPU.
         name: as it was asked for.
-        weights: file or source of the weights, ``random`` for untrained ones that were asked for,
+        weights: file or source of the weights; ``random`` for untrained ones that were asked for;
             None for a model as its factory made it.
-        weights_key: entry of the file that held the state dict, None if the file is one.
-        preprocessing: what the model does to images, None where nobody says.
-        tokenizer: of a text model, where one lies with it.
+        weights_key: entry of the file that held the state dict; None if the file is one.
+        preprocessing: of its images; None if its source names none.
+        tokenizer: of its texts, if one lies with it.
+        normalisation: of the images it was trained on, for a run folder.
     """
 
     model: nn.Module
@@ -31,4 +34,5 @@ class LoadedModel:
     weights: str | None = None
     weights_key: str | None = None
     preprocessing: ImagePreprocessing | None = None
-    tokenizer: Any | None = None
+    tokenizer: Tokenizer | None = None
+    normalisation: Normalisation = field(default_factory=Normalisation)

@@ -1,38 +1,74 @@
-"""Models of timm and torchvision by name, with their pretrained weights and their own
-preprocessing.
-"""
+"""Models of timm and torchvision by name, with their pretrained weights and preprocessing."""
 
 from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
+from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from geocollapse.data import ImagePreprocessing
 from geocollapse.data.preprocessing import import_torchvision, of_channels
 from geocollapse.models.hub import has_network, hub_cache, without_waiting
-from geocollapse.models.loaded import RANDOM, LoadedModel
+from geocollapse.models.loaded import RANDOM, LoadedModel, ModelArgs
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _PIP = 'do pip install "geocollapse[vision]"'
 
 
-def load_timm(name: str, *, is_pretrained: bool, model_args: Mapping[str, Any]) -> LoadedModel:
+class TimmConfig(TypedDict):
+    """timm's data configuration of a model, as ``timm.data.resolve_model_data_config`` gives it."""
+
+    input_size: Sequence[int]
+    interpolation: str
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+class TorchvisionTransform(Protocol):
+    """torchvision's transform of a classifier of images, with its settings."""
+
+    crop_size: Sequence[int]
+    resize_size: Sequence[int]
+    interpolation: _Interpolation
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def __call__(self, image: Image, /) -> Tensor: ...
+
+
+class TorchvisionWeights(Protocol):
+    """An entry of torchvision's weights, as far as the preprocessing is concerned."""
+
+    @property
+    def transforms(self) -> Callable[..., TorchvisionTransform]: ...
+
+
+class _Interpolation(Protocol):
+    value: str
+
+
+def load_timm(name: str, *, is_pretrained: bool, model_args: ModelArgs) -> LoadedModel:
     """``timm:NAME``, also ``timm:NAME.TAG``, ``timm:hf-hub:ID`` and ``timm:local-dir:PATH``.
 
     Args:
-        name: behind ``timm:``.
+        name: what follows ``timm:``.
         is_pretrained: with the published weights, from the Hugging Face cache or the network.
         model_args: keyword arguments of the architecture.
 
     Raises:
         ImportError: timm is missing (the pip command is named).
-        ValueError: an unknown name (the nearest are named), arguments it does not take, a
-            pretrained classifier of another number of classes.
-        FileNotFoundError: the weights can be had neither from the cache nor from the network.
+        ValueError: an unknown name (the nearest are named), arguments that the architecture does
+            not take, a pretrained classifier of another number of classes.
+        FileNotFoundError: the weights are neither in the cache nor to be had from the network.
     """
     try:
         import timm
@@ -45,66 +81,54 @@ def load_timm(name: str, *, is_pretrained: bool, model_args: Mapping[str, Any]) 
     with without_waiting():
         make = functools.partial(timm.create_model, name, is_pretrained)
         model = _built(f"timm:{name}", make, model_args, places=(hub_cache(), "huggingface.co"))
-    published, n_channels = (
-        model.pretrained_cfg,
-        model_args.get("in_chans", model.pretrained_cfg["input_size"][0]),
-    )
+    published = cast("dict[str, Any]", model.pretrained_cfg)
+    n_channels = cast("int", model_args.get("in_chans", published["input_size"][0]))
     size = {"img_size": model_args["img_size"]} if "img_size" in model_args else {}
+    config = timm.data.resolve_model_data_config(model, args=size)
     weights = published.get("hf_hub_id") or published.get("url") or name
     return LoadedModel(
         model,
         f"timm:{name}",
         weights=weights if is_pretrained else RANDOM,
-        preprocessing=timm_preprocessing(
-            timm.data.resolve_model_data_config(model, args=size), n_channels
-        ),
+        preprocessing=timm_preprocessing(config, n_channels),
     )
 
 
 def timm_preprocessing(
-    config: Mapping[str, Any],
+    config: TimmConfig,
     n_channels: int,
     *,
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> ImagePreprocessing:
-    """The evaluation transform of timm's data configuration; a grey model takes the average of its
-    channels.
+    """The evaluation transform of timm's data configuration.
+
+    Mean and deviation of a model with another number of channels, such as a grey one, are averages.
     """
     from timm.data import create_transform
 
-    own = {key: of_channels(config[key], n_channels) for key in ("mean", "std")}
-    values = {
-        **config,
-        **own,
-        **{key: tuple(v) for key, v in {"mean": mean, "std": std}.items() if v is not None},
-    }
+    means = of_channels(config["mean"], n_channels) if mean is None else tuple(mean)
+    stds = of_channels(config["std"], n_channels) if std is None else tuple(std)
     height, width = config["input_size"][1:] if image_size is None else (image_size, image_size)
-    values["input_size"] = (n_channels, height, width)
-    transform = create_transform(**values, is_training=False)
-    sizes = [getattr(step, "size", None) for step in transform.transforms[:2]]
-    resize, crop = (
-        tuple(size) if isinstance(size, list | tuple) else size and (size,) for size in sizes
-    )
-    make = functools.partial(timm_preprocessing, config, n_channels)
-    interpolation = str(config["interpolation"])
+    settings: dict[str, Any] = {**config, "mean": means, "std": stds}
+    settings["input_size"] = (n_channels, height, width)
+    transform = create_transform(**settings, is_training=False)
+    resize, crop = (_size_of(step) for step in transform.transforms[:2])
     return ImagePreprocessing(
-        transform,
-        (height, width),
-        resize,
-        crop,
-        interpolation,
-        values["mean"],
-        values["std"],
-        "timm",
-        make,
+        transform=transform,
+        image_size=(height, width),
+        resize=resize,
+        crop=crop,
+        interpolation=str(config["interpolation"]),
+        mean=means,
+        std=stds,
+        source="timm",
+        make=functools.partial(timm_preprocessing, config, n_channels),
     )
 
 
-def load_torchvision(
-    name: str, *, is_pretrained: bool, model_args: Mapping[str, Any]
-) -> LoadedModel:
+def load_torchvision(name: str, *, is_pretrained: bool, model_args: ModelArgs) -> LoadedModel:
     """``torchvision:NAME``, a classifier of images, with its default weights; see ``load_timm``."""
     models = import_torchvision().models
     known = models.list_models(module=models)
@@ -128,44 +152,49 @@ def load_torchvision(
 
 
 def torchvision_preprocessing(
-    weights: Any,
+    weights: TorchvisionWeights,
     *,
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> ImagePreprocessing:
-    """The transform that torchvision's weights come with; another size keeps the share that is
-    cropped.
+    """The transform that comes with torchvision's weights.
+
+    With another size it crops the same share of the image.
     """
     transform = weights.transforms()
-    (crop,), (resize,) = transform.crop_size, transform.resize_size
-    changes: dict[str, Any] = {}
+    (crop,) = transform.crop_size
+    (resize,) = transform.resize_size
+    changes: dict[str, object] = {}
     if image_size is not None:
         changes |= {"crop_size": image_size, "resize_size": round(image_size * resize / crop)}
     changes |= {
         key: tuple(value) for key, value in {"mean": mean, "std": std}.items() if value is not None
     }
     transform = weights.transforms(**changes)
-    (crop,), (resize,) = transform.crop_size, transform.resize_size
+    (crop,) = transform.crop_size
+    (resize,) = transform.resize_size
     return ImagePreprocessing(
-        transform,
-        (crop, crop),
-        (resize,),
-        (crop, crop),
-        transform.interpolation.value,
-        tuple(transform.mean),
-        tuple(transform.std),
-        "torchvision",
-        functools.partial(torchvision_preprocessing, weights),
+        transform=transform,
+        image_size=(crop, crop),
+        resize=(resize,),
+        crop=(crop, crop),
+        interpolation=transform.interpolation.value,
+        mean=tuple(transform.mean),
+        std=tuple(transform.std),
+        source="torchvision",
+        make=functools.partial(torchvision_preprocessing, weights),
     )
 
 
-def _check_timm(
-    timm: Any, name: str, *, is_pretrained: bool, model_args: Mapping[str, Any]
-) -> None:
-    """Refuse a name that timm does not know, and pretrained weights that do not exist or would be
-    partly random.
-    """
+def _size_of(step: object) -> tuple[int, int] | None:
+    """The size that a step of a transform resizes or crops to; None for any other step."""
+    size = getattr(step, "size", None)
+    return tuple(size) if isinstance(size, list | tuple) else size and (size,)
+
+
+def _check_timm(timm: ModuleType, name: str, *, is_pretrained: bool, model_args: ModelArgs) -> None:
+    """Refuse a name unknown to timm, and pretrained weights that do not exist or do not fit."""
     architecture, _, tag = name.partition(".")
     known = timm.list_models()
     if architecture not in known:
@@ -185,11 +214,13 @@ def _check_timm(
 
 
 def _built(
-    name: str, factory: Any, model_args: Mapping[str, Any], *, places: tuple[str, str]
-) -> Any:
-    """The model that ``factory`` makes, its errors in one form; its weights are looked for in
-    ``places``.
-    """
+    name: str,
+    factory: Callable[..., nn.Module],
+    model_args: ModelArgs,
+    *,
+    places: tuple[str, str],
+) -> nn.Module:
+    """The model that ``factory`` makes from weights in ``places``; its errors in one form."""
     try:
         return factory(**model_args)
     except OSError as error:  # no network, or no such file on the server
@@ -211,8 +242,8 @@ def _missing(name: str, place: str, source: str) -> str:
     )
 
 
-def _check_classes(name: str, model_args: Mapping[str, Any], n_classes: int | None) -> None:
-    """A pretrained classifier of another size would be a random one."""
+def _check_classes(name: str, model_args: ModelArgs, n_classes: int | None) -> None:
+    """Refuse another number of classes, for which a pretrained classifier would be random."""
     asked = model_args.get("num_classes")
     if asked not in (None, 0, n_classes):
         raise ValueError(

@@ -1,7 +1,6 @@
-"""Rank correlation over a handful of settings: its interval, its exact test, and Holm's correction.
+"""Rank correlation over a few settings: its interval, its exact test, and Holm's correction.
 
-Every p here is one-sided. NaN means that the quantity is undefined (a constant column, too few
-settings).
+Every p is one-sided. NaN: the quantity is undefined (a constant column, too few settings).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-EXACT_SETTINGS = 8  # up to here all n! orders are visited (40,320); above, N_PERMUTATIONS of them
+EXACT_SETTINGS = 8  # up to here all n! orders are visited (40,320); above it N_PERMUTATIONS
 N_PERMUTATIONS = 20_000
 N_RESAMPLES = 10_000
 _TIE = 1e-12  # two correlations closer than this are the same number, up to rounding
@@ -74,8 +73,8 @@ def permutation_p(x: Array, y: Array, *, sign: int, seed: int = 0) -> float:
 
         p = share of orders pi with sign * rho(x, y_pi) >= sign * rho(x, y)
 
-    over all n! orders up to n = 8, so five settings in perfect order give 1/120; above, over 20,000
-    seeded orders and the observed one, which keeps the test valid.
+    The orders are all n! up to n = 8, so five settings in perfect order give 1/120; above that,
+    20,000 seeded ones and the observed one, which keeps the test valid.
 
     Source: Pitman (1937); Phipson and Smyth (2010) for the observed order in a sampled test.
     """
@@ -100,7 +99,7 @@ def permutations(n: int, *, seed: int = 0) -> NDArray[np.int64]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of a family of p; undefined ones (NaN) stay so and do not count.
+    """Holm's step-down correction of a family of p; NaN stays NaN and does not count.
 
         p~_(i) = max_{j <= i} min(1, (m - j + 1) p_(j))
 
@@ -120,28 +119,30 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def wilson_interval(n_hits: int, n_trials: int, *, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share: Wilson's score interval, inside [0, 1] also at shares of 0 and 1.
+    """Wilson's score interval of a share at 95 %.
+
+    Inside [0, 1], also at shares of 0 and 1.
 
     Source: Wilson (1927).
     """
     if n_trials == 0:
         return (math.nan, math.nan)
-    share, shrink = n_hits / n_trials, 1 + z * z / n_trials
+    share = n_hits / n_trials
+    shrink = 1 + z * z / n_trials
     centre = (share + z * z / (2 * n_trials)) / shrink
     half = z * math.sqrt(share * (1 - share) / n_trials + z * z / (4 * n_trials**2)) / shrink
     return (max(0.0, centre - half), min(1.0, centre + half))
 
 
 def _ranks(rows: Array) -> Array:
+    """Ranks within each row; ties share their mean rank."""
     from scipy import stats
 
     return np.asarray(stats.rankdata(rows, axis=1), dtype=np.float64)
 
 
 def _row_correlations(a: Array, b: Array) -> Array:
-    """Pearson correlation of each row of ``a`` with the same row of ``b``; NaN where a row is
-    constant.
-    """
+    """Pearson correlation of each row of ``a`` with that of ``b``; NaN if a row is constant."""
     a = a - a.mean(axis=1, keepdims=True)
     b = b - b.mean(axis=1, keepdims=True)
     norms = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))

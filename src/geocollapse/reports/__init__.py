@@ -1,1 +1,1 @@
-"""Pages made from what experiments and measurements leave on disk."""
+"""Pages made from the results of experiments on disk."""

@@ -1,30 +1,33 @@
-"""Which figures a sweep has: from its tables to charts. A quantity that no run recorded has no
-panel.
-"""
+"""The figures of a sweep, made from its tables; a quantity that no run recorded has no panel."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocollapse.charts.chart import Array, Chart, Panel, Series, mark
+from geocollapse.charts.chart import Array, Chart, Panel, Scale, Series, mark
 from geocollapse.charts.labels import axis_label, setting_label, shown_value
 from geocollapse.experiments.results.tables import ACCURACY, GC, GCOL, NC, TARGET_NC, SweepResults
 from geocollapse.papers.collapse_transfer.poincare import RATIO, error_and_bound
+from geocollapse.reports.wording import words
 
 if TYPE_CHECKING:
     import pandas as pd
 
 HOLLOW = "Hollow: not converged."
+_BAND = (
+    "Line: mean over seeds; band: lowest to highest seed; until the first seed of a setting ends. "
+    "Dashed: a seed did not converge."
+)
 _LINEAR = (ACCURACY, "train_accuracy")
 _SHOWN_INTERVALS = 100
 
 
 def charts(results: SweepResults) -> list[Chart]:
-    """Every figure that the sweep has data for, in the order of the claims."""
+    """Every figure that the sweep has data for: sweep by sweep, then those over all runs."""
     done = results.runs[results.runs["status"] == "done"]
     found: list[Chart] = []
     for sweep in results.sweeps:
@@ -42,34 +45,34 @@ def charts(results: SweepResults) -> list[Chart]:
 
 
 def gc_and_collapse(sweep: str, runs: pd.DataFrame) -> Chart:
-    """Claim 1: GC against GCol and NC, a point a run."""
+    """GC against GCol and NC, one point per run."""
     return Chart(
         f"gc-and-collapse-{sweep}",
-        f"GC against geometric and neural collapse: {_words(sweep)}",
-        f"One point a run, at the end of training. {HOLLOW}",
+        f"GC against geometric and neural collapse: {words(sweep)}",
+        f"One point per run, at the end of training. {HOLLOW}",
         _scatters(runs, (GC, GCOL), (GC, NC)),
     )
 
 
 def settings(sweep: str, runs: pd.DataFrame) -> Chart:
-    """Claim 2: GC, GCol and NC over the swept values in their order."""
+    """GC, GCol and NC over the swept values in their order."""
     swept = [name for name in runs.columns if name.startswith("swept.")]
     panels = [panel for key in swept for y in (GC, GCOL, NC) for panel in _ordinal(runs, key, y)]
     return Chart(
         f"settings-{sweep}",
-        f"What the {_words(sweep)} does to GC, GCol and NC",
-        f"One point a run, at the end of training; swept values in their order, not to scale. "
+        f"What the {words(sweep)} does to GC, GCol and NC",
+        "One point per run, at the end of training; swept values in their order, not to scale. "
         f"{HOLLOW}",
         tuple(panels),
     )
 
 
 def transfer(sweep: str, runs: pd.DataFrame) -> Chart:
-    """Claim 3: source GC against target NC and few-shot accuracy, and source NC against target NC."""
+    """Source GC against target NC and few-shot accuracy, and source NC against target NC."""
     return Chart(
         f"transfer-{sweep}",
-        f"Source geometry against transfer: {_words(sweep)}",
-        f"One point a run, at the end of training; bars: 95 % interval over episodes. {HOLLOW}",
+        f"Source geometry against transfer: {words(sweep)}",
+        f"One point per run, at the end of training; bars: 95 % interval over episodes. {HOLLOW}",
         _scatters(runs, (GC, TARGET_NC), (GC, ACCURACY), (NC, TARGET_NC)),
     )
 
@@ -78,10 +81,8 @@ def curves(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Chart:
     """GC, GCol and NC through training."""
     return Chart(
         f"curves-{sweep}",
-        f"GC, geometric collapse and NC through training: {_words(sweep)}",
-        "Line: mean over seeds; band: lowest to highest seed; until the first seed of a setting "
-        "ends. "
-        "Dashed: a seed did not converge.",
+        f"GC, geometric collapse and NC through training: {words(sweep)}",
+        _BAND,
         _histories(runs, history, (GC, GCOL, NC)),
     )
 
@@ -90,21 +91,17 @@ def training(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Chart:
     """Training loss, learning-path flatness and few-shot accuracy through training."""
     return Chart(
         f"training-{sweep}",
-        f"Training loss, flatness and transfer through training: {_words(sweep)}",
-        "Line: mean over seeds; band: lowest to highest seed; until the first seed of a setting "
-        "ends. "
-        "Dashed: a seed did not converge.",
+        f"Training loss, flatness and transfer through training: {words(sweep)}",
+        _BAND,
         _histories(runs, history, ("train_loss", "learning_path_flatness", ACCURACY)),
     )
 
 
 def poincare(runs: pd.DataFrame, results: SweepResults) -> Chart:
-    """Claim 4: the largest Poincare ratio through training, and NC against GCol with c from these
-    runs.
-    """
+    """The largest Poincaré ratio through training, and NC against GCol with c from these runs."""
     first = results.settings.drop_duplicates("run_id")[["run_id", "sweep"]]
     groups = runs.merge(first, on="run_id", how="left")
-    groups = groups.assign(label=groups["sweep"].fillna("base setting").map(_words))
+    groups = groups.assign(label=groups["sweep"].fillna("base setting").map(words))
     groups = groups.assign(
         mark=groups["label"].map({name: i for i, name in enumerate(groups["label"].unique())})
     )
@@ -117,15 +114,15 @@ def poincare(runs: pd.DataFrame, results: SweepResults) -> Chart:
     return Chart(
         "poincare-ratio",
         "Does one Poincaré constant serve all runs?",
-        "First the largest Var/GC of a class, a line a run; then NC against GCol, a point a run, "
-        "with c the largest "
-        f"ratio of these runs, so that no point can lie above the line. {HOLLOW}",
+        "First the largest Var/GC of a class, a line per run; then NC against GCol, a point per "
+        "run, with c the largest ratio of these runs, so that no point can lie above the line. "
+        f"{HOLLOW}",
         tuple(panels),
     )
 
 
 def bound(runs: pd.DataFrame, history: pd.DataFrame) -> Chart:
-    """Claim 4: measured error against the nearest-mean bound, at the end of every run."""
+    """Measured error against the nearest-mean bound, at the end of every run."""
     last = history[history["run_id"].isin(runs["run_id"])].groupby("run_id").tail(1)
     compared = error_and_bound(last)
     compared = compared[compared["bound"] > 0]
@@ -152,13 +149,13 @@ def bound(runs: pd.DataFrame, history: pd.DataFrame) -> Chart:
     return Chart(
         "bound",
         "Nearest-mean error against its bound",
-        f"One point a run, at the end of training; points must lie below the grey line. {HOLLOW}",
+        f"One point per run, at the end of training; points must lie below the grey line. {HOLLOW}",
         (panel,) if series else (),
     )
 
 
 def sampling(estimates: pd.DataFrame) -> Chart:
-    """Claim 5: estimates from less, divided by the full value, with their intervals."""
+    """Sampled estimates, divided by the full value, with their intervals."""
     complete = estimates.dropna(subset=["full", "value", "low", "high"])
     complete = complete[complete["full"] != 0]
     panels = []
@@ -181,9 +178,9 @@ def sampling(estimates: pd.DataFrame) -> Chart:
         )
     return Chart(
         "sampling",
-        "Estimates of GC from less, against the full value",
+        "Sampled estimates of GC against the full value",
         f"With 95 % intervals; at most {_SHOWN_INTERVALS} a panel, evenly over the sorted "
-        f"estimates.",
+        "estimates.",
         tuple(panels),
     )
 
@@ -194,11 +191,12 @@ def _scatters(runs: pd.DataFrame, *pairs: tuple[str, str]) -> tuple[Panel, ...]:
 
 
 def _scatter(groups: pd.DataFrame, x: str, y: str) -> list[Panel]:
-    """One panel of y against x, a series for each `label`; none where the runs did not record both."""
+    """One panel of y against x, a series for each `label`; none if a column was not recorded."""
     if not {x, y} <= set(groups.columns):
         return []
     shown = _drawable(groups, x, y)
-    low, high = y.replace(".value", ".ci95.0"), y.replace(".value", ".ci95.1")
+    low = y.replace(".value", ".ci95.0")
+    high = y.replace(".value", ".ci95.1")
     bars = y == ACCURACY and {low, high} <= set(shown.columns)
     series = tuple(
         Series(
@@ -272,7 +270,8 @@ def _seed_band(runs: pd.DataFrame, history: pd.DataFrame, column: str) -> Series
     records = [record for record in records if len(record)]
     if not records:
         return None
-    first, last = max(r["step"].min() for r in records), min(r["step"].max() for r in records)
+    first = max(record["step"].min() for record in records)
+    last = min(record["step"].max() for record in records)
     steps = np.unique(np.concatenate([record["step"] for record in records]))
     steps = steps[(steps >= first) & (steps <= last)].astype(float)
     values = np.stack(
@@ -291,17 +290,22 @@ def _seed_band(runs: pd.DataFrame, history: pd.DataFrame, column: str) -> Series
 
 
 def _run_lines(groups: pd.DataFrame, history: pd.DataFrame, column: str) -> list[Panel]:
-    """One line a run through training, a colour for each `label`."""
+    """One line per run through training, a colour for each `label`."""
     if column not in history:
         return []
     series = []
     for _, run in groups.iterrows():
         record = history[(history["run_id"] == run["run_id"]) & (history[column] > 0)]
         if len(record):
-            x, y = _array(record["step"]) + 1, _array(record[column])
-            dashed = not bool(run["converged"])
             series.append(
-                Series(run["label"], mark(int(run["mark"])), x, y, line=True, dashed=dashed)
+                Series(
+                    run["label"],
+                    mark(int(run["mark"])),
+                    _array(record["step"]) + 1,
+                    _array(record[column]),
+                    line=True,
+                    dashed=not bool(run["converged"]),
+                )
             )
     return (
         [
@@ -319,19 +323,15 @@ def _run_lines(groups: pd.DataFrame, history: pd.DataFrame, column: str) -> list
 
 
 def _drawable(runs: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    """Rows with finite values that their axes can show (log axes: positive)."""
+    """Rows whose values are finite and, on a log axis, positive."""
     shown = runs.assign(**{x: runs[x].astype(float), y: runs[y].astype(float)})
     shown = shown[np.isfinite(shown[x]) & np.isfinite(shown[y])]
     shown = shown[(shown[x] > 0) | (x == "place")]
     return shown[(shown[y] > 0) | (_scale(y) == "linear")]
 
 
-def _scale(column: str) -> Literal["linear", "log"]:
+def _scale(column: str) -> Scale:
     return "linear" if column in _LINEAR else "log"
-
-
-def _words(sweep: str) -> str:
-    return sweep.replace("_", " ")
 
 
 def _array(values: pd.Series) -> Array:

@@ -1,1 +1,1 @@
-"""What is not the model's business: files, progress, provenance, several processes."""
+"""Files, progress, provenance and several processes: nothing here knows of models or data."""

@@ -1,5 +1,6 @@
-"""Files written whole (temporary file, fsync, rename): a reader sees the old content or the new,
-never a part of it.
+"""Files written whole: a reader sees the old content or the new, never a part of it.
+
+Each is written to a temporary file, synchronised to disk, and renamed.
 """
 
 from __future__ import annotations
@@ -11,9 +12,7 @@ from pathlib import Path
 
 
 def write_whole(files: Mapping[Path, bytes]) -> None:
-    """Write files so that a reader sees the old content or the new: all are on disk before the
-    first is renamed.
-    """
+    """Write several files whole; all are on disk before the first is renamed."""
     partial = {path: _part_of(path) for path in files}
     for path, content in files.items():
         partial[path].write_bytes(content)
@@ -24,10 +23,10 @@ def write_whole(files: Mapping[Path, bytes]) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to, for what is too large to be held as bytes; its content then takes the
-    place of ``path``.
+    """A temporary path to write to, which takes the place of ``path`` at the end.
 
-    After an error ``path`` is as it was, and nothing is left beside it.
+    For content that is too large to be held as bytes. After an error ``path`` is as it was, and
+    nothing is left beside it.
     """
     partial = _part_of(path)
     try:
@@ -39,7 +38,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def _part_of(path: Path) -> Path:
-    """The temporary file of ``path``, in its folder, which is made."""
+    """The temporary file of ``path``, in the same folder, which is made if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(path.name + ".part")
 

@@ -1,14 +1,14 @@
-"""Several processes that measure one data set together: what there is of torch.distributed.
+"""Several processes that measure one data set together: all use of torch.distributed.
 
 Without an initialised process group, and inside ``alone``, there is one process and nothing is
-sent. What is sent goes through CPU tensors where the group has a backend for them (gloo), else
-through the current CUDA device (NCCL).
+sent. Messages go through CPU tensors if the group has a backend for them (gloo), else through the
+current CUDA device (NCCL).
 
-The protocol: every process makes the same sequence of collective calls. Each of them is
-``gather_object``. It carries a value, or in its place the error that a process has ended with, and
-the name of what is exchanged, so that processes which have come apart say so. Rows follow it as
-broadcasts, when all have made room for them. ``failing_together`` ends with one more, so that no
-process leaves before all have come to the end.
+The protocol: every process makes the same sequence of collective calls, each a ``gather_object``.
+It carries a value and the name of what is exchanged, by which processes that have come apart notice
+it, or in place of the value the error that ended a process. Rows follow it as broadcasts, once all
+have made room for them. ``failing_together`` ends with one more call, so that no process leaves
+before all have come to the end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,15 +28,11 @@ _E = TypeVar("_E", bound=BaseException)
 _ALONE = ContextVar("alone", default=False)
 _MESSAGE = 1 << 28  # bytes sent at a time
 _FILE = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
-# of an error that is raised in the other processes too
+# Kinds of an error that are kept when it is raised in the other processes too.
 _KINDS = (*_FILE, OSError, ValueError, TypeError, ImportError)
-_WORDS = {
-    1: torch.uint8,
-    2: torch.int16,
-    4: torch.int32,
-    8: torch.int64,
-}  # by the bytes of a number
-_WORDS_TOGETHER = 1 << 16  # they stay in the cache
+# Integers by the bytes of a number.
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_WORDS_TOGETHER = 1 << 16  # few enough to stay in the cache
 _KNOWN = "is_known_to_all_processes"
 
 
@@ -54,8 +50,7 @@ def share() -> tuple[int, int]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, this process works by itself, whatever process group there is: for work on one rank
-    only.
+    """Let this process work by itself despite its process group: for work on one rank only.
 
     Examples:
         >>> with alone():
@@ -73,16 +68,17 @@ def gather_object(value: _T, *, what: str = "values") -> list[_T]:
     """``value`` of every process, in the order of their ranks; each process must call it.
 
     Raises:
-        ValueError, TypeError, ImportError, OSError, RuntimeError: what another process ended with
-        instead, of its kind.
-        ValueError: another process exchanges something else than ``what``.
+        ValueError, TypeError, ImportError, OSError, RuntimeError: another process ended with an
+            error of this kind.
+        ValueError: another process exchanges something other than ``what``.
     """
     if share()[1] == 1:
         return [value]
-    gathered = _all_gather((what, value))
-    for rank, received in enumerate(gathered):
+    gathered: list[tuple[str, _T]] = []
+    for rank, received in enumerate(_all_gather((what, value))):
         if isinstance(received, _Failure):
             raise _marked(received.kind(f"process {rank}: {received.message}"))
+        gathered.append(received)
     names = [name for name, _ in gathered]
     for rank, name in enumerate(names):
         if name != names[0]:
@@ -97,18 +93,16 @@ def gather_object(value: _T, *, what: str = "values") -> list[_T]:
 
 
 def agreed(value: _T) -> _T:
-    """``value`` of the first process, in all: for what a stopwatch or rounding would let each
-    decide differently.
-    """
+    """``value`` of the first process, in all: for decisions that hang on time or rounding."""
     return gather_object(value)[0]
 
 
 def shards(rows: Tensor | None) -> Iterator[Tensor]:
-    """The rows (n_r, ...) of every process in turn, on any device; each process must iterate to the
-    end.
+    """The rows (n_r, ...) of every process in turn, on any device.
 
-    Counts may differ, also 0. A process without rows that does not know their shape passes None;
-    nothing comes if all do. Memory: the rows of one process at a time.
+    Each process must iterate to the end. Counts may differ and be 0. A process without rows that
+    does not know their shape passes None; nothing is yielded if all do. Memory: the rows of one
+    process at a time.
 
     Raises:
         ValueError: rows of different shapes or dtypes.
@@ -136,19 +130,16 @@ def shards(rows: Tensor | None) -> Iterator[Tensor]:
             )
         sent = block.detach().to(_transport()).contiguous()
         if sent.numel():
-            gather_object(
-                None, what="room for rows"
-            )  # a process that runs out of memory says so here
-            for part in (
-                sent.flatten().view(torch.uint8).split(_MESSAGE)
-            ):  # bytes: backends do not know every dtype
+            # A process that ran out of memory says so here.
+            gather_object(None, what="room for rows")
+            # Sent as bytes, since backends do not know every dtype.
+            for part in sent.flatten().view(torch.uint8).split(_MESSAGE):
                 dist.broadcast(part, sender)
         yield block if sender == rank else sent
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows (n_r, ...) of every process, in the order of their ranks, on the device of one's
-    own.
+    """The rows (n_r, ...) of every process, in the order of their ranks, on this one's device.
 
     Examples:
         >>> gather_rows(torch.tensor([3, 5])).tolist()
@@ -159,11 +150,10 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 @contextmanager
 def failing_together() -> Iterator[None]:
-    """An error in one process ends all: the others raise it where they next wait for that process,
-    and none hangs.
+    """End all processes with an error in one: the others raise it where they next wait for it.
 
-    So does what is no error, SystemExit and KeyboardInterrupt, as a RuntimeError. Nobody leaves
-    before all are done.
+    SystemExit and KeyboardInterrupt end the others with a RuntimeError. No process hangs, and none
+    leaves before all are done.
     """
     try:
         yield
@@ -182,11 +172,11 @@ def failing_together() -> Iterator[None]:
         raise
 
 
-def check_same(argument: str, value: Any, *, expected: str, remedy: str) -> None:
-    """Refuse processes whose ``value`` differs: each would measure its own part of something else.
+def check_same(argument: str, value: object, *, expected: str, remedy: str) -> None:
+    """Refuse processes whose ``value`` differs: each would measure a part of something else.
 
     Raises:
-        ValueError: names the argument and the first process that differs.
+        ValueError: the values differ; names the argument and the first process that differs.
     """
     values = gather_object(value, what=argument)
     for rank, other in enumerate(values):
@@ -199,8 +189,9 @@ def check_same(argument: str, value: Any, *, expected: str, remedy: str) -> None
 
 
 def digest(*tensors: Tensor | None) -> int:
-    """A number that differs where tensors or their order differ, from the bits of all: the same on
-    every device.
+    """A number that differs if tensors or their order differ, computed from all of their bits.
+
+    It does not depend on the device.
 
     Examples:
         >>> digest(torch.tensor([1, 2])) == digest(torch.tensor([2, 1]))
@@ -226,20 +217,20 @@ def digest(*tensors: Tensor | None) -> int:
 
 @dataclass(frozen=True)
 class _Failure:
-    """What a process sends in place of a value: its error."""
+    """The error of a process, sent in place of a value."""
 
     kind: type[Exception]
     message: str
 
 
-def _all_gather(value: Any) -> list[Any]:
-    gathered: list[Any] = [None] * dist.get_world_size()
+def _all_gather(value: tuple[str, _T] | _Failure) -> list[tuple[str, _T] | _Failure]:
+    gathered: list[tuple[str, _T] | _Failure] = [value] * dist.get_world_size()
     dist.all_gather_object(gathered, value)
     return gathered
 
 
 def _marked(error: _E) -> _E:
-    """``error``, known to all processes, so that it is not sent again."""
+    """``error``, marked as known to all processes, so that it is not sent again."""
     setattr(error, _KNOWN, True)
     return error
 

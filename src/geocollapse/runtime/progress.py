@@ -8,16 +8,14 @@ from typing import Protocol
 
 
 class Advance(Protocol):
-    """Tells a bar how much is done, how much there is to do as far as is known, and a note to show."""
+    """Reports to a progress bar: the work done, all of it (None if unknown), and a note."""
 
     def __call__(self, done: int, total: int | None, note: str = "") -> None: ...
 
 
 @contextmanager
 def progress_bar(title: str, *, shown: bool) -> Iterator[Advance]:
-    """A bar over what ``title`` names; where it is not ``shown``, nothing is printed and rich is
-    not imported.
-    """
+    """A progress bar of ``title``; unless ``shown``, nothing is printed and rich not imported."""
     if not shown:
         yield _nothing
         return

@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, device, threads, seed and code revision."""
+"""The origin of a result: versions, device, threads, seed and code revision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from geocollapse.runtime.processes import share
 
 
 class Provenance(TypedDict):
-    """What stands beside every result."""
+    """The record that stands beside every result."""
 
     geocollapse: str
     revision: str | None
@@ -29,9 +29,7 @@ class Provenance(TypedDict):
 
 
 def provenance(*, seed: int, device: torch.device | str = "cpu") -> Provenance:
-    """The provenance of a result made now, by this process and those of its process group, on
-    ``device``.
-    """
+    """The provenance of a result made now on ``device``, by the processes of this group."""
     return {
         "geocollapse": __version__,
         "revision": _revision(),
@@ -51,9 +49,7 @@ def _device_name(device: torch.device) -> str:
 
 @cache
 def _revision() -> str | None:
-    """The commit of a source checkout, with ``+`` behind it where files differ; None for an
-    installed package.
-    """
+    """The commit of a source checkout, with a ``+`` if files differ; None if installed."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

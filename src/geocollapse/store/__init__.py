@@ -1,7 +1,8 @@
 """Features kept: as rows in memory or on disk, as the record of a layer, and as a file.
 
 The files, in the order they build on each other: rows (n rows, in memory or mapped), kept (what one
-pass over a model leaves of a layer), formats (named arrays in a file), features_file.
+pass over a model leaves of a layer), formats (named arrays in a file), features_text (the JSON text
+of a features file), features_file.
 """
 
 from geocollapse.store.features_file import read_features as read_features

@@ -1,5 +1,6 @@
-"""Named arrays and one text in a file: ``.safetensors`` (mapped when it is read) and ``.npz``;
-``.pt`` is read only.
+"""Named arrays and one text in a file: ``.safetensors``, ``.npz``, and ``.pt`` for reading only.
+
+A ``.safetensors`` file is mapped when it is read.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def check_ending(path: str | Path, *, argument: str = "path") -> None:
 
 
 def write_arrays(path: Path, ending: str, arrays: Mapping[str, Tensor], text: str) -> None:
-    """Write the form of ``ending`` to ``path``, which may have another name."""
+    """Write a file of the kind of ``ending`` to ``path``, which may end otherwise."""
     _WRITERS[ending](path, arrays, text)
 
 
@@ -86,8 +87,9 @@ def _read_safetensors(path: Path, names: Collection[str]) -> Content:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        arrays = {name: file.get_tensor(name) for name in file.keys() if name in names}  # noqa: SIM118
-        return _content(arrays, file.keys(), (file.metadata() or {}).get(_TEXT))
+        present = list(file.keys())
+        arrays = {name: file.get_tensor(name) for name in present if name in names}
+        return _content(arrays, present, (file.metadata() or {}).get(_TEXT))
 
 
 def _read_npz(path: Path, names: Collection[str]) -> Content:
@@ -108,7 +110,7 @@ def _content(arrays: dict[str, Tensor], present: Collection[str], text: str | No
     return Content(arrays, [name for name in present if name not in arrays and name != _TEXT], text)
 
 
-def _as_tensor(name: str, array: Any) -> Tensor:
+def _as_tensor(name: str, array: object) -> Tensor:
     try:
         return torch.as_tensor(array)
     except TypeError:

@@ -1,1 +1,1 @@
-"""Where the runs of a sweep are worked off."""
+"""Engines that carry out the runs of a sweep: worker processes of this machine."""

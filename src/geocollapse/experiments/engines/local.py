@@ -23,12 +23,15 @@ from geocollapse.experiments.supervised.train import (
 from geocollapse.runtime.progress import progress_bar
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_KILLED = "worker: expected to end by itself, got killed (perhaps out of memory); do a smaller evaluation_batch_size"
+_KILLED = (
+    "worker: expected to end by itself, got killed (perhaps out of memory); "
+    "do a smaller evaluation_batch_size"
+)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker process is sent."""
+    """One run for a worker process."""
 
     run: PlannedRun
     out: Path
@@ -39,10 +42,10 @@ class Job:
 def run_all(
     jobs: Sequence[Job], n_workers: int, threads: int, n_skipped: int, *, progress: bool
 ) -> list[str]:
-    """The status of every job, in the order they ended.
+    """Run all jobs and return their statuses in the order they ended.
 
-    A worker that is killed (out of memory) takes the whole pool with it. What it left is run one at
-    a time, so that the run at fault, the first that is lost again, fails alone.
+    A worker that is killed (out of memory) takes the whole pool with it. The lost runs are run
+    again, one at a time, so that the run at fault fails alone: it is the first to be lost again.
     """
     statuses: list[str] = []
     with progress_bar("runs", shown=progress) as advance:
@@ -66,15 +69,14 @@ def run_all(
 def _run_in_pool(
     jobs: Sequence[Job], n_workers: int, threads: int, ended: Callable[[str], None]
 ) -> list[Job]:
-    """Run jobs and tell the status of each; the jobs that are lost with a killed worker, in their
-    order.
-    """
+    """Run jobs, report the status of each, and return those lost with a killed worker, in order."""
     lost: list[Job] = []
     with _pool(n_workers, threads) as pool:
         waiting = {pool.submit(_work, job): job for job in jobs}
         while waiting:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                job, error = waiting.pop(future), future.exception()
+                job = waiting.pop(future)
+                error = future.exception()
                 if isinstance(error, BrokenProcessPool):
                     lost.append(job)
                 else:
@@ -83,7 +85,7 @@ def _run_in_pool(
 
 
 def _work(job: Job) -> str:
-    """In a worker process: one run, from its checkpoint if there is one."""
+    """One run, in a worker process, from its checkpoint if there is one."""
     folder = SweepFolder(job.out).run(job.run.run_id)
     result = train_run(job.run.config, folder, device=job.device, data_root=job.data_root)
     return str(result["status"])
@@ -93,7 +95,8 @@ def _failed(job: Job, error: BaseException) -> str:
     """Record a run that ended with an exception as failed."""
     folder = SweepFolder(job.out).run(job.run.run_id)
     folder.write_config(job.run.config)
-    result = failed_result(job.run.config, folder, error, device=job.device)
+    seed = job.run.config.seed
+    result = failed_result(folder.run_id, error, seed=seed, device=job.device)
     result["provenance"]["threads"] = job.run.config.threads  # of the worker
     folder.write_result(result)
     return "failed"
@@ -101,10 +104,10 @@ def _failed(job: Job, error: BaseException) -> str:
 
 @contextmanager
 def _pool(n_workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes that import torch once, with their thread count set before it is imported.
+    """Fresh worker processes, whose thread count is set before they import torch.
 
-    On an interruption or an error the runs that wait are dropped and the workers end at once: their
-    runs go on from their checkpoints next time.
+    An interruption or an error drops the runs that wait and ends the workers at once; the runs go
+    on from their checkpoints next time.
     """
     context = multiprocessing.get_context("spawn")
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
@@ -127,14 +130,13 @@ def _pool(n_workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _check_start(pool: ProcessPoolExecutor) -> None:
-    """Wait for the first worker; that none starts is the caller's script, not a run."""
+    """Wait for the first worker; if none starts, the caller's script is at fault, not a run."""
     try:
         pool.submit(os.getpid).result()
     except BrokenProcessPool as error:
         raise RuntimeError(
             "workers: expected processes that start, got none, since each imports the calling "
-            "script anew; "
-            'do call run_sweep under if __name__ == "__main__": in a file'
+            'script anew; do call run_sweep under if __name__ == "__main__": in a file'
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Recipes as YAML text: the shipped ones by name, one's own by path, and what they extend."""
+"""Recipes as YAML: the shipped ones by name, your own by path, merged over what they extend."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import re
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-RecipeText = dict[str, Any]
+RecipeText = dict[str, object]
 
-_WHOLE = ("sweeps",)  # a recipe that extends another replaces these, and is merged into the rest
+_WHOLE = ("sweeps",)  # a recipe that extends another replaces these keys and is merged elsewhere
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which `1e-4` is a number, as in YAML 1.2 (PyYAML's 1.1 reads text)."""
+    """Safe YAML in which `1e-4` is a number, as in YAML 1.2 (PyYAML follows 1.1: text)."""
 
 
 _Loader.add_implicit_resolver(
@@ -29,7 +28,7 @@ _Loader.add_implicit_resolver(
 
 
 def recipe_names() -> list[str]:
-    """Names of the shipped recipes, the demo first; files that start with `_` are parts of others."""
+    """Names of the shipped recipes, the demo first; files named `_*` are only extended."""
     files = (item.name for item in _shipped().iterdir())
     names = sorted(
         name.removesuffix(".yaml") for name in files if name.endswith(".yaml") and name[0] != "_"
@@ -38,16 +37,16 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(name_or_path: str) -> RecipeText:
-    """A recipe as plain data, merged over what it extends, and not yet validated."""
+    """A recipe as plain data, merged over what it extends, not yet validated."""
     file, folder = _find(name_or_path, Path())
     return _extended(file, folder, ())
 
 
-def parse_yaml(text: str, *, where: str) -> Any:
+def parse_yaml(text: str, *, where: str) -> object:
     """The value of a YAML text.
 
     Raises:
-        ValueError: it is not YAML; ``where`` says what was read.
+        ValueError: it is not YAML; the message begins with ``where``.
     """
     try:
         return yaml.load(text, Loader=_Loader)  # a safe loader
@@ -61,7 +60,7 @@ def _shipped() -> Traversable:
 
 
 def _find(name_or_path: str, folder: Path) -> tuple[Traversable, Path]:
-    """The file of a recipe, and the folder that its own paths start from."""
+    """The file of a recipe, and the folder that paths in it are relative to."""
     if name_or_path.endswith((".yaml", ".yml")):
         path = folder / name_or_path
         if not path.is_file():
@@ -81,16 +80,17 @@ def _find(name_or_path: str, folder: Path) -> tuple[Traversable, Path]:
 
 
 def _extended(file: Traversable, folder: Path, seen: tuple[str, ...]) -> RecipeText:
+    """A recipe merged over what it extends; ``seen`` are the files that led to it."""
     if str(file) in seen:
         raise ValueError(
-            f"recipe: extends: expected a recipe that does not lead back, got {file.name}; do "
-            f"remove it"
+            f"recipe: extends: expected a recipe that does not lead back, got {file.name}; "
+            "do remove it"
         )
     own = parse_yaml(file.read_text(encoding="utf-8"), where=f"recipe {file.name}")
     if not isinstance(own, dict) or not all(isinstance(key, str) for key in own):
         raise ValueError(
-            f"recipe {file.name}: expected keys with values, got {type(own).__name__}; do see the "
-            f"demo's"
+            f"recipe {file.name}: expected keys with values, got {type(own).__name__}; "
+            "do see the demo's"
         )
     own.setdefault("name", file.name.rpartition(".")[0])
     extends = own.pop("extends", [])
@@ -106,7 +106,7 @@ def _extended(file: Traversable, folder: Path, seen: tuple[str, ...]) -> RecipeT
 
 
 def merged(under: RecipeText, over: RecipeText, *, whole: tuple[str, ...] = _WHOLE) -> RecipeText:
-    """``over`` laid on ``under``, mapping by mapping; keys in ``whole`` are replaced as they are."""
+    """``over`` merged into ``under``, mapping by mapping; keys in ``whole`` are replaced."""
     result = copy.deepcopy(under)
     for key, value in over.items():
         inner = result.get(key)

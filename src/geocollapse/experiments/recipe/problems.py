@@ -1,13 +1,14 @@
-"""What is wrong with a recipe, in one line: the key, what was expected, what was got, what to do."""
+"""The first problem of a recipe in one line: its key, what was expected, what came, a remedy."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
 
 _EXPECTED = {
     "float_type": "a number",
@@ -28,7 +29,7 @@ _EXPECTED = {
 
 
 def describe(error: ValidationError, known: Sequence[str]) -> str:
-    """The first problem of a recipe; of a key with several allowed types, all that they expect.
+    """The first problem of a recipe; for a key of several types, what each of them expects.
 
     Args:
         error: what pydantic found.
@@ -40,9 +41,7 @@ def describe(error: ValidationError, known: Sequence[str]) -> str:
         path = ".".join(str(part) for part in unknown["loc"])
         return f"recipe: {path}: unknown key; do {nearest(path, known)}"
     path = _path(problems[0]["loc"], known)
-    alike: list[dict[str, Any]] = [
-        dict(problem) for problem in problems if _path(problem["loc"], known) == path
-    ]
+    alike = [problem for problem in problems if _path(problem["loc"], known) == path]
     first = alike[0]
     if first["type"] == "missing":
         return f"recipe: {path}: expected a value, got none; do add {path}"
@@ -50,11 +49,14 @@ def describe(error: ValidationError, known: Sequence[str]) -> str:
         return f"recipe: {path}: {first['ctx']['error']}"
     expected = " or ".join(dict.fromkeys(_expected(problem) for problem in alike))
     got = first["input"]
-    return f"recipe: {path}: expected {expected}, got {got!r} ({type(got).__name__}); do set {path} to {expected}"
+    return (
+        f"recipe: {path}: expected {expected}, got {got!r} ({type(got).__name__}); "
+        f"do set {path} to {expected}"
+    )
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
-    """The known dotted key most like ``key``: beside it if one there is alike, else anywhere."""
+    """The known dotted key most like ``key``: a similar sibling if there is one, else any."""
     parent, _, name = key.rpartition(".")
     beside = [item for item in known if item.rpartition(".")[0] == parent]
     for candidates, cutoff in ((beside, 0.6), (known, 0.6), (beside or known, 0.0)):
@@ -67,8 +69,8 @@ def nearest(key: str, known: Sequence[str]) -> str:
     return known[0]
 
 
-def _path(loc: Sequence[Any], known: Sequence[str]) -> str:
-    """The dotted key of a problem, without pydantic's names of alternatives (`int`, `list[int]`)."""
+def _path(loc: Sequence[int | str], known: Sequence[str]) -> str:
+    """The dotted key of a problem, without pydantic's names of alternatives (`list[int]`)."""
     path = ""
     for part in loc:
         longer = f"{path}.{part}".lstrip(".")
@@ -82,6 +84,6 @@ def _path(loc: Sequence[Any], known: Sequence[str]) -> str:
     return path
 
 
-def _expected(problem: Mapping[str, Any]) -> str:
+def _expected(problem: ErrorDetails) -> str:
     text = _EXPECTED.get(problem["type"], problem["msg"])
     return text.format(**problem.get("ctx", {})) if "{" in text else text

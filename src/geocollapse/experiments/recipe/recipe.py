@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from geocollapse.experiments.recipe.files import RecipeText, parse_yaml, read_recipe
+from geocollapse.experiments.recipe.identity import run_id
 from geocollapse.experiments.recipe.settings import (
     ClaimsConfig,
     DataConfig,
@@ -22,14 +23,14 @@ from geocollapse.experiments.recipe.settings import (
     Setting,
     TrainingConfig,
     TransferConfig,
-    run_id,
     value_at,
 )
 
 
 class Recipe(Part):
-    """A base setting and the sweeps around it, one at a time; the grid of a sweep is over its
-    dotted keys.
+    """A base setting and the sweeps around it; a sweep is a grid over its dotted keys.
+
+    Sweeps are run one at a time around the base setting.
 
     Source: definitions 8 and interface.md, "A sweep on disk".
 
@@ -52,16 +53,16 @@ class Recipe(Part):
     seeds: Positive = 1
     threads: Positive = 1
     keep_checkpoints: Literal["last", "schedule"] = "last"
-    sweeps: dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]] = Field(default={})
+    sweeps: dict[str, dict[str, Annotated[list[object], Field(min_length=1)]]] = Field(default={})
     claims: ClaimsConfig = ClaimsConfig()
     presets: dict[str, Setting] = Field(default={})
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The expanded recipe as plain data: `Recipe.of` of it gives an equal recipe."""
         return self.model_dump(mode="json")
 
     def with_preset(self, name: str) -> Recipe:
-        """The recipe with the values of one of its presets.
+        """The recipe with the values of one of its presets set.
 
         Raises:
             ValueError: no preset of that name.
@@ -92,25 +93,26 @@ class Recipe(Part):
             values[key.strip()] = parse_yaml(text, where=f"set: {key.strip()}")
         return self.with_values(values)
 
-    def with_values(self, values: Mapping[str, Any]) -> Recipe:
+    def with_values(self, values: Mapping[str, object]) -> Recipe:
         """The recipe with dotted keys set to values."""
         data = self.to_dict()
         for key, value in values.items():
             _set(data, key, value)
         return Recipe.of(data)
 
-    def run_config(self, values: Mapping[str, Any] | None = None, *, seed: int = 0) -> RunConfig:
-        """The base setting with dotted keys set to values, resolved for one seed."""
+    def run_config(self, values: Mapping[str, object] | None = None, *, seed: int = 0) -> RunConfig:
+        """The configuration of the base setting, with dotted keys set to values, for one seed."""
         changed = self.with_values(values) if values else self
         shared = {key: getattr(changed, key) for key in RunConfig.model_fields if key != "seed"}
         return RunConfig(**shared, seed=seed)
 
     def planned_runs(self, n_seeds: int | None = None) -> list[PlannedRun]:
-        """The base setting, then every setting of every sweep, each with every seed; equal runs are
-        one run.
+        """The base setting, then every setting of every sweep, each with every seed.
+
+        Settings that are equal, such as the base inside a sweep, are run once.
 
         Args:
-            n_seeds: seeds 0 to n_seeds - 1; None: as the recipe says.
+            n_seeds: how many seeds, from 0 on; by default as many as the recipe says.
 
         Raises:
             ValueError: ``n_seeds`` below 1, or a sweep over an unknown key or with a value that the
@@ -121,17 +123,15 @@ class Recipe(Part):
         base = self.run_config()
         planned: dict[str, PlannedRun] = {}
         for sweep, setting in self._settings():
-            of_setting = self._resolved(sweep, setting)
+            resolved = self._resolved(sweep, setting)
+            values = {key: value_at(resolved, key) for key in setting}
+            changed = {key: value for key, value in values.items() if value != value_at(base, key)}
             for seed in range(self.seeds if n_seeds is None else n_seeds):
-                config = of_setting.model_copy(update={"seed": seed})
-                resolved = {key: value_at(config, key) for key in setting}
-                changed = {
-                    key: value for key, value in resolved.items() if value != value_at(base, key)
-                }
+                config = resolved.model_copy(update={"seed": seed})
                 run = PlannedRun(run_id=run_id(config), config=config, overrides=changed)
                 run = planned.setdefault(run.run_id, run)
                 if sweep:
-                    run.sweeps[sweep] = resolved
+                    run.sweeps[sweep] = values
         return list(planned.values())
 
     def _settings(self) -> Iterator[tuple[str, Setting]]:
@@ -142,26 +142,24 @@ class Recipe(Part):
                 yield sweep, dict(zip(grid, values))
 
     def _resolved(self, sweep: str, setting: Setting) -> RunConfig:
-        """The configuration of one setting; a key outside a run's configuration cannot be swept."""
+        """The configuration of one setting; only keys of a run's configuration can be swept."""
         for key in setting:
             if key.split(".")[0] not in RunConfig.model_fields or key == "seed":
                 raise ValueError(
                     f"recipe: sweeps.{sweep}.{key}: expected a key of a run's configuration, got "
-                    f"{key!r}; "
-                    "do sweep a key such as training.learning_rate"
+                    f"{key!r}; do sweep a key such as training.learning_rate"
                 )
         return self.run_config(setting)
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """A shipped recipe by its name, or a recipe of your own by its path, which ends in .yaml or
-    .yml.
+    """A shipped recipe by name, or your own by its path, which ends in .yaml or .yml.
 
     A recipe that `extends` another is merged over it; its `sweeps` replace the other's.
 
     Raises:
-        ValueError: no recipe of that name (the nearest is named), text that is not YAML, or what
-        `Recipe.of` refuses.
+        ValueError: no recipe of that name (the message has the nearest), text that is not YAML, or
+            what `Recipe.of` refuses.
         FileNotFoundError: no file at that path.
 
     Examples:
@@ -171,17 +169,15 @@ def load_recipe(name_or_path: str) -> Recipe:
     return Recipe.of(read_recipe(str(name_or_path)))
 
 
-def _set(data: RecipeText, key: str, value: Any) -> None:
-    """Set a dotted key; below `sweeps.<name>` and `claims.expected_signs` the rest of the key is
-    one key.
-    """
+def _set(data: RecipeText, key: str, value: object) -> None:
+    """Set a dotted key; below `sweeps.<name>` and `claims.expected_signs` the rest is one key."""
     parts = key.split(".")
     if parts[0] == "sweeps" or parts[:2] == ["claims", "expected_signs"]:
         parts = [*parts[:2], *filter(None, [".".join(parts[2:])])]
     for depth, part in enumerate(parts[:-1]):
-        inner = data.get(part)
-        if inner is None:
-            inner = data[part] = {}
+        if data.get(part) is None:
+            data[part] = {}
+        inner = data[part]
         if not isinstance(inner, dict):
             parent = ".".join(parts[: depth + 1])
             raise ValueError(f"recipe: {key}: unknown key; do {parent}")

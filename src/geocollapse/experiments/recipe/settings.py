@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import TypedDict
 
 from geocollapse.experiments.recipe.problems import describe
 
@@ -15,21 +14,21 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Classes = list[int] | str | None
-Setting = dict[str, Any]
+Setting = dict[str, object]  # dotted keys and their values
 
 
 class Part(BaseModel):
-    """A part of a recipe: no unknown keys, no silent conversion, no change afterwards."""
+    """A part of a recipe: it refuses unknown keys, converts no types, and is immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     @classmethod
-    def of(cls, data: Mapping[str, Any]) -> Self:
-        """The same from plain data.
+    def of(cls, data: Mapping[str, object]) -> Self:
+        """Validate plain data.
 
         Raises:
-            ValueError: in one line: an unknown key (with the nearest known one), a missing one, a
-                value of another type or out of its range.
+            ValueError: in one line: an unknown key (with the nearest known one), a missing key, or
+                a value of another type or out of range.
         """
         try:
             return cls.model_validate(dict(data))
@@ -40,9 +39,9 @@ class Part(BaseModel):
 class DataConfig(Part):
     """Images of source classes (trained on) and of target classes (never trained on).
 
-    There is a target where ``target_classes`` or ``target_split`` is given; with the split alone it
-    is that split of the source classes. A split of None is `train` for the source and `test` for
-    the target.
+    A run has a target if ``target_classes`` or ``target_split`` is given; the split alone means
+    that split of the source classes. The split defaults to `train` for the source and to `test`
+    for the target.
     """
 
     name: str
@@ -59,7 +58,7 @@ class DataConfig(Part):
 
     @property
     def has_target(self) -> bool:
-        """Whether a target population is measured beside the source."""
+        """True if the run measures target classes beside the source."""
         return self.target_classes is not None or self.target_split is not None
 
 
@@ -67,13 +66,11 @@ class ModelConfig(Part):
     """A network of `geocollapse.models` and the arguments of its factory."""
 
     name: str
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = {}  # whatever the factory of that name takes
 
 
 class PenaltyConfig(Part):
-    """The arguments of `geocollapse.regularizers.GeometricComplexityPenalty`; weight 0 is no
-    penalty.
-    """
+    """Arguments of `geocollapse.regularizers.GeometricComplexityPenalty`; weight 0: no penalty."""
 
     weight: NotNegative = 0.0
     n_probes: Positive = 1
@@ -83,13 +80,19 @@ class PenaltyConfig(Part):
 
 
 class TrainingConfig(Part):
-    """SGD until ``stop_accuracy`` in evaluation mode, then ``extra_factor`` times as many steps
-    again.
+    """Training until ``stop_accuracy`` in evaluation mode, then ``extra_factor`` as many steps.
 
-    A run whose steps end at ``max_steps`` first is `not converged`. ``milestones`` are the steps at
-    which the schedule `step` divides the learning rate by ten. Source: definitions 8.
+    A run that reaches ``max_steps`` first has `not converged`. ``milestones`` are the steps at
+    which the schedule `step` divides the learning rate by ten.
+
+    The optimizer `sgd` adds ``weight_decay`` times the parameters to the gradient (L2). `adamw`
+    takes no ``momentum``, has PyTorch's default betas and eps, and decouples the weight decay: each
+    step shrinks the parameters by ``learning_rate * weight_decay``, apart from the gradient.
+
+    Source: definitions 8; Loshchilov and Hutter (2019) for `adamw`.
     """
 
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     batch_size: Positive
     weight_decay: NotNegative = 0.0
@@ -103,12 +106,21 @@ class TrainingConfig(Part):
     extra_factor: NotNegative = 1.0
     recalibrate_batch_norm: bool = True
 
+    @model_validator(mode="after")
+    def _momentum_belongs_to_sgd(self) -> TrainingConfig:
+        if self.optimizer != "sgd" and self.momentum != 0.0:
+            raise ValueError(
+                f"momentum: expected 0 with the optimizer {self.optimizer}, got {self.momentum:g}; "
+                "do training.momentum=0"
+            )
+        return self
+
 
 class SamplingConfig(Part):
-    """The study of claim 5: ``repeats`` estimates from ``n_samples`` examples, ``n_outputs``
-    outputs, ``n_probes``.
+    """The study of sampled estimates of GC: ``repeats`` of them for each entry of the lists.
 
-    ``kept_shares`` are shares of the Jacobian's entries that a mask keeps.
+    ``n_samples`` are numbers of examples, ``n_outputs`` of output coordinates, ``n_probes`` of
+    probes, and ``kept_shares`` the shares of the Jacobian's entries that a mask keeps.
     """
 
     repeats: Positive
@@ -119,9 +131,7 @@ class SamplingConfig(Part):
 
 
 class MeasuringConfig(Part):
-    """When and how a run is measured: at ``points`` roughly geometric steps, or ``every`` so many
-    steps.
-    """
+    """When and how a run is measured: at ``points`` geometric steps, or ``every`` n steps."""
 
     points: Positive | None = None
     every: Positive | None = None
@@ -138,8 +148,7 @@ class MeasuringConfig(Part):
         if (self.points is None) == (self.every is None):
             raise ValueError(
                 f"expected one of points and every, got points={self.points}, every={self.every}; "
-                f"do set one, "
-                "and the other to null"
+                "do set one, and the other to null"
             )
         return self
 
@@ -166,15 +175,23 @@ class RunConfig(Part):
     keep_checkpoints: Literal["last", "schedule"] = "last"
 
 
+class PlanEntry(TypedDict):
+    """One run of a plan, as sweep.yaml lists it."""
+
+    run_id: str
+    seed: int
+    sweeps: dict[str, Setting]
+    overrides: Setting
+
+
 class PlannedRun(Part):
     """One run of a plan.
 
     Attributes:
         run_id: name of its folder.
         config: its resolved configuration.
-        sweeps: sweep name -> its setting there, dotted keys and values; one run may belong to
-            several sweeps.
-        overrides: how it differs from the base setting, dotted keys and values.
+        sweeps: sweep name -> its setting in that sweep; one run may belong to several sweeps.
+        overrides: how it differs from the base setting.
     """
 
     run_id: str
@@ -182,7 +199,7 @@ class PlannedRun(Part):
     sweeps: dict[str, Setting] = {}
     overrides: Setting = {}
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> PlanEntry:
         """Its line in sweep.yaml."""
         return {
             "run_id": self.run_id,
@@ -193,42 +210,30 @@ class PlannedRun(Part):
 
 
 class ClaimsConfig(Part):
-    """What is fixed before the run: signs expected of the correlations, thresholds of claims 4 and
-    5 (definitions 5).
+    """The verdicts that a sweep is for, fixed before it runs: papers, expected signs, thresholds.
 
-    ``expected_signs`` maps `gc_gcol`, `gc_nc`, `gc_target_nc`, `gc_accuracy` or a swept key to +1
-    or -1; 0, or nothing, expects no sign.
+    ``papers`` are names of `geocollapse.papers`. ``expected_signs`` maps `gc_gcol`, `gc_nc`,
+    `gc_target_nc`, `gc_accuracy` or a swept key to +1 or -1; 0, or no entry, expects no sign. The
+    others are the thresholds of definitions 5.
     """
 
+    papers: list[str] = ["collapse-transfer"]
     expected_signs: dict[str, Literal[-1, 0, 1]] = {}
     poincare_factor: Annotated[float, Field(ge=1)] = 3.0
     coverage: Share = 0.93
     relative_error: Annotated[float, Field(gt=0)] = 0.05
 
 
-def run_id(config: RunConfig) -> str:
-    """First 12 hexadecimal digits of the SHA-256 of the canonical JSON of a run's resolved
-    configuration.
-
-    Device, paths, workers and version are no part of it, so a run has the same name on every
-    machine.
-    """
-    text = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
-
-
-def value_at(config: BaseModel, key: str) -> Any:
-    """The value of a dotted key of a configuration; None where an argument of the model is not
-    given.
-    """
-    value: Any = config
+def value_at(config: BaseModel, key: str) -> object:
+    """The value of a dotted key of a configuration; None for a model argument that is not given."""
+    value: object = config
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
     return value
 
 
 def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """All dotted keys of a configuration class, its parts before their fields."""
+    """All dotted keys of a configuration class, each part before its fields."""
     keys: list[str] = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)

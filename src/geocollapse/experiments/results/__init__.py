@@ -1,1 +1,1 @@
-"""What runs and sweeps leave on disk: folders (written and read), tables (read back)."""
+"""Runs and sweeps on disk: folders, the records in them, and tables read back."""

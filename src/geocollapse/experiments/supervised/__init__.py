@@ -1,1 +1,1 @@
-"""Training a classifier: the loop (train), its state (state), what is recorded (recording)."""
+"""Training a classifier: the loop, its optimizer and state, and what is recorded on the way."""

@@ -1,12 +1,10 @@
-"""A run in memory: its data, model and optimiser, where it stands, and how that is kept for
-resuming.
-"""
+"""A run in memory: its data, model and optimizer, and how far it is; saved and resumed."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -14,18 +12,33 @@ from torch import nn
 from geocollapse import data as datasets
 from geocollapse import models
 from geocollapse.data import LabelledData
+from geocollapse.experiments.supervised.optimizers import (
+    build_optimizer,
+    load_momentum,
+    load_state,
+    pack_state,
+)
 from geocollapse.regularizers.complexity import GeometricComplexityPenalty
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from geocollapse.experiments.recipe import DataConfig, RunConfig, TrainingConfig
+    from geocollapse.data import LabelledImages, LabelledTexts
+    from geocollapse.data.labelled import Classes
+    from geocollapse.experiments.recipe import (
+        DataConfig,
+        ModelConfig,
+        PenaltyConfig,
+        RunConfig,
+        TrainingConfig,
+    )
     from geocollapse.experiments.results.folders import RunFolder
+    from geocollapse.experiments.results.records import HistoryLine, StateInfo
 
 
 @dataclass
 class Progress:
-    """Where a run stands.
+    """How far a run is.
 
     Attributes:
         step: updates made.
@@ -40,17 +53,13 @@ class Progress:
     seconds_measuring: float = 0.0
 
     def last_step(self, training: TrainingConfig) -> int:
-        """The step at which training ends: as many again as it took to reach the accuracy, within
-        the limit.
-        """
-        return (
-            training.max_steps
-            if self.stop_step is None
-            else min(self._wanted(training), training.max_steps)
-        )
+        """The step at which training ends, as far as is known: at most ``max_steps``."""
+        if self.stop_step is None:
+            return training.max_steps
+        return min(self._wanted(training), training.max_steps)
 
     def is_converged(self, training: TrainingConfig) -> bool:
-        """Whether the accuracy was reached and all further steps were made, before the limit."""
+        """True if the accuracy was reached and all further steps were made within the limit."""
         return self.stop_step is not None and self.step >= self._wanted(training)
 
     def _wanted(self, training: TrainingConfig) -> int:
@@ -66,7 +75,7 @@ class Training:
     source: LabelledData
     target: LabelledData | None
     model: nn.Module
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     penalty: GeometricComplexityPenalty | None
     progress: Progress = field(default_factory=Progress)
 
@@ -79,123 +88,136 @@ class Training:
 def prepare(
     config: RunConfig, *, device: torch.device | str = "cpu", data_root: str | Path | None = None
 ) -> Training:
-    """Data, freshly initialised model and optimiser of a run; torch's random state is as before
-    afterwards.
-    """
+    """Load the data of a run and build its model and optimizer; torch's random state is kept."""
     source, target = load_run_data(config.data, device=device, data_root=data_root)
-    settings = config.training
-    if settings.batch_size > len(source):
+    if config.training.batch_size > len(source):
         raise ValueError(
             f"batch_size: expected at most the {len(source)} training examples, got "
-            f"{settings.batch_size}; "
-            f"do batch_size={len(source)}"
+            f"{config.training.batch_size}; do batch_size={len(source)}"
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = models.build(
-            config.model.name,
-            num_classes=source.n_classes,
-            input_shape=source.inputs.shape[1:],
-            **config.model.args,
-        )
-    model = model.to(device)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
+    model = _model(config.model, source, seed=config.seed).to(device)
+    return Training(
+        config,
+        source,
+        target,
+        model,
+        build_optimizer(model, config.training),
+        _penalty(config.training.gc_penalty, seed=config.seed),
     )
-    return Training(config, source, target, model, optimizer, _penalty(config))
 
 
 def load_run_data(
     config: DataConfig, *, device: torch.device | str = "cpu", data_root: str | Path | None = None
 ) -> tuple[LabelledData, LabelledData | None]:
-    """Source classes to train on, and target classes (None if the run has none), as tensors on
-    ``device``.
+    """Source classes to train on, and target classes or None, as tensors on ``device``.
 
     The subsets are the same for every seed: seeds differ in initial weights and in the order of the
     examples.
     """
-    shared: dict[str, Any] = {
-        "data_root": data_root,
-        "mean": config.mean,
-        "std": config.std,
-        "pad_to": config.pad_to,
-    }
-    source = datasets.load(
-        config.name,
-        split=config.source_split,
-        default_split="train",
-        classes=config.source_classes,
-        subset=config.subset,
-        **shared,
-    )
+    of_source = _Examples(config.source_split, "train", config.source_classes, config.subset)
+    source = _load(config, of_source, data_root).to(device)
     if not config.has_target:
-        return _in_memory(source).to(device), None
-    target = datasets.load(
-        config.name,
-        split=config.target_split,
-        default_split="test",
-        classes=config.source_classes if config.target_classes is None else config.target_classes,
-        subset=config.target_subset,
-        **shared,
-    )
-    return _in_memory(source).to(device), _in_memory(target).to(device)
+        return source, None
+    classes = config.source_classes if config.target_classes is None else config.target_classes
+    of_target = _Examples(config.target_split, "test", classes, config.target_subset)
+    return source, _load(config, of_target, data_root).to(device)
 
 
 def save(training: Training, folder: RunFolder) -> None:
-    """Everything that the next step depends on: weights, momentum, where the run stands."""
-    momentum = {
-        name: buffer
-        for name, parameter in training.model.named_parameters()
-        if (buffer := training.optimizer.state[parameter].get("momentum_buffer")) is not None
+    """Save everything that the next step depends on."""
+    tensors, optimizer = pack_state(training.optimizer, training.model)
+    progress = training.progress
+    info: StateInfo = {
+        "step": progress.step,
+        "stop_step": progress.stop_step,
+        "seconds": progress.seconds,
+        "seconds_measuring": progress.seconds_measuring,
+        "penalty_step": 0 if training.penalty is None else int(training.penalty.step),
+        "optimizer": optimizer,
     }
-    penalty_step = 0 if training.penalty is None else int(training.penalty.step)
-    info = asdict(training.progress) | {"penalty_step": penalty_step}
-    folder.save_checkpoint(training.model.state_dict(), momentum, info)
+    folder.save_checkpoint(training.model.state_dict(), tensors, info)
 
 
-def resume(training: Training, folder: RunFolder) -> dict[str, Any] | None:
-    """Go back to the last checkpoint and to the line recorded with it; None: from the start, with
-    no history.
+def resume(training: Training, folder: RunFolder) -> HistoryLine | None:
+    """Go back to the last checkpoint, if there is one, and cut the history there.
+
+    Returns:
+        The line recorded at the checkpoint; None for a run that starts from scratch.
     """
-    found = folder.load_checkpoint()
-    if found is None:
+    saved = folder.load_checkpoint()
+    if saved is None:
         folder.cut_history(-1)
         return None
-    weights, momentum, info = found
-    training.model.load_state_dict(weights)
-    for name, parameter in training.model.named_parameters():
-        if name in momentum:
-            training.optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(
-                parameter.device
-            )
-    penalty_step = info.pop("penalty_step")
+    info = saved.info
+    training.model.load_state_dict(saved.weights)
+    if "optimizer" in info:
+        load_state(training.optimizer, training.model, saved.tensors, info["optimizer"])
+    else:
+        load_momentum(training.optimizer, training.model, saved.tensors)
     if training.penalty is not None:
-        training.penalty.step.fill_(penalty_step)
-    training.progress = Progress(**info)
-    return folder.cut_history(training.progress.step)[-1]
+        training.penalty.step.fill_(info["penalty_step"])
+    training.progress = Progress(
+        info["step"], info["stop_step"], info["seconds"], info["seconds_measuring"]
+    )
+    return folder.cut_history(info["step"])[-1]
 
 
-def _penalty(config: RunConfig) -> GeometricComplexityPenalty | None:
-    penalty = config.training.gc_penalty
-    if penalty.weight == 0.0:
+def _model(config: ModelConfig, source: LabelledData, *, seed: int) -> nn.Module:
+    """A network for the source classes, initialised from ``seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return models.build(
+            config.name,
+            num_classes=source.n_classes,
+            input_shape=source.inputs.shape[1:],
+            **config.args,
+        )
+
+
+def _penalty(config: PenaltyConfig, *, seed: int) -> GeometricComplexityPenalty | None:
+    if config.weight == 0.0:
         return None
     return GeometricComplexityPenalty(
-        penalty.weight,
-        n_probes=penalty.n_probes,
-        batch_fraction=penalty.batch_fraction,
-        every=penalty.every,
-        batch_norm=penalty.batch_norm,
-        seed=config.seed,
+        config.weight,
+        n_probes=config.n_probes,
+        batch_fraction=config.batch_fraction,
+        every=config.every,
+        batch_norm=config.batch_norm,
+        seed=seed,
     )
 
 
-def _in_memory(data: Any) -> LabelledData:
+@dataclass(frozen=True)
+class _Examples:
+    """Which examples of a data set: a split, or the default one; some classes; a subset."""
+
+    split: str | None
+    default_split: str
+    classes: Classes
+    subset: int | None
+
+
+def _load(config: DataConfig, examples: _Examples, data_root: str | Path | None) -> LabelledData:
+    """Examples of the data set of a run, as tensors in memory."""
+    return _in_memory(
+        datasets.load(
+            config.name,
+            split=examples.split,
+            default_split=examples.default_split,
+            classes=examples.classes,
+            subset=examples.subset,
+            data_root=data_root,
+            mean=config.mean,
+            std=config.std,
+            pad_to=config.pad_to,
+        )
+    )
+
+
+def _in_memory(data: LabelledData | LabelledImages | LabelledTexts) -> LabelledData:
     if isinstance(data, datasets.LabelledTexts):
         raise ValueError(
-            f"data.name: expected images to train on, got the texts of {data.name}; do "
-            f"data.name=cifar10"
+            f"data.name: expected images to train on, got the texts of {data.name}; "
+            "do data.name=cifar10"
         )
     return data if isinstance(data, LabelledData) else data.in_memory()

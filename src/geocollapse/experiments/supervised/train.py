@@ -1,9 +1,8 @@
-"""One run: SGD until the stopping rule says so, recorded on a schedule, resumed exactly where it
-was killed.
+"""One run: trained until the stopping rule ends it, recorded on a schedule, resumed exactly.
 
-Everything random is a function of (seed, epoch) or (seed, step), never of a generator's history, so
-that a run needs no random state to resume: initial weights, order of the examples, augmentation,
-probes.
+Everything random (initial weights, order of the examples, augmentation, probes) is a function of
+(seed, epoch) or (seed, step), never of a generator's history. So a run needs no random state to
+resume.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -21,23 +20,25 @@ from torch.nn import functional as F
 
 from geocollapse import data as datasets
 from geocollapse.estimate import strict_json
+from geocollapse.experiments.results.versions import VERSIONS
 from geocollapse.experiments.supervised.recording import (
     evaluate,
     has_batch_norm,
     measure_record,
     recalibrate_batch_norm,
-    study_sampling,
 )
+from geocollapse.experiments.supervised.sampling import study_sampling, study_seed
 from geocollapse.experiments.supervised.state import Training, prepare, resume, save
 from geocollapse.runtime.provenance import provenance
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from geocollapse.experiments.recipe import RunConfig, TrainingConfig
+    from geocollapse.experiments.recipe import MeasuringConfig, RunConfig, TrainingConfig
     from geocollapse.experiments.results.folders import RunFolder
+    from geocollapse.experiments.results.records import HistoryLine, RunResult
 
-# their text says what to do
+# errors whose text says what to do
 _SPEAKING = (ValueError, TypeError, RuntimeError, OSError, ImportError)
 
 OnProgress = Callable[[int, int], None]  # (steps taken, steps to take as far as is known)
@@ -48,8 +49,8 @@ class NonFiniteLossError(RuntimeError):
 
     def __init__(self, step: int, loss: float) -> None:
         super().__init__(
-            f"training loss: expected a finite number, got {loss} at step {step}; do lower the "
-            f"learning rate"
+            f"training loss: expected a finite number, got {loss} at step {step}; "
+            "do lower the learning rate"
         )
         self.step = step
 
@@ -61,14 +62,14 @@ def train_run(
     device: torch.device | str = "cpu",
     data_root: str | Path | None = None,
     on_progress: OnProgress | None = None,
-) -> dict[str, Any]:
+) -> RunResult:
     """Train one run to its end, from its last checkpoint if there is one, and write its result.
 
-    Training stops when training accuracy (evaluation mode, all training examples; looked at
-    whenever the run is recorded and at the end of each epoch) has reached ``stop_accuracy`` and
-    ``extra_factor`` times as many steps again are done, or at ``max_steps``: then the run has not
-    converged. On one device with one thread count, a run that was killed and resumed ends bit for
-    bit like one that was not. A run that is done is not done again.
+    Training stops when training accuracy (evaluation mode, all training examples; checked at every
+    record and at the end of each epoch) has reached ``stop_accuracy`` and ``extra_factor`` times as
+    many further steps are done. A run that reaches ``max_steps`` before that has not converged. On
+    one device with one thread count, a run that was killed and resumed ends bit for bit like one
+    that was not. A run that is done is not done again.
 
     Source: definitions 8, last row of the table.
 
@@ -85,7 +86,7 @@ def train_run(
 
     Raises:
         ValueError, FileNotFoundError: data or model that cannot be had, a batch larger than the
-        training data.
+            training data, files of a newer version.
     """
     result = folder.result()
     if result is not None and result["status"] == "done":
@@ -95,21 +96,21 @@ def train_run(
     try:
         final = _train(training, folder, on_progress)
     except NonFiniteLossError as error:
-        result = failed_result(config, folder, error, step=error.step, device=device)
+        result = failed_result(
+            folder.run_id, error, step=error.step, seed=config.seed, device=device
+        )
     else:
-        result = _result(training, folder, final, device)
+        result = _result(training, folder.run_id, final, device)
     folder.write_result(result)
     return result
 
 
-def _train(training: Training, folder: RunFolder, on_progress: OnProgress | None) -> dict[str, Any]:
+def _train(training: Training, folder: RunFolder, on_progress: OnProgress | None) -> HistoryLine:
     """The loop: steps, records, the stopping rule; returns the final record."""
     line = resume(training, folder) or _record(training, folder)
-    progress, settings, recorded = (
-        training.progress,
-        training.config.training,
-        record_steps(training.config),
-    )
+    progress = training.progress
+    settings = training.config.training
+    recorded = record_steps(training.config.measuring, settings.max_steps)
     while progress.step < progress.last_step(settings):
         started = time.perf_counter()
         take_step(training)
@@ -119,7 +120,7 @@ def _train(training: Training, folder: RunFolder, on_progress: OnProgress | None
         elif progress.step % training.steps_per_epoch:
             continue
         elif progress.stop_step is None:
-            _look_at_accuracy(training)
+            _check_accuracy(training)
         if on_progress is not None:
             on_progress(progress.step, progress.last_step(settings))
     if line["step"] != progress.step:
@@ -129,38 +130,45 @@ def _train(training: Training, folder: RunFolder, on_progress: OnProgress | None
 
 def take_step(training: Training) -> None:
     """One update: loss = cross-entropy + weight * GC, on the next batch."""
-    settings, progress = training.config.training, training.progress
+    step = training.progress.step
     x, y = _next_batch(training)
-    training.model.train()
-    if training.penalty is None:
-        logits, penalty = training.model(x), 0.0
-    else:
-        logits, penalty = training.penalty(training.model, x)
-    loss = F.cross_entropy(logits, y, label_smoothing=settings.label_smoothing) + penalty
-    if not math.isfinite(value := float(loss.detach())):
-        raise NonFiniteLossError(progress.step, value)
     for group in training.optimizer.param_groups:
-        group["lr"] = learning_rate(progress.step, settings)
-    training.optimizer.zero_grad()
-    loss.backward()
-    training.optimizer.step()
-    progress.step += 1
+        group["lr"] = learning_rate(step, training.config.training)
+
+    def loss_with_gradient() -> float:
+        loss = _loss(training, x, y)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise NonFiniteLossError(step, value)
+        training.optimizer.zero_grad()
+        loss.backward()
+        return value
+
+    training.model.train()
+    training.optimizer.step(loss_with_gradient)  # a closure, the form that every optimizer takes
+    training.progress.step += 1
+
+
+def _loss(training: Training, x: Tensor, y: Tensor) -> Tensor:
+    smoothing = training.config.training.label_smoothing
+    if training.penalty is None:
+        return F.cross_entropy(training.model(x), y, label_smoothing=smoothing)
+    logits, penalty = training.penalty(training.model, x)
+    return F.cross_entropy(logits, y, label_smoothing=smoothing) + penalty
 
 
 def _next_batch(training: Training) -> tuple[Tensor, Tensor]:
     """The batch of the current step: its place in the epoch's permutation, augmented."""
-    config, step, size = (
-        training.config,
-        training.progress.step,
-        training.config.training.batch_size,
-    )
+    config = training.config
+    step = training.progress.step
+    size = config.training.batch_size
     epoch, place = divmod(step, training.steps_per_epoch)
     order = epoch_order(len(training.source), config.seed, epoch)
     rows = order[place * size : (place + 1) * size].to(training.source.inputs.device)
-    x, y = training.source.inputs[rows], training.source.targets[rows]
+    x = training.source.inputs[rows]
     if config.data.augmentation == "crop_flip":
         x = datasets.crop_and_flip(x, generator(config.seed, "augmentation", step))
-    return x, y
+    return x, training.source.targets[rows]
 
 
 @lru_cache(maxsize=1)
@@ -176,10 +184,11 @@ def generator(seed: int, purpose: str, number: int) -> torch.Generator:
 
 
 def learning_rate(step: int, settings: TrainingConfig) -> float:
-    """The rate of the update that follows ``step`` updates.
+    """The learning rate eta_t of the update that follows ``step`` updates.
 
-    constant: eta;  cosine: eta/2 (1 + cos(pi step/max_steps));
-        step: eta times 0.1 for each milestone passed.
+    constant:  eta_t = eta
+    cosine:    eta_t = eta/2 (1 + cos(pi step/max_steps))
+    step:      eta_t = eta 0.1^(number of milestones passed)
     """
     if settings.schedule == "cosine":
         return 0.5 * settings.learning_rate * (1.0 + math.cos(math.pi * step / settings.max_steps))
@@ -190,43 +199,39 @@ def learning_rate(step: int, settings: TrainingConfig) -> float:
     return settings.learning_rate
 
 
-def record_steps(config: RunConfig) -> frozenset[int]:
-    """Steps at which the recipe asks for a record; the first and the last step are recorded
-    besides.
+def record_steps(measuring: MeasuringConfig, max_steps: int) -> frozenset[int]:
+    """Steps at which the recipe asks for a record, besides the first and the last step.
 
-    ``every``: n, 2n, ...;  ``points``: so many from 1 to max_steps, in a geometric series.
+    ``every``: n, 2n, ...; ``points``: that many from 1 to max_steps, in a geometric series.
     """
-    measuring, last = config.measuring, config.training.max_steps
     if measuring.every is not None:
-        return frozenset(range(measuring.every, last + 1, measuring.every))
+        return frozenset(range(measuring.every, max_steps + 1, measuring.every))
     n = measuring.points or 1
-    return frozenset(round(last ** (i / (n - 1))) if n > 1 else last for i in range(n))
+    return frozenset(round(max_steps ** (i / (n - 1))) if n > 1 else max_steps for i in range(n))
 
 
-def _look_at_accuracy(training: Training) -> None:
+def _check_accuracy(training: Training) -> None:
     """The stopping rule at the end of an epoch: one forward pass over the training data."""
     started = time.perf_counter()
     accuracy = evaluate(
         training.model, training.source, batch_size=training.config.measuring.evaluation_batch_size
     )
-    _notice(training, accuracy)
+    _note_accuracy(training, accuracy)
     training.progress.seconds += time.perf_counter() - started
 
 
-def _notice(training: Training, accuracy: float) -> None:
+def _note_accuracy(training: Training, accuracy: float) -> None:
+    """Remember the first step, but the start, at which the accuracy was reached."""
     progress = training.progress
-    if (
-        progress.step
-        and progress.stop_step is None
-        and accuracy >= training.config.training.stop_accuracy
-    ):
+    is_reached = accuracy >= training.config.training.stop_accuracy
+    if progress.step and progress.stop_step is None and is_reached:
         progress.stop_step = progress.step
 
 
-def _record(training: Training, folder: RunFolder) -> dict[str, Any]:
+def _record(training: Training, folder: RunFolder) -> HistoryLine:
     """Measure, append a line to the history and save a checkpoint."""
     line = _measured(training, recalibrated=False)
-    _notice(training, line["train_accuracy"])
+    _note_accuracy(training, line["train_accuracy"])
     folder.append_history(line)
     save(training, folder)
     if training.config.keep_checkpoints == "schedule":
@@ -234,7 +239,7 @@ def _record(training: Training, folder: RunFolder) -> dict[str, Any]:
     return line
 
 
-def _final_record(training: Training, folder: RunFolder, line: dict[str, Any]) -> dict[str, Any]:
+def _final_record(training: Training, folder: RunFolder, line: HistoryLine) -> HistoryLine:
     """The record of the end, with batch-norm statistics estimated anew where there are any."""
     settings = training.config.training
     if not (settings.recalibrate_batch_norm and has_batch_norm(training.model)):
@@ -245,60 +250,64 @@ def _final_record(training: Training, folder: RunFolder, line: dict[str, Any]) -
     return final
 
 
-def _measured(training: Training, *, recalibrated: bool) -> dict[str, Any]:
+def _measured(training: Training, *, recalibrated: bool) -> HistoryLine:
     """One line of the history, timed."""
-    started, progress = time.perf_counter(), training.progress
+    progress = training.progress
+    started = time.perf_counter()
     values = measure_record(training.model, training.source, training.target, training.config)
     if not math.isfinite(values["train_loss"]):
         raise NonFiniteLossError(progress.step, values["train_loss"])
     seconds = time.perf_counter() - started
     progress.seconds += seconds
     progress.seconds_measuring += seconds
-    line = {
+    line: HistoryLine = {
+        "schema_version": VERSIONS["history.jsonl"],
         "step": progress.step,
         "epoch": progress.step / training.steps_per_epoch,
         "examples_seen": progress.step * training.config.training.batch_size,
         "seconds": progress.seconds,
         "seconds_measuring": progress.seconds_measuring,
         "batch_norm_recalibrated": recalibrated,
+        **values,
     }
-    return dict(strict_json(line | values))
+    return cast("HistoryLine", strict_json(line))
 
 
 def _result(
-    training: Training, folder: RunFolder, final: dict[str, Any], device: torch.device | str
-) -> dict[str, Any]:
-    progress, config = training.progress, training.config
-    return dict(
-        strict_json(
-            {
-                "run_id": folder.run_id,
-                "status": "done",
-                "converged": progress.is_converged(config.training),
-                "stop_step": progress.stop_step,
-                "steps": progress.step,
-                "error": None,
-                "failed_step": None,
-                "seconds": progress.seconds,
-                "final": final,
-                "sampling": study_sampling(training.model, training.source, config),
-                "provenance": provenance(seed=config.seed, device=device),
-            }
-        )
-    )
+    training: Training, run_id: str, final: HistoryLine, device: torch.device | str
+) -> RunResult:
+    progress = training.progress
+    config = training.config
+    seed = study_seed(config)
+    result: RunResult = {
+        "schema_version": VERSIONS["result.json"],
+        "run_id": run_id,
+        "status": "done",
+        "converged": progress.is_converged(config.training),
+        "stop_step": progress.stop_step,
+        "steps": progress.step,
+        "error": None,
+        "failed_step": None,
+        "seconds": progress.seconds,
+        "final": final,
+        "sampling": study_sampling(training.model, training.source, config.measuring, seed=seed),
+        "provenance": provenance(seed=config.seed, device=device),
+    }
+    return cast("RunResult", strict_json(result))
 
 
 def failed_result(
-    config: RunConfig,
-    folder: RunFolder,
+    run_id: str,
     error: BaseException,
     *,
+    seed: int,
     step: int | None = None,
     device: torch.device | str = "cpu",
-) -> dict[str, Any]:
+) -> RunResult:
     """The content of result.json of a run that ended with ``error``."""
     return {
-        "run_id": folder.run_id,
+        "schema_version": VERSIONS["result.json"],
+        "run_id": run_id,
         "status": "failed",
         "converged": False,
         "stop_step": None,
@@ -308,5 +317,5 @@ def failed_result(
         "seconds": None,
         "final": None,
         "sampling": {},
-        "provenance": provenance(seed=config.seed, device=device),
+        "provenance": provenance(seed=seed, device=device),
     }

@@ -1,9 +1,15 @@
-"""Munn, Dherin, Gonzalvo (NeurIPS 2024): verdicts on its claims, computed from a sweep on disk.
+"""Munn, Dherin, Gonzalvo (NeurIPS 2024): geometric complexity, neural collapse and transfer.
 
-The rules are those of definitions 5.
+The rules of its verdicts are those of definitions 5.
 """
 
+from geocollapse.papers.claims import Paper
+from geocollapse.papers.collapse_transfer.claims import CLAIMS as CLAIMS
 from geocollapse.papers.collapse_transfer.judge import judge as judge
-from geocollapse.papers.verdict import CLAIMS as CLAIMS
-from geocollapse.papers.verdict import Verdict as Verdict
-from geocollapse.papers.verdict import count as count
+
+PAPER = Paper(
+    name="collapse-transfer",
+    citation="Munn, Dherin and Gonzalvo (2024)",
+    claims=CLAIMS,
+    judge=judge,
+)

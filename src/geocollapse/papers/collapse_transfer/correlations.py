@@ -1,6 +1,4 @@
-"""Claims 1 to 3: rank correlations over the settings of one sweep, with the signs that the recipe
-expects.
-"""
+"""Rank correlations over the settings of one sweep, with the signs that the recipe expects."""
 
 from __future__ import annotations
 
@@ -45,7 +43,7 @@ def judge_sweep(
         sweep: its name.
         runs: its runs, with the column `position` of the setting and the columns of the hypotheses.
         hypotheses: what to judge.
-        view: which repetition this is.
+        view: `main`, or which repetition it is.
         seed: of the bootstrap, and of the permutations above 8 settings.
     """
     tested = [_test(sweep, runs, hypothesis, view=view, seed=seed) for hypothesis in hypotheses]
@@ -60,9 +58,7 @@ def judge_sweep(
 
 
 def setting_means(runs: pd.DataFrame, x: str, y: str) -> tuple[Array, Array, int]:
-    """Means over the seeds of a setting, of the runs that recorded both columns; and how many these
-    runs are.
-    """
+    """Means over the seeds of each setting, and the number of runs that recorded both columns."""
     import pandas as pd
 
     columns = list(dict.fromkeys((x, y)))
@@ -80,11 +76,11 @@ def setting_means(runs: pd.DataFrame, x: str, y: str) -> tuple[Array, Array, int
 
 
 def part_whole_note(runs: pd.DataFrame, *, seed: int = 0) -> str:
-    """GC is the numerator of GCol: what correlation would GC have with GCol if the distances were
-    anybody's?
+    """A note on the part of the correlation of GC and GCol that is arithmetic.
 
-    GCol = GC/d^2 defines the distance d^2 of a run. Given are rho(log GC, log d^2), and as the null
-    rho(GC, GC/d^2_pi) over the orders pi of the settings' distances.
+    GC is the numerator of GCol = GC/d^2, which defines the distance d^2 of a run. The note has
+    rho(log GC, log d^2), and as the null rho(GC, GC/d^2_pi) over permutations pi of the settings'
+    distances.
     """
     if not {GC, GCOL} <= set(runs.columns):
         return ""
@@ -98,16 +94,14 @@ def part_whole_note(runs: pd.DataFrame, *, seed: int = 0) -> str:
         return ""
     low, high = np.nanquantile(null, [0.025, 0.975])
     return (
-        f"GC is the numerator of GCol: rho of log GC with log distance^2 alone {alone:+.2f}; of GC "
-        f"with GCol under "
-        f"permuted distances {np.nanmean(null):+.2f} on average, 95 % in [{low:+.2f}, {high:+.2f}]."
+        f"GC is the numerator of GCol: rho of log GC with log distance^2 alone {alone:+.2f}; "
+        f"of GC with GCol under permuted distances {np.nanmean(null):+.2f} on average, "
+        f"95 % in [{low:+.2f}, {high:+.2f}]."
     )
 
 
 def opposite_sign_note(runs: pd.DataFrame) -> str:
-    """Source NC can have the opposite sign to target NC: rho of source GC with both, and of the two
-    with each other.
-    """
+    """A note with rho of source NC with source GC and with target NC: their signs can differ."""
     pairs = {"source GC with source NC": (GC, NC), "source NC with target NC": (NC, TARGET_NC)}
     values = {
         name: spearman(*setting_means(runs, *pair)[:2])
@@ -121,8 +115,9 @@ def opposite_sign_note(runs: pd.DataFrame) -> str:
 def _test(
     sweep: str, runs: pd.DataFrame, hypothesis: Hypothesis, *, view: View, seed: int
 ) -> Verdict:
-    """The numbers of one hypothesis, not yet corrected and not yet decided."""
+    """The numbers of one hypothesis, before correction and decision."""
     x, y, n_runs = setting_means(runs, hypothesis.x, hypothesis.y)
+    effect = spearman(x, y) if len(x) > 1 else math.nan
     verdict = Verdict(
         claim=hypothesis.claim,
         statement=hypothesis.statement,
@@ -134,31 +129,30 @@ def _test(
         figure=f"{hypothesis.figure}-{sweep}",
         view=view,
         n_settings=len(x),
+        effect=effect,
     )
     if len(x) < 2 or hypothesis.sign == 0:
-        return replace(
-            verdict,
-            effect=spearman(x, y) if len(x) > 1 else math.nan,
-            note=_missing(runs, hypothesis),
-        )
-    effect = spearman(x, y)
-    note = (
-        f"{len(x)} settings: below {MIN_SETTINGS} a verdict is always undecided."
-        if len(x) < MIN_SETTINGS
-        else ""
-    )
+        return replace(verdict, note=_missing(runs, hypothesis))
     return replace(
         verdict,
-        effect=effect,
         interval=bootstrap_interval(x, y, seed=seed),
         p=permutation_p(x, y, sign=hypothesis.sign, seed=seed),
         p_opposite=permutation_p(x, y, sign=-hypothesis.sign, seed=seed),
-        note="The same value at every setting has no correlation." if math.isnan(effect) else note,
+        note=_little(len(x), effect),
     )
 
 
+def _little(n_settings: int, effect: float) -> str:
+    """The reason why a test cannot decide, if there is one."""
+    if math.isnan(effect):
+        return "The same value at every setting has no correlation."
+    if n_settings < MIN_SETTINGS:
+        return f"{n_settings} settings: below {MIN_SETTINGS} a verdict is always undecided."
+    return ""
+
+
 def _decide(verdict: Verdict, sign: int) -> Verdict:
-    """`holds`, `does not hold` or `undecided`, by the corrected p of either side and the interval."""
+    """Decide a hypothesis by the corrected p of either side and the interval of rho."""
     low, high = sorted((sign * verdict.interval[0], sign * verdict.interval[1]))
     outcome: Outcome = "undecided"
     if (verdict.n_settings or 0) >= MIN_SETTINGS:
@@ -170,7 +164,7 @@ def _decide(verdict: Verdict, sign: int) -> Verdict:
 
 
 def _missing(runs: pd.DataFrame, hypothesis: Hypothesis) -> str:
-    """Why there is nothing to test."""
+    """The reason why there is nothing to test."""
     if hypothesis.sign == 0:
         return "The recipe expects no sign here."
     if runs.empty:

@@ -1,13 +1,11 @@
-"""What a recipe fixes before the run: the hypotheses of claims 1 to 3 with their signs, the
-thresholds of 4 and 5.
-"""
+"""Hypotheses with their signs, and thresholds, as a recipe fixes them before the run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
+from geocollapse.experiments.recipe import ClaimsConfig
 from geocollapse.experiments.results.tables import (
     ACCURACY,
     GC,
@@ -16,15 +14,29 @@ from geocollapse.experiments.results.tables import (
     NC,
     TARGET_NC,
 )
+from geocollapse.papers.collapse_transfer.claims import (
+    COMPLEXITY_COLLAPSE,
+    TRAINING_CHOICES,
+    TRANSFER,
+)
+
+_KEYS = ("expected_signs", "poincare_factor", "coverage", "relative_error")
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Two columns and the sign (+1, -1) that the recipe expects of their correlation; 0: it expects
-    none.
+    """Two columns and the sign that the recipe expects of their correlation: +1, -1, or 0 for none.
+
+    Attributes:
+        claim: name of the claim.
+        x: the first column.
+        y: the second column.
+        sign: the sign expected.
+        statement: the hypothesis, in words.
+        figure: start of the name of the chart that shows it.
     """
 
-    claim: int
+    claim: str
     x: str
     y: str
     sign: int
@@ -33,10 +45,11 @@ class Hypothesis:
 
     @property
     def speaks_of_gc(self) -> bool:
+        """True if one of the columns is GC."""
         return GC in (self.x, self.y)
 
     def per_variance(self) -> Hypothesis:
-        """The same with GC divided by the total feature variance."""
+        """This hypothesis with GC divided by the total feature variance."""
         swap = {GC: GC_PER_VARIANCE}
         return replace(self, x=swap.get(self.x, self.x), y=swap.get(self.y, self.y))
 
@@ -47,9 +60,9 @@ class Expectations:
 
     Attributes:
         signs: expected sign of each correlation, by the name of the pair or of the swept key.
-        poincare_factor: how far the largest Poincare ratio may vary over the runs (claim 4).
-        coverage: least share of intervals that hold the full value (claim 5).
-        relative_error: largest median relative error (claim 5).
+        poincare_factor: how far the largest Poincare ratio may vary over the runs.
+        coverage: least share of intervals that hold the full value.
+        relative_error: largest median relative error of sampled estimates.
     """
 
     signs: Mapping[str, int] = field(default_factory=dict)
@@ -58,59 +71,43 @@ class Expectations:
     relative_error: float = 0.05
 
     @classmethod
-    def of(cls, recipe: Mapping[str, Any]) -> Expectations:
-        """Read from an expanded recipe; a threshold that it does not name has the value of
-        definitions 5.
-        """
-        claims = recipe.get("claims") or {}
-        thresholds = {
-            key: claims[key]
-            for key in ("poincare_factor", "coverage", "relative_error")
-            if key in claims
-        }
-        return cls(signs=claims.get("expected_signs") or {}, **thresholds)
+    def of(cls, recipe: Mapping[str, object]) -> Expectations:
+        """Read an expanded recipe; a threshold it does not name has the value of definitions 5."""
+        claims = recipe.get("claims")
+        stated = claims if isinstance(claims, Mapping) else {}
+        given = ClaimsConfig.of({key: stated[key] for key in _KEYS if key in stated})
+        return cls(
+            given.expected_signs, given.poincare_factor, given.coverage, given.relative_error
+        )
 
     def hypotheses(self, swept: list[str]) -> list[Hypothesis]:
-        """Claims 1 to 3 for a sweep over the dotted keys ``swept``."""
+        """The hypotheses on a sweep over the dotted keys ``swept``."""
         return [
-            self._between(
-                1, GC, GCOL, "gc_gcol", "lower GC goes with lower GCol", "gc-and-collapse"
-            ),
-            self._between(1, GC, NC, "gc_nc", "lower GC goes with lower NC", "gc-and-collapse"),
+            self._between(GC, GCOL, "gc_gcol", "lower GC goes with lower GCol"),
+            self._between(GC, NC, "gc_nc", "lower GC goes with lower NC"),
             *(
                 self._swept(key, y, name)
                 for key in swept
                 for y, name in ((GC, "GC"), (GCOL, "GCol"), (NC, "NC"))
             ),
             self._between(
-                3,
-                GC,
-                TARGET_NC,
-                "gc_target_nc",
-                "lower source GC goes with lower target NC",
-                "transfer",
+                GC, TARGET_NC, "gc_target_nc", "lower source GC goes with lower target NC"
             ),
             self._between(
-                3,
-                GC,
-                ACCURACY,
-                "gc_accuracy",
-                "lower source GC goes with higher 5-shot accuracy",
-                "transfer",
+                GC, ACCURACY, "gc_accuracy", "lower source GC goes with higher 5-shot accuracy"
             ),
         ]
 
-    def _between(
-        self, claim: int, x: str, y: str, name: str, statement: str, figure: str
-    ) -> Hypothesis:
-        return Hypothesis(claim, x, y, self.signs.get(name, 0), statement, figure)
+    def _between(self, x: str, y: str, name: str, statement: str) -> Hypothesis:
+        """A hypothesis on two measures; ``name`` is the recipe's name of the pair."""
+        claim = TRANSFER if y in (TARGET_NC, ACCURACY) else COMPLEXITY_COLLAPSE
+        return Hypothesis(claim.name, x, y, self.signs.get(name, 0), statement, claim.figures[0])
 
     def _swept(self, key: str, y: str, name: str) -> Hypothesis:
+        """The hypothesis that a swept key moves a measure."""
         sign = self.signs.get(key, 0)
         words = key.removeprefix("training.").replace("_", " ").replace(".", " ")
-        statement = (
-            f"{'larger' if sign < 0 else 'smaller'} {words} lowers {name}"
-            if sign
-            else f"{words} moves {name}"
-        )
-        return Hypothesis(2, f"swept.{key}", y, sign, statement, "settings")
+        direction = "larger" if sign < 0 else "smaller"
+        statement = f"{direction} {words} lowers {name}" if sign else f"{words} moves {name}"
+        claim = TRAINING_CHOICES
+        return Hypothesis(claim.name, f"swept.{key}", y, sign, statement, claim.figures[0])

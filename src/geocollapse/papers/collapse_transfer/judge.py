@@ -1,4 +1,4 @@
-"""All verdicts of a sweep folder: the five claims, and the repetitions that say what they hang on."""
+"""All verdicts on a sweep: those of the main view, and repetitions that test their robustness."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geocollapse.experiments.results.tables import GC, GCOL, TARGET_NC, SweepResults
+from geocollapse.papers.collapse_transfer.claims import CLAIMS
 from geocollapse.papers.collapse_transfer.correlations import (
     LEVEL,
     judge_sweep,
@@ -23,12 +24,15 @@ from geocollapse.papers.verdict import VIEWS, Verdict, View
 if TYPE_CHECKING:
     import pandas as pd
 
+_ORDER = {claim.name: place for place, claim in enumerate(CLAIMS)}
+_CORRELATIONS = tuple(claim.name for claim in CLAIMS if claim.judged_by == "correlation")
+
 
 def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
-    """Every verdict that the sweep allows: those of the view `main` first, then the repetitions.
+    """Every verdict that the sweep allows: those of the view `main`, then the repetitions.
 
-    Runs that failed or are unfinished are never judged, and only the view `with non-converged runs`
-    counts those that did not reach the stopping rule. Cost: a few hundred milliseconds for three
+    Failed and unfinished runs are never judged, and only the view `with non-converged runs` counts
+    those that did not reach the stopping rule. Cost: a few hundred milliseconds for three
     sweeps of five settings.
 
     Source: definitions 5, "Verdicts".
@@ -47,7 +51,7 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
         verdicts += _correlations(results, runs, view=view, seed=seed)
         if view in ("main", "with non-converged runs"):
             verdicts += _over_all_runs(results, runs, view=view)
-    return tuple(sorted(verdicts, key=lambda verdict: (VIEWS.index(verdict.view), verdict.claim)))
+    return tuple(sorted(verdicts, key=lambda v: (VIEWS.index(v.view), _ORDER[v.claim])))
 
 
 def at_matched_loss(runs: pd.DataFrame, history: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
@@ -55,11 +59,10 @@ def at_matched_loss(runs: pd.DataFrame, history: pd.DataFrame, columns: list[str
 
         L = max over runs of min over training of the loss
 
-    the lowest loss that all runs reach, so none is extrapolated; columns are interpolated in log
-    loss around its first crossing. Progress through training is then no longer a difference between
-    the runs.
+    L is the lowest loss that all runs reach, so nothing is extrapolated; columns are interpolated
+    in log loss around its first crossing. The runs then no longer differ in their progress.
 
-    Source: definitions 5 (training progress confounds claims 1 to 3).
+    Source: definitions 5 (training progress confounds correlations over settings).
     """
     present = [name for name in columns if name in history]
     if runs.empty or "train_loss" not in history:
@@ -76,9 +79,7 @@ def at_matched_loss(runs: pd.DataFrame, history: pd.DataFrame, columns: list[str
 
 
 def _at_loss(run: pd.DataFrame, level: float, columns: list[str]) -> np.ndarray:
-    """Values of ``columns`` where the loss first falls to ``level``, between the two records around
-    it.
-    """
+    """Values of ``columns`` where the loss first falls to ``level``, between two records."""
     run = run.sort_values("step")
     losses = np.log(np.maximum(run["train_loss"].to_numpy(dtype=float), 1e-12))
     values = run[columns].to_numpy(dtype=float)
@@ -93,7 +94,7 @@ def _at_loss(run: pd.DataFrame, level: float, columns: list[str]) -> np.ndarray:
 def _correlations(
     results: SweepResults, runs: pd.DataFrame, *, view: View, seed: int
 ) -> list[Verdict]:
-    """Claims 1 to 3, sweep by sweep."""
+    """The correlations of each sweep."""
     expected = Expectations.of(results.recipe)
     verdicts: list[Verdict] = []
     for sweep in results.sweeps:
@@ -115,13 +116,13 @@ def _correlations(
 
 
 def _recorded(hypotheses: list[Hypothesis]) -> list[str]:
-    """The columns of the hypotheses that change during training."""
+    """Columns of the hypotheses that change during training."""
     names = (name for hypothesis in hypotheses for name in (hypothesis.x, hypothesis.y))
     return [name for name in dict.fromkeys(names) if not name.startswith("swept.")]
 
 
 def _annotated(verdict: Verdict, runs: pd.DataFrame, *, seed: int) -> Verdict:
-    """The notes that the definitions ask for beside two of the pairs."""
+    """The verdict with the note that the definitions ask for beside two of the pairs."""
     note = ""
     if (verdict.x, verdict.y) == (GC, GCOL):
         note = part_whole_note(runs, seed=seed)
@@ -131,11 +132,12 @@ def _annotated(verdict: Verdict, runs: pd.DataFrame, *, seed: int) -> Verdict:
 
 
 def _noted_over_sweeps(verdicts: list[Verdict]) -> list[Verdict]:
-    """Holm counts the pairs of one claim in one sweep; say where counting all sweeps of the folder
-    would undecide.
+    """Verdicts with a note where counting all sweeps of the folder would undecide them.
+
+    Holm's correction counts the pairs of one claim in one sweep.
     """
     noted = list(verdicts)
-    for claim in (1, 2, 3):
+    for claim in _CORRELATIONS:
         family = [i for i, verdict in enumerate(verdicts) if verdict.claim == claim]
         for i, p in zip(family, holm([verdicts[i].p for i in family])):
             if verdicts[i].verdict == "holds" and p > LEVEL + 1e-12:
@@ -145,7 +147,7 @@ def _noted_over_sweeps(verdicts: list[Verdict]) -> list[Verdict]:
 
 
 def _over_all_runs(results: SweepResults, runs: pd.DataFrame, *, view: View) -> list[Verdict]:
-    """Claims 4 and 5: thresholds, not correlations, so every run of the folder counts."""
+    """The claims judged by thresholds: every run of the folder counts."""
     expected = Expectations.of(results.recipe)
     sampling = results.sampling[results.sampling["run_id"].isin(runs["run_id"])]
     return [

@@ -1,6 +1,4 @@
-"""Claim 4: one Poincaré constant for all runs, and the nearest-mean bound against the measured
-error.
-"""
+"""One Poincaré constant for all runs, and the nearest-mean bound against the measured error."""
 
 from __future__ import annotations
 
@@ -10,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geocollapse.experiments.results.tables import GCOL, NC
+from geocollapse.papers.collapse_transfer.claims import POINCARE_BOUND
 from geocollapse.papers.verdict import Outcome, Verdict, View
 
 if TYPE_CHECKING:
@@ -23,8 +22,7 @@ _ROUNDING = 1e-9  # relative: an error equal to its bound is not above it
 def judge_ratio(
     runs: pd.DataFrame, history: pd.DataFrame, *, factor: float, view: View = "main"
 ) -> Verdict:
-    """Does the largest ratio rho = max_i Var_i/GC_i of a run vary over the runs by at most
-    ``factor``?
+    """Judge if the largest ratio rho = max_i Var_i/GC_i varies over the runs by at most ``factor``.
 
         effect = max over runs of rho / min over runs of rho
 
@@ -36,8 +34,10 @@ def judge_ratio(
     if len(ratios) > 1:
         outcome = "holds" if spread <= factor else "does not hold"
     return Verdict(
-        claim=4,
-        statement=f"the largest Poincaré ratio varies over the runs by at most a factor of {factor:g}",
+        claim=POINCARE_BOUND.name,
+        statement=(
+            f"the largest Poincaré ratio varies over the runs by at most a factor of {factor:g}"
+        ),
         sweep="all runs",
         x="run",
         y=RATIO,
@@ -54,14 +54,13 @@ def judge_ratio(
 
 
 def judge_bound(runs: pd.DataFrame, history: pd.DataFrame, *, view: View = "main") -> Verdict:
-    """Is no measured error above its bound, at any record of any run? A theorem: this checks the
-    code.
+    """Judge if no measured error is above its bound, at any record of any run.
 
         effect = largest error / bound;
             a few-shot error counts with the lower end of its interval
 
-    Bounds are for as many ways as there are classes, so few-shot errors are compared only where
-    n_way = n_classes.
+    The bound is a theorem, so this checks the code. Bounds are for as many ways as there are
+    classes, so few-shot errors are compared only where n_way = n_classes.
 
     Source: definitions 4; Galanti, Gyorgy, Hutter (2022).
     """
@@ -71,7 +70,7 @@ def judge_bound(runs: pd.DataFrame, history: pd.DataFrame, *, view: View = "main
         above = compared["error"] > compared["bound"] * (1 + _ROUNDING)
         outcome = "does not hold" if above.any() else "holds"
     return Verdict(
-        claim=4,
+        claim=POINCARE_BOUND.name,
         statement="no measured error is above the nearest-mean bound",
         sweep="all runs",
         x="nearest-mean bound",
@@ -83,14 +82,17 @@ def judge_bound(runs: pd.DataFrame, history: pd.DataFrame, *, view: View = "main
         effect_name="largest error / bound",
         effect=float((compared["error"] / compared["bound"].where(compared["bound"] > 0)).max()),
         remark=vacuous_remark(runs) if len(compared) else "",
-        note=f"{len(compared)} comparisons over all records; true by proof, so evidence for the code only."
-        if len(compared)
-        else "No run recorded a bound with its error.",
+        note=(
+            f"{len(compared)} comparisons over all records; true by proof, so evidence for the "
+            "code only."
+            if len(compared)
+            else "No run recorded a bound with its error."
+        ),
     )
 
 
 def vacuous_remark(runs: pd.DataFrame) -> str:
-    """In how many runs the bound says nothing at the end of training."""
+    """The number of runs whose bound is vacuous at the end of training, in words."""
     parts = []
     for population in ("source", "target"):
         column = f"{population}.nearest_mean_bound.inf.vacuous"
@@ -101,16 +103,14 @@ def vacuous_remark(runs: pd.DataFrame) -> str:
 
 
 def _ratio_note(runs: pd.DataFrame, history: pd.DataFrame) -> str:
-    """How far the ratio moves during training, and whether a constant from the other runs would
-    have served.
-    """
+    """How far the ratio moves in training, and how often a constant of the other runs serves."""
     parts = []
     records = history[history["run_id"].isin(runs["run_id"])]
     if RATIO in records:
         by_run = records[records[RATIO] > 0].groupby("run_id")[RATIO]
         parts.append(
             f"Over training it moves by a factor of {(by_run.max() / by_run.min()).median():.3g} "
-            f"(median run)"
+            "(median run)"
         )
     if {RATIO, NC, GCOL} <= set(runs.columns):
         complete = runs[[RATIO, NC, GCOL]].astype(float).dropna()
@@ -138,36 +138,30 @@ def error_and_bound(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def _comparisons(records: pd.DataFrame) -> Iterator[tuple[str, pd.Series, pd.Series]]:
-    """Error and bound of every record: all features with the `inf` bound, m-shot accuracies with
-    the m-shot bound.
-    """
+    """Name, errors and bounds: class means with the `inf` bound, m shots with the m-shot bound."""
     for population in ("source", "target"):
-        error, bound = (
-            f"{population}.nearest_mean_error",
-            f"{population}.nearest_mean_bound.inf.best",
-        )
+        error = f"{population}.nearest_mean_error"
+        bound = f"{population}.nearest_mean_bound.inf.best"
         if {error, bound} <= set(records.columns):
             yield f"{population}, class means", records[error], records[bound]
     if not {"target.n_way", "target.n_classes"} <= set(records.columns):
         return
     whole = records[records["target.n_way"] == records["target.n_classes"]]
     for shots in ("1", "5"):
-        upper, bound = (
-            f"target.accuracy.nearest_mean.{shots}.ci95.1",
-            f"target.nearest_mean_bound.{shots}.best",
-        )
+        upper = f"target.accuracy.nearest_mean.{shots}.ci95.1"
+        bound = f"target.nearest_mean_bound.{shots}.best"
         if {upper, bound} <= set(records.columns):
             yield f"target, {shots}-shot", 1.0 - whole[upper].astype(float), whole[bound]
 
 
 def _pairs(records: pd.DataFrame, name: str, error: pd.Series, bound: pd.Series) -> pd.DataFrame:
-    """One comparison as a table; records without it are left out by the index of ``error``."""
+    """One comparison as a table, for the records in the index of ``error``."""
     pairs = records.loc[error.index, ["run_id", "step"]].assign(compared=name)
     return pairs.assign(error=error.astype(float), bound=bound.astype(float))
 
 
 def _positive(runs: pd.DataFrame, column: str) -> pd.Series:
-    """The finite, positive values of a column; none where it was not recorded."""
+    """The finite, positive values of a column; empty if it was not recorded."""
     import pandas as pd
 
     values = runs[column].astype(float) if column in runs else pd.Series(dtype=float)

@@ -1,9 +1,10 @@
-"""Claim 5: do estimates of geometric complexity from less agree with the full value?"""
+"""Sampled estimates of geometric complexity against the full value."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from geocollapse.papers.collapse_transfer.claims import SAMPLING
 from geocollapse.papers.statistics import wilson_interval
 from geocollapse.papers.verdict import Outcome, Verdict, View
 
@@ -16,8 +17,7 @@ MIN_INTERVALS = 200
 def judge_sampling(
     sampling: pd.DataFrame, *, coverage: float, relative_error: float, view: View = "main"
 ) -> list[Verdict]:
-    """One verdict for each way of sampling: share of 95 % intervals that hold the full value, and
-    relative error.
+    """One verdict for each way of sampling, by the coverage of its intervals and its error.
 
         coverage = share of intervals with low <= full <= high;    error = median |value/full - 1|
 
@@ -46,19 +46,17 @@ def _judge(
     inside = (estimates["low"] <= estimates["full"]) & (estimates["full"] <= estimates["high"])
     error = float((estimates["value"] / estimates["full"] - 1).abs().median())
     outcome: Outcome = "undecided"
+    few = f" Fewer than {MIN_INTERVALS} intervals: undecided."
     if len(estimates) >= MIN_INTERVALS:
-        outcome = (
-            "holds" if inside.mean() >= coverage and error <= relative_error else "does not hold"
-        )
-    few = (
-        f" Fewer than {MIN_INTERVALS} intervals: undecided."
-        if len(estimates) < MIN_INTERVALS
-        else ""
-    )
+        is_good = inside.mean() >= coverage and error <= relative_error
+        outcome = "holds" if is_good else "does not hold"
+        few = ""
     return Verdict(
-        claim=5,
-        statement=f"at least {100 * coverage:g} % of the intervals hold the full value, and the median relative error "
-        f"is at most {100 * relative_error:g} %",
+        claim=SAMPLING.name,
+        statement=(
+            f"at least {100 * coverage:g} % of the intervals hold the full value, and the median "
+            f"relative error is at most {100 * relative_error:g} %"
+        ),
         sweep="all runs",
         x=name,
         y="full value",
@@ -74,7 +72,7 @@ def _judge(
 
 
 def _name(estimate: pd.Series) -> str:
-    """`examples, n_samples = 64, n_probes = 1`, without what was not recorded."""
+    """The method in words: `examples, n_samples = 64, n_probes = 1`, without missing numbers."""
     stated = estimate[["n_samples", "n_probes"]].dropna()
     return ", ".join(
         [str(estimate["method"]), *(f"{key} = {value:g}" for key, value in stated.items())]
@@ -83,8 +81,8 @@ def _name(estimate: pd.Series) -> str:
 
 def _no_study(view: View) -> Verdict:
     return Verdict(
-        claim=5,
-        statement="estimates from less agree with the full value",
+        claim=SAMPLING.name,
+        statement="sampled estimates agree with the full value",
         sweep="all runs",
         x="sampled estimate",
         y="full value",

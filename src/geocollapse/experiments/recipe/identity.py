@@ -1,0 +1,87 @@
+"""The name of a run: a hash of its configuration that keys added later leave unchanged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from pydantic import BaseModel
+
+# Every key of a run's configuration in version 1 of the schema, by its part. They are hashed
+# whatever their value. This list is closed: a key added to the configuration goes into LATER.
+VERSION_1: Mapping[str, frozenset[str]] = {
+    "": frozenset(
+        {
+            *("data", "model", "training", "measuring", "transfer"),
+            *("seed", "threads", "keep_checkpoints"),
+        }
+    ),
+    "data": frozenset(
+        {
+            *("name", "source_classes", "target_classes", "source_split", "target_split"),
+            *("subset", "target_subset", "mean", "std", "pad_to", "augmentation"),
+        }
+    ),
+    "model": frozenset({"name", "args"}),
+    "training": frozenset(
+        {
+            *("learning_rate", "batch_size", "weight_decay", "momentum", "schedule", "milestones"),
+            *("label_smoothing", "gc_penalty", "max_steps", "stop_accuracy", "extra_factor"),
+            "recalibrate_batch_norm",
+        }
+    ),
+    "training.gc_penalty": frozenset(
+        {"weight", "n_probes", "batch_fraction", "every", "batch_norm"}
+    ),
+    "measuring": frozenset(
+        {
+            *("points", "every", "estimator", "n_probes", "max_samples"),
+            *("evaluation_batch_size", "sampling"),
+        }
+    ),
+    "measuring.sampling": frozenset(
+        {"repeats", "n_samples", "n_outputs", "n_probes", "kept_shares"}
+    ),
+    "transfer": frozenset({"n_way", "k_shots", "n_query", "n_episodes"}),
+}
+
+# Keys added since, each with the default it came with, as JSON. They are hashed where they have
+# another value. A line stays as it is even if the default of the class changes: else stored runs
+# would get other names.
+LATER: dict[str, object] = {
+    "training.optimizer": "sgd",
+}
+
+
+def run_id(config: BaseModel) -> str:
+    """First 12 hexadecimal digits of the SHA-256 of the canonical JSON of a run's configuration.
+
+    The JSON holds every key of version 1 and those later keys that differ from their default, so
+    an added key renames no stored run. Device, paths, workers and version are no part of the
+    configuration: a run has the same name on every machine.
+    """
+    text = json.dumps(hashed_part(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
+
+
+def hashed_part(config: BaseModel, part: str = "") -> dict[str, object]:
+    """The keys of a configuration that name its run, as JSON values.
+
+    Args:
+        config: the configuration, or a part of it.
+        part: the dotted key of that part.
+    """
+    values = config.model_dump(mode="json")
+    changed = config.model_dump(mode="json", exclude_defaults=True)
+    hashed: dict[str, object] = {}
+    for key, value in values.items():
+        name = f"{part}.{key}".lstrip(".")
+        inner = getattr(config, key)
+        if key in VERSION_1.get(part, ()):
+            hashed[key] = hashed_part(inner, name) if isinstance(inner, BaseModel) else value
+        elif name in LATER:
+            hashed |= {} if value == LATER[name] else {key: value}
+        elif key in changed:  # not pinned yet: the default of the class counts
+            hashed[key] = value
+    return hashed

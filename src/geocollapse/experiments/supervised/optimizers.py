@@ -1,0 +1,150 @@
+"""The optimizer of a run: built from the recipe, its state saved as tensors and JSON.
+
+To add one: a function here that builds it, its entry in `OPTIMIZERS`, and its name in
+`TrainingConfig.optimizer`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from geocollapse.experiments.recipe import TrainingConfig
+
+Builder = Callable[[Iterable[nn.Parameter], "TrainingConfig"], torch.optim.Optimizer]
+
+
+def _sgd(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        parameters,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+
+
+def _adamw(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW with PyTorch's default betas and eps; its weight decay is apart from the gradient."""
+    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+OPTIMIZERS: Mapping[str, Builder] = {"sgd": _sgd, "adamw": _adamw}
+
+
+def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """The optimizer that the recipe names, for all parameters of ``model``."""
+    return OPTIMIZERS[config.optimizer](model.parameters(), config)
+
+
+def pack_state(
+    optimizer: torch.optim.Optimizer, model: nn.Module
+) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """The whole state dict of an optimizer: its tensors by flat names, and the rest as JSON.
+
+    A tensor is called `<entry>/<parameter>`, e.g. `exp_avg/0.weight`; in the JSON its name stands
+    in its place.
+
+    Raises:
+        TypeError: the state holds something else than tensors and plain values.
+    """
+    names = _parameter_names(optimizer, model)
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    of_parameters = {
+        names[index]: {
+            key: _packed(value, f"{key}/{names[index]}", tensors) for key, value in entries.items()
+        }
+        for index, entries in state["state"].items()
+    }
+    groups = [
+        {
+            key: [names[index] for index in value]
+            if key == "params"
+            else _packed(value, f"{key}/group {number}", tensors)
+            for key, value in group.items()
+        }
+        for number, group in enumerate(state["param_groups"])
+    ]
+    return tensors, {"state": of_parameters, "param_groups": groups}
+
+
+def load_state(
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    packed: Mapping[str, object],
+) -> None:
+    """Give an optimizer the state that `pack_state` packed."""
+    names = _parameter_names(optimizer, model)
+    place = {name: index for index, name in enumerate(names)}
+    of_parameters = packed["state"]
+    groups = packed["param_groups"]
+    if not isinstance(of_parameters, Mapping) or not isinstance(groups, list):
+        raise ValueError("optimizer: expected the state of an optimizer, got none; do train anew")
+    optimizer.load_state_dict(
+        {
+            "state": {
+                place[name]: {key: _unpacked(value, tensors) for key, value in entries.items()}
+                for name, entries in of_parameters.items()
+            },
+            "param_groups": [
+                {
+                    key: [place[name] for name in value]
+                    if key == "params"
+                    else _unpacked(value, tensors)
+                    for key, value in group.items()
+                }
+                for group in groups
+            ],
+        }
+    )
+
+
+def load_momentum(
+    optimizer: torch.optim.Optimizer, model: nn.Module, buffers: Mapping[str, Tensor]
+) -> None:
+    """Give SGD its momentum buffers by the names of the parameters: state.json of version 1."""
+    for name, parameter in model.named_parameters():
+        if name in buffers:
+            optimizer.state[parameter]["momentum_buffer"] = buffers[name].to(parameter.device)
+
+
+def _parameter_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:
+    """The names of the parameters in the order of the optimizer's state dict."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def _packed(value: object, name: str, tensors: dict[str, Tensor]) -> object:
+    """A value as JSON; tensors go into ``tensors`` and leave their name."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, list | tuple):
+        items = [_packed(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]
+        return {type(value).__name__: items}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(
+        f"optimizer: expected a state of tensors and plain values, got {type(value).__name__} in "
+        f"{name}; do keep a tensor there"
+    )
+
+
+def _unpacked(value: object, tensors: Mapping[str, Tensor]) -> object:
+    if not isinstance(value, Mapping):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "float":
+        return float(content)
+    items = [_unpacked(item, tensors) for item in content]
+    return tuple(items) if kind == "tuple" else items
