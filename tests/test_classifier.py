@@ -207,7 +207,7 @@ def test_an_embedding_that_no_linear_layer_is_as_wide_as_has_no_note():
 
 def test_a_callable_has_no_known_classifier():
     found = geo.measure(lambda x: x.sin(), (X, torch.arange(90) % 3))
-    assert "accuracy: of a callable no classifier is known" in found.warnings
+    assert "accuracy: a callable has no known classifier" in found.warnings
 
 
 class LastOfSequence(nn.Module):

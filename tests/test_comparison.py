@@ -9,7 +9,7 @@ from torch import nn
 import geocollapse as geo
 from geocollapse.complexity.comparison import comparison_looks
 
-# The output: what the references are computed of.
+# The references are computed for the output.
 geometric_complexity = functools.partial(geo.geometric_complexity, layer="")
 compare_complexity = functools.partial(geo.compare_complexity, layer="")
 
@@ -33,7 +33,8 @@ def test_looks_double():
 
 
 def test_a_clear_difference_is_decided_at_the_first_look(inputs):
-    f, g = tanh_net(0), tanh_net(0, scale=1.2)
+    f = tanh_net(0)
+    g = tanh_net(0, scale=1.2)
     found = compare_complexity(f, g, inputs)
     assert found.decision == "first is lower"
     assert found.looks == (256,)
@@ -67,9 +68,7 @@ def test_shared_probes_cancel(inputs):
 
 @pytest.mark.parametrize("estimator", ["rademacher", "input", "orthogonal"])
 def test_equal_models_are_rarely_told_apart(estimator):
-    """Two models of equal GC on symmetric inputs: the outputs' roles are exchanged, so each example
-    differs.
-    """
+    """Two models of equal GC on symmetric inputs that differ at each example."""
     torch.manual_seed(0)
     first = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3, bias=False)).eval()
     with torch.no_grad():

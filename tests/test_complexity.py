@@ -12,7 +12,7 @@ from geocollapse.complexity.means import mean_norm, norms_by_class, stratified_m
 from geocollapse.complexity.stopping import looks
 from geocollapse.jacobian import SquaredNorms
 
-# The output: what the references are computed of.
+# The references are computed for the output.
 geometric_complexity = functools.partial(geo.geometric_complexity, layer="")
 
 REPEATS = 4000
@@ -35,10 +35,11 @@ def data():
 
 
 class Plain(Dataset):
-    """A map-style data set that is no TensorDataset and tells no labels beforehand."""
+    """A map-style data set, not a TensorDataset, whose labels are unknown before reading."""
 
     def __init__(self, x, y):
-        self.x, self.y = x, y
+        self.x = x
+        self.y = y
 
     def __len__(self):
         return len(self.x)
@@ -56,8 +57,9 @@ def tail(name, shape, generator):
 
 
 def coverage(name, n_samples, n_probes, n=2000):
-    """Share of intervals that contain the mean of the n values, over samples and simulated probes
-    of 8 outputs.
+    """Share of intervals that contain the mean of n values, over samples and simulated probes.
+
+    The map has 8 outputs.
     """
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
@@ -129,7 +131,8 @@ def test_exact_has_no_error(net, data):
 
 def test_same_seed_same_value_however_the_data_is_read(net, data):
     x, y = data
-    net32, whole = net.float(), TensorDataset(x.float(), y)
+    net32 = net.float()
+    whole = TensorDataset(x.float(), y)
     first = geometric_complexity(net32, whole, batch_size=500)
     ways = [
         DataLoader(whole, batch_size=7),
@@ -191,10 +194,8 @@ def test_few_second_probes_leave_a_class_conservative():
     values = torch.rand(50, dtype=torch.float64) + 1
     variances = torch.full((50,), math.nan, dtype=torch.float64)
     variances[:19] = 0.01
-    norms, labels = (
-        SquaredNorms(values, variances, torch.ones(50)),
-        torch.zeros(50, dtype=torch.int64),
-    )
+    norms = SquaredNorms(values, variances, torch.ones(50))
+    labels = torch.zeros(50, dtype=torch.int64)
     wide = norms_by_class(norms, labels, {0: 50})[0]
     assert wide.stderr == pytest.approx(float(values.std()) / math.sqrt(50))
     variances[19] = 0.01
@@ -205,8 +206,9 @@ def test_few_second_probes_leave_a_class_conservative():
 
 
 def test_the_norms_that_carry_a_heavy_tail_get_a_second_probe():
-    """Norms of Pareto tail 2.5: the error stated with one probe is that seen over seeds, also where
-    200 tell little.
+    """With Pareto tail 2.5, the stated error of one probe is the error seen over seeds.
+
+    The second probes of 200 random examples alone would tell little.
     """
     torch.manual_seed(0)
     f = nn.Linear(4, 3).double().eval()
@@ -227,7 +229,7 @@ def test_warnings(net, data):
     zero = geometric_complexity(lambda x: torch.ones(len(x), 2), data[0])
     assert zero.value == 0.0
     assert zero.interval() == (0.0, 0.0)
-    assert "have no derivative in the inputs but 0" in zero.warnings[0]
+    assert "derivative of the features in the inputs is 0 at every example" in zero.warnings[0]
     spiky = data[0].clone()
     spiky[0] *= 1e3
     heavy = geometric_complexity(lambda x: x**2, spiky, estimator="exact")
@@ -307,9 +309,11 @@ def many():
 @pytest.mark.parametrize("rtol", [0.1, 0.2])
 @pytest.mark.parametrize("labelled", [False, True])
 def test_rtol_stops_when_precise_enough_and_covers(net, many, rtol, labelled):
-    net32, inputs = net.float(), many if labelled else many[0]
+    net32 = net.float()
+    inputs = many if labelled else many[0]
     exact = geometric_complexity(net32, many[0], estimator="exact", batch_size=4000).value
-    hits, sizes = 0, []
+    hits = 0
+    sizes = []
     for seed in range(120):
         gc = geometric_complexity(net32, inputs, rtol=rtol, seed=seed, batch_size=2000)
         low, high = gc.interval()
@@ -338,9 +342,7 @@ def test_one_output_has_no_second_probe(data, estimator):
 
 
 def test_norms_by_class_follow_the_declared_classes():
-    """A class without a probed example is NaN with its reason; the order of the labels in the
-    sample is free.
-    """
+    """A class without a probed example is NaN with a reason, whatever the order of the sample."""
     norms = SquaredNorms.exact(torch.tensor([1.0, 10.0, 3.0, 20.0]).double())
     got = norms_by_class(norms, torch.tensor([7, 2, 7, 2]), {2: 2, 5: 9, 7: 2})
     assert list(got) == [2, 5, 7]

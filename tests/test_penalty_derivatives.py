@@ -1,4 +1,4 @@
-"""Second derivatives of the penalty: the rules of forward mode, and what is refused."""
+"""Second derivatives of the penalty: rules of forward mode, and maps that are refused."""
 
 import pytest
 import torch
@@ -14,23 +14,18 @@ EXACT = ("forward_mode", "double_backward")
 
 
 class Awkward(nn.Module):
-    """Statements in place, on fresh tensors, on views and on parts of them; two branches; every
-    rule of forward mode.
-    """
+    """Every rule of forward mode: in place, on fresh tensors, views and parts; two branches."""
 
     def __init__(self):
         super().__init__()
-        self.first, self.second = (
-            nn.Conv2d(2, 4, 3, padding=1),
-            nn.Conv2d(4, 4, 3, padding="same", bias=False),
-        )
-        self.norm, self.relu, self.layer_norm = (
-            nn.BatchNorm2d(4),
-            nn.ReLU(inplace=True),
-            nn.LayerNorm(16),
-        )
+        self.first = nn.Conv2d(2, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 4, 3, padding="same", bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer_norm = nn.LayerNorm(16)
         self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
-        self.gate, self.classifier = F.hardsigmoid, nn.Linear(16, 3)
+        self.gate = F.hardsigmoid
+        self.classifier = nn.Linear(16, 3)
 
     def forward(self, x):
         h = self.first(x)
@@ -48,12 +43,11 @@ class Awkward(nn.Module):
 
 def test_forward_mode_has_the_derivatives_of_double_backward():
     torch.manual_seed(0)
-    model, x = Awkward().double().eval(), torch.randn(5, 2, 4, 4).double()
-    (
-        nn.init.normal_(model.norm.bias),
-        nn.init.normal_(model.layer_norm.weight),
-        model.norm.running_var.uniform_(0.5, 2),
-    )
+    model = Awkward().double().eval()
+    x = torch.randn(5, 2, 4, 4).double()
+    nn.init.normal_(model.norm.bias)
+    nn.init.normal_(model.layer_norm.weight)
+    model.norm.running_var.uniform_(0.5, 2)
     a, output, first = gradients_of_all(model, x, "forward_mode")
     model.gate = lambda z: F.relu6(z + 3) / 6  # hardsigmoid has no second derivative in torch
     b, _, second = gradients_of_all(model, x, "double_backward")
@@ -79,7 +73,7 @@ def images(n=4, size=8):
 
 
 def exact_gradients(model, x, method):
-    """Of the exact form, in all parameters before the classifier."""
+    """Gradients of the exact form in all parameters."""
     _, loss = GeometricComplexityPenalty(1.0, method=method, n_probes="exact")(model, x)
     return torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
 
@@ -114,30 +108,30 @@ def test_gradients_of_both_modes(norm):
 
 
 class Direct(nn.Module):
-    """Layer normalisation by the function that F.layer_norm calls."""
+    """Layer normalisation by the function behind F.layer_norm."""
 
     def __init__(self, function):
         super().__init__()
         self.function = function
-        self.weight, self.bias = nn.Parameter(torch.rand(8, 8)), nn.Parameter(torch.rand(8, 8))
+        self.weight = nn.Parameter(torch.rand(8, 8))
+        self.bias = nn.Parameter(torch.rand(8, 8))
 
     def forward(self, x):
         return self.function(x, (8, 8), self.weight, self.bias, 1e-5, True)
 
 
 class Solved(nn.Module):
-    """A linear system: torch's forward rule has a wrong graph. Behind it a layer whose gradient is
-    much larger.
+    """A linear system, for which torch's forward rule has a wrong graph.
+
+    A layer with a much larger gradient follows it.
     """
 
     def __init__(self, gate):
         super().__init__()
-        self.first, self.gate, self.large, self.last = (
-            nn.Linear(4, 4),
-            gate,
-            nn.Linear(2, 200),
-            nn.Linear(200, 3),
-        )
+        self.first = nn.Linear(4, 4)
+        self.gate = gate
+        self.large = nn.Linear(2, 200)
+        self.last = nn.Linear(200, 3)
 
     def forward(self, x):
         a = self.first(x).view(-1, 2, 2) + 3 * torch.eye(2).to(x)
@@ -146,16 +140,16 @@ class Solved(nn.Module):
 
 
 def test_a_wrong_rule_of_torch_is_refused():
-    """If this no longer raises, torch has mended the forward rule of linalg.solve: take another."""
+    """If this no longer raises, torch has fixed its rule of linalg.solve: test another one."""
     torch.manual_seed(0)
     model = Solved(nn.Identity())
     with pytest.raises(
         NotImplementedError,
-        match="method: expected forward rules with a right derivative, got a gradient in 'first",
+        match="method: expected forward rules with correct derivatives, got a gradient in 'first",
     ):
         GeometricComplexityPenalty(1.0)(model, X.float())
     assert GeometricComplexityPenalty(1.0, method="double_backward")(model, X.float())[1] > 0
-    with pytest.raises(NotImplementedError, match="with a right derivative"):
+    with pytest.raises(NotImplementedError, match="with correct derivatives"):
         GeometricComplexityPenalty(1.0)(Solved(nn.Hardsigmoid()), X.float())
 
 
@@ -163,7 +157,8 @@ def test_rules_that_cannot_be_compared_are_told():
     class Gated(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+            self.first = nn.Linear(4, 4)
+            self.last = nn.Linear(4, 3)
 
         def forward(self, x):
             return self.last(OnlyForward.apply(self.first(x)))
@@ -182,7 +177,7 @@ def test_rules_that_cannot_be_compared_are_told():
 
 
 class OnlyForward(torch.autograd.Function):
-    """2 x, with a forward rule and a backward pass that has no derivative."""
+    """2 x, with a forward rule, and a backward pass without a derivative."""
 
     @staticmethod
     def forward(ctx, x):
@@ -199,13 +194,16 @@ class OnlyForward(torch.autograd.Function):
 
 
 def test_a_model_that_differentiates_inside_its_forward_pass():
-    """The gradient inside does not see the tangent of a linear layer: the value would be wrong."""
+    """The inner gradient does not see the tangent of a linear layer, so the value is wrong."""
 
     class Energy(nn.Module):
         def __init__(self):
             super().__init__()
-            self.a, self.norm, self.b = nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 1)
-            self.post, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+            self.a = nn.Linear(4, 8)
+            self.norm = nn.LayerNorm(8)
+            self.b = nn.Linear(8, 1)
+            self.post = nn.Linear(4, 6)
+            self.last = nn.Linear(6, 3)
 
         def forward(self, x):
             with torch.enable_grad():
@@ -238,10 +236,8 @@ def test_complex_and_sparse_parameters():
     class Fourier(nn.Module):
         def __init__(self):
             super().__init__()
-            self.weight, self.last = (
-                nn.Parameter(torch.randn(3, dtype=torch.complex128)),
-                nn.Linear(4, 3).double(),
-            )
+            self.weight = nn.Parameter(torch.randn(3, dtype=torch.complex128))
+            self.last = nn.Linear(4, 3).double()
 
         def forward(self, x):
             return self.last(torch.tanh(torch.fft.irfft(torch.fft.rfft(x) * self.weight, n=4)))
@@ -264,7 +260,8 @@ def test_vmap_inside_a_model():
     class Mapped(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 3)
+            self.first = nn.Linear(4, 5)
+            self.last = nn.Linear(5, 3)
 
         def forward(self, x):
             return self.last(torch.func.vmap(lambda row: torch.tanh(self.first(row)))(x))
@@ -280,7 +277,7 @@ def test_vmap_inside_a_model():
 
 @pytest.mark.parametrize("method", EXACT)
 def test_a_gate_without_a_second_derivative_in_torch(method):
-    """Hardsigmoid, as in MobileNetV3, by both methods and without a warning."""
+    """Hardsigmoid, as in MobileNetV3, works with both methods and without a warning."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Linear(4, 6), nn.Hardsigmoid(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)
@@ -350,7 +347,8 @@ def test_operations_without_derivatives():
     class Distances(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.last = nn.Linear(4, 5), nn.Linear(1, 3)
+            self.first = nn.Linear(4, 5)
+            self.last = nn.Linear(1, 3)
 
         def forward(self, x):
             return self.last(torch.cdist(self.first(x)[:, None], torch.ones(len(x), 1, 5))[:, 0])
@@ -365,11 +363,9 @@ def test_in_place_hardsigmoid_as_a_statement():
     class Gated(nn.Module):
         def __init__(self, inplace):
             super().__init__()
-            self.first, self.gate, self.last = (
-                nn.Linear(4, 5),
-                nn.Hardsigmoid(inplace=inplace),
-                nn.Linear(5, 3),
-            )
+            self.first = nn.Linear(4, 5)
+            self.gate = nn.Hardsigmoid(inplace=inplace)
+            self.last = nn.Linear(5, 3)
 
         def forward(self, x):
             h = self.first(x)
@@ -389,7 +385,8 @@ def test_linear_layer_whose_weight_depends_on_the_inputs():
     class Weighted(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+            self.first = nn.Linear(4, 4)
+            self.last = nn.Linear(4, 3)
 
         def forward(self, x):
             h = self.first(x)
@@ -408,14 +405,18 @@ def test_layer_norm_of_large_float16():
     class Large(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.norm, self.last = nn.Linear(16, 32), nn.LayerNorm(32), nn.Linear(32, 3)
+            self.first = nn.Linear(16, 32)
+            self.norm = nn.LayerNorm(32)
+            self.last = nn.Linear(32, 3)
             self.scale = 1
 
         def forward(self, x):
             return self.last(self.norm(self.scale * self.first(x)))
 
     torch.manual_seed(0)
-    model, x, penalty = Large(), torch.randn(16, 16), GeometricComplexityPenalty(1.0, n_probes=64)
+    model = Large()
+    x = torch.randn(16, 16)
+    penalty = GeometricComplexityPenalty(1.0, n_probes=64)
     expected = penalty(model, x)[1].item()  # layer normalisation takes the scale away
     for model.scale in (1, 1000):
         with torch.autocast("cpu", torch.float16):

@@ -1,4 +1,4 @@
-"""Autocast and other precisions: what is summed in float64, and what is refused."""
+"""Autocast and other precisions: sums in float64, and settings that are refused."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def net():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("estimator", ["exact", "rademacher", "input"])
 def test_autocast_agrees_to_its_rounding(dtype, estimator):
-    """The same probes: complexity and collapse of each precision differ by a few of its roundings."""
+    """With the same probes, complexity and collapse differ by a few roundings of the precision."""
     whole = geo.measure(net(), (X, Y), estimator=estimator)
     half = geo.measure(net(), (X, Y), estimator=estimator, autocast=dtype)
     assert half.features.dtype == dtype
@@ -39,7 +39,7 @@ def test_autocast_agrees_to_its_rounding(dtype, estimator):
 
 
 def test_sums_keep_their_digits():
-    """30,000 equal rows in bfloat16: a mean taken in bfloat16 would stop growing at 256 summands."""
+    """30,000 equal rows in bfloat16: a sum in bfloat16 would stop growing after 256 rows."""
     f = nn.Linear(3, 8, bias=False)
     x = torch.ones(30_000, 3)
     gc = geo.geometric_complexity(f, x, layer="", estimator="exact", autocast=torch.bfloat16)
@@ -56,7 +56,8 @@ def test_a_mean_over_positions_keeps_its_digits():
 
 
 def test_a_model_in_bfloat16():
-    half, whole = geo.measure(net().bfloat16(), (X, Y)), geo.measure(net(), (X, Y))
+    half = geo.measure(net().bfloat16(), (X, Y))
+    whole = geo.measure(net(), (X, Y))
     assert half.geometric_complexity.value == pytest.approx(
         whole.geometric_complexity.value, rel=0.05
     )
@@ -64,7 +65,7 @@ def test_a_model_in_bfloat16():
 
 
 def test_float16_gradients_that_overflow_are_refused():
-    """Features within the range of float16, gradients outside of it."""
+    """Features within the range of float16, with gradients outside it."""
     model = nn.Sequential(nn.Linear(6, 8, bias=False), nn.Linear(8, 4))
     nn.init.constant_(model[0].weight, 6e4)
     with pytest.raises(

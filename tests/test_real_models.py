@@ -1,4 +1,4 @@
-"""Public checkpoints on official data: every number against a separate float64 computation."""
+"""Public checkpoints on official data, against separate float64 computations."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def measured(resnet20, images):
 
 
 def embedding(model):
-    """The map up to the pooled features, written out; shares nothing with the package's hooks."""
+    """The map to the pooled features, written out, without the package's hooks."""
 
     def f(x):
         out = torch.relu(model.bn1(model.conv1(x)))
@@ -48,10 +48,12 @@ def test_layer_accuracy_and_collapse(measured, resnet20, images):
             torch.cat([resnet20(x.double()).argmax(dim=1) for x in images.inputs.split(250)])
             == images.targets
         )
-    weight, bias = resnet20.linear.weight.detach().clone(), resnet20.linear.bias.detach().clone()
+    weight = resnet20.linear.weight.detach().clone()
+    bias = resnet20.linear.bias.detach().clone()
     resnet20.float()
     assert measured.accuracy == pytest.approx(float(hits.double().mean()))
-    z, y = z.numpy(), images.targets.numpy()
+    z = z.numpy()
+    y = images.targets.numpy()
     assert measured.cdnv == pytest.approx(float(collapse_reference.cdnv(z, y)), rel=1e-6)
     assert measured.nc1 == pytest.approx(float(collapse_reference.nc1(z, y)), rel=1e-6)
     centred = collapse_reference.centred_means(z, y)

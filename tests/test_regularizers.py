@@ -33,9 +33,7 @@ def exact_gradient(model):
 
 
 def gradients(penalty, model, calls, x):
-    """The penalty's gradient in the first layer's weight, each the mean of as many calls as there
-    are to a period.
-    """
+    """The penalty's gradient in the first layer's weight, each the mean over ``every`` calls."""
     zero = torch.zeros_like(model[0].weight)
     for _ in range(calls):
         losses = [penalty(model, x)[1] for _ in range(penalty.every)]
@@ -47,7 +45,7 @@ def gradients(penalty, model, calls, x):
 
 
 def agrees(draws, expected, within=4.5):
-    """Whether the mean of the draws is as expected, in standard errors."""
+    """True if the mean of the draws is within so many standard errors of the expectation."""
     draws = torch.stack(list(draws))
     return bool(
         (
@@ -62,11 +60,12 @@ SETTINGS = [{}, {"n_probes": 2}, {"batch_fraction": 0.25}, {"every": 3}]
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_expected_gradient_is_that_of_exact_gc(settings, method):
-    model, many = net(), X.repeat(200, 1)  # each copy has its own probe
+    model = net()
+    many = X.repeat(200, 1)  # each copy has its own probe
     penalty = GeometricComplexityPenalty(0.5, method=method, **settings)
     draws = list(gradients(penalty, model, 60, many))
     assert agrees(draws, 0.5 * exact_gradient(model))
-    assert not agrees(draws, 0.55 * exact_gradient(model))  # it would see a tenth
+    assert not agrees(draws, 0.55 * exact_gradient(model))  # an error of a tenth would be seen
 
 
 EXACT = ("forward_mode", "double_backward")
@@ -89,7 +88,8 @@ def test_gradcheck_in_the_parameters(method, n_probes):
 
 @pytest.mark.parametrize("method", EXACT)
 def test_exact_form(method):
-    model, penalty = net(), GeometricComplexityPenalty(1.0, method=method, n_probes="exact")
+    model = net()
+    penalty = GeometricComplexityPenalty(1.0, method=method, n_probes="exact")
     _, loss = penalty(model, X)
     (gradient,) = torch.autograd.grad(loss, model[0].weight)
     assert loss.item() == pytest.approx(
@@ -116,9 +116,7 @@ IMAGES = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 @pytest.mark.parametrize(("dtype", "bias"), [(torch.float32, 2e-3), (torch.float64, 1e-6)])
 def test_bias_of_finite_differences(dtype, bias):
-    """At the same probes the difference is Jacobian times probe up to the stated bias, in value and
-    gradient.
-    """
+    """With the same probes, value and gradient differ from the exact ones by the stated bias."""
     model = smooth_image_net(torch.float64)
     exact, expected = value_and_gradient(model, IMAGES.double(), "forward_mode")
     value, gradient = value_and_gradient(model.to(dtype), IMAGES.to(dtype), "finite_difference")
@@ -133,14 +131,16 @@ def value_and_gradient(model, x, method, **settings):
 
 @pytest.mark.parametrize("settings", [{}, {"batch_fraction": 0.3}, {"every": 2}])
 def test_output_is_the_models(settings):
-    model, penalty = net(), GeometricComplexityPenalty(1e-3, **settings)
+    model = net()
+    penalty = GeometricComplexityPenalty(1e-3, **settings)
     for _ in range(3):
         output, _ = penalty(model, X)
         torch.testing.assert_close(output, model(X))
 
 
 def test_last_is_the_unweighted_estimate():
-    model, penalty = net(), GeometricComplexityPenalty(1e-2, every=2, n_probes=4)
+    model = net()
+    penalty = GeometricComplexityPenalty(1e-2, every=2, n_probes=4)
     _, loss = penalty(model, X)
     assert loss.item() == pytest.approx(2e-2 * penalty.last.value)
     exact = float(reference.squared_norms(model[:4], X).mean())
@@ -150,12 +150,14 @@ def test_last_is_the_unweighted_estimate():
 
 
 def test_collapse_beside_complexity():
-    model, labels = net(), torch.arange(12) % 3
+    model = net()
+    labels = torch.arange(12) % 3
     penalty = GeometricComplexityPenalty(1.0, n_probes="exact")
     penalty(model, X)
     assert penalty.last_collapse is None
     penalty(model, X, labels=labels)
-    norms, features = reference.squared_norms(model[:4], X), model[:4](X).detach()
+    norms = reference.squared_norms(model[:4], X)
+    features = model[:4](X).detach()
     gc = [norms[labels == c].mean() for c in range(3)]
     means = [features[labels == c].mean(dim=0) for c in range(3)]
     pairs = [(a, b) for a in range(3) for b in range(a)]
@@ -170,7 +172,8 @@ def test_collapse_beside_complexity():
 
 
 def test_step_count_is_state():
-    model, penalty = net(), GeometricComplexityPenalty(1e-2, every=2)
+    model = net()
+    penalty = GeometricComplexityPenalty(1e-2, every=2)
     penalty(model, X)
     resumed = GeometricComplexityPenalty(1e-2, every=2)
     resumed.load_state_dict(penalty.state_dict())
@@ -181,9 +184,7 @@ def test_step_count_is_state():
 
 
 def test_a_batch_wise_layer_is_refused():
-    """Its Jacobian mixes the examples of a batch; dropout, which draws the same for each look, does
-    not.
-    """
+    """A batch-wise layer mixes examples; dropout, which draws the same at each check, does not."""
     model = nn.Sequential(nn.Linear(4, 5), Standardised(), nn.Linear(5, 3)).double().train()
     with pytest.raises(RuntimeError, match=r"first at '1' \(Standardised\): a batch-wise layer"):
         GeometricComplexityPenalty(1.0)(model, X)
@@ -202,9 +203,7 @@ def normalised_net():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_running_statistics_are_those_of_the_call(method):
-    """Also if the model sees other examples before the backward pass; and modules inside the layer
-    keep their mode.
-    """
+    """Even if other examples come before the backward pass; modules inside keep their mode."""
     gradients = []
     for again in (False, True):
         model = normalised_net()
@@ -280,9 +279,7 @@ def test_batch_norm_without_running_statistics_mixes_the_batch():
 
 @pytest.mark.parametrize("settings", [{}, {"batch_fraction": 0.5}, {"every": 2}])
 def test_accumulated_gradients_have_the_expectation_of_the_batch(settings):
-    """Three micro-batches, each loss divided by three: 3 and 2 have no common factor, so each one
-    takes its turn.
-    """
+    """Three micro-batches: as 3 and 2 have no common factor, each takes its turn."""
     model = net()
     penalty = GeometricComplexityPenalty(1.0, **settings)
 
@@ -337,14 +334,13 @@ def test_finite_differences_are_refused_where_rounding_or_chance_would_drown_the
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("settings", [{}, {"batch_fraction": 0.25}, {"every": 2}], ids=str)
 def test_compiled_model(method, settings):
-    """Penalised examples go through the module inside, others through the compiled one: the same
-    numbers.
-    """
+    """The numbers of the plain model, though other examples go through the compiled one."""
     model = smooth_image_net()
     expected, other = (GeometricComplexityPenalty(1.0, method=method, **settings) for _ in range(2))
     compiled = torch.compile(model, backend="aot_eager")
     for _ in range(2):
-        (a, loss), (b, compiled_loss) = expected(model, IMAGES), other(compiled, IMAGES)
+        a, loss = expected(model, IMAGES)
+        b, compiled_loss = other(compiled, IMAGES)
         torch.testing.assert_close(a, b)
         assert loss.item() == pytest.approx(compiled_loss.item())
         (b.square().mean() + compiled_loss).backward()
@@ -402,7 +398,7 @@ def test_attention(method):
 
 
 def gradient_with_buffers(x):
-    """The second of two steps of a network whose buffers the wrapper sends at each forward pass."""
+    """The gradient of the second step of a network whose buffers the wrapper sends at each pass."""
     model = nn.parallel.DistributedDataParallel(normalised_net())
     penalty = GeometricComplexityPenalty(1.0, batch_norm="running")
     for _ in range(2):
@@ -413,7 +409,7 @@ def gradient_with_buffers(x):
 
 
 def gradient_of_text(wrap, texts):
-    """In the embedding of the tokens, of inputs by name."""
+    """The gradient in the embedding of the tokens, for inputs by name."""
     torch.manual_seed(0)
     model = Reader().double()
     wrapped = wrap(model)
@@ -425,9 +421,10 @@ def gradient_of_text(wrap, texts):
 
 
 def averaged_gradients(rank, folder):
-    """One step of each kind by one of two processes; rank 0 stores the averaged gradients."""
+    """One step of each kind in one of two processes, which stores the averaged gradients."""
     distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    model, half = net(), X[6 * rank : 6 * rank + 6]
+    model = net()
+    half = X[6 * rank : 6 * rank + 6]
     found = {}
     for find_unused in (False, True):
         parallel = nn.parallel.DistributedDataParallel(model, find_unused_parameters=find_unused)
@@ -442,11 +439,9 @@ def averaged_gradients(rank, folder):
     output, loss = penalty(parallel, X)
     model.zero_grad()
     (loss + 0.0 * output.sum()).backward()
-    found["output"], found["value"], found["random"] = (
-        output.detach(),
-        loss.item(),
-        model[0].weight.grad.clone(),
-    )
+    found["output"] = output.detach()
+    found["value"] = loss.item()
+    found["random"] = model[0].weight.grad.clone()
     found["normalised"] = gradient_with_buffers(half)
     found["text"] = gradient_of_text(
         nn.parallel.DistributedDataParallel, TEXTS[2 * rank : 2 * rank + 2]
@@ -456,8 +451,9 @@ def averaged_gradients(rank, folder):
 
 
 def test_two_processes(tmp_path, monkeypatch):
-    """Layer names without `module.`; averaged gradients are those of the global batch; each rank
-    has its own probes.
+    """Averaged gradients are those of the global batch, and each rank has its own probes.
+
+    Layers are named without `module.`.
     """
     torch.multiprocessing.spawn(averaged_gradients, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
@@ -476,9 +472,7 @@ def test_two_processes(tmp_path, monkeypatch):
     assert first["value"] != second["value"]
     alone = []
     for rank in range(2):
-        monkeypatch.setattr(
-            "geocollapse.regularizers.complexity.penalty.share", lambda rank=rank: (rank, 2)
-        )
+        monkeypatch.setattr("geocollapse.regularizers.pieces.share", lambda rank=rank: (rank, 2))
         alone += list(
             gradients(GeometricComplexityPenalty(1.0, "3", batch_fraction=0.5), model, 1, X)
         )
@@ -491,7 +485,8 @@ def test_example(tmp_path, monkeypatch):
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     monkeypatch.setattr(example, "TARGET", 3.0)  # met at the first look
-    images, labels = torch.randn(64, 3, 32, 32), torch.arange(64) % 10
+    images = torch.randn(64, 3, 32, 32)
+    labels = torch.arange(64) % 10
     model, run = example.train(1e-3, 0, images, labels)
     assert run["training_loss"] < 3.0
     values = example.describe(model, images, labels)
@@ -511,8 +506,9 @@ def test_data_parallel_is_refused():
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("settings", [{}, {"batch_fraction": 0.5}])
 def test_gradient_of_the_inputs(method, settings):
-    """A stem before the model takes the gradient of the output whole, and that of the penalty."""
-    model, stem = net(), nn.Linear(4, 4).double()
+    """A stem before the model gets the whole gradient of the output, and that of the penalty."""
+    model = net()
+    stem = nn.Linear(4, 4).double()
     output, loss = GeometricComplexityPenalty(1.0, method=method, **settings)(model, stem(X))
     (of_output,) = torch.autograd.grad(output.square().sum(), stem.weight, retain_graph=True)
     (expected,) = torch.autograd.grad(model(stem(X)).square().sum(), stem.weight)
@@ -524,7 +520,8 @@ def test_an_output_that_parts_of_the_batch_do_not_give_is_refused():
     class Head(nn.Module):
         def __init__(self, head):
             super().__init__()
-            self.net, self.head = net(), head
+            self.net = net()
+            self.head = head
 
         def forward(self, x):
             return self.head(self.net(x))
@@ -563,20 +560,19 @@ class WithNone(nn.Module):
 
 
 def test_each_model_is_looked_at():
-    """One penalty for two models: the layer of each, and a model seen with one example is looked at
-    with two.
-    """
-    a, b = net(), nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    """One penalty for two models; a model checked with one example is checked again with two."""
+    a = net()
+    b = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     penalty = GeometricComplexityPenalty(1.0, n_probes="exact")
     penalty(a, X)
     penalty(b, X)
     assert penalty.last.value == pytest.approx(float(reference.squared_norms(b[:2], X).mean()))
     c = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), Standardised(), nn.Linear(5, 3)).double()
     penalty(c, X[:1])
-    looked = penalty._met
+    known = penalty._maps.known
     penalty(c, X[:1])
-    assert penalty._met is looked
-    assert looked.n_looked == 1  # one example is looked at once, two when they come
+    assert penalty._maps.known is known
+    assert known.n_checked == 1  # checked once with one example, again with two
     with pytest.raises(RuntimeError, match="first at '2'"):
         penalty(c, X)
     assert deepcopy(penalty)(a, X)[1] == penalty(a, X)[1]
@@ -598,7 +594,8 @@ def test_outputs_of_several_tensors():
 
 
 def test_bad_calls():
-    model, penalty = net(), GeometricComplexityPenalty(1.0)
+    model = net()
+    penalty = GeometricComplexityPenalty(1.0)
     with pytest.raises(
         TypeError, match="inputs: expected a floating tensor .* got inputs of torch.int64"
     ):

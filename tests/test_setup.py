@@ -1,4 +1,4 @@
-"""One set-up for every measurement: the same default layer, checks, unwrapping and order of data."""
+"""One set-up for every measurement: the same default layer, checks and order of data."""
 
 import os
 import signal
@@ -11,6 +11,8 @@ from torch import nn
 import geocollapse as geo
 from geocollapse.data import About, LabelledTokens
 from geocollapse.measurement.collect import collect_features
+from geocollapse.measurement.table import title_of
+from geocollapse.store import read_features, write_features
 
 
 @pytest.fixture
@@ -130,6 +132,24 @@ def test_ctrl_c_ends_a_comparison_at_its_last_look(net, data):
     assert found.decision == "undecided"
     assert found.looks[-1] < len(x)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_pooling_and_the_head_are_those_of_the_record(tmp_path):
+    torch.manual_seed(0)
+    images = torch.randn(60, 2, 4, 4)
+    labels = torch.arange(60) % 3
+    net = nn.Sequential(nn.Conv2d(2, 5, 3), nn.Flatten(), nn.Linear(20, 3)).eval()
+    m = geo.measure(net, (images, labels), layer=["0", "2:in"], pool="mean", **EXACT)
+    pooled, fed = (layer.kept for layer in m.layers)
+    assert pooled.context.pool == "mean"
+    assert title_of(m.layers[0]).startswith("0 (mean over positions): 60 examples, 3 classes")
+    assert pooled.head is None
+    assert pooled.no_head == "the classifier is fed by '2:in', not by this layer"
+    torch.testing.assert_close(fed.head.weight, net[2].weight.detach())
+    write_features(tmp_path / "features.npz", fed)
+    again = read_features(tmp_path / "features.npz")
+    assert (again.context.pool, again.context.seed, again.no_head) == ("mean", 0, "")
+    assert torch.equal(again.head.bias, fed.head.bias)
 
 
 def test_features_of_texts_are_in_the_order_of_the_data():

@@ -1,6 +1,4 @@
-"""Until when examples are probed: precision, examples, time, Ctrl-C, and the effort between
-examples and probes.
-"""
+"""When to stop probing, and how to balance the number of examples against probes."""
 
 import functools
 import itertools
@@ -17,7 +15,7 @@ from geocollapse.complexity.probing import probes_worth
 from geocollapse.complexity.stopping import first_interrupt_asks
 from geocollapse.jacobian import SquaredNorms
 
-# The output: what the references are computed of.
+# The references are computed for the output.
 geometric_complexity = functools.partial(geo.geometric_complexity, layer="")
 
 
@@ -35,10 +33,13 @@ def data():
 
 
 class Counting:
-    """A map that does something at its k-th call."""
+    """A map that runs an action at its k-th call."""
 
     def __init__(self, f, k, action):
-        self.f, self.k, self.action, self.calls = f, k, action, 0
+        self.f = f
+        self.k = k
+        self.action = action
+        self.calls = 0
 
     def __call__(self, x):
         self.calls += 1
@@ -128,9 +129,8 @@ def test_ctrl_c_in_a_measurement(net, data):
         calls = itertools.count(1)
 
         def forward(self, x):
-            if (
-                next(self.calls) == 11
-            ):  # one call peeks at the layers, three check that rows are independent
+            # One call peeks at the layers, three check that rows are independent.
+            if next(self.calls) == 11:
                 interrupt()
             return super().forward(x)
 
@@ -171,7 +171,7 @@ def test_a_program_that_handles_ctrl_c_itself_is_left_alone():
 
 
 def norms_with(between, single, n=200):
-    """Values whose between and single-probe variances are as stated."""
+    """Norms with the given variances between examples and of a single probe."""
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(n, generator=generator).double()
     values = (values - values.mean()) / values.std() * math.sqrt(between + single) + 10
@@ -191,7 +191,8 @@ def test_effort_is_shared_by_cost_and_variance():
 
 @pytest.mark.parametrize("aim", [0.05, 0.06])
 def test_more_probes_where_all_examples_are_too_few(aim):
-    norms, n_left = norms_with(1.0, 4.0), 800
+    norms = norms_with(1.0, 4.0)
+    n_left = 800
     r = probes_worth(norms, aim, n_left, 0.0)
     assert math.sqrt(200 * 4.0 + n_left * 4.0 / r) / 1000 <= aim
     assert r == 1 or math.sqrt(200 * 4.0 + n_left * 4.0 / (r - 1)) / 1000 > aim
@@ -239,7 +240,7 @@ def test_top_examples_carry_the_largest_share(net, data):
 
 
 class Heavy(nn.Module):
-    """A few outputs count many times."""
+    """Makes a few outputs dominate."""
 
     def forward(self, z):
         return z.exp()

@@ -1,4 +1,4 @@
-"""The penalty of text models: with respect to the embedded tokens, padding is no text."""
+"""The penalty of text models: in the embedded tokens, and independent of padding."""
 
 import pytest
 import torch
@@ -20,16 +20,14 @@ def reader():
 
 
 def embedding_of(model, x):
-    """What feeds the head, from the embedded tokens of texts without padding."""
+    """The input of the head, from the embedded tokens of texts without padding."""
     h = x + model.positions[: x.shape[1]]
     h = torch.tanh(h + model.attention(h, h, h, need_weights=False)[0])
     return h.mean(dim=1)
 
 
 def exact_complexity(model):
-    """Mean over the texts, each alone, of the squared norm of the Jacobian in its embedded tokens,
-    with a graph.
-    """
+    """Mean over single texts of the squared norm of the Jacobian in the tokens, with a graph."""
     norms = []
     for text in TEXTS:
         x = model.tokens(torch.tensor([text]))
@@ -42,9 +40,7 @@ def exact_complexity(model):
 @pytest.mark.parametrize("method", EXACT)
 @pytest.mark.parametrize("width", [6, 9])
 def test_exact_form(method, width):
-    """Of a padded batch the value of the single texts; gradients reach the embedding of the tokens
-    too.
-    """
+    """A padded batch has the value of its single texts, and gradients reach the embedding."""
     model = reader()
     _, loss = GeometricComplexityPenalty(
         1.0, input_layer="tokens", method=method, n_probes="exact"
@@ -70,7 +66,8 @@ def test_exact_form(method, width):
     "settings", [{}, {"batch_fraction": 0.25}, {"every": 2}, {"batch_norm": "running"}], ids=str
 )
 def test_output_is_the_models(method, settings):
-    model, batch = reader(), padded(TEXTS * 10)
+    model = reader()
+    batch = padded(TEXTS * 10)
     penalty = GeometricComplexityPenalty(1e-2, input_layer="tokens", method=method, **settings)
     for _ in range(2):
         output, loss = penalty(model, batch, labels=torch.arange(40) % 2)
@@ -80,8 +77,9 @@ def test_output_is_the_models(method, settings):
 
 
 def test_gradient_of_the_loss_is_the_plain_one():
-    """The output behind the penalty carries the loss back to the embedding of the tokens."""
-    model, batch = reader(), padded(TEXTS)
+    """The output of the penalty carries the loss back to the embedding of the tokens."""
+    model = reader()
+    batch = padded(TEXTS)
     output, _ = GeometricComplexityPenalty(1.0, input_layer="tokens")(model, batch)
     parameters = list(model.parameters())
     pairs = [torch.autograd.grad(z.square().sum(), parameters) for z in (output, model(**batch))]
@@ -111,7 +109,8 @@ def test_transformers_names_its_own_embedding():
 
 
 def test_bad_calls():
-    model, batch = reader(), padded(TEXTS)
+    model = reader()
+    batch = padded(TEXTS)
     penalty = GeometricComplexityPenalty(1.0, input_layer="tokens")
     with pytest.raises(
         ValueError,

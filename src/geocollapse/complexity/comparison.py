@@ -1,4 +1,4 @@
-"""``compare_complexity``: which of two models has the lower geometric complexity."""
+"""``compare_complexity``: which of two maps has the lower geometric complexity."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from geocollapse.batches import Batch, MapExamples, as_map
 from geocollapse.complexity.means import EstimateSettings, mean_norm
 from geocollapse.complexity.schedule import SECOND_PROBES
-from geocollapse.complexity.setup import Asked, Data, Model, Prepared, prepared
+from geocollapse.complexity.setup import Data, Model, Request, Setup, set_up
 from geocollapse.complexity.stopping import StoppingRule, first_interrupt_asks
 from geocollapse.estimate import Estimate, Population
 from geocollapse.inputs import move
@@ -28,17 +28,17 @@ _FIRST_LOOK = 256
 
 @dataclass(frozen=True)
 class ComplexityComparison:
-    """Geometric complexity of one model minus that of another, on the same examples.
+    """Geometric complexity of one map minus that of another, on the same examples.
 
     Attributes:
         difference: GC(f) - GC(g) with its standard error.
-        interval: of the difference, at the level 1 - alpha / J that J looks cost.
+        interval: of the difference, at level 1 - alpha / J to pay for J looks.
         decision: which is lower, or ``undecided`` after the last look.
-        alpha: probability of naming a lower one of two equal models, over all looks together.
-        looks: sample sizes at which it was looked, up to the decision.
+        alpha: probability of calling one of two equal maps lower, over all looks together.
+        looks: sample sizes of the looks, up to the decision.
         first: GC(f) from the same sample.
         second: GC(g) from the same sample.
-        layers: the layer of f and that of g; ``""`` is an output.
+        layers: the layers of f and g; ``""`` is the output.
     """
 
     difference: Estimate
@@ -75,32 +75,30 @@ def compare_complexity(
     batch_size: int | None = None,
     autocast: torch.dtype | None = None,
 ) -> ComplexityComparison:
-    """Decide which of two maps has the lower geometric complexity, with as few examples as the
-    difference needs.
+    """Decide which of two maps has the lower geometric complexity, from few examples.
 
         D = 1/n sum_x ( ||J_f(x)||_F^2 - ||J_g(x)||_F^2 )
 
     Both maps see the same examples and the same probes, so that what they share cancels. The sample
-    sizes of the J looks, 256 2^j, are fixed beforehand; each look decides at level alpha / J, so
-    that two equal models are told apart in at most a share alpha of the cases, where looking at 95
-    % intervals until they part does so in 4 of 10. Compare maps of the same inputs and the same
-    feature scale only. Cost: as two ``geometric_complexity`` up to the decision.
+    sizes of the J looks, 256 2^j, are fixed beforehand, and each look decides at level alpha / J:
+    two equal maps are told apart in at most a share alpha of the cases, against 4 in 10 when 95 %
+    intervals are watched until they part. Compare only maps of the same inputs and the same feature
+    scale. Cost: that of two ``geometric_complexity`` up to the decision.
 
     Source: definitions 1, stopping on a comparison (Bonferroni over fixed looks).
 
     Args:
         f: a module in evaluation mode, or a callable (n, ...) -> (n, ...).
         g: another one of the same inputs.
-        inputs: as ``geometric_complexity`` takes them; examples are drawn at random, labels are not
-            used.
-        layer: of each module, as ``geometric_complexity`` takes it: by default its embedding, ``""``
-            is its output. A callable is its own output.
-        alpha: probability of a wrong decision between equal models.
+        inputs: as for ``geometric_complexity``; examples are drawn at random, labels are not used.
+        layer: of each module, as for ``geometric_complexity``: by default its embedding, ``""`` for
+            its output. A callable is its own output.
+        alpha: probability of a wrong decision between equal maps.
         estimator: see ``geometric_complexity``.
         n_probes: probes for each example and map; ``auto``: one, and a second one on the first 200
             examples.
-        max_samples: look at most at this many examples.
-        population: what the difference speaks about: the ``dataset`` at hand or the
+        max_samples: use at most this many examples.
+        population: the population that the difference speaks about: the ``dataset`` at hand or the
             ``distribution`` behind it.
         seed: of the sample and the probes.
         batch_size: examples that go through a map together.
@@ -112,18 +110,17 @@ def compare_complexity(
 
     Raises:
         ValueError: alpha outside (0, 1), a stream, an empty data set; see
-        ``squared_jacobian_norms``.
-        RuntimeError: a map mixes the examples of a batch, or draws at random; names the module.
+            ``squared_jacobian_norms``.
+        RuntimeError: a map mixes the examples of a batch or draws at random; names the module.
 
     Examples:
         >>> f = torch.nn.Linear(3, 2)
         >>> compare_complexity(f, lambda x: 2 * f(x), torch.randn(2000, 3), layer="").decision
         'first is lower'
     """
-
     if not 0.0 < alpha < 1.0:
         raise ValueError(f"alpha: expected a number between 0 and 1, got {alpha}; do alpha=0.05")
-    asked = Asked(
+    request = Request(
         layer=layer,
         estimator=estimator,
         n_probes=n_probes,
@@ -136,19 +133,19 @@ def compare_complexity(
     )
     with alone(), ExitStack() as stack:
         interrupted = stack.enter_context(first_interrupt_asks())
-        first = stack.enter_context(prepared(f, inputs, _asked_of(f, g, asked)))
-        second = stack.enter_context(prepared(g, inputs, _asked_of(g, f, asked)))
+        first = stack.enter_context(set_up(f, inputs, _request_of(f, g, request)))
+        second = stack.enter_context(set_up(g, inputs, _request_of(g, f, request)))
         return _compared(_Pairs(first, second), alpha, interrupted)
 
 
-def _asked_of(model: Model, other: Model, asked: Asked) -> Asked:
-    """A layer is that of a module; a callable beside one is its own output."""
+def _request_of(model: Model, other: Model, request: Request) -> Request:
+    """The request for one model; beside a module, a callable is its own output."""
     is_output = not isinstance(model, nn.Module) and isinstance(other, nn.Module)
-    return replace(asked, layer=None) if is_output else asked
+    return replace(request, layer=None) if is_output else request
 
 
 def _compared(pairs: _Pairs, alpha: float, interrupted: Callable[[], bool]) -> ComplexityComparison:
-    """Look at the ends fixed beforehand until one map is lower; Ctrl-C ends with the last look."""
+    """Look at the fixed sample sizes until one map is lower, or Ctrl-C ends with the last look."""
     ends = comparison_looks(pairs.n_examples)
     found: ComplexityComparison | None = None
     for number, end in enumerate(ends):
@@ -158,13 +155,18 @@ def _compared(pairs: _Pairs, alpha: float, interrupted: Callable[[], bool]) -> C
             return replace(found, difference=replace(found.difference, interrupted=True))
         difference = pairs.difference()
         interval = difference.interval(1.0 - alpha / len(ends))
-        decision = _decide(interval)
-        looked = tuple(ends[: number + 1])
-        values = pairs.values()
+        first, second = pairs.values()
         found = ComplexityComparison(
-            difference, interval, decision, alpha, looked, *values, layers=pairs.layers
+            difference=difference,
+            interval=interval,
+            decision=_decide(interval),
+            alpha=alpha,
+            looks=tuple(ends[: number + 1]),
+            first=first,
+            second=second,
+            layers=pairs.layers,
         )
-        if decision != "undecided":
+        if found.decision != "undecided":
             break
     if found is None:
         raise ValueError("inputs: expected at least one example, got none; do check the data set")
@@ -180,26 +182,27 @@ def comparison_looks(n_examples: int) -> list[int]:
 
 
 class _Pairs:
-    """Both maps' squared Jacobian norms of the same examples with the same probes."""
+    """The squared Jacobian norms of two maps, for the same examples and the same probes."""
 
-    def __init__(self, first: Prepared, second: Prepared) -> None:
-        asked = first.asked
-        self._ready = (first, second)
+    def __init__(self, first: Setup, second: Setup) -> None:
+        request = first.request
+        self._setups = (first, second)
         self._examples: MapExamples = as_map(first.examples, "inputs")
         self._estimator = first.plan.estimator
-        self._population = asked.population
-        self._n_counted = 1 if asked.n_probes == "auto" else asked.n_probes
-        has_second = asked.n_probes == "auto" and self._estimator != "exact"
+        self._population = request.population
+        self._n_counted = 1 if request.n_probes == "auto" else request.n_probes
+        has_second = request.n_probes == "auto" and self._estimator != "exact"
         self._n_second = SECOND_PROBES if has_second else 0
-        self._order = random_order(asked.seed, self._examples.indices)
+        self._order = random_order(request.seed, self._examples.indices)
         self._n_read = 0
         self._norms: list[tuple[SquaredNorms, SquaredNorms, SquaredNorms]] = []
-        self.n_examples = min(asked.rule.max_samples or len(self._order), len(self._order))
+        self.n_examples = min(request.rule.max_samples or len(self._order), len(self._order))
         self.layers = (first.layers[0], second.layers[0])
 
     def read_until(self, end: int, interrupted: Callable[[], bool]) -> bool:
-        """Send the examples up to the ``end``-th of the order through both maps; the first 200 with
-        a second probe.
+        """Send the first ``end`` examples of the order through both maps; False on Ctrl-C.
+
+        The first 200 get a second probe.
         """
         second = self._order[self._n_read : min(end, self._n_second)]
         rest = self._order[max(self._n_read, self._n_second) : end]
@@ -213,7 +216,7 @@ class _Pairs:
         return True
 
     def difference(self) -> Estimate:
-        """GC(f) - GC(g) from what was read so far."""
+        """GC(f) - GC(g) from the examples read so far."""
         norms = SquaredNorms.cat([difference for difference, _, _ in self._norms]).cpu()
         mean = mean_norm(norms, len(self._examples), EstimateSettings(population=self._population))
         return Estimate(
@@ -230,15 +233,16 @@ class _Pairs:
         )
 
     def values(self) -> tuple[float, float]:
-        """GC of each map alone, from the same sample."""
+        """GC of each map, from the same sample."""
         _, first, second = zip(*self._norms, strict=True)
         means = [float(SquaredNorms.cat(list(norms)).values.mean()) for norms in (first, second)]
         return means[0], means[1]
 
     def _terms(self, number: int, batch: Batch, n_probes: int) -> Tensor:
-        ready = self._ready[number]
-        take, x = ready.feature_map.enter(move(batch.inputs, ready.model))
-        return ready.plan.probe(take, x, batch.indices, n_probes).terms[0].cpu()
+        """Estimates of ||J||_F^2 (probes, 1, n) by the map of that number, one for each probe."""
+        setup = self._setups[number]
+        take, x = setup.feature_map.enter(move(batch.inputs, setup.model))
+        return setup.plan.probe(take, x, batch.indices, n_probes).terms[0].cpu()
 
     def _mean(self, terms: Tensor) -> SquaredNorms:
         if self._estimator == "exact":

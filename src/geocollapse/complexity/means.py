@@ -1,4 +1,4 @@
-"""Geometric complexity and its error from squared Jacobian norms: of a data set, of its classes."""
+"""Geometric complexity of a data set and of its classes, with its error, from squared norms."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from geocollapse.estimate import LARGEST_SHARE_LIMIT, Estimate, Population, tota
 from geocollapse.jacobian import SquaredNorms
 from geocollapse.jacobian.probes import random_order
 
-_WARN_SAMPLES = 200  # largest_share says nothing about fewer examples
+_WARN_SAMPLES = 200  # with fewer examples largest_share says nothing
 
 
 @dataclass(frozen=True)
 class EstimateSettings:
-    """What an Estimate records of how it was made.
+    """The settings behind an Estimate, which records them.
 
     Attributes:
         estimator: of the squared Jacobian norms.
         n_probes: probes that count for each example.
         population: the ``dataset`` at hand or the ``distribution`` behind it.
         sequential: the sample size was chosen by looking at the estimate.
-        layer: where the features were taken; None where that is not known.
+        layer: the layer of the features; None if unknown.
     """
 
     estimator: str = "exact"
@@ -41,8 +41,9 @@ _EXACT = EstimateSettings()
 
 
 def samples_needed(norms: SquaredNorms, rtol: float, seed: int) -> int:
-    """Examples that ``rtol`` would have probed, from the norms of a whole data set in its order."""
-    n, rule = len(norms), StoppingRule(rtol)
+    """Number of examples that ``rtol`` would have probed, from the norms of a whole data set."""
+    n = len(norms)
+    rule = StoppingRule(rtol)
     order = random_order(seed, torch.arange(n))
     return next((k for k in looks(n) if rule.is_met(mean_norm(norms[order[:k]], n))), n)
 
@@ -56,26 +57,34 @@ def dataset_complexity(
 ) -> Estimate:
     """Geometric complexity of a data set from a sample.
 
-    By class where ``labels`` are given, else the plain mean; a sample that is the whole data set
-    gives the same either way. Classes with fewer than two examples in the sample have no variance:
-    they are pooled into one stratum.
+    A stratified mean over classes if ``labels`` are given, else the plain mean; both agree on a
+    sample that is the whole data set. Classes with fewer than two examples in the sample have no
+    variance and are pooled into one stratum.
     """
     if labels is None or len(norms) == n_population:
         return mean_norm(norms, n_population, settings)
     classes = norms_by_class(norms, labels, counts, settings)
+    thin = _thin_classes(classes)
+    others = [label for label in classes if label not in set(thin)]
+    strata = [classes[label] for label in others]
+    sizes = [counts[label] for label in others]
+    if thin:
+        n_pooled = sum(counts[label] for label in thin)
+        pooled = norms[torch.isin(labels, torch.tensor(thin))]
+        strata.append(mean_norm(pooled, n_pooled, settings))
+        sizes.append(n_pooled)
+    return stratified_mean(strata, sizes, norms.values, settings)
+
+
+def _thin_classes(classes: Mapping[int, Estimate]) -> list[int]:
+    """Classes with fewer than two examples, and the smallest others that make them two together."""
     thin = [label for label, estimate in classes.items() if estimate.n_samples < 2]
     if not thin:
-        sizes = [counts[label] for label in classes]
-        return stratified_mean(list(classes.values()), sizes, norms.values, settings)
+        return thin
     by_size = sorted(set(classes) - set(thin), key=lambda label: classes[label].n_samples)
     while by_size and sum(classes[label].n_samples for label in thin) < 2:
         thin.append(by_size.pop(0))
-    n_rest = sum(counts[label] for label in thin)
-    rest = mean_norm(norms[torch.isin(labels, torch.tensor(thin))], n_rest, settings)
-    kept = [label for label in classes if label not in set(thin)]
-    strata = [*(classes[label] for label in kept), rest]
-    sizes = [*(counts[label] for label in kept), n_rest]
-    return stratified_mean(strata, sizes, norms.values, settings)
+    return thin
 
 
 def norms_by_class(
@@ -84,7 +93,7 @@ def norms_by_class(
     class_counts: Mapping[int, float],
     settings: EstimateSettings = _EXACT,
 ) -> dict[int, Estimate]:
-    """Geometric complexity of each class, GC(f, Q_c): the mean over the inputs of class c."""
+    """Geometric complexity GC(f, Q_c) of each class: the mean over the inputs of class c."""
     present, sizes = labels.unique(return_counts=True)
     order = labels.argsort(stable=True)
     members = dict(zip(present.tolist(), order.split(sizes.tolist()), strict=True))
@@ -104,17 +113,19 @@ def mean_norm(
     *,
     min_known: int = SECOND_PROBES,
 ) -> Estimate:
-    """Mean of squared Jacobian norms of n_s examples drawn at random from n, with its error.
+    """Mean and standard error of the squared Jacobian norms of n_s examples drawn from n.
 
-    SE^2 = s^2/n_s (1 - n_s/n) + w/(r n_s) n_s/n, s^2 the variance of the y_i, w/r the mean variance
-    of one y_i given its example, from the examples with a second probe
-    (``SquaredNorms.filled_variances``). Where fewer than ``min_known`` examples have one, or for
-    the distribution behind the data: SE^2 = s^2/n_s.
+        SE^2 = s^2/n_s (1 - n_s/n) + w/(r n_s) n_s/n
+
+    s^2 is the variance of the y_i, and w/r the mean variance of one y_i given its example, from the
+    examples with a second probe (``SquaredNorms.filled_variances``). With fewer than ``min_known``
+    of those, or for the distribution behind the data, SE^2 = s^2/n_s.
 
     Source: definitions 1 (derived there): only the between part carries the finite population
     factor.
     """
-    values, n = norms.values, len(norms.values)
+    values = norms.values
+    n = len(values)
     if n == 0:
         none = _estimate(values, math.nan, math.nan, 1.0, settings)
         return replace(none, largest_share=None, dof=math.inf, warnings=("no example was sampled",))
@@ -138,7 +149,9 @@ def stratified_mean(
 ) -> Estimate:
     """Mean over a data set from the means of its classes.
 
-    GC = sum_c (N_c/n) G_c,  SE^2 = sum_c (N_c/n)^2 SE_c^2, with Satterthwaite degrees of freedom.
+        GC = sum_c (N_c/n) G_c,  SE^2 = sum_c (N_c/n)^2 SE_c^2
+
+    with Satterthwaite degrees of freedom.
 
     Source: definitions 1.
     """
@@ -152,13 +165,14 @@ def stratified_mean(
 def _estimate(
     values: Tensor, value: float, stderr: float, dof: float, settings: EstimateSettings
 ) -> Estimate:
-    """An Estimate on the log scale, with what a reader must know of the terms behind it."""
+    """An Estimate on the log scale, with warnings on the terms behind it."""
     total = float(values.sum())
     largest = float(values.max()) / total if total > 0.0 else None
     notes = []
     if value == 0.0:
         notes.append(
-            "geometric complexity is 0: the features have no derivative in the inputs but 0"
+            "geometric complexity is 0: the derivative of the features in the inputs is 0 at every "
+            "example"
         )
     if largest is not None and largest > LARGEST_SHARE_LIMIT and len(values) >= _WARN_SAMPLES:
         notes.append(

@@ -1,4 +1,4 @@
-"""Squared Jacobian norms gathered batch by batch."""
+"""Squared Jacobian norms of one layer, gathered from batches and processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from geocollapse.runtime.processes import shards, share
 
 
 class Readings:
-    """Squared Jacobian norms gathered batch by batch, with the positions of their examples."""
+    """Squared Jacobian norms of one layer, with the positions of their examples."""
 
     def __init__(self) -> None:
         self._norms: list[SquaredNorms] = []
@@ -22,12 +22,12 @@ class Readings:
         return sum(map(len, self._indices))
 
     def add(self, norms: SquaredNorms, batch: Batch) -> None:
-        """Take the norms of one batch."""
+        """Add the norms of one batch."""
         self._norms.append(norms)
         self._indices.append(batch.indices)
 
     def exchange(self) -> None:
-        """Take what the other processes have read since then; each process must call it."""
+        """Add what the other processes have read since the last exchange; all must call it."""
         if share()[1] == 1:
             return
         new = slice(self._n_exchanged, None)

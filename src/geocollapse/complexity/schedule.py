@@ -1,4 +1,4 @@
-"""Which examples of a data set are probed, in what order, and how often."""
+"""The schedule of probes: which examples are probed, in what order, and how often."""
 
 from __future__ import annotations
 
@@ -16,21 +16,19 @@ from geocollapse.jacobian.plan import ALIGNED_EXAMPLES
 from geocollapse.jacobian.probes import random_order
 
 SECOND_PROBES_PER_CLASS = 20
-SECOND_PROBES = 200  # examples with a second probe, where one probe is the default
+SECOND_PROBES = 200  # examples with a second probe, if one probe is the default
 
 
 @dataclass(frozen=True)
 class ProbeSchedule:
-    """Which examples are probed, and how often.
+    """Which examples are probed, in what order, and how often.
 
     Attributes:
-        segments: positions in the order they are read; empty for a stream, which is read as it
-            comes.
-        n_probes: probes for the examples of each segment.
-        n_counted: probes of an example that count; a further one only serves the standard error.
-        n_least: examples below which nothing is estimated: two of each class where labels are
-            known.
-        is_auto: the number of probes may be raised where that lowers the error for less cost.
+        segments: positions in reading order; empty for a stream, which is read as it comes.
+        n_probes: probes for each example of a segment.
+        n_counted: probes that count for an example; further ones serve only the standard error.
+        n_least: the fewest examples that allow an estimate: two of each class if labels are known.
+        is_auto: the number of probes may be raised where that lowers the error at less cost.
     """
 
     segments: tuple[Tensor, ...]
@@ -44,6 +42,11 @@ class ProbeSchedule:
         """The segments that are read with probes."""
         return tuple(segment for segment, n in zip(self.segments, self.n_probes) if n > 0)
 
+    @property
+    def has_pilot(self) -> bool:
+        """True if the first segment is a pilot: its second probes measure their variance."""
+        return len(self.segments) > 0 and len(self.segments[0]) > 0
+
 
 def schedule_probes(
     examples: Examples,
@@ -53,16 +56,16 @@ def schedule_probes(
     n_probes: int | Literal["auto"] = "auto",
     seed: int = 0,
 ) -> ProbeSchedule:
-    """Plan the probes of one pass over the data: each example goes forward once, the probed ones
-    first.
+    """Plan one pass over the data: every example goes forward once, the probed ones first.
 
-    ``auto`` is one probe, and a second one that estimates the probes' own variance: on max(200, 20
-    C) examples, and on those whose first is above 5 times the mean of these. A sample is drawn in
-    the order of the hash of (seed, position), the same number of each class where labels are known.
-    With a precision to stop at, the sample is read in segments that end at the looks.
+    ``auto`` is one probe, and a second one, to estimate the variance of the probes, on a pilot of
+    max(200, 20 C) examples and on each example whose first probe exceeds 5 times the mean of the
+    pilot. A sample is drawn in the order of the hash of (seed, position), the same number from
+    each class if labels are known. With a precision to stop at, the sample is read in segments
+    that end at the looks.
 
     Raises:
-        ValueError: fewer than 2 examples a class.
+        ValueError: fewer than 2 examples per class.
     """
     n_counted = 1 if n_probes == "auto" else n_probes
     if isinstance(examples, StreamExamples):
@@ -73,14 +76,12 @@ def schedule_probes(
     if n_sampled < n_least:
         raise ValueError(
             f"max_samples: expected at least {n_least}, two for each of {n_classes} classes, got "
-            f"{rule.max_samples}; "
-            f"do max_samples={n_least}"
+            f"{rule.max_samples}; do max_samples={n_least}"
         )
     rule.check_first_look(len(order), n_classes)
     has_second = n_probes == "auto" and estimator != "exact"
-    n_second = (
-        min(n_sampled, max(SECOND_PROBES, SECOND_PROBES_PER_CLASS * n_classes)) if has_second else 0
-    )
+    n_second = max(SECOND_PROBES, SECOND_PROBES_PER_CLASS * n_classes) if has_second else 0
+    n_second = min(n_sampled, n_second)
     ends = looks(n_sampled, n_classes) if rule.is_sequential else [n_sampled]
     ends = [n_second, *(max(end, n_second) for end in ends), len(order)]
     segments = tuple(order[start:end] for start, end in zip([0, *ends], ends))
@@ -96,11 +97,11 @@ def schedule_probes(
 def bounded_by_memory(
     examples: Examples, enter: Enter, first: Inputs, memory_limit: int
 ) -> MapExamples:
-    """The same examples in batches whose graph fits into ``memory_limit`` bytes.
+    """The examples in batches whose graph fits into ``memory_limit`` bytes.
 
     Raises:
-        ValueError: not one example fits, a stream, which comes in batches of its own, or sequences,
-            of which each may be as long as it likes.
+        ValueError: a single example does not fit; a stream, whose batches are given; sequences,
+            whose length has no bound.
     """
     batched = as_map(
         examples, "memory_limit", wanted="in any batches", remedy="make its batches smaller"
@@ -115,8 +116,7 @@ def bounded_by_memory(
 
 
 def fitted_plan(plan: ProbePlan, enter: Enter, examples: Examples, model: object) -> ProbePlan:
-    """``plan`` with what it has to learn from the data: from the first examples of the sampling
-    order.
+    """``plan`` with the directions of aligned probes, fitted to the first examples of the sample.
 
     Raises:
         ValueError: a stream, whose examples can be read only once.
@@ -132,9 +132,7 @@ def fitted_plan(plan: ProbePlan, enter: Enter, examples: Examples, model: object
 
 
 def _sampling_order(examples: MapExamples, seed: int) -> tuple[Tensor, int]:
-    """Positions in the order they are sampled: classes take turns where labels are known; and how
-    many classes.
-    """
+    """Positions in sampling order, and the number of classes; known classes take turns."""
     order = random_order(seed, examples.indices)
     if examples.labels is None:
         return order, 0

@@ -29,31 +29,31 @@ from geocollapse.inputs import Inputs, Map, move, rows_of
 from geocollapse.jacobian import Estimator, ProbePlan, check_estimator, push_forward
 
 Model = nn.Module | Map
-Data = object  # a loader, a data set, a pair of tensors or a stream of batches: see ``as_examples``
+Data = object  # a loader, a data set, a pair of tensors or a stream of batches: see as_examples
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What a caller asks for; see ``geocollapse.measure`` for each.
+class Request:
+    """The settings of a measurement, as the caller gave them; see ``geocollapse.measure``.
 
     Attributes:
         layer: one layer, several, or None for the input of the classifier.
-        classifier: name of the linear classifier, None to look for it.
-        pool: what is kept of positions.
+        classifier: name of the linear classifier; None to look for it.
+        pool: how positions are pooled.
         input_layer: the layer that embeds integer inputs.
         labels: of a map-style data set.
         class_names: name of class 0, 1, ...; None for those of the data set.
         batch_size: examples that go through the model together.
         memory_limit: bytes that the graph of a batch may take.
-        autocast: the dtype that matrix products and convolutions run in.
+        autocast: the dtype of matrix products and convolutions.
         estimator: of the squared Jacobian norms; None for the default.
         n_probes: probes for each example.
-        rule: until when examples are probed.
-        population: what the standard error speaks about.
+        rule: when to stop probing.
+        population: the population that the standard error speaks about.
         seed: of the probes and of the sample.
         input_std: the scale of each input channel; None for that of the data set.
-        evaluation: run the model in evaluation mode; else in its own, where batch normalisation
-            and dropout in training mode are refused.
+        evaluation: run the model in evaluation mode; else in its own mode, where batch
+            normalisation and dropout in training mode are refused.
     """
 
     layer: str | Sequence[str] | None = None
@@ -80,20 +80,20 @@ class Asked:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Prepared:
-    """A borrowed model and its data, found, checked and agreed on by all processes.
+class Setup:
+    """A borrowed model and its data: located, checked, and agreed on by all processes.
 
     Attributes:
-        asked: what the caller asked for.
-        model: the module or the callable, without DistributedDataParallel.
-        module: the same where it is a module, else None.
-        feature_map: its map to the layers.
-        embedding: where it is split; None for a callable.
+        request: what the caller asked for.
+        model: the module or callable, without DistributedDataParallel.
+        module: ``model`` if it is a module, else None.
+        feature_map: the map from inputs to the layers.
+        embedding: where the model is split; None for a callable.
         examples: the data.
         plan: how Jacobians are probed.
     """
 
-    asked: Asked
+    request: Request
     model: Model
     module: nn.Module | None
     feature_map: FeatureMap | CallableMap
@@ -108,29 +108,29 @@ class Prepared:
 
     @property
     def class_names(self) -> Sequence[str] | None:
-        """A name for class 0, 1, ..., as given or of the data set."""
-        given = self.asked.class_names
+        """A name for class 0, 1, ..., as given or from the data set."""
+        given = self.request.class_names
         return self.examples.about.classes if given is None else given
 
     def schedule(self) -> ProbeSchedule:
         """Which examples are probed, and how often."""
-        asked = self.asked
+        request = self.request
         return schedule_probes(
             self.examples,
-            asked.rule,
+            request.rule,
             estimator=self.plan.estimator,
-            n_probes=asked.n_probes,
-            seed=asked.seed,
+            n_probes=request.n_probes,
+            seed=request.seed,
         )
 
     def settings(self, schedule: ProbeSchedule) -> list[EstimateSettings]:
-        """What the estimates of each layer record."""
+        """The settings that the estimates record, one entry a layer."""
         return [
             EstimateSettings(
                 estimator=self.plan.estimator,
                 n_probes=schedule.n_counted,
-                population=self.asked.population,
-                sequential=self.asked.rule.is_sequential,
+                population=self.request.population,
+                sequential=self.request.rule.is_sequential,
                 layer=layer,
             )
             for layer in self.layers
@@ -138,33 +138,34 @@ class Prepared:
 
 
 @contextmanager
-def prepared(model: Model, data: Data, asked: Asked) -> Iterator[Prepared]:
-    """Borrow the model, find its layers, and check it with two examples of the data.
+def set_up(model: Model, data: Data, request: Request) -> Iterator[Setup]:
+    """Borrow the model, find its layers, and check it on two examples of the data.
 
-    While open, the model is in the mode asked for, without gradients in its parameters; afterwards
-    it is as it was. Several processes refuse what they do not have in common.
+    Inside, the model is in the requested mode and its parameters take no gradients; afterwards it
+    is as it was. Several processes refuse data, weights or settings that differ between them.
 
     Raises:
         TypeError, ValueError, RuntimeError: see ``geocollapse.measure``.
     """
     model = without_data_parallel(model)
     module = model if isinstance(model, nn.Module) else None
-    check_mixing_layers(module, evaluation=asked.evaluation)
-    with borrowed(module, evaluation=asked.evaluation):
-        examples = as_examples(data, labels=asked.labels, batch_size=asked.batch_size)
-        for name in asked.rule.given:
+    check_mixing_layers(module, evaluation=request.evaluation)
+    with borrowed(module, evaluation=request.evaluation):
+        examples = as_examples(data, labels=request.labels, batch_size=request.batch_size)
+        for name in request.rule.given:
             as_map(examples, name)  # each needs examples in a random order
         pair = move(examples.peek(2), model)
         first = rows_of(pair, slice(1))
-        feature_map, embedding = _feature_map(model, first, asked)
-        enter, dtype = feature_map.enter, asked.autocast
+        feature_map, embedding = _feature_map(model, first, request)
+        enter = feature_map.enter
+        dtype = request.autocast
         check_map(enter, pair, module, feature_map.input_layer, dtype=dtype)
-        if asked.memory_limit is not None:
-            examples = bounded_by_memory(examples, enter, first, asked.memory_limit)
-        estimator = asked.estimator or _default_estimator(feature_map, first)
-        plan = ProbePlan(estimator, asked.seed, _input_std(asked, examples, first, feature_map))
-        ready = Prepared(
-            asked=asked,
+        if request.memory_limit is not None:
+            examples = bounded_by_memory(examples, enter, first, request.memory_limit)
+        estimator = request.estimator or _default_estimator(feature_map, first)
+        plan = ProbePlan(estimator, request.seed, _input_std(request, examples, first, feature_map))
+        setup = Setup(
+            request=request,
             model=model,
             module=module,
             feature_map=feature_map,
@@ -172,39 +173,39 @@ def prepared(model: Model, data: Data, asked: Asked) -> Iterator[Prepared]:
             examples=examples,
             plan=fitted_plan(plan, enter, examples, model),
         )
-        check_shared(examples, module, enter, pair, _in_common(ready), dtype=dtype)
-        yield ready
+        check_shared(examples, module, enter, pair, _in_common(setup), dtype=dtype)
+        yield setup
 
 
 def _feature_map(
-    model: Model, first: Inputs, asked: Asked
+    model: Model, first: Inputs, request: Request
 ) -> tuple[FeatureMap | CallableMap, Embedding | None]:
-    """The map to the layers asked for, and where the model is split."""
+    """The map to the requested layers, and where the model is split."""
     if isinstance(model, nn.Module):
         found = locate(
             model,
             first,
-            asked.layer,
-            classifier=asked.classifier,
-            input_layer=asked.input_layer,
+            request.layer,
+            classifier=request.classifier,
+            input_layer=request.input_layer,
         )
         to_layers = FeatureMap(
-            model, found.layers, asked.pool, found.input_layer, autocast=asked.autocast
+            model, found.layers, request.pool, found.input_layer, autocast=request.autocast
         )
         return to_layers, found.embedding
     for name in ("layer", "classifier", "pool", "input_layer"):
-        value = getattr(asked, name)
+        value = getattr(request, name)
         is_output = name == "layer" and value == ""
         if value is not None and not is_output:
             raise ValueError(
                 f"{name}: expected None for a callable, which returns the features itself, got "
                 f"{value!r}; do pass the module"
             )
-    return CallableMap(model, asked.autocast), None
+    return CallableMap(model, request.autocast), None
 
 
 def _default_estimator(feature_map: FeatureMap | CallableMap, first: Inputs) -> Estimator:
-    """Output probes for one layer; for several input probes, if the map has a forward mode.
+    """Output probes for one layer; input probes for several if the map has a forward mode.
 
     One sweep of an input probe reaches all layers.
     """
@@ -219,10 +220,11 @@ def _default_estimator(feature_map: FeatureMap | CallableMap, first: Inputs) -> 
 
 
 def _input_std(
-    asked: Asked, examples: Examples, first: Inputs, feature_map: FeatureMap | CallableMap
+    request: Request, examples: Examples, first: Inputs, feature_map: FeatureMap | CallableMap
 ) -> Tensor | None:
-    """The deviations that the input channels were divided by: as given, else the data set's own."""
-    given, input_layer = asked.input_std, feature_map.input_layer
+    """The standard deviations that divided the input channels, as given or from the data set."""
+    given = request.input_std
+    input_layer = feature_map.input_layer
     if given is not None and input_layer is not None:
         raise ValueError(
             f"input_std: expected None for Jacobians with respect to {input_layer!r}, got {given}; "
@@ -242,21 +244,22 @@ def _input_std(
     return std
 
 
-def _in_common(ready: Prepared) -> Mapping[str, object]:
+def _in_common(setup: Setup) -> Mapping[str, object]:
     """The settings that several processes must share, by the names of their arguments."""
-    asked, feature_map, names = ready.asked, ready.feature_map, ready.class_names
-    std = ready.plan.input_std
+    request = setup.request
+    names = setup.class_names
+    std = setup.plan.input_std
     return {
-        **vars(asked.rule),
-        "estimator": ready.plan.estimator,
-        "n_probes": asked.n_probes,
-        "seed": asked.seed,
-        "population": asked.population,
-        "classifier": asked.classifier,
-        "layer": list(ready.layers),
-        "pool": feature_map.pool,
-        "input_layer": feature_map.input_layer,
-        "autocast": asked.autocast,
+        **vars(request.rule),
+        "estimator": setup.plan.estimator,
+        "n_probes": request.n_probes,
+        "seed": request.seed,
+        "population": request.population,
+        "classifier": request.classifier,
+        "layer": list(setup.layers),
+        "pool": setup.feature_map.pool,
+        "input_layer": setup.feature_map.input_layer,
+        "autocast": request.autocast,
         "class_names": None if names is None else list(names),
         "input_std": None if std is None else std.tolist(),
     }

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from geocollapse.features import CallableMap
 from geocollapse.features.borrow import borrowed
 from geocollapse.features.independence import check_independence
 from geocollapse.features.mixing import check_mixing_layers
-from geocollapse.inputs import Map, Take, check_floating, flatten_features, track, unshared
+from geocollapse.inputs import Map, Take, check_floating, track
 from geocollapse.jacobian import probes
 from geocollapse.jacobian.checks import check_terms
 from geocollapse.jacobian.estimators import (
@@ -95,12 +96,10 @@ def squared_jacobian_norms(
     module = f if isinstance(f, torch.nn.Module) else None
     check_mixing_layers(module)
     plan = ProbePlan(estimator, seed)
-
-    def take(z: Tensor) -> tuple[list[Tensor], None]:
-        return [flatten_features(f(unshared(z)), len(z))], None
-
+    enter = CallableMap(f).enter
     with borrowed(module, evaluation=False):
-        check_independence(lambda z: (take, check_floating(z)), x, module)
+        check_independence(enter, x, module)
+        take, _ = enter(x)
         plan = plan.fitted(take, x[:ALIGNED_EXAMPLES])
         n_together = len(x) if memory_limit is None else examples_that_fit(take, x, memory_limit)
         parts = zip(x.split(n_together), positions.split(n_together), strict=True)

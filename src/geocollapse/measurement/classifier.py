@@ -1,41 +1,40 @@
-"""The classifier behind the features: which of its outputs each class is, how often it is right,
-its weights.
-"""
+"""The classifier on the features: its outputs for the classes, its accuracy, its weights."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from geocollapse.complexity.setup import Prepared
+from geocollapse.complexity.setup import Setup
 from geocollapse.features import CallableMap, Embedding, FeatureMap, Layer
-from geocollapse.store.kept import Head, accuracy_of
+from geocollapse.store.kept import LinearHead, accuracy_of
 
 _GENERIC = re.compile(r"LABEL_\d+")  # what transformers calls an output without a name
 _SHOWN = 3
 _NONE = "no linear layer gives the model's output unchanged"
 
 
-def match_outputs(ready: Prepared) -> tuple[str, ...]:
-    """Let the map give the outputs that are the data's classes, in their order; notes on that."""
+def match_outputs(setup: Setup) -> tuple[str, ...]:
+    """Make the map return the outputs of the data's classes, in their order; returns notes."""
     outputs, notes = outputs_of_classes(
-        ready.model, ready.embedding, ready.class_names, ready.examples.about.class_outputs
+        setup.model, setup.embedding, setup.class_names, setup.examples.about.class_outputs
     )
-    ready.feature_map.class_outputs = outputs
+    setup.feature_map.class_outputs = outputs
     return notes
 
 
 def outputs_of_classes(
-    model: Any, embedding: Embedding | None, class_names: Sequence[str] | None, given: Tensor | None
+    model: object,
+    embedding: Embedding | None,
+    class_names: Sequence[str] | None,
+    given: Tensor | None,
 ) -> tuple[Tensor | None, tuple[str, ...]]:
-    """Which of the classifier's outputs each class is, (C,) or None for all in their order; and
-    notes on that.
+    """The classifier's output (C,) for each class, None for all in their order; and notes.
 
-    As the data set says (``given``); else by name where the model's configuration and the data name
+    As the data set says (``given``), else by name if the model's configuration and the data name
     the same classes.
     """
     if given is not None:
@@ -43,16 +42,21 @@ def outputs_of_classes(
     own = _output_names(model, embedding)
     if own is None or class_names is None:
         return None, ()
-    there, wanted = (
-        [str(name).strip().casefold() for name in names] for names in (own, class_names)
-    )
+    there = _folded(own)
+    wanted = _folded(class_names)
     if there == wanted or not set(there) & set(wanted):
         return None, ()
     if len(there) == len(wanted) == len(set(there)) and set(there) == set(wanted):
-        note = f"accuracy: outputs are matched to classes by name, the model's are in another order ({_some(own)})"
+        note = (
+            f"accuracy: outputs are matched to classes by name, the model's are in another order "
+            f"({_some(own)})"
+        )
         return torch.tensor([there.index(name) for name in wanted]), (note,)
-    note = f"accuracy: class names differ, the model's are {_some(own)}, the data's {_some(class_names)}"
-    return None, (f"{note}; they are matched by number",)
+    note = (
+        f"accuracy: class names differ, the model's are {_some(own)}, the data's "
+        f"{_some(class_names)}; they are matched by number"
+    )
+    return None, (note,)
 
 
 def accuracy(
@@ -62,9 +66,7 @@ def accuracy(
     class_names: Sequence[str] | None,
     about_outputs: tuple[str, ...],
 ) -> tuple[float | None, tuple[str, ...]]:
-    """Share of the examples that the classifier gets right, or None and why, with
-    ``about_outputs``.
-    """
+    """The classifier's accuracy, or None and the reason; followed by ``about_outputs``."""
     if embedding is None or embedding.classifier is None:
         return None, (f"accuracy: {_no_classifier(embedding)}", *_own_output(embedding))
     if output is None:
@@ -79,26 +81,30 @@ def head_at(
     embedding: Embedding | None,
     *,
     is_named: bool,
-) -> Head:
-    """Weight and bias of the classifier that ``layer`` feeds, or the reason why there is none.
+) -> tuple[LinearHead | None, str]:
+    """The classifier that ``layer`` feeds, or None and the reason why there is none.
 
-    A layer of the classifier's width need not be what feeds it: the caller says so by naming the
+    A layer as wide as the classifier need not feed it: the caller vouches for it by naming the
     classifier.
     """
     if embedding is None or embedding.classifier is None or isinstance(feature_map, CallableMap):
-        return _no_classifier(embedding)
+        return None, _no_classifier(embedding)
     feeds = Layer(embedding.classifier, "in")
     if layer != feeds and not is_named:
-        return f"the classifier is fed by {str(feeds)!r}, not by this layer"
-    head, rows = embedding.head_of(feature_map.model), feature_map.class_outputs
+        return None, f"the classifier is fed by {str(feeds)!r}, not by this layer"
+    head = embedding.head_of(feature_map.model)
     if head is None:
-        return f"{embedding.classifier!r} has no weight matrix"
+        return None, f"{embedding.classifier!r} has no weight matrix"
     weight, bias = head
-    return head if rows is None else (weight[rows], None if bias is None else bias[rows])
+    rows = feature_map.class_outputs
+    if rows is not None:
+        weight = weight[rows]
+        bias = None if bias is None else bias[rows]
+    return LinearHead(weight, bias), ""
 
 
 def _output_names(model: object, embedding: Embedding | None) -> list[str] | None:
-    """The names of a transformers classifier's outputs; None where its configuration has none."""
+    """The names of a transformers classifier's outputs; None if its configuration has none."""
     names = getattr(getattr(model, "config", None), "id2label", None)
     has_classifier = embedding is not None and embedding.classifier is not None
     if not has_classifier or not isinstance(model, nn.Module) or not isinstance(names, dict):
@@ -111,16 +117,20 @@ def _output_names(model: object, embedding: Embedding | None) -> list[str] | Non
 
 
 def _no_classifier(embedding: Embedding | None) -> str:
-    return "of a callable no classifier is known" if embedding is None else _NONE
+    return "a callable has no known classifier" if embedding is None else _NONE
 
 
 def _own_output(embedding: Embedding | None) -> tuple[str, ...]:
-    """A note where the model's own output is measured, and might be a classifier's."""
+    """A note if the model's own output is measured but may be that of a classifier."""
     if embedding is None or not embedding.alike:
         return ()
     names = " or ".join(f"classifier='{Layer(name)}'" for name in embedding.alike[:_SHOWN])
     own = "layer: the model's own output is measured, which no linear layer gives unchanged"
     return (f"{own}; if it is a classifier, do {names}",)
+
+
+def _folded(names: Sequence[str]) -> list[str]:
+    return [str(name).strip().casefold() for name in names]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The features of a data set alone: one forward pass, no Jacobians."""
+"""Features of a data set without Jacobians, in one forward pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geocollapse.complexity.setup import Asked, Data, Model, prepared
+from geocollapse.complexity.setup import Data, Model, Request, set_up
 from geocollapse.features import Pool, forward_pass
 from geocollapse.inputs import move
 from geocollapse.runtime.processes import alone
@@ -22,8 +22,8 @@ class Features:
     Attributes:
         features: (n, p); above 4 GiB in a mapped temporary file.
         labels: (n,).
-        layer: where the features were taken.
-        class_names: a name for class 0, 1, ..., where the data set has them.
+        layer: the layer of the features.
+        class_names: a name for class 0, 1, ..., if the data set has them.
         split: the part of the data set.
     """
 
@@ -45,10 +45,11 @@ def collect_features(
     autocast: torch.dtype | None = None,
     batch_size: int | None = None,
 ) -> Features:
-    """Send every example through a borrowed model once, in evaluation mode, and keep its embedding.
+    """Collect the embedding of every example, in one forward pass of a borrowed model.
 
-    The rows are in the order of the data, whatever the order of reading: two models that see the
-    same data see the same rows. Cost: one forward pass and the memory of the features.
+    The model runs in evaluation mode. Rows are in the order of the data, whatever the order of
+    reading, so that those of two models on the same data correspond. Cost: one forward pass and the
+    memory of the features.
 
     Args:
         model: a module, or a callable from inputs to features (n, p).
@@ -70,7 +71,7 @@ def collect_features(
         >>> found.features.shape, found.layer
         (torch.Size([6, 4]), ':in')
     """
-    asked = Asked(
+    request = Request(
         layer=layer,
         classifier=classifier,
         pool=pool,
@@ -78,16 +79,16 @@ def collect_features(
         autocast=autocast,
         batch_size=batch_size,
     )
-    with alone(), prepared(model, data, asked) as ready, torch.no_grad():
-        examples = ready.examples
+    with alone(), set_up(model, data, request) as setup, torch.no_grad():
+        examples = setup.examples
         store = RowStore(examples.size)
         labels = RowStore(examples.size)
         for batch in examples.batches():
             rows = examples.rows(batch)
-            inputs = move(batch.inputs, ready.model)
+            inputs = move(batch.inputs, setup.model)
             with forward_pass(inputs):
-                take, x = ready.feature_map.enter(inputs)
+                take, x = setup.feature_map.enter(inputs)
                 store.write(rows, take(x)[0][0])
             labels.write(rows, examples.labels_of(batch).cpu())
         about = examples.about
-    return Features(store.rows(), labels.rows(), ready.layers[0], about.classes, about.split)
+    return Features(store.rows(), labels.rows(), setup.layers[0], about.classes, about.split)

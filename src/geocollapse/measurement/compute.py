@@ -1,4 +1,4 @@
-"""All measures of one layer, computed from the features and Jacobian norms that were kept."""
+"""All measures of one layer, from its kept features and squared Jacobian norms."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ from geocollapse.estimate import Estimate
 from geocollapse.jacobian import SquaredNorms
 from geocollapse.measurement.layer import SUGGESTED_RTOL, LayerMeasurement, PoincareDict
 from geocollapse.store import KeptLayer
-from geocollapse.store.kept import Head
 from geocollapse.transfer.label_free import label_free
 
 _BOUND_SHOTS = (math.inf, 1, 5)
 _NO_NORMS = (
     "geometric_complexity, geometric_collapse and what follows from them: undefined without "
-    "squared Jacobian norms; "
-    "do geocollapse measure MODEL DATA --save-features FILE, which keeps them"
+    "squared Jacobian norms; do geocollapse measure MODEL DATA --save-features FILE, which keeps "
+    "them"
 )
 
 
 class _Classifier(NamedTuple):
-    """Weight (C, p) and bias (C,) where they fit the classes and the layer, else notes on why."""
+    """Weight (C, p) and bias (C,) if they fit the classes and the layer, else notes on why not."""
 
     weight: Tensor | None = None
     bias: Tensor | None = None
@@ -46,7 +45,7 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
     data = LabelledFeatures.of(kept.features, kept.labels)
     names = _class_names(kept, data)
     by_class, gc = _complexity(kept)
-    classifier = _fitting_classifier(kept.head, data)
+    classifier = _fitting_classifier(kept, data)
     collapse = measure_collapse(data, weight=classifier.weight, bias=classifier.bias)
     means = data.statistics.means
     gcol = geometric_collapse(by_class, means)
@@ -84,7 +83,7 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
 
 
 def _class_names(kept: KeptLayer, data: LabelledFeatures) -> tuple[str, ...]:
-    """A name for each class, in ascending order of the labels; the label itself without one."""
+    """A name for each class, in ascending order of the labels; its label if it has no name."""
     labels = [int(label) for label in data.statistics.classes]
     given = kept.context.class_names
     return tuple(str(label) if given is None else given[label] for label in labels)
@@ -92,7 +91,8 @@ def _class_names(kept: KeptLayer, data: LabelledFeatures) -> tuple[str, ...]:
 
 def _complexity(kept: KeptLayer) -> tuple[list[Estimate], Estimate]:
     """Geometric complexity of each class and of the data set."""
-    context, norms = kept.context, kept.norms
+    context = kept.context
+    norms = kept.norms
     labels = context.labels[context.probed]
     settings = replace(context.settings, layer=kept.layer)
     classes = norms_by_class(norms, labels, context.class_counts, settings)
@@ -103,21 +103,22 @@ def _complexity(kept: KeptLayer) -> tuple[list[Estimate], Estimate]:
 
 
 def _samples_for_rtol(kept: KeptLayer) -> int | None:
-    """Number of examples that the suggested precision needs; None unless all were probed."""
+    """Number of examples that the suggested precision needs, known only if all were probed."""
     if len(kept.norms) < kept.context.n_population:
         return None
-    return samples_needed(kept.norms, SUGGESTED_RTOL, kept.context.provenance["seed"])
+    return samples_needed(kept.norms, SUGGESTED_RTOL, kept.context.seed)
 
 
 def _by_name(ratios: PoincareRatios, names: tuple[str, ...]) -> PoincareDict:
+    """The ratios with class names as keys."""
     per_class = dict(zip(names, ratios["per_class"].tolist(), strict=True))
     return {"weighted_mean": ratios["weighted_mean"], "max": ratios["max"], "per_class": per_class}
 
 
 def _per_pixel(gc: Estimate, norms: SquaredNorms) -> float | None:
-    """Geometric complexity per unit of the raw pixel; None where its scale is not known.
+    """Geometric complexity per unit of the raw pixel; None if the scale of pixels is unknown.
 
-    It is scaled by the ratio of two sums over the same probed examples.
+    The scale is a ratio of two sums over the same probed examples.
     """
     if norms.scaled is None:
         return None
@@ -126,7 +127,7 @@ def _per_pixel(gc: Estimate, norms: SquaredNorms) -> float | None:
 
 
 def _total_variance(data: LabelledFeatures) -> float:
-    """Trace of the covariance of all features, from the class statistics: within plus between."""
+    """Trace of the covariance of all features: within plus between classes."""
     statistics = data.statistics
     share = statistics.counts / statistics.counts.sum()
     centred = statistics.offsets - share @ statistics.offsets
@@ -137,7 +138,7 @@ def _total_variance(data: LabelledFeatures) -> float:
 
 
 def _about_limits(n_classes: int, variance: float) -> tuple[str, ...]:
-    """Notes on what many classes and equal features leave undefined."""
+    """Notes on measures left undefined by many classes or equal features."""
     notes = []
     if n_classes > MAX_MOMENT_CLASSES:
         notes.append(
@@ -149,21 +150,22 @@ def _about_limits(n_classes: int, variance: float) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _fitting_classifier(head: Head, data: LabelledFeatures) -> _Classifier:
+def _fitting_classifier(kept: KeptLayer, data: LabelledFeatures) -> _Classifier:
     """The classifier that the layer feeds, if it fits the classes and the features."""
-    if isinstance(head, str):
-        return _Classifier(notes=(f"nc3, nc4 and nc2_weight: not defined here, {head}",))
-    weight, bias = head
+    if kept.head is None:
+        return _Classifier(notes=(f"nc3, nc4 and nc2_weight: not defined here, {kept.no_head}",))
+    weight, bias = kept.head
     classes = data.statistics.classes
-    n_classes, n_features = len(classes), data.features.shape[1]
+    n_classes = len(classes)
+    n_features = data.features.shape[1]
     is_one_row_a_class = bool((classes.cpu() == torch.arange(n_classes)).all())
     if not is_one_row_a_class or weight.shape != (n_classes, n_features):
         note = (
             f"nc3, nc4 and nc2_weight: not defined here, the classifier has shape "
-            f"{tuple(weight.shape)}, "
-            f"the data {n_classes} classes and the layer {n_features} features"
+            f"{tuple(weight.shape)}, the data {n_classes} classes and the layer {n_features} "
+            f"features"
         )
         return _Classifier(notes=(note,))
     device = data.features.device
-    zeros = torch.zeros(n_classes)  # a classifier without a bias is one with bias 0
+    zeros = torch.zeros(n_classes)  # without a bias, the bias is 0
     return _Classifier(weight.to(device), (zeros if bias is None else bias).to(device))

@@ -1,4 +1,4 @@
-"""What all layers of one measurement share, from its one pass over the model."""
+"""The context that all layers of one measurement share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from geocollapse.batches import Examples, MapExamples
-from geocollapse.complexity.setup import Prepared
+from geocollapse.complexity.setup import Setup
 from geocollapse.features.wrapped import uncompiled_name
 from geocollapse.inputs import device_of, dtype_of
 from geocollapse.measurement.classifier import accuracy
@@ -17,24 +17,23 @@ from geocollapse.measurement.reading import Reading
 from geocollapse.runtime.provenance import provenance
 from geocollapse.store import Context
 
-# Input coordinates up to which the input covariance of each class is computed.
-_MAX_COVARIANCE_INPUTS = 1024
+_MAX_COVARIANCE_INPUTS = 1024  # input coordinates: a larger covariance costs too much
 _Notes = tuple[str, ...]
 
 
-def context_of(ready: Prepared, reading: Reading, about_outputs: _Notes) -> Context:
-    """Everything that the layers of a measurement share.
+def context_of(setup: Setup, reading: Reading, about_outputs: _Notes) -> Context:
+    """The context that all layers of a measurement share.
 
     Args:
-        ready: the model and the data.
-        reading: what one pass over them read.
-        about_outputs: notes on which of the model's outputs are classes.
+        setup: the model and the data.
+        reading: the result of one pass over them.
+        about_outputs: notes on how the model's outputs were matched to the classes.
     """
-    examples = ready.examples
+    examples = setup.examples
     n_population = len(reading.labels) if examples.size is None else examples.size
-    logits = reading.output if _has_classifier(ready) else None
+    logits = reading.output if _has_classifier(setup) else None
     right, about_accuracy = accuracy(
-        ready.embedding, logits, reading.labels, ready.class_names, about_outputs
+        setup.embedding, logits, reading.labels, setup.class_names, about_outputs
     )
     lambda_max, about_covariance = _input_covariance_lambda_max(examples, reading)
     about_ending = _about_ending(len(reading.labels), n_population)
@@ -47,45 +46,46 @@ def context_of(ready: Prepared, reading: Reading, about_outputs: _Notes) -> Cont
         class_counts=_class_counts(examples, reading, n_population),
         is_stratified=examples.labels_at(reading.indices) is not None,
         settings=reading.settings,
-        rule=ready.asked.rule,
+        rule=setup.request.rule,
         ending=reading.ending,
-        class_names=ready.class_names,
+        class_names=setup.class_names,
         accuracy=right,
         split=examples.about.split,
         lambda_max=lambda_max,
-        preprocessing=_preprocessing(ready),
-        provenance=provenance(seed=ready.asked.seed, device=device_of(ready.model) or "cpu"),
-        warnings=(*about_accuracy, *_about_inputs(ready), *about_ending, *about_covariance),
+        preprocessing=_preprocessing(setup),
+        provenance=provenance(seed=setup.request.seed, device=device_of(setup.model) or "cpu"),
+        warnings=(*about_accuracy, *_about_inputs(setup), *about_ending, *about_covariance),
     )
 
 
-def _has_classifier(ready: Prepared) -> bool:
-    return ready.embedding is not None and ready.embedding.classifier is not None
+def _has_classifier(setup: Setup) -> bool:
+    return setup.embedding is not None and setup.embedding.classifier is not None
 
 
-def _about_inputs(ready: Prepared) -> _Notes:
-    """Notes on the data, on the way into the model, and on the scale of the inputs."""
-    notes = (*ready.examples.about.notes, *ready.feature_map.notes)
-    layer = ready.feature_map.input_layer
+def _about_inputs(setup: Setup) -> _Notes:
+    """Notes on the data, on how it enters the model, and on the scale of the inputs."""
+    notes = (*setup.examples.about.notes, *setup.feature_map.notes)
+    layer = setup.feature_map.input_layer
     if layer is not None:
         return (*notes, f"gc_pixel: not defined for the output of {layer!r}, which has no pixels")
-    if ready.plan.input_std is None:
+    if setup.plan.input_std is None:
         unknown = (
-            "gc_pixel: the scale of the inputs is not known; do input_std= with the channels' "
-            "deviations"
+            "gc_pixel: the scale of the inputs is not known; do input_std= with each channel's "
+            "deviation"
         )
         return (*notes, unknown)
     return notes
 
 
 def _about_ending(n_read: int, n_population: int) -> _Notes:
+    """A note if the pass was interrupted."""
     if n_read == n_population:
         return ()
     return (f"interrupted: all measures are of {n_read} of {n_population} examples",)
 
 
 def _class_counts(examples: Examples, reading: Reading, n_population: int) -> Mapping[int, float]:
-    """Examples of each class in the data set; infinity where an interrupted pass could not tell."""
+    """Examples of each class in the data set; infinity if an interrupted pass cannot tell."""
     classes, counts = reading.labels.unique(return_counts=True)
     known = dict(zip(classes.tolist(), map(float, counts.tolist()), strict=True))
     if len(reading.labels) == n_population:
@@ -94,20 +94,22 @@ def _class_counts(examples: Examples, reading: Reading, n_population: int) -> Ma
     return {label: whole.get(label, math.inf) for label in known}
 
 
-def _preprocessing(ready: Prepared) -> Mapping[str, object]:
-    """What was done to the inputs, and how the model ran."""
-    about, feature_map, std = ready.examples.about, ready.feature_map, ready.plan.input_std
+def _preprocessing(setup: Setup) -> Mapping[str, object]:
+    """How the inputs were prepared, and how the model ran."""
+    about = setup.examples.about
+    feature_map = setup.feature_map
     mean = about.mean
+    if mean is not None:
+        mean = torch.as_tensor(mean, dtype=torch.float64).flatten().tolist()
+    std = setup.plan.input_std
     return {
         **(about.preprocessing or {}),
-        "mean": None
-        if mean is None
-        else torch.as_tensor(mean, dtype=torch.float64).flatten().tolist(),
+        "mean": mean,
         "std": None if std is None else std.tolist(),
         "mode": "evaluation",
         "input_layer": feature_map.input_layer and uncompiled_name(feature_map.input_layer),
         "pool": feature_map.pool,
-        "dtype": _name_of(dtype_of(ready.module)),
+        "dtype": _name_of(dtype_of(setup.module)),
         "autocast": _name_of(feature_map.autocast),
     }
 
@@ -119,17 +121,17 @@ def _name_of(dtype: torch.dtype | None) -> str | None:
 def _input_covariance_lambda_max(
     examples: Examples, reading: Reading
 ) -> tuple[float | None, tuple[str, ...]]:
-    """max_i lambda_max(Cov_input(Q_i)), a lower bound on the Poincare constant without f.
+    """max_i lambda_max(Cov_input(Q_i)): a lower bound on the Poincare constant without f.
 
     Source: definitions 3.
     """
     dataset = examples.dataset if isinstance(examples, MapExamples) else None
     if not isinstance(dataset, TensorDataset) or not dataset.tensors[0].is_floating_point():
-        return None, ("input_covariance_lambda_max: looked at only for inputs in memory",)
+        return None, ("input_covariance_lambda_max: computed only for inputs in memory",)
     inputs = dataset.tensors[0]
     if inputs[0].numel() > _MAX_COVARIANCE_INPUTS:
         why = (
-            f"input_covariance_lambda_max: looked at only up to {_MAX_COVARIANCE_INPUTS} input "
+            f"input_covariance_lambda_max: computed only up to {_MAX_COVARIANCE_INPUTS} input "
             f"coordinates"
         )
         return None, (why,)

@@ -1,4 +1,4 @@
-"""What one pass over a model reads."""
+"""The result of one pass over model and data."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class LayerReading:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one pass over the model gives, in the order of the data.
+    """The result of one pass over model and data, in the order of the data.
 
     Attributes:
         layers: one entry a layer.
         labels: (n,) int64.
-        indices: (n,) positions of the examples that were read: all, unless Ctrl-C ended the pass.
+        indices: (n,) positions of the examples read: all of them, unless Ctrl-C ended the pass.
         probed: (m,) positions of those whose Jacobians were probed.
-        output: the model's own output (n, C) where it is one matrix, else None.
-        settings: what the estimates of every layer record of how they were made.
+        output: the model's own output (n, C) if it is one matrix, else None.
+        settings: the settings that the estimates of every layer record.
         ending: how the probes came to their end.
     """
 

@@ -1,4 +1,4 @@
-"""``measure``: all geometry of a model in one pass; ``measure_features``: from a features file."""
+"""``measure`` a model in one pass over its data; ``measure_features`` of a features file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from geocollapse.complexity.setup import Asked, Data, Model, Prepared, prepared
+from geocollapse.complexity.setup import Data, Model, Request, Setup, set_up
 from geocollapse.complexity.stopping import StoppingRule
 from geocollapse.features import Pool
 from geocollapse.jacobian import Estimator
@@ -47,51 +47,50 @@ def measure(
     seed: int = 0,
     progress: bool = False,
 ) -> Measurement:
-    """Measure geometric complexity, neural collapse, geometric collapse and nearest-mean bounds in
-    one pass.
+    """Measure geometric complexity, neural and geometric collapse, and bounds in one pass.
 
-    The model is run in evaluation mode and handed back as it was. Every example goes forward once;
+    The model runs in evaluation mode and is handed back as it was. Every example goes forward once;
     each is probed once, and max(200, 20 C) of them twice to learn the error of the probes. A first
     Ctrl-C ends with what was read so far, a random sample of the data (of a stream: its beginning),
-    marked ``interrupted``. With a process group each process reads its share of the batches, and
-    all return the same, with the features of all. Cost: one forward pass, one vector-Jacobian
-    product with respect to the input, and O(n p (C + p)) for the measures of the features.
+    marked ``interrupted``. With a process group, each process reads its share of the batches and
+    all return the same measurement, with the features of all. Cost: one forward pass, one
+    vector-Jacobian product with respect to the input, and O(n p (C + p)) for the measures of the
+    features.
 
     Source: Munn, Dherin, Gonzalvo (2024); definitions 1 to 4.
 
     Args:
         model: a module, or a callable from inputs to features (n, p).
         data: a DataLoader, a map-style data set, a pair (inputs, labels), or a stream of batches. A
-            batch may be a mapping: ``labels`` and the model's inputs by name (``input_ids``,
+            batch may be a mapping of ``labels`` and the model's inputs by name (``input_ids``,
             ``attention_mask``).
         layer: ``NAME``, ``NAME:in``, ``""`` for the model's output, or None for the input of its
-            classifier; several of them are measured from the same pass: one forward-mode sweep for
-            all, or a backward pass each.
+            classifier. Several layers are measured in the same pass, by one forward-mode sweep for
+            all or a backward pass each.
         classifier: name of the linear classifier, for accuracy, NC3 and NC4; None to look for it.
-        labels: (n,) labels of a map-style data set, where reading its examples to learn them would
-            be slow.
+        labels: (n,) labels of a map-style data set whose examples are slow to read.
         estimator: of ||J||_F^2, see ``geocollapse.squared_jacobian_norms``. None: ``rademacher``
-            for one layer; ``input`` for several, if all operations of the model have a forward
-            mode, and ``rademacher`` otherwise.
+            for one layer; for several, ``input`` if all operations of the model have a forward
+            mode, else ``rademacher``.
         n_probes: probes for each example.
         rtol: probe, in a random order, until the relative half-width of the interval of geometric
             complexity is at most this; collapse uses all examples.
-        atol: the same, until the standard error is at most this.
+        atol: probe, in a random order, until the standard error is at most this.
         max_samples: probe at most this many examples; collapse uses all.
         max_seconds: probe no further batch after this time; collapse uses all.
         pool: ``mean`` averages maps and token sequences over positions, ``cls`` takes the first
             token, ``last`` the last one (padding, by ``attention_mask``, is no token), None
             flattens them.
-        input_layer: the layer that embeds integer inputs: Jacobians are with respect to its output.
-            None for the inputs themselves, and for a transformers model its own embedding of
-            tokens.
+        input_layer: the layer that embeds integer inputs; Jacobians are taken with respect to its
+            output. None for the inputs themselves or, in a transformers model, for its own
+            embedding of tokens.
         batch_size: examples that go through the model together; a loader's own by default.
-        memory_limit: bytes that the graph of a batch may take; the batches are made small enough.
+        memory_limit: bytes that the graph of a batch may take; batches are made small enough.
         autocast: ``torch.bfloat16`` or ``torch.float16`` to run the model under ``torch.autocast``;
             squares, means and variances are summed in float64 either way. For float64 throughout:
             ``model.double()``.
-        input_std: standard deviation of each input channel, by which the inputs were divided: gives
-            ``gc_pixel``. A data set's ``std`` by default.
+        input_std: standard deviation by which each input channel was divided; gives ``gc_pixel``.
+            A data set's ``std`` by default.
         class_names: name of class 0, 1, ...; a data set's ``classes`` by default.
         seed: of the probes and of the sample.
         progress: show a progress bar with the projected time on stderr.
@@ -102,14 +101,14 @@ def measure(
     Raises:
         TypeError, ValueError: integer inputs and no layer that embeds them, labels that are not
             integers, an unknown layer (the nearest names are listed), an ambiguous embedding (the
-            candidates are listed), NaN features, gradients that overflow, one class only, an empty
+            candidates are listed), NaN features, gradients that overflow, a single class, an empty
             loader, contradictory stopping arguments, a memory limit too small for one example, a
-            forward pass in which the model raises; with several processes a stream,
-            ``max_seconds``, or other data, settings or weights in one of them.
+            forward pass in which the model raises; with several processes, a stream,
+            ``max_seconds``, or data, settings or weights that differ between them.
         RuntimeError: a model that mixes the examples of a batch even in evaluation mode, or draws
-            at random; names the module. Seen from two examples, which go forward three times, and
-            two times more if they are texts with a mask, whose features must not move with padding.
-            Features that move with the inputs but have no gradients (``torch.no_grad``,
+            at random; names the module. Checked with three forward passes of two examples, and
+            two more for texts with a mask, whose features must not change with padding. Also
+            features that change with the inputs but have no gradients (``torch.no_grad``,
             ``.detach()`` in the model).
 
     Examples:
@@ -119,7 +118,7 @@ def measure(
         >>> m.layers[0].layer, m.features.shape, m.nc1_rank
         ('2:in', torch.Size([300, 8]), 2)
     """
-    asked = Asked(
+    request = Request(
         layer=layer,
         classifier=classifier,
         pool=pool,
@@ -135,19 +134,19 @@ def measure(
         seed=seed,
         input_std=input_std,
     )
-    with prepared(model, data, asked) as ready:
-        about_outputs = match_outputs(ready)
-        reading = read_once(ready, ready.schedule(), progress=progress)
-    return Measurement(tuple(map(measure_layer, _kept_layers(ready, reading, about_outputs))))
+    with set_up(model, data, request) as setup:
+        notes = match_outputs(setup)
+        reading = read_once(setup, progress=progress)
+    return Measurement(tuple(map(measure_layer, _kept_layers(setup, reading, notes))))
 
 
 def measure_features(path: str | Path, *, device: torch.device | str = "cpu") -> Measurement:
-    """Measure the features of a file, without the model that they came from.
+    """Measure the features of a file, without the model that produced them.
 
-    A file of ``Measurement.save_features`` gives the numbers of that measurement again. One with
-    ``features`` and ``labels`` alone gives all but geometric complexity and geometric collapse,
+    A file of ``Measurement.save_features`` gives the numbers of that measurement again. A file with
+    only ``features`` and ``labels`` gives all but geometric complexity and geometric collapse,
     which are NaN with a warning. Cost: one reading of the file (safetensors is mapped, not read
-    into memory), O(n p (C + p)).
+    into memory) and O(n p (C + p)).
 
     Args:
         path: ``.safetensors``, ``.npz``, or ``.pt`` (read with ``weights_only=True``).
@@ -155,13 +154,14 @@ def measure_features(path: str | Path, *, device: torch.device | str = "cpu") ->
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError, TypeError: a damaged file, missing keys, shapes that do not fit each other, one
-        class only.
+        ValueError, TypeError: a damaged file, missing keys, shapes that do not fit each other, a
+            single class.
 
     Examples:
         >>> import tempfile
         >>> path = tempfile.mkdtemp() + "/features.npz"
-        >>> m = measure(nn.Linear(4, 3), (torch.randn(300, 4), torch.arange(300) % 3))
+        >>> model = torch.nn.Linear(4, 3)
+        >>> m = measure(model, (torch.randn(300, 4), torch.arange(300) % 3))
         >>> m.save_features(path)
         >>> measure_features(path).geometric_collapse.value == m.geometric_collapse.value
         True
@@ -169,18 +169,13 @@ def measure_features(path: str | Path, *, device: torch.device | str = "cpu") ->
     return Measurement((measure_layer(read_features(path, device=device)),))
 
 
-def _kept_layers(
-    ready: Prepared, reading: Reading, about_outputs: tuple[str, ...]
-) -> list[KeptLayer]:
-    """What is kept of each layer; the caller may have named the classifier that they feed."""
-    context = context_of(ready, reading, about_outputs)
-    feature_map = ready.feature_map
-    is_named = ready.asked.classifier is not None
-    heads = [
-        head_at(layer, feature_map, ready.embedding, is_named=is_named)
-        for layer in feature_map.layers
-    ]
-    return [
-        KeptLayer(layer, taken.features, taken.norms, head, context)
-        for layer, taken, head in zip(ready.layers, reading.layers, heads, strict=True)
-    ]
+def _kept_layers(setup: Setup, reading: Reading, notes: tuple[str, ...]) -> list[KeptLayer]:
+    """The record of each layer; ``notes`` say how the outputs were matched to the classes."""
+    context = context_of(setup, reading, notes)
+    feature_map = setup.feature_map
+    is_named = setup.request.classifier is not None
+    kept = []
+    for layer, taken in zip(feature_map.layers, reading.layers, strict=True):
+        head, no_head = head_at(layer, feature_map, setup.embedding, is_named=is_named)
+        kept.append(KeptLayer(str(layer), taken.features, taken.norms, head, context, no_head))
+    return kept

@@ -94,8 +94,7 @@ def title_of(layer: LayerMeasurement) -> str:
     """The layer and the data that it was measured on, in one line."""
     context = layer.kept.context
     name = layer.layer or "the model's output"
-    pool = context.preprocessing.get("pool")
-    pooled = f" ({_POOLS[pool]})" if pool else ""
+    pooled = f" ({_POOLS[context.pool]})" if context.pool else ""
     split = f", {context.split}" if context.split else ""
     n_examples, n_features = layer.features.shape
     data = f"{n_examples} examples{split}, {len(layer.class_names)} classes"

@@ -23,7 +23,7 @@ from geocollapse.runtime.files import written_whole
 from geocollapse.runtime.provenance import provenance
 from geocollapse.store.features_text import FeaturesText, described, parsed, text_of
 from geocollapse.store.formats import check_ending, read_arrays, write_arrays
-from geocollapse.store.kept import Context, Head, KeptLayer, accuracy_of
+from geocollapse.store.kept import Context, KeptLayer, LinearHead, accuracy_of
 from geocollapse.store.rows import MEMORY_LIMIT
 
 # n examples with p features, m of them probed; a model with o outputs, a classifier with c outputs
@@ -90,11 +90,13 @@ def read_features(path: str | Path, *, device: torch.device | str = "cpu") -> Ke
         features = features.to(device)
     context = _context(arrays)
     context = _with_accuracy(context) if about is None else described(context, about)
+    head, no_head = _head(arrays, about)
     return KeptLayer(
         layer=path.name if about is None else about["layer"],
         features=features,
         norms=_norms(arrays, has_text=about is not None),
-        head=_head(arrays, about),
+        head=head,
+        no_head=no_head,
         context=replace(
             context,
             warnings=(*context.warnings, *notes, *_unread(content.others, path)),
@@ -107,7 +109,7 @@ def _arrays(kept: KeptLayer) -> dict[str, Tensor]:
     """The arrays of ``ARRAYS`` that the layer has."""
     context = kept.context
     norms = kept.norms
-    weight, bias = (None, None) if isinstance(kept.head, str) else kept.head
+    weight, bias = kept.head or (None, None)
     found: dict[str, Tensor | None] = {
         "features": kept.features,
         "labels": context.labels,
@@ -200,17 +202,19 @@ def _norms(arrays: Mapping[str, Tensor], *, has_text: bool) -> SquaredNorms:
     return SquaredNorms(values, variances, counts, None if scaled is None else scaled.double())
 
 
-def _head(arrays: Mapping[str, Tensor], about: FeaturesText | None) -> Head:
-    """The classifier of a file, or why there is none."""
+def _head(
+    arrays: Mapping[str, Tensor], about: FeaturesText | None
+) -> tuple[LinearHead | None, str]:
+    """The classifier of a file, or None and the reason why there is none."""
     if "classifier_bias" in arrays and "classifier_weight" not in arrays:
         raise ValueError(
             "classifier_bias: expected classifier_weight beside it, got none; do save both or "
             "neither"
         )
     if "classifier_weight" in arrays:
-        return arrays["classifier_weight"], arrays.get("classifier_bias")
+        return LinearHead(arrays["classifier_weight"], arrays.get("classifier_bias")), ""
     reason = None if about is None else about.get("no_classifier")
-    return reason or "the file holds no classifier_weight"
+    return None, reason or "the file holds no classifier_weight"
 
 
 def _checked(arrays: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -89,7 +89,7 @@ def text_of(kept: KeptLayer, origin: Mapping[str, object]) -> str:
     about = {
         "version": VERSION,
         "layer": kept.layer,
-        "no_classifier": kept.head if isinstance(kept.head, str) else None,
+        "no_classifier": kept.no_head or None,
         **{name: getattr(context, name) for name in shared},
         "settings": {k: getattr(context.settings, k) for k in SettingsDict.__annotations__},
         "rule": vars(context.rule),

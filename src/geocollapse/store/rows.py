@@ -1,6 +1,4 @@
-"""Features kept from the one pass over the model: in memory or, above a limit, in a memory-mapped
-file.
-"""
+"""Rows of features kept in memory or, above a limit, in a memory-mapped file."""
 
 from __future__ import annotations
 
@@ -10,15 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-MEMORY_LIMIT = 4 << 30  # bytes of features kept in memory; beyond that a temporary file is mapped
+MEMORY_LIMIT = 4 << 30  # bytes of features kept in memory; larger ones go to a mapped file
 
 
 class RowStore:
-    """Rows (n, p) written by position; n may be unknown, then they are kept in the order they come.
+    """Rows (n, p) written by position or, if n is unknown, in the order they come.
 
     Args:
         n_rows: number of rows, or None for a stream.
-        memory_limit: bytes above which rows lie in a temporary file that vanishes with the store.
+        memory_limit: bytes above which rows are kept in a temporary file, deleted with the store.
     """
 
     def __init__(self, n_rows: int | None, memory_limit: int = MEMORY_LIMIT) -> None:
@@ -29,7 +27,7 @@ class RowStore:
 
     @property
     def is_used(self) -> bool:
-        """Whether anything was written."""
+        """True once rows were written."""
         return self._rows is not None or bool(self._parts)
 
     def write(self, positions: Tensor, rows: Tensor) -> None:

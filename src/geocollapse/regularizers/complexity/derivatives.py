@@ -1,6 +1,4 @@
-"""Whether the second derivatives of a map are had, and are right: looked at once, with two
-examples.
-"""
+"""A check that the second derivatives of a map exist and are correct, with two examples."""
 
 from __future__ import annotations
 
@@ -9,7 +7,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,32 +22,29 @@ from geocollapse.regularizers.complexity.methods import (
     tracked,
 )
 
-_ONCE = "torch::autograd::Error"  # the node of an operation that may be differentiated once alone
-# in what torch says of such operations
+_ONCE = "torch::autograd::Error"  # the node of an operation that is differentiable only once
+# Words in torch's errors about such operations.
 _REFUSALS = ("derivative", "differentiate", "checkpoint", "inplace operation")
-_SMALL = (
-    0.1  # share of the whole gradient below which the gradient in one parameter may be rounding
-)
+# Share of the whole gradient below which the gradient in one parameter may be rounding.
+_SMALL = 0.1
 
 
 def check_derivatives(feature_map: FeatureMap, inputs: Inputs, method: str) -> None:
-    """Refuse a map whose second derivatives are not had, or are wrong, by one backward pass of a
-    few examples.
+    """Refuse a map whose second derivatives are missing or wrong, by backward passes of ``inputs``.
 
     v^T J u and its gradient in each parameter are the same by reverse over forward and by reverse
     over reverse mode. Some of torch's forward rules leave a graph that is silently wrong
-    (``linalg.solve`` in 2.14), and a model that differentiates inside its forward pass may do so
-    past a tangent. Autocast is off meanwhile: rounding would hide it.
+    (``linalg.solve`` in 2.14), and a model that differentiates inside its forward pass may lose the
+    tangent. Autocast is off meanwhile, as its rounding would hide a difference.
 
     Raises:
         ValueError: no trained parameter changes J; NaN or infinity.
         NotImplementedError: an operation without a second derivative, or with a wrong one.
     """
     trained = {name: p for name, p in feature_map.model.named_parameters() if p.requires_grad}
+    mixed = _by_forward_mode if method == "forward_mode" else _by_double_backward
     with _unrounded(feature_map.model, inputs), _same_draws(inputs):
-        found = (_by_forward_mode if method == "forward_mode" else _by_double_backward)(
-            feature_map, inputs, trained
-        )
+        found = mixed(feature_map, inputs, trained)
     if all(gradient is None for gradient in found.gradients):
         raise no_parameter(feature_map)
     if method == "double_backward":
@@ -60,7 +54,10 @@ def check_derivatives(feature_map: FeatureMap, inputs: Inputs, method: str) -> N
             expected = _by_double_backward(feature_map, inputs, trained)
     except (NotImplementedError, ValueError) as error:
         reason = str(error).split("; do ")[0]
-        note = f"method: forward rules could not be checked against double backward, which gave: {reason}"
+        note = (
+            f"method: forward rules could not be checked against double backward, which gave: "
+            f"{reason}"
+        )
         warnings.warn(note, GeocollapseWarning, stacklevel=2)
     else:
         _compare(found, expected, trained)
@@ -68,12 +65,12 @@ def check_derivatives(feature_map: FeatureMap, inputs: Inputs, method: str) -> N
 
 @dataclass(frozen=True)
 class _Mixed:
-    """v^T J u of a few examples for signs u and v, summed over them.
+    """The sum over a few examples of v^T J u, with signs u and v.
 
     Attributes:
         value: 0-d.
-        gradients: in each parameter, None where it does not depend on it.
-        scale: ||J^T v||, the size that the value has for signs u; 0 where it is not known.
+        gradients: in each parameter, None if the value does not depend on it.
+        scale: ||J^T v||, the typical size of the value for signs u; 0 if unknown.
         dtype: of the features.
     """
 
@@ -96,9 +93,8 @@ def _by_double_backward(
     feature_map: FeatureMap, inputs: Inputs, trained: Mapping[str, Tensor]
 ) -> _Mixed:
     leaf, features, _ = tracked(*feature_map.enter_whole(inputs))
-    v = _signs(
-        features
-    ).requires_grad_()  # so that the graph shows operations that may be differentiated once alone
+    # With a gradient in v, the graph shows operations that are differentiable only once.
+    v = _signs(features).requires_grad_()
     gradient = pull_back(feature_map, features, leaf, v)
     if _is_cut(gradient):
         raise _no_second_derivative("an operation that is once_differentiable", "forward_mode")
@@ -113,13 +109,13 @@ def _by_double_backward(
 
 def _signs(rows: Tensor) -> Tensor:
     """Signs (n, k) for rows of k entries, the same for the same shape."""
-    (signs,) = ProbeVectors(0, torch.arange(len(rows), device=rows.device), 1).vectors(
-        rows[0].numel(), rows.dtype
-    )
+    drawn = ProbeVectors(0, torch.arange(len(rows), device=rows.device), 1)
+    (signs,) = drawn.vectors(rows[0].numel(), rows.dtype)
     return signs
 
 
 def _gradients(value: Tensor, trained: Mapping[str, Tensor], other: str) -> Sequence[Tensor | None]:
+    """The gradient in each parameter; an error names the ``other`` method as the remedy."""
     if not (trained and value.requires_grad):
         return [None] * len(trained)
     try:
@@ -133,14 +129,14 @@ def _gradients(value: Tensor, trained: Mapping[str, Tensor], other: str) -> Sequ
 def _no_second_derivative(got: str, other: str) -> NotImplementedError:
     return NotImplementedError(
         f"method: expected a map with second derivatives, got {got}; do method={other!r}, or for a "
-        f"smooth map "
-        f"method='finite_difference'"
+        f"smooth map method='finite_difference'"
     )
 
 
 def _is_cut(tensor: Tensor) -> bool:
-    """Whether an operation that may be differentiated once alone is in the graph behind a tensor."""
-    left, seen = [tensor.grad_fn], set()
+    """True if the graph behind a tensor has an operation that is differentiable only once."""
+    left = [tensor.grad_fn]
+    seen = set()
     while left:
         node = left.pop()
         if node is None or node in seen:
@@ -153,7 +149,7 @@ def _is_cut(tensor: Tensor) -> bool:
 
 
 def _compare(found: _Mixed, expected: _Mixed, trained: Mapping[str, Tensor]) -> None:
-    """Refuse a value, or a gradient in one parameter, that is further away than rounding is.
+    """Refuse a value, or a gradient in one parameter, that differs by more than rounding.
 
     Raises:
         ValueError: NaN or infinity.
@@ -165,37 +161,31 @@ def _compare(found: _Mixed, expected: _Mixed, trained: Mapping[str, Tensor]) -> 
     ]
     errors = torch.stack([_size(a - b) for a, b in pairs]).cpu().tolist()
     sizes = torch.stack([_size(b) for _, b in pairs]).cpu().tolist()
-    whole, difference = (
-        math.hypot(*sizes),
-        abs(float(found.value.detach()) - float(expected.value.detach())),
-    )
+    whole = math.hypot(*sizes)
+    difference = abs(float(found.value.detach()) - float(expected.value.detach()))
     if not math.isfinite(whole + math.fsum(errors) + difference):
         raise ValueError(
             "inputs: expected finite derivatives at the first examples, got NaN or infinity; do "
-            "look for NaN in the "
-            "inputs and parameters or, with float16, for overflow"
+            "look for NaN in the inputs and parameters or, with float16, for overflow"
         )
     tolerance = _tolerance(expected.dtype)
     if difference > tolerance * expected.scale:
-        raise _differs(f"a value {difference / expected.scale:.2g} of its size away")
+        raise _differs("a value", difference / expected.scale)
     for name, error, size in zip(trained, errors, sizes, strict=True):
         if error > tolerance * (size + _SMALL * whole):
-            raise _differs(
-                f"a gradient in {name!r} {error / (size + _SMALL * whole):.2g} of its size away"
-            )
+            raise _differs(f"a gradient in {name!r}", error / (size + _SMALL * whole))
 
 
-def _differs(got: str) -> NotImplementedError:
+def _differs(what: str, error: float) -> NotImplementedError:
     return NotImplementedError(
-        f"method: expected forward rules with a right derivative, got {got} from that of double "
-        f"backward (a rule of "
-        f"torch that is wrong, or a model that differentiates inside its forward pass); do "
-        f"method='double_backward'"
+        f"method: expected forward rules with correct derivatives, got {what} that is off by "
+        f"{error:.2g} of its size from double backward (a wrong forward rule in torch, or a model "
+        f"that differentiates inside its forward pass); do method='double_backward'"
     )
 
 
 def _tolerance(dtype: torch.dtype) -> float:
-    """What rounding may move: the two ways add in another order, through all layers and twice."""
+    """Relative rounding error of two ways that add in different orders, through all layers."""
     return {torch.float64: 1e-6, torch.float32: 1e-3}.get(dtype, 0.3)
 
 
@@ -206,17 +196,14 @@ def _pair(a: Tensor | None, b: Tensor | None, parameter: Tensor) -> tuple[Tensor
 
 
 def _size(gradient: Tensor) -> Tensor:
-    """Euclidean norm, at least in float32; of complex numbers too."""
+    """Euclidean norm of real or complex numbers, in float32 or better."""
     gradient = gradient.detach().abs()
-    return (
-        gradient.float().norm()
-        if gradient.dtype in (torch.float16, torch.bfloat16)
-        else gradient.norm().float()
-    )
+    is_half = gradient.dtype in (torch.float16, torch.bfloat16)
+    return gradient.float().norm() if is_half else gradient.norm().float()
 
 
-def _unrounded(model: nn.Module, inputs: Inputs) -> AbstractContextManager[Any]:
-    """Inside, autocast is off, where parameters and inputs are of one dtype without it."""
+def _unrounded(model: nn.Module, inputs: Inputs) -> AbstractContextManager[object]:
+    """Turn autocast off if parameters and inputs are of one dtype without it."""
     tensors = tensors_of(inputs)
     kind = tensors[0].device.type
     is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
@@ -224,7 +211,7 @@ def _unrounded(model: nn.Module, inputs: Inputs) -> AbstractContextManager[Any]:
     return torch.autocast(kind, enabled=False) if is_on and is_one else nullcontext()
 
 
-def _same_draws(inputs: Inputs) -> AbstractContextManager[Any]:
-    """Dropout draws the same each time, and afterwards as if it had not."""
+def _same_draws(inputs: Inputs) -> AbstractContextManager[object]:
+    """Make dropout draw the same numbers each time, and leave the random state as it was."""
     device = tensors_of(inputs)[0].device
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

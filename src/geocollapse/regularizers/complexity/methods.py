@@ -1,12 +1,10 @@
-"""Three ways to ||J||_F^2 of each example of a batch with a graph behind it, so that it can be a
-part of a loss.
-"""
+"""Three methods for ||J||_F^2 of each example with a graph, to be a part of the loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +25,11 @@ NumberOfProbes = int | Literal["exact"]
 
 @dataclass(frozen=True)
 class ProbeVectors:
-    """The probe vectors of some examples: random signs, or ``exact`` all axes.
+    """The probe vectors of some examples: random signs, or all axes for ``exact``.
 
     Attributes:
         seed: of the hash.
-        indices: (n,) what the signs are a hash of, different for each example, step and process.
+        indices: (n,) the numbers that the signs hash, unique to each example, step and process.
         number: probes r for each example; ``exact``: all axes e_j, j = 1..k.
     """
 
@@ -40,9 +38,7 @@ class ProbeVectors:
     number: NumberOfProbes
 
     def vectors(self, n_entries: int, dtype: torch.dtype) -> Iterator[Tensor]:
-        """One v (n, k) after the other: random signs, E[v v^T] = I, or axes, the sum of whose v v^T
-        is I.
-        """
+        """Yield the probes v (n, k): random signs, E[v v^T] = I, or axes, sum_j v v^T = I."""
         n = len(self.indices)
         if self.number == "exact":
             for j in range(n_entries):
@@ -54,32 +50,33 @@ class ProbeVectors:
             yield from (v.to(dtype) for v in signs.unbind(1))
 
     def terms(self, squares: list[Tensor]) -> Tensor:
-        """(r, n) terms whose mean over the probes estimates, or ``exact`` is, the trace: squares
-        (n,) of each probe.
+        """Terms (r, n) whose mean over r estimates ||J||_F^2, from the squares (n,) of each probe.
+
+        For ``exact`` the mean is ||J||_F^2.
         """
         return torch.stack(squares) * (len(squares) if self.number == "exact" else 1)
 
 
 @dataclass(frozen=True)
 class PenalisedPass:
-    """What one forward pass of penalised examples gives.
+    """The results of one forward pass of penalised examples.
 
     Attributes:
-        terms: (r, n) the estimates of ||J||_F^2, one for each probe and example, differentiable in
-            the parameters.
+        terms: (r, n) estimates of ||J||_F^2, one for each probe and example, differentiable in the
+            parameters.
         features: (n, p).
         output: the model's own.
     """
 
     terms: Tensor
     features: Tensor
-    output: Any
+    output: object
 
 
 def forward_mode(feature_map: FeatureMap, inputs: Inputs, drawn: ProbeVectors) -> PenalisedPass:
-    """||J u||^2 of input probes u, by forward mode with a graph: reverse over forward.
+    """||J u||^2 for input probes u, by reverse over forward mode.
 
-    Each probe but the first costs a forward pass of its own.
+    Each probe after the first costs a forward pass of its own.
     """
     take, x = feature_map.enter_whole(inputs)
     passes = [push_forward(feature_map, take, x, u) for u in drawn.vectors(x[0].numel(), x.dtype)]
@@ -90,7 +87,7 @@ def forward_mode(feature_map: FeatureMap, inputs: Inputs, drawn: ProbeVectors) -
 
 
 def double_backward(feature_map: FeatureMap, inputs: Inputs, drawn: ProbeVectors) -> PenalisedPass:
-    """||J^T v||^2 of output probes v, by reverse mode with a graph: reverse over reverse."""
+    """||J^T v||^2 for output probes v, by reverse over reverse mode."""
     leaf, features, output = tracked(*feature_map.enter_whole(inputs))
     vectors = drawn.vectors(features.shape[1], features.dtype)
     squares = [_squares(pull_back(feature_map, features, leaf, v)) for v in vectors]
@@ -100,13 +97,13 @@ def double_backward(feature_map: FeatureMap, inputs: Inputs, drawn: ProbeVectors
 def finite_difference(
     feature_map: FeatureMap, inputs: Inputs, drawn: ProbeVectors
 ) -> PenalisedPass:
-    """||f(x + eps u) - f(x)||^2 / eps^2 of input probes u, f(x) from the main forward pass.
+    """||f(x + eps u) - f(x)||^2 / eps^2 for input probes u, with f(x) from the main forward pass.
 
-    One-sided: the term of order eps is odd in u, so its mean is zero, and the bias of a smooth map
-    is of order eps^2 as for central differences, which cost one forward pass more. In float32 the
-    value of smooth networks is 0.1 to 2 % off, the gradient 0.4 to 4 %. With ReLU only the value is
-    near: units that x + eps u switches give the gradient a noise of order eps^(-1/2), many times
-    its size (``benchmarks/penalty.py``).
+    One-sided: the term of order eps is odd in u, so its mean is zero. The bias for a smooth map is
+    of order eps^2, as for central differences, which cost one more forward pass. In float32 the
+    value for smooth networks is 0.1 to 2 % off, the gradient 0.4 to 4 %. With ReLU only the value
+    is close: units that switch between x and x + eps u give the gradient a noise of order
+    eps^(-1/2), many times its size (``benchmarks/penalty.py``).
     """
     take, x = feature_map.enter_whole(inputs)
     (features,), output = take(x)
@@ -121,13 +118,13 @@ def finite_difference(
 
 
 def step_size(x: Tensor) -> Tensor:
-    """eps (0-d): the cube root of the rounding unit times the root mean square of the inputs; of 1
-    where they are 0.
+    """eps (0-d): the cube root of the rounding unit times the root mean square of the inputs.
+
+    Inputs of 0 count as 1.
     """
     scale = x.detach().square().mean().sqrt()
-    return torch.finfo(x.dtype).eps ** (1 / 3) * torch.where(
-        scale > 0, scale, torch.ones_like(scale)
-    )
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return torch.finfo(x.dtype).eps ** (1 / 3) * scale
 
 
 METHODS: dict[str, Callable[[FeatureMap, Inputs, ProbeVectors], PenalisedPass]] = {
@@ -138,7 +135,7 @@ METHODS: dict[str, Callable[[FeatureMap, Inputs, ProbeVectors], PenalisedPass]] 
 
 
 def check_precision(model: nn.Module, inputs: Inputs) -> None:
-    """Refuse finite differences of what may be rounded to half precision on its way.
+    """Refuse finite differences of a map that may round to half precision.
 
     Raises:
         TypeError: autocast, TF32, or half-precision parameters or inputs.
@@ -148,14 +145,13 @@ def check_precision(model: nn.Module, inputs: Inputs) -> None:
     got = str(min(map(str, halves))) if halves else _rounding_of(tensors[0].device)
     if got is not None:
         raise TypeError(
-            f"method: expected float32 or float64, whose rounding a difference can do with, got "
-            f"{got}; do "
-            f"method='forward_mode'"
+            f"method: expected float32 or float64, as coarser rounding drowns a finite difference, "
+            f"got {got}; do method='forward_mode'"
         )
 
 
 def _rounding_of(device: torch.device) -> str | None:
-    """What rounds float32 on its way, None if nothing does."""
+    """The setting that rounds float32 inside a map, None if there is none."""
     if torch.is_autocast_enabled(device.type):
         return "autocast"
     if device.type == "cuda" and torch.backends.cudnn.allow_tf32:  # the default of convolutions
@@ -167,14 +163,14 @@ def _rounding_of(device: torch.device) -> str | None:
 
 def push_forward(
     feature_map: FeatureMap, take: Take, x: Tensor, u: Tensor
-) -> tuple[Tensor, Any, Tensor]:
+) -> tuple[Tensor, object, Tensor]:
     """Features, output and J u."""
     features, output, tangent = differentiable_push_forward(take, x, u.view_as(x))
     return features, output, _on_a_path(tangent, feature_map)
 
 
-def tracked(take: Take, x: Tensor) -> tuple[Tensor, Tensor, Any]:
-    """Inputs that take gradients, features and output."""
+def tracked(take: Take, x: Tensor) -> tuple[Tensor, Tensor, object]:
+    """The inputs as a tensor that takes gradients, the features and the output."""
     leaf = x.clone() if x.requires_grad else track(x)
     with plain_attention(), TwiceDifferentiable():
         (features,), output = take(leaf)
@@ -191,21 +187,18 @@ def pull_back(feature_map: FeatureMap, features: Tensor, leaf: Tensor, v: Tensor
 
 
 def _squares(rows: Tensor) -> Tensor:
-    """Sum of squares of each row of (n, ...), at least in float32."""
+    """Sum of squares of each row of (n, ...), in float32 or better."""
     rows = rows.flatten(1)
-    return (
-        (rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows)
-        .square()
-        .sum(dim=1)
-    )
+    is_half = rows.dtype in (torch.float16, torch.bfloat16)
+    return (rows.float() if is_half else rows).square().sum(dim=1)
 
 
 def no_parameter(feature_map: FeatureMap) -> ValueError:
+    """The error of a map whose Jacobian no trained parameter changes."""
     return ValueError(
         f"layer: expected features that trained parameters can change, got no gradient path to any "
-        f"from geometric "
-        f"complexity at {str(feature_map.layers[0])!r}; do unfreeze parameters before it, or name "
-        f"a later layer"
+        f"from geometric complexity at {str(feature_map.layers[0])!r}; do unfreeze parameters "
+        f"before it, or name a later layer"
     )
 
 

@@ -1,4 +1,4 @@
-"""Geometric complexity and collapse of a penalised step, computed when they are asked for."""
+"""Geometric complexity and collapse of a penalised step, computed on demand."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class PenaltyReading:
     Attributes:
         terms: (r, n) estimates of ||J||_F^2, one for each probe and example.
         features: (n, p).
-        settings: what the Estimates record of how they were made.
+        settings: the settings that the estimates record.
         labels: (n,) classes of the examples, or None.
-        batch_labels: those of the whole batch that the examples were taken from, or None.
+        batch_labels: classes of the whole batch, or None.
     """
 
     terms: Tensor
@@ -41,37 +41,38 @@ class PenaltyReading:
 
     @cached_property
     def collapse(self) -> Estimate | None:
-        """Geometric collapse of the penalised examples; NaN where a class of the batch is missing."""
+        """Geometric collapse of the penalised examples; NaN if they lack a class of the batch."""
         if self.labels is None or self.batch_labels is None:
             return None
-        settings = replace(self.settings, population="dataset")
         labels = self.labels.cpu()
         classes = self.batch_labels.cpu().unique()
         missing = classes[~torch.isin(classes, labels)].tolist()
-        if missing or len(classes) < 2:
-            reason = (
-                f"no penalised example of class {missing[0]}"
-                if missing
-                else f"{len(classes)} class in the batch"
-            )
-            note = (
-                f"geometric collapse: undefined, {reason}; do take larger batches or a larger "
-                f"batch_fraction"
-            )
-            return Estimate(
-                math.nan,
-                math.nan,
-                len(labels),
-                n_probes=settings.n_probes,
-                estimator=settings.estimator,
-                layer=settings.layer,
-                warnings=(note,),
-            )
+        if missing:
+            return self._undefined(f"no penalised example of class {missing[0]}")
+        if len(classes) < 2:
+            return self._undefined(f"{len(classes)} class in the batch")
+        settings = replace(self.settings, population="dataset")
         counts = {label: float((labels == label).sum()) for label in classes.tolist()}
         by_class = norms_by_class(self._norms(), labels, counts, settings)
         statistics = ClassStatistics.of(self.features.cpu().double(), labels)
         return geometric_collapse(
             [by_class[label] for label in statistics.classes.tolist()], statistics.means
+        )
+
+    def _undefined(self, reason: str) -> Estimate:
+        """NaN, with the reason as a warning."""
+        note = (
+            f"geometric collapse: undefined, {reason}; do take larger batches or a larger "
+            f"batch_fraction"
+        )
+        return Estimate(
+            math.nan,
+            math.nan,
+            len(self.terms[0]),
+            n_probes=self.settings.n_probes,
+            estimator=self.settings.estimator,
+            layer=self.settings.layer,
+            warnings=(note,),
         )
 
     def _norms(self) -> SquaredNorms:

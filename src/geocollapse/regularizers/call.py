@@ -1,0 +1,56 @@
+"""Checks of a call, the same for every penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from geocollapse.inputs import Inputs, n_rows, tensors_of
+
+
+def check_call(x: Inputs, labels: Tensor | None) -> None:
+    """Refuse a call without examples, without gradients, or with labels that do not fit.
+
+    Raises:
+        TypeError: ``x`` is neither a tensor nor tensors by name.
+        ValueError: labels among the inputs, an empty batch, labels of another type or length.
+        RuntimeError: gradients are off.
+    """
+    _check_inputs(x)
+    if not torch.is_grad_enabled():
+        raise RuntimeError(
+            "penalty: expected gradients to be on, got torch.no_grad(); do model(x) there, or "
+            "geocollapse.measure"
+        )
+    if labels is not None and (labels.is_floating_point() or labels.shape != (n_rows(x),)):
+        raise ValueError(
+            f"labels: expected {n_rows(x)} integers, one for each example, got {labels.dtype} of "
+            f"shape {tuple(labels.shape)}; do pass class numbers"
+        )
+
+
+def _check_inputs(x: Inputs) -> None:
+    if not isinstance(x, Tensor | Mapping):
+        raise TypeError(
+            f"x: expected a tensor, or tensors by name, got {type(x).__name__}; do "
+            f"torch.as_tensor(x)"
+        )
+    if isinstance(x, Mapping) and "labels" in x:
+        raise ValueError(
+            "x: expected inputs alone, got 'labels' among them, from which the model would compute "
+            "a loss of each part of the batch; do labels = batch.pop('labels'), and compute the "
+            "loss from the output"
+        )
+    tensors = [] if isinstance(x, Tensor) and x.ndim == 0 else tensors_of(x)
+    if not tensors or n_rows(x) == 0:
+        raise ValueError(
+            f"x: expected a batch of at least one example, got shape {_shapes(x)}; do drop it"
+        )
+
+
+def _shapes(x: Inputs) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
+    if isinstance(x, Tensor):
+        return tuple(x.shape)
+    return {name: tuple(z.shape) for name, z in x.items()}

@@ -1,0 +1,154 @@
+"""The penalised map of a model, from its inputs to a layer: found and checked once."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from geocollapse.estimate import GeocollapseWarning
+from geocollapse.features import FeatureMap, Layer, Pool
+from geocollapse.features.located import check_map, locate
+from geocollapse.features.mixing import check_batch_norm, check_mixing_layers, is_batch_norm
+from geocollapse.features.padding import NO_MASK, padding_without_mask
+from geocollapse.features.wrapped import Wrapping
+from geocollapse.inputs import Inputs, n_rows, rows_of
+from geocollapse.regularizers.complexity.checks import check_output
+from geocollapse.regularizers.complexity.derivatives import check_derivatives
+from geocollapse.regularizers.complexity.methods import Method, check_precision
+
+BatchNorm = Literal["refuse", "running"]
+
+_REMEDY = "do name a layer before it"
+_REMEDY_OF_DIFFERENCES = f"do method='forward_mode' with dropout, or {_REMEDY.removeprefix('do ')}"
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """The settings of the penalty that a map depends on; see ``GeometricComplexityPenalty``."""
+
+    layer: str | None
+    pool: Pool | None
+    input_layer: str | None
+    method: Method
+    batch_norm: BatchNorm
+
+
+@dataclass
+class KnownMap:
+    """The layers found in a model, and with how many examples it was checked, 2 at most."""
+
+    model: weakref.ref[nn.Module]
+    settings: MapSettings
+    state: tuple[list[bool], list[bool]]
+    layer: Layer
+    input_layer: str | None
+    n_checked: int = 0
+
+
+class PenalisedMaps:
+    """Finds the penalised map of a model, and checks it with the first examples.
+
+    Attributes:
+        known: the last map, found again when the model, its modes, its trained parameters or the
+            settings change.
+    """
+
+    def __init__(self) -> None:
+        self.known: KnownMap | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        """Knowledge of a model belongs to this process: it is not copied or saved."""
+        return {"known": None}
+
+    def of(self, wrapped: Wrapping, x: Inputs, settings: MapSettings) -> FeatureMap:
+        """The map of a model, after the checks that are due.
+
+        Raises:
+            TypeError, ValueError, RuntimeError, NotImplementedError: see
+                ``GeometricComplexityPenalty``.
+        """
+        model = wrapped.plain
+        is_difference = settings.method == "finite_difference"
+        check_mixing_layers(model, evaluation=True)
+        if settings.batch_norm == "refuse":
+            check_batch_norm(model)
+        if is_difference:
+            check_precision(model, x)
+        known = self._find(model, x, settings)
+        wrapped.check_differentiable(known.layer.name, settings.method)
+        feature_map = FeatureMap(
+            model, [known.layer], settings.pool, known.input_layer, keeps_graphs=is_difference
+        )
+        n_examples = min(2, n_rows(x))
+        if known.n_checked < n_examples:
+            _check(feature_map, x, settings)
+            known.n_checked = n_examples
+            # It holds weights cast without gradients meanwhile, which torch 2.6 would use.
+            torch.clear_autocast_cache()
+        return feature_map
+
+    def _find(self, model: nn.Module, x: Inputs, settings: MapSettings) -> KnownMap:
+        """The layers between which the penalty is taken, found with the first example."""
+        state = (
+            [module.training for module in model.modules()],
+            [parameter.requires_grad for parameter in model.parameters()],
+        )
+        known = self.known
+        is_known = known is not None and known.model() is model
+        if known is None or not is_known or (known.settings, known.state) != (settings, state):
+            first = rows_of(x, slice(1))
+            found = locate(model, first, settings.layer, input_layer=settings.input_layer)
+            layer = found.embedding.layer
+            known = KnownMap(weakref.ref(model), settings, state, layer, found.input_layer)
+            self.known = known
+        return known
+
+
+def _check(feature_map: FeatureMap, x: Inputs, settings: MapSettings) -> None:
+    """Refuse a map that mixes examples, or that the method cannot differentiate."""
+    model = feature_map.model
+    may_draw = settings.method != "finite_difference"
+    if padding_without_mask(model, x, feature_map.input_layer):
+        warnings.warn(NO_MASK, GeocollapseWarning, stacklevel=2)
+    with running_statistics(model):
+        check_map(
+            feature_map.enter_whole,
+            x,
+            model,
+            feature_map.input_layer,
+            is_random=may_draw,
+            remedy=_REMEDY if may_draw else _REMEDY_OF_DIFFERENCES,
+        )
+        if settings.batch_norm == "refuse":
+            check_output(feature_map, x)
+        if may_draw:
+            check_derivatives(feature_map, rows_of(x, slice(2)), settings.method)
+
+
+@contextmanager
+def running_statistics(model: nn.Module) -> Iterator[None]:
+    """Make batch normalisation use its running statistics without updating them.
+
+    All other modules stay in their mode. The layers use copies of the statistics: the graph keeps
+    what they use, and the next forward pass in training mode changes the statistics.
+    """
+    layers = [module for module in model.modules() if is_batch_norm(module) and module.training]
+    buffers = [dict(layer._buffers) for layer in layers]
+    try:
+        for layer in layers:
+            layer.training = False  # eval() would reach the modules inside the layer as well
+            layer._buffers.update(
+                {name: None if b is None else b.clone() for name, b in layer._buffers.items()}
+            )
+        yield
+    finally:
+        for layer, own in zip(layers, buffers, strict=True):
+            layer.training = True
+            layer._buffers.update(own)
