@@ -63,5 +63,6 @@ def test_signatures_are_typed():
 def test_one_statement_a_line():
     for path in SOURCES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        lines = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+        bodies = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+        lines = [node.lineno for node in bodies if ast.unparse(node) != "..."]  # an overload
         assert len(lines) == len(set(lines)), path

@@ -149,14 +149,20 @@ def run(code):
 
 
 def test_help_imports_neither_torch_nor_anything_heavy():
-    code = "import sys; from geocollapse.cli import main; main(['--help']); print(sorted({n.split('.')[0] for n in sys.modules}))"
+    code = (
+        "import sys; from geocollapse.cli import main; main(['--help']); "
+        "print(sorted({n.split('.')[0] for n in sys.modules}))"
+    )
     loaded = set(ast.literal_eval(run(code)))
     assert "typer" in loaded
     assert not loaded & {"torch", "numpy", *HEAVY}
 
 
 def test_help_of_a_command_imports_no_torch():
-    code = "import sys; from geocollapse.cli import main; main(['measure', '--help']); print('torch' in sys.modules)"
+    code = (
+        "import sys; from geocollapse.cli import main; main(['measure', '--help']); "
+        "print('torch' in sys.modules)"
+    )
     assert run(code) == "False"
 
 

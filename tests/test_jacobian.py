@@ -144,7 +144,10 @@ def test_aligned_is_unbiased_with_the_stated_variance(n_directions):
 def test_aligned_probes_vary_less_where_features_vary_along_the_jacobian():
     torch.manual_seed(0)
     u, v = torch.linalg.qr(torch.randn(40, 3))[0], torch.linalg.qr(torch.randn(20, 3))[0]
-    f = lambda x: x @ v * torch.tensor([5.0, 3.0, 2.0]) @ u.T  # noqa: E731  features vary along J's left vectors
+
+    def f(x):  # features vary along J's left vectors
+        return x @ v * torch.tensor([5.0, 3.0, 2.0]) @ u.T
+
     x = torch.randn(2000, 20)
     found = squared_jacobian_norms(f, x, estimator="aligned")
     plain = squared_jacobian_norms(f, x, estimator="rademacher")

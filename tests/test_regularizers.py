@@ -27,7 +27,7 @@ X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0), dtype=torch.f
 
 
 def exact_gradient(model):
-    """Gradient in the first layer's weight of the exact GC of the embedding, by float64 autograd."""
+    """Gradient in the first layer's weight of the exact GC of the embedding, in float64."""
     jacobians = torch.func.vmap(torch.func.jacrev(model[:4]))(X)
     return torch.autograd.grad(jacobians.square().sum(dim=(1, 2)).mean(), model[0].weight)[0]
 

@@ -256,7 +256,8 @@ class StreamExamples:
     def batches(self, *, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """The batches of the iterable, in order, without the examples of ``ignore_index``.
 
-        Positions count the examples that are kept. A stream cannot be shared between processes: ``check_shared`` refuses it.
+        Positions count the examples that are kept. A stream cannot be shared between processes:
+        ``check_shared`` refuses it.
         """
         del share
         start = 0
