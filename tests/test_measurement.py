@@ -39,7 +39,7 @@ def test_every_measure_against_its_reference(model, data):
     assert m.geometric_complexity.value == pytest.approx(float(norms.mean()), rel=1e-5)
     std = torch.tensor([0.5, 1.0, 2.0]).double()[:, None, None]
     pixel = reference.squared_norms(lambda p: embedding(p / std), x * std)
-    assert m.gc_pixel == pytest.approx(float(pixel.mean()), rel=1e-5)
+    assert m.gc_pixel.value == pytest.approx(float(pixel.mean()), rel=1e-5)
     for label in range(3):
         expected = float(norms[data[1] == label].mean())
         assert m.class_complexity[str(label)].value == pytest.approx(expected, rel=1e-5)

@@ -20,7 +20,7 @@ from geocollapse.charts.labels import label_of
 from geocollapse.estimate import Estimate
 from geocollapse.integrations.metrics import CollapseMetric
 from geocollapse.measurement import LayerMeasurement, Measurement, MeasurementDict
-from geocollapse.measurement.layer import READERS, json_values
+from geocollapse.measurement.layer import READERS, PerPixel, json_values
 from geocollapse.measurement.table import _facts
 from geocollapse.measures import MEASURES, OF_THE_CLASSIFIER
 from geocollapse.measures.measure import EVERY_CHANGE
@@ -41,7 +41,8 @@ ATTRIBUTES = {
     "class_names": tuple,
     "accuracy": float,
     "geometric_complexity": Estimate,
-    "gc_pixel": float,
+    "gc_pixel": Estimate,
+    "per_pixel": PerPixel,
     "gc_per_variance": float,
     "class_complexity": dict,
     "geometric_collapse": Estimate,
@@ -146,7 +147,7 @@ def test_every_measure_has_a_reader_and_its_place_in_the_json(m):
     (row,) = m.to_frame().to_dict(orient="records")
     for name, read in READERS.items():
         value = read(m.layers[0])
-        column = f"{name}.value" if isinstance(value, Estimate) else name
+        column = name if name in row else f"{name}.value"
         assert row[column] == float(value), name
 
 

@@ -69,3 +69,18 @@ def test_random_order_is_a_permutation_free_of_the_probes():
     assert torch.equal(order.sort().values, indices)
     early = probes.rademacher(0, order[:5000], 1, 64).double()[:, 0]
     assert float(early.mean(dim=0).abs().max()) < 0.06
+
+
+def test_no_position_has_a_fixed_place_in_the_random_order():
+    places = [
+        int((probes.random_order(seed, torch.arange(101)) == position).nonzero())
+        for seed in range(40)
+        for position in (0, 1, 100)
+    ]
+    assert len(set(places)) > 50
+    assert int((probes.random_order(0, torch.arange(101)) == 0).nonzero()) != 50
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
+def test_no_word_of_the_first_example_is_0(seed):
+    assert bool((probes.random_bits(seed, torch.arange(3), 4, 4) != 0).all())

@@ -15,6 +15,7 @@ from geocollapse.measurement import one_pass as reading
 from geocollapse.store import RowStore, read_features
 from geocollapse.store.features_file import ARRAYS
 
+PER_PIXEL = ("squared_jacobian_norms_per_pixel", "probe_variances_per_pixel")
 ENDINGS = [".safetensors", ".npz"]
 
 
@@ -87,7 +88,7 @@ def test_the_precision_of_the_features_is_kept(model, data, tmp_path, dtype, end
 
 def test_callables_streams_and_labels_with_gaps(model, data, tmp_path):
     model.eval()
-    x, y = data[0], data[1] * 7 - 3
+    x, y = data[0], data[1] * 7 + 3
     for m in (
         geo.measure(lambda z: model[:4](z), (x, y)),
         geo.measure(model, iter([(x[:99], y[:99]), (x[99:], y[99:])])),
@@ -134,7 +135,7 @@ def test_positions_are_those_of_the_data_set(model, data, tmp_path):
 def test_numpy_reads_the_file_alone(model, data, tmp_path):
     geo.measure(model, data).save_features(tmp_path / "a.npz")
     with np.load(tmp_path / "a.npz") as file:
-        assert set(file.files) == {*ARRAYS, "geocollapse"} - {"squared_jacobian_norms_per_pixel"}
+        assert set(file.files) == {*ARRAYS, "geocollapse"} - set(PER_PIXEL)
         assert json.loads(str(file["geocollapse"]))["layer"] == "4:in"
 
 
@@ -256,7 +257,7 @@ X, Y, NORM = torch.randn(6, 4), torch.arange(6) % 2, torch.ones(6)
         (
             {"features": X, "labels": Y.double()},
             TypeError,
-            "labels: expected integers, got torch.float64",
+            "labels: expected integers, one class for each example, got torch.float64",
         ),
         ({"features": X.long(), "labels": Y}, TypeError, "features: expected floating point"),
         ({"features": X, "labels": Y * 0}, ValueError, "labels: expected at least two classes"),

@@ -57,22 +57,54 @@ def as_features(features: Array) -> Tensor:
     return tensor
 
 
-def as_labels(labels: Array, n_examples: int) -> Tensor:
-    """Return ``labels``, any integers, as an int64 tensor (n,).
+def as_labels(labels: object, n_examples: int | None = None) -> Tensor:
+    """Return class labels, any integers, as an int64 tensor (n,).
 
     Raises:
         TypeError: not integers.
         ValueError: not one label for each example.
     """
-    tensor = as_tensor("labels", labels)
-    if tensor.is_floating_point() or tensor.is_complex():
-        raise TypeError(f"labels: expected integers, got {tensor.dtype}; do labels.long()")
-    if tensor.shape != (n_examples,):
+    given = labels if isinstance(labels, Tensor | np.ndarray) else np.asarray(labels)
+    if isinstance(given, np.ndarray) and given.dtype.kind in "OUST":
+        raise TypeError(
+            f"labels: expected integers, one class for each example, got {given.tolist()[:1]}; do "
+            f"names, labels = np.unique(labels, return_inverse=True) to number the classes"
+        )
+    tensor = as_tensor("labels", given)
+    if tensor.ndim != 1 or n_examples not in (None, len(tensor)):
+        wanted = "(n,)" if n_examples is None else f"({n_examples},)"
         raise ValueError(
-            f"labels: expected shape ({n_examples},), one label for each row of features, "
-            f"got {tuple(tensor.shape)}; do pass class numbers, not one-hot rows"
+            f"labels: expected shape {wanted}, one class for each example, got "
+            f"{tuple(tensor.shape)}; do {_flattening(tensor)}"
+        )
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise TypeError(
+            f"labels: expected integers, one class for each example, got {tensor.dtype}; do "
+            f"labels.long() if they are class numbers"
         )
     return tensor.long()
+
+
+def _flattening(tensor: Tensor) -> str:
+    """The expression that makes (n,) labels of ``tensor``."""
+    if tensor.ndim == 2:
+        return "labels.squeeze(1)" if tensor.shape[1] == 1 else "labels.argmax(dim=1) if one-hot"
+    return "pass one class number for each example"
+
+
+def check_no_negative(labels: Tensor, remedy: str) -> None:
+    """Refuse negative labels, which often stand for "no class"; ``remedy`` may name the {value}.
+
+    Raises:
+        ValueError: names the first one, and how many there are.
+    """
+    negative = labels[labels < 0]
+    if len(negative):
+        value = int(negative[0])
+        raise ValueError(
+            f"labels: expected classes 0, 1, ..., got {value} for {len(negative)} of {len(labels)} "
+            f"examples; do {remedy.format(value=value)}"
+        )
 
 
 def labelled_arrays(
@@ -84,7 +116,8 @@ def labelled_arrays(
 
     Raises:
         TypeError: see ``as_features`` and ``as_labels``.
-        ValueError: wrong shapes, NaN or infinite features, or a label outside 0..num_classes - 1.
+        ValueError: wrong shapes, NaN or infinite features, a negative label, or one outside
+            0..num_classes - 1.
     """
     check_num_classes(num_classes)
     x = as_features(features)
@@ -113,14 +146,15 @@ def row_slices(n_rows: int, width: int, device: torch.device) -> Iterator[slice]
 
 
 def _is_valid(x: Tensor, y: Tensor, num_classes: int | None) -> Tensor:
-    valid = torch.isfinite(x.sum())
-    return valid if num_classes is None else valid & (y.min() >= 0) & (y.max() < num_classes)
+    valid = torch.isfinite(x.sum()) & (y.min() >= 0)
+    return valid if num_classes is None else valid & (y.max() < num_classes)
 
 
 def _check_range(y: Tensor, num_classes: int | None) -> None:
+    check_no_negative(y, "keep = labels != {value}, then features[keep] and labels[keep]")
     if num_classes is None:
         return
-    outside = y[(y < 0) | (y >= num_classes)]
+    outside = y[y >= num_classes]
     if len(outside):
         raise ValueError(
             f"labels: expected integers from 0 to {num_classes - 1} (num_classes={num_classes}), "

@@ -7,7 +7,6 @@ sharing (one data set over several processes), forms (from any data to examples)
 
 from geocollapse.batches.about import AboutData as AboutData
 from geocollapse.batches.batch import Batch as Batch
-from geocollapse.batches.batch import as_labels as as_labels
 from geocollapse.batches.examples import Examples as Examples
 from geocollapse.batches.examples import MapExamples as MapExamples
 from geocollapse.batches.examples import StreamExamples as StreamExamples

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from geocollapse.arrays import as_labels
 from geocollapse.inputs import Inputs, as_inputs, n_rows
 
 # Class labels as a caller gives them, one for each example.
@@ -30,45 +30,6 @@ class Batch:
     labels: Tensor | None
     indices: Tensor
     segment: int = 0
-
-
-def as_labels(labels: object) -> Tensor:
-    """Class labels as an int64 vector.
-
-    Raises:
-        TypeError: the labels are not integers.
-        ValueError: there is not one label for each example.
-    """
-    tensor = labels if isinstance(labels, Tensor) else _as_tensor(labels)
-    if tensor.ndim != 1:
-        raise ValueError(
-            f"labels: expected shape (n,), one class for each example, got {tuple(tensor.shape)}; "
-            f"do {_flattening(tensor)}"
-        )
-    if tensor.is_floating_point() or tensor.is_complex():
-        raise TypeError(
-            f"labels: expected integers, one class for each example, got {tensor.dtype}; do "
-            f"labels.long() if they are class numbers"
-        )
-    return tensor.to(torch.int64)
-
-
-def _as_tensor(labels: object) -> Tensor:
-    """A list or array of numbers as a tensor; names of classes are refused."""
-    array = labels if isinstance(labels, np.ndarray) else np.asarray(labels)
-    if array.dtype.kind in "OUST":
-        raise TypeError(
-            f"labels: expected integers, one class for each example, got {array.tolist()[0]!r}; do "
-            f"names, labels = np.unique(labels, return_inverse=True) to number the classes"
-        )
-    return torch.as_tensor(array)
-
-
-def _flattening(tensor: Tensor) -> str:
-    """The expression that makes (n,) labels of ``tensor``."""
-    if tensor.ndim == 2:
-        return "labels.squeeze(1)" if tensor.shape[1] == 1 else "labels.argmax(dim=1) if one-hot"
-    return "pass one class number for each example"
 
 
 def as_batch(raw: object, indices: Tensor, segment: int = 0) -> Batch:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from geocollapse.arrays import check_no_negative
 from geocollapse.batches.about import AboutData
 from geocollapse.batches.batch import Batch, as_batch, n_examples_in
 from geocollapse.inputs import Inputs, n_rows, rows_of, tensors_of
@@ -312,14 +313,7 @@ def _own_labels(batch: Batch) -> Tensor:
 
 
 def _checked(labels: Tensor) -> Tensor:
-    """``labels`` without a negative one, which often stands for "no class"."""
-    negative = labels[labels < 0]
-    if len(negative):
-        value = int(negative[0])
-        raise ValueError(
-            f"labels: expected classes 0, 1, ..., got {value} for {len(negative)} of {len(labels)} "
-            f"examples; do ignore_index={value} to leave them out"
-        )
+    check_no_negative(labels, "ignore_index={value} to leave them out")
     return labels
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
-from geocollapse.batches.batch import Labels, as_labels
+from geocollapse.arrays import as_labels
+from geocollapse.batches.batch import Labels
 from geocollapse.batches.examples import (
     EMPTY,
     Examples,

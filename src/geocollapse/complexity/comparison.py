@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from geocollapse.batches import Batch, MapExamples, as_map
 from geocollapse.complexity.means import EstimateSettings, mean_norm
@@ -17,13 +18,14 @@ from geocollapse.complexity.setup import Data, Model, Request, Setup, set_up
 from geocollapse.complexity.stopping import StoppingRule, first_interrupt_asks
 from geocollapse.estimate import Estimate, Population
 from geocollapse.inputs import move
-from geocollapse.jacobian import Estimator, SquaredNorms, mean_of_probes
+from geocollapse.jacobian import Estimator, ProbedBatch, SquaredNorms, mean_of_probes
 from geocollapse.jacobian.probes import random_order
 from geocollapse.runtime.processes import alone
 
 Decision = Literal["first is lower", "second is lower", "undecided"]
 
 _FIRST_LOOK = 256
+ROUNDING_UNITS = 16  # of the features' precision: a smaller relative difference decides nothing
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class ComplexityComparison:
 
     Attributes:
         difference: GC(f) - GC(g) with its standard error.
-        interval: of the difference, at level 1 - alpha / J to pay for J looks.
+        interval: of the difference, at level 1 - alpha / J to pay for J looks, and wider by 16
+            units of rounding of the larger value.
         decision: which is lower, or ``undecided`` after the last look.
         alpha: probability of calling one of two equal maps lower, over all looks together.
         looks: sample sizes of the looks, up to the decision.
@@ -154,8 +157,10 @@ def _compared(pairs: _Pairs, alpha: float, interrupted: Callable[[], bool]) -> C
                 raise KeyboardInterrupt
             return replace(found, difference=replace(found.difference, interrupted=True))
         difference = pairs.difference()
-        interval = difference.interval(1.0 - alpha / len(ends))
         first, second = pairs.values()
+        low, high = difference.interval(1.0 - alpha / len(ends))
+        rounding = ROUNDING_UNITS * pairs.unit_of_rounding * max(first, second)
+        interval = (low - rounding, high + rounding)
         found = ComplexityComparison(
             difference=difference,
             interval=interval,
@@ -195,6 +200,7 @@ class _Pairs:
         self._n_second = SECOND_PROBES if has_second else 0
         self._order = random_order(request.seed, self._examples.indices)
         self._n_read = 0
+        self.unit_of_rounding = 0.0
         self._norms: list[tuple[SquaredNorms, SquaredNorms, SquaredNorms]] = []
         self.n_examples = min(request.rule.max_samples or len(self._order), len(self._order))
         self.layers = (first.layers[0], second.layers[0])
@@ -209,15 +215,19 @@ class _Pairs:
         for batch in self._examples.batches(second, rest):
             if interrupted():
                 return False
-            n_probes = self._n_counted + (batch.segment == 0)
-            f, g = (self._terms(number, batch, n_probes) for number in (0, 1))
-            self._norms.append((self._mean(f - g), self._mean(f), self._mean(g)))
+            n_probes = self._n_counted + (batch.segment == 0 and self._n_second > 0)
+            f, g = (self._probed(number, batch, n_probes) for number in (0, 1))
+            self._norms.append((self._difference(f, g), f.norms[0].cpu(), g.norms[0].cpu()))
         self._n_read = end
         return True
 
     def difference(self) -> Estimate:
         """GC(f) - GC(g) from the examples read so far."""
         norms = SquaredNorms.cat([difference for difference, _, _ in self._norms]).cpu()
+        # a difference has no size to which the variance of its probes would be in proportion
+        known = norms.variances[~norms.variances.isnan()]
+        variances = norms.variances.nan_to_num(float(known.mean()) if len(known) else math.nan)
+        norms = replace(norms, variances=variances)
         mean = mean_norm(norms, len(self._examples), EstimateSettings(population=self._population))
         return Estimate(
             mean.value,
@@ -238,16 +248,27 @@ class _Pairs:
         means = [float(SquaredNorms.cat(list(norms)).values.mean()) for norms in (first, second)]
         return means[0], means[1]
 
-    def _terms(self, number: int, batch: Batch, n_probes: int) -> Tensor:
-        """Estimates of ||J||_F^2 (probes, 1, n) by the map of that number, one for each probe."""
+    def _probed(self, number: int, batch: Batch, n_probes: int) -> ProbedBatch:
+        """A batch probed by the map of that number."""
         setup = self._setups[number]
         take, x = setup.feature_map.enter(move(batch.inputs, setup.model))
-        return setup.plan.probe(take, x, batch.indices, n_probes).terms[0].cpu()
+        found = setup.plan.probe(take, x, batch.indices, n_probes, n_counted=self._n_counted)
+        unit = torch.finfo(setup.request.autocast or found.features[0].dtype).eps
+        self.unit_of_rounding = max(self.unit_of_rounding, unit)
+        return found
 
-    def _mean(self, terms: Tensor) -> SquaredNorms:
-        if self._estimator == "exact":
-            return SquaredNorms.exact(terms[0, 0])
-        return mean_of_probes(terms, self._n_counted)
+    def _difference(self, f: ProbedBatch, g: ProbedBatch) -> SquaredNorms:
+        """||J_f||^2 - ||J_g||^2 of each example, with the variance of its probes.
+
+        What the probes of both maps share cancels, unless they are drawn without replacement from
+        different numbers: then they are independent.
+        """
+        if f.n_distinct == g.n_distinct and len(f.terms[0]) == len(g.terms[0]) > 1:
+            terms = (f.terms[0] - g.terms[0]).cpu()
+            return mean_of_probes(terms[:, :1], self._n_counted, f.n_distinct[0])
+        first, second = f.norms[0].cpu(), g.norms[0].cpu()
+        variances = first.variances + second.variances
+        return SquaredNorms(first.values - second.values, variances, first.n_probes)
 
 
 def _decide(interval: tuple[float, float]) -> Decision:

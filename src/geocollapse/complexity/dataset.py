@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -120,4 +121,5 @@ def geometric_complexity(
                 break
             probing.probe(move(batch.inputs, setup.model), batch)
         probing.finish()
-    return probing.final_estimates()[0]
+    found = probing.final_estimates()[0]
+    return replace(found, warnings=(*setup.notes, *found.warnings))

@@ -58,10 +58,11 @@ def dataset_complexity(
     """Geometric complexity of a data set from a sample.
 
     A stratified mean over classes if ``labels`` are given, else the plain mean; both agree on a
-    sample that is the whole data set. Classes with fewer than two examples in the sample have no
-    variance and are pooled into one stratum.
+    sample that is the whole data set. A class without a standard error of its own (one example)
+    shares that of a pooled stratum, in which each class keeps its weight.
     """
-    if labels is None or len(norms) == n_population:
+    is_whole = len(norms) == n_population
+    if labels is None or (is_whole and settings.population == "distribution"):
         return mean_norm(norms, n_population, settings)
     classes = norms_by_class(norms, labels, counts, settings)
     thin = _thin_classes(classes)
@@ -69,22 +70,39 @@ def dataset_complexity(
     strata = [classes[label] for label in others]
     sizes = [counts[label] for label in others]
     if thin:
-        n_pooled = sum(counts[label] for label in thin)
-        pooled = norms[torch.isin(labels, torch.tensor(thin))]
-        strata.append(mean_norm(pooled, n_pooled, settings))
-        sizes.append(n_pooled)
+        strata.append(_pooled([classes[label] for label in thin], [counts[k] for k in thin]))
+        sizes.append(sum(counts[label] for label in thin))
     return stratified_mean(strata, sizes, norms.values, settings)
 
 
 def _thin_classes(classes: Mapping[int, Estimate]) -> list[int]:
-    """Classes with fewer than two examples, and the smallest others that make them two together."""
-    thin = [label for label, estimate in classes.items() if estimate.n_samples < 2]
+    """Classes without a standard error, and the smallest others that make them two examples."""
+    thin = [label for label, estimate in classes.items() if math.isnan(estimate.stderr)]
     if not thin:
         return thin
     by_size = sorted(set(classes) - set(thin), key=lambda label: classes[label].n_samples)
     while by_size and sum(classes[label].n_samples for label in thin) < 2:
         thin.append(by_size.pop(0))
     return thin
+
+
+def _pooled(classes: Sequence[Estimate], counts: Sequence[float]) -> Estimate:
+    """Several classes as one stratum: their weighted mean, with the spread of all its terms.
+
+        G = sum_i w_i y_i,  SE^2 = m/(m - 1) sum_i w_i^2 (y_i - G)^2,  w_i = N_c / (n_c sum_c N_c)
+
+    over the m examples i, each of its class c.
+
+    Source: the variance of a ratio estimate with unequal weights, Cochran (1977), chapter 9.
+    """
+    terms = [c.values for c in classes if c.values is not None]
+    weights = [n / c.n_samples / sum(counts) for n, c in zip(counts, classes, strict=True)]
+    y = torch.cat(terms)
+    w = torch.cat([torch.full_like(v, weight) for v, weight in zip(terms, weights, strict=True)])
+    value = float(w @ y)
+    m = len(y)
+    variance = m / (m - 1) * float((w * (y - value)).square().sum()) if m > 1 else math.nan
+    return replace(classes[0], value=value, stderr=math.sqrt(variance), dof=max(m - 1, 1))
 
 
 def norms_by_class(
@@ -118,8 +136,9 @@ def mean_norm(
         SE^2 = s^2/n_s (1 - n_s/n) + w/(r n_s) n_s/n
 
     s^2 is the variance of the y_i, and w/r the mean variance of one y_i given its example, from the
-    examples with a second probe (``SquaredNorms.filled_variances``). With fewer than ``min_known``
-    of those, or for the distribution behind the data, SE^2 = s^2/n_s.
+    examples with a second probe (``SquaredNorms.filled_variances``), which count as degrees of
+    freedom. With fewer than ``min_known`` random ones of those, or for the distribution behind the
+    data, SE^2 = s^2/n_s.
 
     Source: definitions 1 (derived there): only the between part carries the finite population
     factor.
@@ -129,16 +148,30 @@ def mean_norm(
     if n == 0:
         none = _estimate(values, math.nan, math.nan, 1.0, settings)
         return replace(none, largest_share=None, dof=math.inf, warnings=("no example was sampled",))
-    between = float(values.var()) if n > 1 else math.nan
-    known = ~norms.variances.isnan()
-    is_known = bool(known.all()) or int((known & (norms.n_probes == 1)).sum()) >= min_known
-    if settings.population == "distribution" or not is_known:
-        variance = between / n
-    else:
-        share = n / n_population
-        within = float(norms.filled_variances().mean())
-        variance = (between / n * (1.0 - share) if share < 1.0 else 0.0) + within / n * share
-    return _estimate(values, float(values.mean()), math.sqrt(variance), max(n - 1, 1), settings)
+    between = float(values.var()) / n if n > 1 else math.nan
+    if settings.population == "distribution" or not _tells_variances(norms, min_known):
+        return _estimate(values, float(values.mean()), math.sqrt(between), max(n - 1, 1), settings)
+    share = n / n_population
+    n_known = int((~norms.variances.isnan()).sum())
+    stderr, dof = total_variance(
+        [
+            between * (1.0 - share) if share < 1.0 else 0.0,
+            float(norms.filled_variances().mean()) / n * share,
+        ],
+        [max(n - 1, 1), n_known],
+    )
+    return _estimate(values, float(values.mean()), stderr, dof, settings)
+
+
+def _tells_variances(norms: SquaredNorms, min_known: int) -> bool:
+    """True if the variances of the probes are all known, or told by enough random examples.
+
+    The larger half of these may be examples that tell nothing of the unknown ones.
+    """
+    if not bool(norms.variances.isnan().any()):
+        return True
+    n_random = int(norms.is_random.sum())
+    return n_random >= min_known and int(norms.tells_unknown.sum()) >= min_known // 2
 
 
 def stratified_mean(

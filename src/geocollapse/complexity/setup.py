@@ -42,6 +42,7 @@ class Request:
         pool: how positions are pooled.
         input_layer: the layer that embeds integer inputs.
         labels: of a map-style data set.
+        ignore_index: the label of examples to leave out.
         class_names: name of class 0, 1, ...; None for those of the data set.
         batch_size: examples that go through the model together.
         memory_limit: bytes that the graph of a batch may take.
@@ -61,6 +62,7 @@ class Request:
     pool: Pool | None = None
     input_layer: str | None = None
     labels: Tensor | Sequence[int] | None = None
+    ignore_index: int | None = None
     class_names: Sequence[str] | None = None
     batch_size: int | None = None
     memory_limit: int | None = None
@@ -91,6 +93,7 @@ class Setup:
         embedding: where the model is split; None for a callable.
         examples: the data.
         plan: how Jacobians are probed.
+        notes: what a reader must know about the data and how they enter the model.
     """
 
     request: Request
@@ -100,6 +103,7 @@ class Setup:
     embedding: Embedding | None
     examples: Examples
     plan: ProbePlan
+    notes: tuple[str, ...]
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -151,7 +155,13 @@ def set_up(model: Model, data: Data, request: Request) -> Iterator[Setup]:
     module = model if isinstance(model, nn.Module) else None
     check_mixing_layers(module, evaluation=request.evaluation)
     with borrowed(module, evaluation=request.evaluation):
-        examples = as_examples(data, labels=request.labels, batch_size=request.batch_size)
+        examples = as_examples(
+            data,
+            labels=request.labels,
+            batch_size=request.batch_size,
+            ignore_index=request.ignore_index,
+        )
+        about_data = (*examples.check(), *examples.about.notes)
         for name in request.rule.given:
             as_map(examples, name)  # each needs examples in a random order
         pair = move(examples.peek(2), model)
@@ -172,6 +182,7 @@ def set_up(model: Model, data: Data, request: Request) -> Iterator[Setup]:
             embedding=embedding,
             examples=examples,
             plan=fitted_plan(plan, enter, examples, model),
+            notes=(*about_data, *feature_map.notes),
         )
         check_shared(examples, module, enter, pair, _in_common(setup), dtype=dtype)
         yield setup

@@ -116,6 +116,8 @@ class ProbedBatch:
         output: the map's own output.
         terms: single probes' estimates of ||J||_F^2 of each layer (probes, 1, n); with an input
             scale, those in its units beside them (probes, 2, n).
+        n_distinct: number of probes of each layer that are exact together, infinity if they are
+            independent.
         norms: squared Jacobian norms of each layer, from the terms.
         forward_seconds: time of the forward pass.
     """
@@ -123,6 +125,7 @@ class ProbedBatch:
     features: list[Tensor]
     output: object
     terms: list[Tensor]
+    n_distinct: list[float]
     norms: list[SquaredNorms]
     forward_seconds: float
 
@@ -208,9 +211,12 @@ class ProbePlan:
             ]
             terms = [self._terms(take, layer, n_probes, n_counted) for layer in layers]
         check_terms(terms, take, x, features, indices)
-        pairs = zip(terms, layers, strict=True)
-        norms = [self._norms(found, layer, n_counted) for found, layer in pairs]
-        return ProbedBatch([z.detach() for z in features], output, terms, norms, seconds)
+        n_distinct = list(map(self._n_distinct, layers))
+        norms = [
+            self._norms(*found, n_counted) for found in zip(terms, layers, n_distinct, strict=True)
+        ]
+        plain = [z.detach() for z in features]
+        return ProbedBatch(plain, output, terms, n_distinct, norms, seconds)
 
     def _terms(self, take: Take, layer: _Layer, n_probes: int, n_counted: int | None) -> Tensor:
         if not layer.features.requires_grad:  # the features do not depend on the inputs
@@ -245,16 +251,19 @@ class ProbePlan:
         )
         return scale * torch.stack([self._squares(gradient) for gradient in gradients])
 
-    def _norms(self, terms: Tensor, layer: _Layer, n_counted: int | None) -> SquaredNorms:
+    def _norms(
+        self, terms: Tensor, layer: _Layer, n_distinct: float, n_counted: int | None
+    ) -> SquaredNorms:
         if self.estimator == "exact" or not layer.features.requires_grad:
             total = terms[0]
             return SquaredNorms.exact(total[0], total[1] if self.input_std is not None else None)
-        n_distinct = {
-            "orthogonal": layer.n_features,
-            "outputs": layer.n_features,
-            "masked": layer.n_features * layer.n_inputs,
-        }
-        return mean_of_probes(terms, n_counted, n_distinct.get(self.estimator, math.inf))
+        return mean_of_probes(terms, n_counted, n_distinct)
+
+    def _n_distinct(self, layer: _Layer) -> float:
+        """The number of probes that are exact together, infinity if they are independent."""
+        if self.estimator == "masked":
+            return layer.n_features * layer.n_inputs
+        return layer.n_features if self.estimator in WITHOUT_REPLACEMENT else math.inf
 
     def _probe_inputs(
         self, take: Take, x: Tensor, indices: Tensor, n_probes: int, n_counted: int | None
@@ -277,7 +286,8 @@ class ProbePlan:
             terms.append(torch.stack(rows, dim=1))
         check_terms(terms, take, x, features, indices)
         norms = [mean_of_probes(found, n_counted) for found in terms]
-        return ProbedBatch(features, output, terms, norms, 0.0)
+        n_distinct = [math.inf] * len(terms)
+        return ProbedBatch(features, output, terms, n_distinct, norms, 0.0)
 
     def _exact(self, take: Take, layer: _Layer) -> Tensor:
         """Sum squares over the p output rows of J, or over its d input columns if d < p."""

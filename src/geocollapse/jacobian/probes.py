@@ -184,10 +184,12 @@ def random_order(seed: int, indices: Tensor) -> Tensor:
 
 
 def _key(seed: int, indices: Tensor) -> Tensor:
-    """Return a 64-bit word for each example (n,); probe k starts from it plus k increments."""
-    return _mix(
-        indices * _INCREMENT + _mix(torch.tensor(_signed(seed % (1 << 64)), device=indices.device))
-    )
+    """Return a 64-bit word for each example (n,); probe k starts from it plus k increments.
+
+    Seed and index are offset, as the finaliser maps 0 to 0.
+    """
+    start = _mix(torch.tensor(_signed((seed + 1) % (1 << 64)), device=indices.device))
+    return _mix((indices + 1) * _INCREMENT + start)
 
 
 def _mix(z: Tensor) -> Tensor:

@@ -20,7 +20,12 @@ from geocollapse.collapse import (
 from geocollapse.complexity.means import dataset_complexity, norms_by_class, samples_needed
 from geocollapse.estimate import Estimate
 from geocollapse.jacobian import SquaredNorms
-from geocollapse.measurement.layer import SUGGESTED_RTOL, LayerMeasurement, PoincareDict
+from geocollapse.measurement.layer import (
+    SUGGESTED_RTOL,
+    LayerMeasurement,
+    PerPixel,
+    PoincareDict,
+)
 from geocollapse.store import KeptLayer
 from geocollapse.transfer.label_free import label_free
 
@@ -44,14 +49,14 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
     """All measures of one layer from its kept features and squared Jacobian norms."""
     data = LabelledFeatures.of(kept.features, kept.labels)
     names = _class_names(kept, data)
-    by_class, gc = _complexity(kept)
+    by_class, gc = _complexity(kept, kept.norms)
     classifier = _fitting_classifier(kept, data)
     collapse = measure_collapse(data, weight=classifier.weight, bias=classifier.bias)
     means = data.statistics.means
     gcol = geometric_collapse(by_class, means)
+    variance = _total_variance(data)
     has_norms = len(kept.context.probed) > 0
     bounds = bounds_of(data, _BOUND_SHOTS, by_class if has_norms else None)
-    variance = _total_variance(data)
     baselines = label_free(kept.features)
     warnings = (
         *kept.context.warnings,
@@ -65,8 +70,8 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
         kept=kept,
         class_names=names,
         geometric_complexity=gc,
-        gc_pixel=_per_pixel(gc, kept.norms),
-        gc_per_variance=gc.value / variance if variance > 0.0 else math.nan,
+        per_pixel=_per_pixel(kept, means, variance),
+        gc_per_variance=_divided(gc, variance).value,
         class_complexity=dict(zip(names, by_class, strict=True)),
         geometric_collapse=gcol,
         poincare_ratio=_by_name(
@@ -89,10 +94,9 @@ def _class_names(kept: KeptLayer, data: LabelledFeatures) -> tuple[str, ...]:
     return tuple(str(label) if given is None else given[label] for label in labels)
 
 
-def _complexity(kept: KeptLayer) -> tuple[list[Estimate], Estimate]:
-    """Geometric complexity of each class and of the data set."""
+def _complexity(kept: KeptLayer, norms: SquaredNorms) -> tuple[list[Estimate], Estimate]:
+    """Geometric complexity of each class and of the data set, from the squared norms."""
     context = kept.context
-    norms = kept.norms
     labels = context.labels[context.probed]
     settings = replace(context.settings, layer=kept.layer)
     classes = norms_by_class(norms, labels, context.class_counts, settings)
@@ -115,15 +119,20 @@ def _by_name(ratios: PoincareRatios, names: tuple[str, ...]) -> PoincareDict:
     return {"weighted_mean": ratios["weighted_mean"], "max": ratios["max"], "per_class": per_class}
 
 
-def _per_pixel(gc: Estimate, norms: SquaredNorms) -> float | None:
-    """Geometric complexity per unit of the raw pixel; None if the scale of pixels is unknown.
-
-    The scale is a ratio of two sums over the same probed examples.
-    """
-    if norms.scaled is None:
+def _per_pixel(kept: KeptLayer, means: Tensor, variance: float) -> PerPixel | None:
+    """Complexity and collapse in raw pixels; None if the scale of pixels is unknown."""
+    norms = kept.norms.per_pixel()
+    if norms is None:
         return None
-    plain = float(norms.values.sum())
-    return gc.value * float(norms.scaled.sum()) / plain if plain > 0.0 else 0.0
+    by_class, gc = _complexity(kept, norms)
+    return PerPixel(gc, _divided(gc, variance), geometric_collapse(by_class, means))
+
+
+def _divided(estimate: Estimate, divisor: float) -> Estimate:
+    """The estimate over a known number; NaN over 0."""
+    if divisor <= 0.0:
+        return replace(estimate, value=math.nan, stderr=math.nan)
+    return replace(estimate, value=estimate.value / divisor, stderr=estimate.stderr / divisor)
 
 
 def _total_variance(data: LabelledFeatures) -> float:

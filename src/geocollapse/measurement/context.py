@@ -64,7 +64,7 @@ def _has_classifier(setup: Setup) -> bool:
 
 def _about_inputs(setup: Setup) -> _Notes:
     """Notes on the data, on how it enters the model, and on the scale of the inputs."""
-    notes = (*setup.examples.about.notes, *setup.feature_map.notes)
+    notes = setup.notes
     layer = setup.feature_map.input_layer
     if layer is not None:
         return (*notes, f"gc_pixel: not defined for the output of {layer!r}, which has no pixels")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, Protocol, TypeVar, cast, overload
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast, overload
 
 from torch import Tensor
 from typing_extensions import TypedDict
@@ -27,6 +27,7 @@ _HEADLINES = (
     "gc_pixel",
     "gc_per_variance",
     "geometric_collapse",
+    "per_pixel.geometric_collapse",
     "cdnv",
     "directional_cdnv",
     "nc1",
@@ -47,6 +48,29 @@ class PoincareDict(TypedDict):
     per_class: dict[str, float | None]
 
 
+class PerPixel(NamedTuple):
+    """What changes with the input normalisation, in units of the raw [0, 1] pixel.
+
+    Attributes:
+        geometric_complexity: scales with the features.
+        gc_per_variance: geometric complexity over the trace of the total feature covariance.
+        geometric_collapse: see ``geocollapse.geometric_collapse``. Like ``gc_per_variance`` free of
+            the feature scale and of the normalisation: what is ranked across models.
+    """
+
+    geometric_complexity: Estimate
+    gc_per_variance: Estimate
+    geometric_collapse: Estimate
+
+
+class PerPixelDict(TypedDict):
+    """The JSON form of ``PerPixel``."""
+
+    geometric_complexity: IntervalDict
+    gc_per_variance: IntervalDict
+    geometric_collapse: IntervalDict
+
+
 class MeasurementDict(TypedDict):
     """The JSON form of one layer's measurement.
 
@@ -64,6 +88,7 @@ class MeasurementDict(TypedDict):
     geometric_complexity: EstimateDict
     gc_pixel: float | None
     gc_per_variance: float | None
+    per_pixel: PerPixelDict | None
     geometric_complexity_per_class: dict[str, IntervalDict]
     geometric_collapse: IntervalDict
     poincare_ratio: PoincareDict
@@ -166,8 +191,8 @@ class LayerMeasurement(CollapseMeasures):
         kept: the features, squared Jacobian norms and labels behind the numbers.
         class_names: names of the classes, in ascending order of their labels.
         geometric_complexity: of the map from the input to this layer.
-        gc_pixel: geometric complexity per unit of the raw [0, 1] pixel; None where the input scale
-            is not known.
+        per_pixel: readings per unit of the raw [0, 1] pixel; None where the input scale is not
+            known.
         gc_per_variance: geometric complexity over the trace of the total feature covariance.
         class_complexity: geometric complexity of each class.
         geometric_collapse: see ``geocollapse.geometric_collapse``.
@@ -183,7 +208,7 @@ class LayerMeasurement(CollapseMeasures):
     kept: KeptLayer
     class_names: tuple[str, ...]
     geometric_complexity: Estimate
-    gc_pixel: float | None
+    per_pixel: PerPixel | None
     gc_per_variance: float
     class_complexity: dict[str, Estimate]
     geometric_collapse: Estimate
@@ -198,6 +223,11 @@ class LayerMeasurement(CollapseMeasures):
     def layer(self) -> str:
         """Name of the layer that the features come from."""
         return self.kept.layer
+
+    @property
+    def gc_pixel(self) -> Estimate | None:
+        """Geometric complexity per unit of the raw [0, 1] pixel; None where that is not known."""
+        return None if self.per_pixel is None else self.per_pixel.geometric_complexity
 
     @property
     def features(self) -> Tensor:
@@ -290,6 +320,12 @@ READERS: Mapping[str, Reader] = MappingProxyType(
         "geometric_complexity": lambda layer: layer.geometric_complexity,
         "gc_pixel": lambda layer: layer.gc_pixel,
         "gc_per_variance": lambda layer: layer.gc_per_variance,
+        "per_pixel.gc_per_variance": lambda layer: (
+            None if layer.per_pixel is None else layer.per_pixel.gc_per_variance
+        ),
+        "per_pixel.geometric_collapse": lambda layer: (
+            None if layer.per_pixel is None else layer.per_pixel.geometric_collapse
+        ),
         "geometric_collapse": lambda layer: layer.geometric_collapse,
         "poincare_ratio.weighted_mean": lambda layer: layer.poincare_ratio["weighted_mean"],
         "poincare_ratio.max": lambda layer: layer.poincare_ratio["max"],
@@ -317,7 +353,10 @@ def json_values(layer: LayerMeasurement) -> dict[str, object]:
 def _grouped_values(layer: LayerMeasurement) -> dict[str, object]:
     """Values that are objects in the JSON form."""
     by_class = layer.class_complexity.items()
+    pixel = None if layer.per_pixel is None else layer.per_pixel._asdict()
     return {
+        "gc_pixel": None if layer.gc_pixel is None else layer.gc_pixel.value,
+        "per_pixel": pixel and {name: e.to_interval_dict() for name, e in pixel.items()},
         "geometric_complexity_per_class": {name: gc.to_interval_dict() for name, gc in by_class},
         "geometric_collapse": layer.geometric_collapse.to_interval_dict(),
         "poincare_ratio": layer.poincare_ratio,

@@ -57,6 +57,7 @@ class Measurement(CollapseMeasures):
     accuracy = OfTheLayer(lambda layer: layer.accuracy)
     geometric_complexity = OfTheLayer(lambda layer: layer.geometric_complexity)
     gc_pixel = OfTheLayer(lambda layer: layer.gc_pixel)
+    per_pixel = OfTheLayer(lambda layer: layer.per_pixel)
     gc_per_variance = OfTheLayer(lambda layer: layer.gc_per_variance)
     class_complexity = OfTheLayer(lambda layer: layer.class_complexity)
     geometric_collapse = OfTheLayer(lambda layer: layer.geometric_collapse)

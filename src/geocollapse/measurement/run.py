@@ -31,6 +31,7 @@ def measure(
     layer: str | Sequence[str] | None = None,
     classifier: str | None = None,
     labels: Tensor | Sequence[int] | None = None,
+    ignore_index: int | None = None,
     estimator: Estimator | None = None,
     n_probes: int | Literal["auto"] = "auto",
     rtol: float | None = None,
@@ -68,7 +69,10 @@ def measure(
             classifier. Several layers are measured in the same pass, by one forward-mode sweep for
             all or a backward pass each.
         classifier: name of the linear classifier, for accuracy, NC3 and NC4; None to look for it.
-        labels: (n,) labels of a map-style data set whose examples are slow to read.
+        labels: (n,) labels of a map-style data set whose examples are slow to read; they replace
+            those of its batches.
+        ignore_index: leave out the examples with this label, such as -100. Labels must be known
+            before a map-style data set is read (its ``targets``, or ``labels=``).
         estimator: of ||J||_F^2, see ``geocollapse.squared_jacobian_norms``. None: ``rademacher``
             for one layer; for several, ``input`` if all operations of the model have a forward
             mode, else ``rademacher``.
@@ -124,6 +128,7 @@ def measure(
         pool=pool,
         input_layer=input_layer,
         labels=labels,
+        ignore_index=ignore_index,
         class_names=class_names,
         batch_size=batch_size,
         memory_limit=memory_limit,

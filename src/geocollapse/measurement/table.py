@@ -19,6 +19,7 @@ _ROWS = (
     "gc_pixel",
     "gc_per_variance",
     "geometric_collapse",
+    "per_pixel.geometric_collapse",
     "cdnv",
     "cdnv_bias_corrected",
     "directional_cdnv",

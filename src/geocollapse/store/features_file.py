@@ -39,7 +39,9 @@ ARRAYS = {
     "squared_jacobian_norms": "m",
     "squared_jacobian_norms_per_pixel": "m",  # if the input scale is known
     "probe_variances": "m",  # of the norms, from second probes; NaN where there was one
+    "probe_variances_per_pixel": "m",  # of the norms per pixel, the same way
     "probe_counts": "m",  # probes behind each norm
+    "second_probe_chosen": "m",  # true where a second probe was given for the norm's size
 }
 _NORMS = ("probed", "squared_jacobian_norms", "probe_variances", "probe_counts")
 
@@ -124,7 +126,9 @@ def _arrays(kept: KeptLayer) -> dict[str, Tensor]:
             "squared_jacobian_norms": norms.values,
             "squared_jacobian_norms_per_pixel": norms.scaled,
             "probe_variances": norms.variances,
+            "probe_variances_per_pixel": norms.scaled_variances,
             "probe_counts": norms.n_probes,
+            "second_probe_chosen": norms.chosen,
         }
     return {
         name: tensor.detach().cpu().contiguous()
@@ -197,9 +201,29 @@ def _norms(arrays: Mapping[str, Tensor], *, has_text: bool) -> SquaredNorms:
         )
     values = arrays["squared_jacobian_norms"].double()
     variances = arrays["probe_variances"].double()
-    scaled = arrays.get("squared_jacobian_norms_per_pixel")
     counts = arrays["probe_counts"].long()
-    return SquaredNorms(values, variances, counts, None if scaled is None else scaled.double())
+    chosen = arrays.get("second_probe_chosen")
+    norms = SquaredNorms(values, variances, counts)
+    norms = _chosen_by_size(norms) if chosen is None else replace(norms, chosen=chosen.bool())
+    scaled = arrays.get("squared_jacobian_norms_per_pixel")
+    if scaled is None:
+        return norms
+    about_scaled = arrays.get("probe_variances_per_pixel")
+    if about_scaled is None:  # a file of an older version: the relative error of the norms
+        factors = torch.where(values > 0.0, scaled.double() / values, 0.0)
+        about_scaled = variances * factors.square()
+    return replace(norms, scaled=scaled.double(), scaled_variances=about_scaled.double())
+
+
+def _chosen_by_size(norms: SquaredNorms) -> SquaredNorms:
+    """The norms of a file that does not tell which second probes were not drawn at random.
+
+    They are those of norms larger than all with a single probe.
+    """
+    unknown = norms.variances.isnan()
+    if not bool(unknown.any()):
+        return norms
+    return replace(norms, chosen=~unknown & (norms.values > norms.values[unknown].max()))
 
 
 def _head(
