@@ -610,10 +610,6 @@ def error_of(run, *arguments):
             "image_size: expected a positive number of pixels, got 0",
         ),
         (
-            ["measure", TORCH, "digits", "--image-size", "32"],
-            "image_size: expected None for digits, whose images this",
-        ),
-        (
             ["measure", "no_such_package:f", "digits"],
             "model: expected an importable module, got 'no_such_package'",
         ),

@@ -125,6 +125,13 @@ class DataOptions:
         list[str] | None,
         Option(metavar="0-4,7", help="Classes by number or name; ranges, commas, repeated."),
     ] = None
+    text_column: Annotated[
+        str | None, Option(metavar="NAME", help="Column of the texts of csv:FILE; default text.")
+    ] = None
+    label_column: Annotated[
+        str | None,
+        Option(metavar="NAME", help="Column of its classes; default label, else category."),
+    ] = None
     max_length: Annotated[
         int | None,
         Option(metavar="N", help="Cut texts after N tokens; default the tokenizer's limit."),

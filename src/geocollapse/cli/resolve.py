@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from geocollapse.store import KeptLayer
 
 
+# arguments of the library whose errors name the options instead
+_NAMED = ("tokenizer", "max_length", "next_tokens", "text_column", "label_column")
 FEATURES = "features:"  # precedes the name of a features file in place of a model
 
 
@@ -106,7 +108,7 @@ class Request:
     ) -> Prepared:
         from geocollapse.models import prepare
 
-        with named_as_options("tokenizer", "max_length", "next_tokens"):
+        with named_as_options(*_NAMED):
             return prepare(
                 loaded,
                 data,
@@ -118,6 +120,8 @@ class Request:
                 image_size=options.image_size,
                 mean=parse_numbers(options.mean, option="--mean"),
                 std=parse_numbers(options.std, option="--std"),
+                text_column=options.text_column,
+                label_column=options.label_column,
                 tokenizer=tokenizer,
                 max_length=options.max_length,
                 next_tokens=options.next_tokens,
@@ -168,12 +172,14 @@ def named_as_options(*arguments: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        argument, colon, rest = str(error).partition(": ")
-        if argument not in arguments:
+        text = str(error)
+        for argument in arguments:
+            if text.startswith(f"{argument}: "):
+                text = text.replace(argument, _option(argument), 1)
+            text = text.replace(f" {argument}=", f" {_option(argument)} ")
+        if text == str(error):
             raise
-        option = _option(argument)
-        text = rest.replace(f"{argument}=", f"{option} ")
-        raise ValueError(f"{option}{colon}{text}") from error
+        raise ValueError(text) from error
 
 
 def find_device(name: Device) -> torch.device:

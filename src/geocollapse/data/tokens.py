@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -64,9 +65,8 @@ class LabelledTokens(Described, Dataset[tuple[Row, int]]):
     ) -> None:
         self.encoded = encoded
         self.targets = labels
-        self.about = about
+        self.about = replace(about, notes=(*about.notes, *notes))
         self.padding = padding
-        self.notes = notes
         self.class_outputs = class_outputs
 
     @property

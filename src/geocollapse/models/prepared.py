@@ -20,6 +20,7 @@ from geocollapse.data import (
     RawImages,
     Tokenizer,
 )
+from geocollapse.data.text_files import Columns
 from geocollapse.models.hugging_face import load_tokenizer
 from geocollapse.models.loaded import LoadedModel
 
@@ -42,6 +43,8 @@ def prepare(
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
     tokenizer: Tokenizer | str | None = None,
     max_length: int | None = None,
     next_tokens: int | None = None,
@@ -62,9 +65,11 @@ def prepare(
         classes: ``"0-4,7"`` or names; labels are renumbered 0..k-1 in this order.
         subset: this many examples, seeded and balanced over classes.
         seed: of the subset.
-        image_size: pixels a side, instead of the model's own size.
+        image_size: pixels a side, instead of the model's own size or the images' own.
         mean: of each channel, instead of the model's or the data set's own.
         std: of each channel, likewise.
+        text_column: of the texts of a ``csv:FILE``; ``text`` by default.
+        label_column: of its classes; ``label`` or ``category`` by default.
         tokenizer: of texts, or its ID or folder; by default the one that lies with the model.
         max_length: cuts texts after so many tokens.
         next_tokens: makes the next tokens of texts the classes, and up to so many tokens before
@@ -99,9 +104,12 @@ def prepare(
             classes=classes,
             subset=subset,
             seed=seed,
+            text_column=text_column,
+            label_column=label_column,
             **vars(pixels),
         )
     else:
+        Columns(text_column, label_column).refuse("data that are loaded")
         found = datasets.made_ready(data, pixels)
         if classes is not None or subset is not None:
             found = found.select(classes=classes, subset=subset, seed=seed)
