@@ -80,6 +80,13 @@ class ModelOptions:
             help="Entry of FILE that holds the weights; default the only one that fits.",
         ),
     ] = None
+    weights_prefix: Annotated[
+        str | None,
+        Option(
+            metavar="PREFIX",
+            help="Of the names in FILE, such as backbone.; default the only one that fits.",
+        ),
+    ] = None
     model_arg: Annotated[
         list[str] | None,
         Option(

@@ -43,9 +43,10 @@ class ModelAndData:
 
     def heading(self) -> str:
         """One line that names model, weights, data and split."""
-        key = f", entry {self.origin['weights_key']}" if self.origin["weights_key"] else ""
+        parts = {"entry": self.origin["weights_key"], "prefix": self.origin["weights_prefix"]}
+        named = "".join(f", {part} {name}" for part, name in parts.items() if name)
         weights = {None: "as its factory made it", "random": "random weights"}.get(
-            self.origin["weights"], f"weights {self.origin['weights']}{key}"
+            self.origin["weights"], f"weights {self.origin['weights']}{named}"
         )
         data = f"{self.origin['data']}, split {self.origin['split']}"
         return f"{self.origin['model']} ({weights}) on {data}"
@@ -98,6 +99,7 @@ class Request:
             "model": loaded.name,
             "weights": loaded.weights,
             "weights_key": loaded.weights_key,
+            "weights_prefix": loaded.weights_prefix,
             "data": dataset.name,
             "split": dataset.split,
         }
@@ -154,9 +156,14 @@ def load_model(spec: str, options: ModelOptions) -> LoadedModel:
                 f"leave it out"
             )
         return load_run(Path(folder))
-    return models.load(
-        spec, weights=options.weights, weights_key=options.weights_key, model_args=model_args
-    )
+    with named_as_options("weights_key", "weights_prefix"):
+        return models.load(
+            spec,
+            weights=options.weights,
+            weights_key=options.weights_key,
+            weights_prefix=options.weights_prefix,
+            model_args=model_args,
+        )
 
 
 @contextmanager
