@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 # arguments of the library whose errors name the options instead
 _NAMED = ("tokenizer", "max_length", "next_tokens", "text_column", "label_column")
+_MOST = 64  # threads or processes that are taken on any machine
 FEATURES = "features:"  # precedes the name of a features file in place of a model
 
 
@@ -90,6 +92,7 @@ class Request:
                 "data`"
             )
         set_threads(machine.threads)
+        check_number("--num-workers", machine.num_workers)
         torch.manual_seed(machine.seed)  # of a factory that initialises its weights
         loaded = load_model(self.model, models)
         dataset = self._dataset(self.data, loaded, models.tokenizer, data, machine.seed)
@@ -215,7 +218,18 @@ def set_threads(threads: int | None) -> None:
         return
     if threads < 1:
         raise ValueError(f"--threads: expected a positive number, got {threads}; do --threads 1")
+    check_number("--threads", threads)
     torch.set_num_threads(threads)
+
+
+def check_number(option: str, number: int) -> None:
+    """Refuse more threads or processes than a machine starts: torch ends with a signal there."""
+    n_cpus = os.cpu_count() or 1
+    most = max(_MOST, 2 * n_cpus)
+    if not 0 <= number <= most:
+        raise ValueError(
+            f"{option}: expected 0 to {most}, got {number} on {n_cpus} CPUs; do {option} {n_cpus}"
+        )
 
 
 def parse_numbers(text: str | None, *, option: str) -> tuple[float, ...] | None:

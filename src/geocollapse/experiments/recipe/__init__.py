@@ -4,6 +4,7 @@ from.
 
 from geocollapse.experiments.recipe.files import parse_yaml as parse_yaml
 from geocollapse.experiments.recipe.files import recipe_names as recipe_names
+from geocollapse.experiments.recipe.files import recipe_texts as recipe_texts
 from geocollapse.experiments.recipe.recipe import Recipe as Recipe
 from geocollapse.experiments.recipe.recipe import load_recipe as load_recipe
 from geocollapse.experiments.recipe.settings import ClaimsConfig as ClaimsConfig

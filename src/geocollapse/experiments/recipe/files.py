@@ -43,6 +43,20 @@ def read_recipe(name_or_path: str) -> RecipeText:
     return _extended(file, folder, ())
 
 
+def recipe_texts(name_or_path: str) -> dict[str, str]:
+    """The text of a recipe and of each that it extends, with comments, by the name of the file."""
+    texts: dict[str, str] = {}
+    left = [_find(name_or_path, Path())]
+    while left:
+        file, folder = left.pop(0)
+        if file.name not in texts:
+            texts[file.name] = file.read_text(encoding="utf-8")
+            extends = (parse_yaml(texts[file.name], where=file.name) or {}).get("extends", [])
+            parents = [extends] if isinstance(extends, str) else extends
+            left += [_find(parent, folder) for parent in parents]
+    return texts
+
+
 def parse_yaml(text: str, *, where: str) -> Any:
     """The value of a YAML text.
 
