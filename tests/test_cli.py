@@ -656,6 +656,10 @@ def error_of(run, *arguments):
             ["measure", TORCH, "folder:nowhere"],
             "data: expected a folder of class folders, got 'nowhere'",
         ),
+        (
+            ["measure", "{here}", "digits"],
+            "MODEL: expected a run folder, with config.yaml, got the folder",
+        ),
         (["sweep", "dmo"], "recipe: expected a path ending in .yaml or one of demo"),
         (["train", "none.yaml"], "recipe: expected a file at none.yaml, got none"),
         (
@@ -673,7 +677,8 @@ def error_of(run, *arguments):
         (["report", "nowhere"], "DIR: expected a sweep folder with sweep.yaml, got nowhere"),
     ],
 )
-def test_a_wrong_argument_is_one_line_and_exit_code_2(run, arguments, line):
+def test_a_wrong_argument_is_one_line_and_exit_code_2(run, arguments, line, tmp_path):
+    arguments = [argument.format(here=tmp_path) for argument in arguments]
     assert error_of(run, *arguments).startswith(line)
 
 

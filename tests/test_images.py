@@ -342,7 +342,7 @@ def test_three_means_make_grey_images_rgb():
 
 
 def test_a_backbone_of_ones_own_on_small_images_at_its_size(tmp_path):
-    """The command line of a new user: an ImageNet network, digits at 64 pixels, ImageNet's values."""
+    """The command line of a new user: an ImageNet network on digits at 64 pixels."""
     (tmp_path / "net.py").write_text(
         "from torchvision.models import resnet18\ndef net():\n    return resnet18(num_classes=10)\n"
     )

@@ -158,6 +158,7 @@ def load_model(spec: str, options: ModelOptions) -> LoadedModel:
                 f"--weights: expected none for a run folder, which has its own, got {spec}; do "
                 f"leave it out"
             )
+        _check_run(folder)
         return load_run(Path(folder))
     with named_as_options("weights_key", "weights_prefix"):
         return models.load(
@@ -167,6 +168,17 @@ def load_model(spec: str, options: ModelOptions) -> LoadedModel:
             weights_prefix=options.weights_prefix,
             model_args=model_args,
         )
+
+
+def _check_run(folder: str) -> None:
+    """Refuse a folder that is no run; one of another kind is told its form."""
+    if (Path(folder) / "config.yaml").exists():
+        return
+    kind = f"hf:{folder}" if (Path(folder) / "config.json").exists() else f"MODEL folder:{folder}"
+    raise ValueError(
+        f"MODEL: expected a run folder, with config.yaml, got the folder {folder!r} without one; "
+        f"do {kind}"
+    )
 
 
 @contextmanager

@@ -171,7 +171,7 @@ def _split(name: str, splits: Sequence[str], wanted: str | None, default: str) -
         return wanted
     raise ValueError(
         f"split: expected one of {', '.join(splits)} of {name}, got {wanted or default!r}; do "
-        f"{name}:{splits[0]}"
+        f"{name if splits == ['all'] else f'{name}:{splits[0]}'}"
     )
 
 

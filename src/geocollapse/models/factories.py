@@ -71,23 +71,19 @@ def _factory(spec: str) -> Callable[..., object]:
 def _no_factory(spec: str) -> ValueError:
     """The error for a text that is no FILE.py:FACTORY; an existing file is told its form."""
     remedy = "e.g. examples/cifar_resnet.py:resnet20"
-    if Path(spec).is_file():
-        remedy = {
-            ".py": " or ".join(f"{spec}:{name}" for name in _factories_of(Path(spec)))
-            or f"{spec}:FACTORY, a function of it that makes a model",
-            ".npz": f"features:{spec}",
-            **dict.fromkeys(_WEIGHTS, f"MODEL@{spec}, MODEL with these weights"),
-        }.get(Path(spec).suffix, remedy)
+    ending = Path(spec).suffix if Path(spec).is_file() else ""
+    if ending == ".py":
+        known = [f"{spec}:{name}" for name in definitions(Path(spec)).public[:_SHOWN]]
+        remedy = " or ".join(known) or f"{spec}:FACTORY, a function of it that makes a model"
+    elif ending == ".npz":
+        remedy = f"features:{spec}"
+    elif ending in _WEIGHTS:
+        remedy = f"MODEL@{spec}, MODEL with these weights"
     return ValueError(
         f"model: expected file.py:factory, package.module:factory, timm:NAME, "
         f"torchvision:NAME, hf:ID or a run "
         f"directory, got {spec!r}; do {remedy}"
     )
-
-
-def _factories_of(path: Path) -> list[str]:
-    """The first public functions and classes of a Python file, without running it."""
-    return definitions(path).public[:_SHOWN]
 
 
 def _unknown(source: str, name: str, known: Sequence[str]) -> ValueError:

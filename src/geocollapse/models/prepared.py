@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from torch import nn
 
@@ -21,6 +22,8 @@ from geocollapse.data import (
     Tokenizer,
 )
 from geocollapse.data.text_files import Columns
+from geocollapse.data.token_rows import TokenRows, holds_tokens, labelled_tokens
+from geocollapse.data.tokens import padding_of
 from geocollapse.models.hugging_face import load_tokenizer
 from geocollapse.models.loaded import LoadedModel
 
@@ -32,7 +35,7 @@ _WITHOUT_NUMBER = ("xlnet", "funnel")
 
 def prepare(
     loaded: LoadedModel,
-    data: str | Labelled | RawImages,
+    data: str | Labelled | RawImages | TokenRows,
     *,
     split: str | None = None,
     default_split: str = "train",
@@ -58,7 +61,8 @@ def prepare(
         loaded: the model.
         data: the name of a data set, as for ``geocollapse.data.load``, or a loaded one:
             ``LabelledData``, ``LabelledTexts``, or (PIL image, label) pairs with ``targets`` and
-            ``classes``, as torchvision's data sets are without a transform.
+            ``classes``, as torchvision's data sets are without a transform, or rows of unpadded
+            tokens, as mappings with ``input_ids`` and ``label``.
         split: takes the place of one in the name.
         default_split: if neither names one.
         data_root: folder of the data.
@@ -110,10 +114,24 @@ def prepare(
         )
     else:
         Columns(text_column, label_column).refuse("data that are loaded")
-        found = datasets.made_ready(data, pixels)
+        if holds_tokens(data):
+            pixels.refuse()
+            _Tokens(None, max_length, next_tokens).refuse("rows of tokens")
+            tokens = _padded(cast("TokenRows", data), loaded, tokenizer)
+            is_whole = classes is None and subset is None
+            return tokens if is_whole else tokens.select(classes=classes, subset=subset, seed=seed)
+        found = datasets.made_ready(cast("Labelled | RawImages", data), pixels)
         if classes is not None or subset is not None:
             found = found.select(classes=classes, subset=subset, seed=seed)
     return _tokenised(found, loaded, _Tokens(tokenizer, max_length, next_tokens))
+
+
+def _padded(
+    rows: TokenRows, loaded: LoadedModel, tokenizer: Tokenizer | str | None
+) -> LabelledTokens:
+    """Rows of tokens, padded with the token of the tokenizer; without one any will do."""
+    own = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer or loaded.tokenizer
+    return labelled_tokens(rows, 0 if own is None else padding_of(own))
 
 
 def has_token_types(model: nn.Module) -> bool:
