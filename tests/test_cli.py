@@ -931,3 +931,13 @@ def test_recipes_show_prints_one_with_its_comments(run, answer, tmp_path):
     assert error_of(run, "recipes", "show", "dmo").endswith("do demo")
     assert error_of(run, "recipes", "show").startswith("NAME: expected a recipe to show, got none")
     assert error_of(run, "recipes", "list").startswith("Invalid value for ")
+
+
+def test_a_closed_stdout_leaves_the_file(tiny, tmp_path):
+    path = tmp_path / "x.json"
+    command = (
+        f"'{sys.executable}' -m geocollapse measure {tiny} digits --subset 40 --out {path} >&-"
+    )
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(path.read_text())["n_samples"] == 40

@@ -76,6 +76,8 @@ def write_files(files: Sequence[OutputFile]) -> None:
 
 def print_result(text: str) -> None:
     """Print on stdout, with escapes for characters that its encoding does not have."""
+    if sys.stdout is None:  # it is closed: the result may go to a file
+        return
     encoding = sys.stdout.encoding or "utf-8"
     try:
         text.encode(encoding)
@@ -88,10 +90,13 @@ def print_result(text: str) -> None:
 @contextmanager
 def stdout_kept_clean() -> Iterator[None]:
     """Send all that is written to stdout to stderr, also by subprocesses and compiled code."""
+    if sys.stdout is None:  # it is closed, and the descriptor may be a file of someone else
+        yield
+        return
     sys.stdout.flush()
     try:
         kept = os.dup(1)
-    except OSError:  # there is no stdout
+    except OSError:  # there is none under what stands in for stdout
         with redirect_stdout(sys.stderr):
             yield
         return
