@@ -1,11 +1,15 @@
 """The command line: exit codes, one line for an error, and the result alone on stdout."""
 
 import csv
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
+import time
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -611,10 +615,6 @@ def error_of(run, *arguments):
             "image_size: expected a positive number of pixels, got 0",
         ),
         (
-            ["measure", TORCH, "digits", "--image-size", "32"],
-            "image_size: expected None for digits, whose images this",
-        ),
-        (
             ["measure", "no_such_package:f", "digits"],
             "model: expected an importable module, got 'no_such_package'",
         ),
@@ -657,6 +657,10 @@ def error_of(run, *arguments):
             ["measure", TORCH, "folder:nowhere"],
             "data: expected a folder of class folders, got 'nowhere'",
         ),
+        (
+            ["measure", "{here}", "digits"],
+            "MODEL: expected a run folder, with config.yaml, got the folder",
+        ),
         (["sweep", "dmo"], "recipe: expected a path ending in .yaml or one of demo"),
         (["train", "none.yaml"], "recipe: expected a file at none.yaml, got none"),
         (
@@ -674,7 +678,8 @@ def error_of(run, *arguments):
         (["report", "nowhere"], "DIR: expected a sweep folder with sweep.yaml, got nowhere"),
     ],
 )
-def test_a_wrong_argument_is_one_line_and_exit_code_2(run, arguments, line):
+def test_a_wrong_argument_is_one_line_and_exit_code_2(run, arguments, line, tmp_path):
+    arguments = [argument.format(here=tmp_path) for argument in arguments]
     assert error_of(run, *arguments).startswith(line)
 
 
@@ -783,3 +788,157 @@ def test_bad_sizes_of_memory(text):
         ValueError, match="--memory-limit: expected a size such as 500MB or 2GB, got"
     ):
         _parse_bytes(text)
+
+
+# results are not lost, and stdout is clean
+
+
+def test_files_that_cannot_be_written_are_refused_before_any_work(run, tmp_path, monkeypatch):
+    """They failed after the whole pass, with nothing on stdout."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "d.png").mkdir()
+    (tmp_path / "d.npz").mkdir()
+    for option, path, words in (
+        ("--out", "", "expected a file, got the folder '.'; do name a file"),
+        ("--out", tmp_path, "expected a file, got the folder"),
+        ("--out", tmp_path / "file" / "x.json", "expected a file in a folder, got"),
+        ("--save-features", tmp_path / "file" / "x.npz", "expected a file in a folder, got"),
+        ("--save-features", "d.npz", "expected a file, got the folder 'd.npz'"),
+        ("--plot", tmp_path / "file" / "deep" / "x.png", "expected a file in a folder, got"),
+        ("--plot", "d.png", "expected a file, got the folder 'd.png'"),
+    ):
+        line = error_of(run, "measure", "none.py:f", "digits", option, path)
+        assert line.startswith(f"{option}: {words}")
+    assert error_of(run, "transfer", "none.py:f", "digits", "--out", tmp_path).startswith("--out: ")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    line = error_of(run, "measure", "none.py:f", "digits", "--out", "x.json")
+    assert line == "--out: expected a place that can be written, got 'x.json'; do name another"
+
+
+@pytest.mark.parametrize("option", ["--out", "--save-features", "--plot"])
+def test_a_full_disk_loses_no_result(run, tiny, tmp_path, monkeypatch, option):
+    """The result is printed before any file is written, and the other files are."""
+    endings = {"--out": "json", "--save-features": "npz", "--plot": "png"}
+    paths = {name: tmp_path / f"x.{ending}" for name, ending in endings.items()}
+    real = Path.open
+
+    def full(path, *arguments, **settings):
+        if path.name.startswith(paths[option].name):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, *arguments, **settings)
+
+    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda _, path, **__: Path(path).write_bytes(b"")
+    )
+    files = [part for pair in paths.items() for part in pair]
+    code, out, err = run("measure", tiny, *MEASURE, *files, "--json", "--quiet")
+    assert code == 1
+    assert json.loads(out)["n_samples"] == 300
+    expected = (
+        f"error: {option}: expected '{paths[option]}' to be written, got No space left on devi"
+    )
+    assert err.splitlines()[-1].startswith(expected)
+    assert [name for name, path in paths.items() if path.exists()] == [
+        n for n in paths if n != option
+    ]
+
+
+def test_nothing_but_the_result_reaches_descriptor_1(tmp_path):
+    """A subprocess of the model's file, or its compiled code, wrote in front of the JSON."""
+    (tmp_path / "loud.py").write_text(
+        "import ctypes, os, subprocess\nfrom torch import nn\n"
+        "print('printed')\nos.write(1, b'written\\n')\nsubprocess.run(['echo', 'echoed'])\n"
+        "ctypes.CDLL(None).puts(b'put')\n"
+        "def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    command = [sys.executable, "-m", "geocollapse", "measure", f"{tmp_path / 'loud.py'}:net"]
+    command += ["digits", "--subset", "40", "--json", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["n_samples"] == 40
+    assert {"printed", "written", "echoed", "put"} <= set(done.stderr.splitlines())
+
+
+def test_names_that_stdout_cannot_show_are_escaped(tmp_path):
+    """An ASCII stdout lost the result."""
+    (tmp_path / "net.py").write_text(
+        "import torch\nclass Net(torch.nn.Module):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.Größe = torch.nn.Linear(64, 8)\n"
+        "        self.fc = torch.nn.Linear(8, 10)\n"
+        "    def forward(self, x):\n        return self.fc(self.Größe(x.flatten(1)).relu())\n"
+    )
+    command = [sys.executable, "-m", "geocollapse", "measure", f"{tmp_path / 'net.py'}:Net"]
+    command += ["digits", "--subset", "40", "--layer", "Größe", "--quiet"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert r"Gr\xf6\xdfe: 40 examples" in done.stdout
+    assert "-----" in done.stdout
+    for form in ("--json", "--csv"):
+        done = subprocess.run(
+            [*command, form], capture_output=True, text=True, env=environment, check=True
+        )
+        assert "geometric_complexity" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "number"),
+    [("--threads", 100_000), ("--num-workers", 100_000), ("--num-workers", -1)],
+)
+def test_more_threads_or_processes_than_a_machine_starts_are_refused(run, option, number):
+    """100,000 threads ended with a segmentation fault."""
+    line = error_of(run, "measure", TORCH, "digits", option, number)
+    assert line.startswith(f"{option}: expected 0 to ")
+    assert f"got {number} on " in line
+
+
+@pytest.mark.parametrize("classes", ["0-1000000000", "0-99999999999999999999999", "0-²"])
+def test_classes_beyond_all_bounds_are_refused_at_once(run, classes):
+    start = time.process_time()
+    line = error_of(run, "measure", TORCH, "digits", "--classes", classes)
+    assert line.startswith("classes: expected ")
+    assert time.process_time() - start < 5
+
+
+def test_an_error_of_the_model_itself_is_not_one_of_its_inputs(run, tmp_path):
+    (tmp_path / "bad.py").write_text(
+        "from torch import nn\nclass Net(nn.Linear):\n    def __init__(self):\n"
+        "        super().__init__(64, 10)\n    def forward(self, x):\n        return x / (1 // 0)\n"
+    )
+    line = error_of(run, "measure", f"{tmp_path / 'bad.py'}:Net", "digits", "--quiet")
+    assert "got ZeroDivisionError: " in line
+    assert line.endswith(f"do correct the model at line 6 of {tmp_path / 'bad.py'}")
+
+
+def test_notes_nobody_asked_for_stay_in_the_json(run, answer, tiny):
+    notes = answer("measure", tiny, *MEASURE)["warnings"]
+    unasked = [note for note in notes if note.startswith("alpha_req: ")]
+    assert unasked
+    for layers in ((), ("--layer", 1, "--layer", 2)):
+        assert "alpha_req" not in run("measure", tiny, *MEASURE, *layers)[1]
+
+
+def test_recipes_show_prints_one_with_its_comments(run, answer, tmp_path):
+    code, out, _ = run("recipes", "show", "cifar10-vgg13-bound")
+    assert code == 0
+    assert out.startswith("# cifar10-vgg13-bound.yaml\n# ")
+    for part in ("# _cifar10-vgg13.yaml\n", "# _paper.yaml\n", "extends: _paper"):
+        assert out.count(part) == 1
+    assert set(answer("recipes", "show", "demo")["files"]) == {"demo.yaml"}
+    own = tmp_path / "own.yaml"
+    own.write_text("# mine\nextends: demo\n")
+    assert list(answer("recipes", "show", own)["files"]) == ["own.yaml", "demo.yaml"]
+    assert error_of(run, "recipes", "show", "dmo").endswith("do demo")
+    assert error_of(run, "recipes", "show").startswith("NAME: expected a recipe to show, got none")
+    assert error_of(run, "recipes", "list").startswith("Invalid value for ")
+
+
+def test_a_closed_stdout_leaves_the_file(tiny, tmp_path):
+    path = tmp_path / "x.json"
+    command = (
+        f"'{sys.executable}' -m geocollapse measure {tiny} digits --subset 40 --out {path} >&-"
+    )
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(path.read_text())["n_samples"] == 40

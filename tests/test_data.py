@@ -264,10 +264,6 @@ def test_gc_of_raw_pixels_does_not_depend_on_the_normalisation():
 def test_bad_pixels(call, message):
     with pytest.raises(ValueError, match=message):
         data.load("digits", preprocessing=resize_and_crop("own"), **call)
-    with pytest.raises(
-        ValueError, match="image_size: expected None for digits, whose images this model takes"
-    ):
-        data.load("digits", image_size=32)
 
 
 def test_crop_and_flip_keeps_every_image_to_itself():

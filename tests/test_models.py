@@ -1,3 +1,5 @@
+import random
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -263,3 +265,226 @@ def test_public_checkpoint_has_its_published_accuracy(name, file, hits, checkpoi
             for x, y in zip(test.inputs.split(500), test.targets.split(500))
         )
     assert right == hits
+
+
+# faults found in use
+
+
+@pytest.mark.parametrize(
+    "prefix", ["model.", "net.", "backbone.", "encoder_q.", "a.b.", "module.net."]
+)
+def test_a_prefix_that_makes_all_names_fit_is_found_and_named(factory, tmp_path, prefix):
+    """Such files were refused."""
+    expected = {
+        key: torch.randn_like(v) for key, v in load_factory(factory).model.state_dict().items()
+    }
+    state = {f"{prefix}{key}": value for key, value in expected.items()}
+    save_file({**state, "head.weight": torch.zeros(3, 3)}, tmp_path / "w.safetensors")
+    with pytest.warns(
+        geo.GeocollapseWarning, match="1 tensors of w.safetensors without the prefix"
+    ):
+        loaded = load_factory(factory, weights=tmp_path / "w.safetensors")
+    assert loaded.weights_prefix == prefix
+    assert all(
+        torch.equal(value, expected[key]) for key, value in loaded.model.state_dict().items()
+    )
+    save_file(state, tmp_path / "alone.safetensors")
+    loaded = load_factory(factory, weights=tmp_path / "alone.safetensors")
+    assert loaded.weights_prefix == prefix.removeprefix("module.")
+    assert all(
+        torch.equal(value, expected[key]) for key, value in loaded.model.state_dict().items()
+    )
+
+
+def test_several_prefixes_that_fit(factory, tmp_path):
+    state = load_factory(factory).model.state_dict()
+    twice = {
+        f"{part}.{key}": value + number
+        for number, part in enumerate(("first", "second"), 1)
+        for key, value in state.items()
+    }
+    save_file(twice, tmp_path / "w.safetensors")
+    with pytest.raises(
+        ValueError,
+        match="weights_prefix: expected one prefix .* got first., second.; do weights_prefix='fi",
+    ):
+        load_factory(factory, weights=tmp_path / "w.safetensors")
+    with pytest.warns(
+        geo.GeocollapseWarning, match="4 tensors of w.safetensors without the prefix second."
+    ):
+        second = load_factory(factory, weights=tmp_path / "w.safetensors", weights_prefix="second")
+    assert torch.equal(second.model.state_dict()["2.bias"], twice["second.2.bias"])
+    moco = {f"encoder_{part}.{key}": value for part in "qk" for key, value in state.items()}
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in moco.items()}},
+        tmp_path / "moco.pt",
+    )
+    with pytest.warns(geo.GeocollapseWarning):
+        found = load_factory(factory, weights=tmp_path / "moco.pt")
+    assert (found.weights_key, found.weights_prefix) == ("state_dict", "encoder_q.")
+    with pytest.raises(
+        ValueError,
+        match="weights_prefix: expected a prefix of names in w.*, got 'third.'; do one of first., ",
+    ):
+        load_factory(factory, weights=tmp_path / "w.safetensors", weights_prefix="third.")
+    with pytest.raises(
+        ValueError, match="weights_prefix: expected weights that fit under 'first.0.', got missing"
+    ):
+        load_factory(factory, weights=tmp_path / "w.safetensors", weights_prefix="first.0")
+
+
+def test_the_prefix_is_in_the_output(factory, tmp_path, capsys):
+    from geocollapse.cli import main
+
+    path = tmp_path / "net.py"
+    path.write_text(
+        "from torch import nn\ndef net():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    state = models.load(f"{path}:net").model.state_dict()
+    save_file(
+        {f"backbone.{key}": value for key, value in state.items()}, tmp_path / "w.safetensors"
+    )
+    command = ["measure", f"{path}:net@{tmp_path / 'w.safetensors'}", "digits", "--subset", "40"]
+    assert main([*command, "--quiet"]) == 0
+    assert "w.safetensors, prefix backbone.) on digits" in capsys.readouterr().out
+    assert main([*command, "--weights-prefix", "back"]) == 2
+    assert "error: --weights-prefix: expected a prefix of names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", [nn.Linear(3, 2), nn.Conv1d(3, 2, 2)])
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_old_weight_norm_is_taken_as_load_state_dict_takes_it(tmp_path, module, prefix):
+    """Files with ``weight_g`` and ``weight_v`` were refused."""
+    import copy
+
+    old = nn.Sequential(nn.utils.weight_norm(copy.deepcopy(module)), nn.ReLU())
+    state = old.state_dict()
+    assert "0.weight_g" in state
+    torch.save({f"{prefix}{key}": value for key, value in state.items()}, tmp_path / "w.pt")
+    new = nn.Sequential(nn.utils.parametrizations.weight_norm(copy.deepcopy(module)), nn.ReLU())
+    nn.init.zeros_(new[0].bias)
+    models.load_weights(new, tmp_path / "w.pt")
+    assert torch.equal(new[0].weight, old[0].weight)
+    assert torch.equal(new[0].bias, old[0].bias)
+    del state["0.weight_g"]
+    torch.save(state, tmp_path / "part.pt")
+    with pytest.raises(ValueError, match="got one with missing"):
+        models.load_weights(new, tmp_path / "part.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.uint8, torch.bool])
+def test_types_that_would_lose_numbers_are_refused(factory, tmp_path, dtype):
+    """Complex weights lost their imaginary part, and integers were taken for weights."""
+    state = dict(load_factory(factory).model.state_dict())
+    torch.save({**state, "2.bias": torch.ones(2, dtype=dtype)}, tmp_path / "w.pt")
+    expected = f"other type 2.bias {dtype} instead of torch.float32"
+    with pytest.raises(ValueError, match=expected):
+        load_factory(factory, weights=tmp_path / "w.pt")
+    torch.save({**state, "2.bias": torch.ones(2, dtype=torch.float16)}, tmp_path / "w.pt")
+    assert load_factory(factory, weights=tmp_path / "w.pt").model[2].bias.tolist() == [1.0, 1.0]
+
+
+def test_damage_anywhere_in_a_file_is_named(factory, tmp_path):
+    """The older format of torch.save gave an IndexError, a struct.error or an AssertionError."""
+    model = load_factory(factory).model
+    torch.save(model.state_dict(), tmp_path / "w.th", _use_new_zipfile_serialization=False)
+    rng = random.Random(0)
+    whole = (tmp_path / "w.th").read_bytes()
+    for _ in range(100):
+        (tmp_path / "w.th").write_bytes(whole[: rng.randrange(len(whole))])
+        with pytest.raises(ValueError, match="w.th"):
+            models.load_weights(model, tmp_path / "w.th")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def net(:\n", "got SyntaxError: .* at line 1 of .*bad.py; do correct it"),
+        (
+            "import torch\nx = undefined\ndef net(): 1\n",
+            "got NameError: name 'undefined' .* at line 2 of .*bad.py",
+        ),
+        (
+            "import not_there\ndef net(): 1\n",
+            "got ModuleNotFoundError: No module named 'not_there' at line 1 of .*bad.py",
+        ),
+        (
+            "import sys\nsys.exit('bye')\ndef net(): 1\n",
+            "got SystemExit: bye at line 2 of .*bad.py",
+        ),
+        (
+            b'def net():\n    return "\xe9"\n',
+            "got SyntaxError: .* of .*bad.py|got SyntaxError: .* at .*bad.py",
+        ),
+        ("\0", "bad.py"),
+    ],
+)
+def test_a_model_file_that_does_not_run_is_one_line_with_its_name(tmp_path, text, message):
+    path = tmp_path / "bad.py"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=message):
+        models.load(f"{path}:net")
+
+
+def test_a_mistyped_factory_is_answered_without_running_the_file(tmp_path):
+    """A file that imports a large library took many seconds to be told so."""
+    (tmp_path / "slow.py").write_text(
+        "raise RuntimeError('ran')\ndef resnet(): 1\ndef vit(): 1\ndef _own(): 1\n"
+    )
+    with pytest.raises(
+        ValueError, match="expected a factory in .*slow.py, got 'rsnet'; do one of resnet, vit$"
+    ):
+        models.load(f"{tmp_path / 'slow.py'}:rsnet")
+    (tmp_path / "open.py").write_text(
+        "from torch.nn import *\nglobals()['made'] = lambda: Flatten()\n"
+    )
+    assert isinstance(models.load(f"{tmp_path / 'open.py'}:made").model, nn.Flatten)
+    with pytest.raises(
+        ValueError, match="expected a factory in geocollapse.models.arch.*, got 'VG'; do one of VGG"
+    ):
+        models.load("geocollapse.models.architectures:VG")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("mymodel.py", "do .*mymodel.py:net or .*mymodel.py:number$"),
+        ("w.pt", "do MODEL@.*w.pt, MODEL with these weights"),
+        ("kept.npz", "do features:.*kept.npz"),
+    ],
+)
+def test_files_that_exist_are_told_their_form(factory, tmp_path, name, remedy):
+    path = tmp_path / name
+    if not path.exists():
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=f"model: expected file.py:factory.*{remedy}"):
+        models.load(str(path))
+
+
+def test_data_that_exist_are_told_their_form(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "img").mkdir()
+    (tmp_path / "my.csv").write_text("text,label\na,b\n")
+    for spec, remedy in (
+        ("img", "folder:img"),
+        ("img:train", "folder:img"),
+        ("my.csv", "csv:my.csv"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"data: expected the name of a data set.*; do {remedy}$"
+        ):
+            data.load(spec)
+
+
+def test_a_loaded_model_is_measured_and_called_as_its_module(factory):
+    """It was no callable, and its layers were not found."""
+    loaded = models.load(f"{factory}:net")
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded(x), loaded.model(x))
+    assert not loaded.model.training
+    own = geo.measure(loaded.model, (x, torch.arange(20) % 2))
+    assert geo.measure(loaded, (x, torch.arange(20) % 2)).to_dict() == own.to_dict()
+    assert own.layer == "2:in"
+    found = geo.geometric_complexity(loaded, x, layer="0")
+    assert found.value == geo.geometric_complexity(loaded.model, x, layer="0").value

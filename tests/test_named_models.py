@@ -487,3 +487,61 @@ def test_a_hub_without_network_is_not_waited_for(monkeypatch):
         assert constants.HF_HUB_OFFLINE
     monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "proxy:3128"})
     assert hub.has_network(constants.ENDPOINT)
+
+
+# faults found in use
+
+
+def test_code_that_lies_with_a_model_is_not_run_after_yes_on_stdin(tmp_path):
+    """transformers asks on stdin, and ran the code after "y"."""
+    import subprocess
+    import sys
+
+    folder = tmp_path / "remote"
+    folder.mkdir()
+    auto_map = {"AutoConfig": "code.Config", "AutoModel": "code.Model"}
+    (folder / "config.json").write_text(json.dumps({"auto_map": auto_map, "model_type": "own"}))
+    (folder / "code.py").write_text(
+        f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n"
+        "from transformers import PretrainedConfig\nclass Config(PretrainedConfig):\n"
+        "    model_type = 'own'\n"
+    )
+    command = [sys.executable, "-m", "geocollapse", "measure", f"hf:{folder}", "digits"]
+    done = subprocess.run(command, capture_output=True, text=True, input="y\n" * 9, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "expected a model that transformers itself knows" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_damaged_files_of_a_hugging_face_model_are_named(tmp_path, file):
+    saved_vit(tmp_path, with_processor=False)
+    whole = (tmp_path / file).read_bytes()
+    for kept in (0, 7, len(whole) // 2):
+        (tmp_path / file).write_bytes(whole[:kept])
+        with pytest.raises(
+            ValueError, match=f"model: expected .* of hf:{tmp_path}.*got a damaged file"
+        ):
+            models.load(f"hf:{tmp_path}")
+
+
+def test_damaged_weights_in_a_cache_are_named(caches):
+    import timm
+    import torchvision
+
+    folder = caches / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    file = folder / "mobilenet_v3_small-047dcff4.pth"
+    torch.save(torchvision.models.mobilenet_v3_small().state_dict(), file)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(
+        ValueError, match=f"readable weights of torchvision:.* at {file}, got a dam"
+    ):
+        models.load("torchvision:mobilenet_v3_small")
+    kept = hub_folder(caches, "timm/test_resnet.r160_in1k") / "model.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), kept)
+    kept.write_bytes(kept.read_bytes()[:1000])
+    with pytest.raises(
+        ValueError, match="readable weights of timm:test_resnet.* got a damaged file"
+    ):
+        models.load("timm:test_resnet.r160_in1k")

@@ -211,3 +211,63 @@ def test_every_object_has_the_version_of_its_schema(command, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["schema_version"] == 1
     assert all(layer["schema_version"] == 1 for layer in found.get("layers", []))
+
+
+class Rows:
+    """Unpadded tokens as the data sets of Hugging Face hold them."""
+
+    rows = (
+        {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "label": 10, "text": "abc"},
+        {"input_ids": [8], "attention_mask": [1], "label": 9, "text": "a"},
+    )
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, row):
+        return self.rows[row]
+
+
+def test_rows_of_unpadded_tokens_are_padded_with_the_tokenizer():
+    """They ended in an error of the default collate function."""
+
+    class Padding(Words):
+        pad_token_id = 3
+
+    ready = prepare(PLAIN, Rows(), tokenizer=Padding())
+    batch = ready.collate_fn([ready[0], ready[1]])
+    assert {name: value.tolist() for name, value in batch.items()} == {
+        "input_ids": [[5, 6, 7], [8, 3, 3]],
+        "attention_mask": [[1, 1, 1], [1, 0, 0]],
+        "labels": [1, 0],
+    }
+    assert (ready.classes, ready.name, ready.lengths.tolist()) == (["9", "10"], "Rows", [3, 1])
+    alone = prepare(PLAIN, list(Rows.rows))
+    assert alone.collate_fn([alone[1], alone[0]])["input_ids"].tolist() == [[8, 0, 0], [5, 6, 7]]
+    reading = LoadedModel(nn.Identity(), "reading", tokenizer=Padding())
+    assert prepare(reading, Rows()).padding == 3
+    chosen = prepare(reading, Rows(), classes="10")
+    assert (chosen.classes, chosen.encoded[0]["input_ids"], chosen.padding) == (
+        ["10"],
+        [5, 6, 7],
+        3,
+    )
+    with pytest.raises(
+        ValueError, match="max_length: expected none with rows of tokens, which hol"
+    ):
+        prepare(reading, Rows(), max_length=2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [{"input_ids": [1]}],
+            "data: expected a label in each row of tokens, got input_ids; do na",
+        ),
+        ([{"input_ids": [1], "label": 0.5}], "labels: expected the number or the name .* got 0.5"),
+    ],
+)
+def test_rows_without_labels_are_refused(rows, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(PLAIN, rows)

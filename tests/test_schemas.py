@@ -46,3 +46,32 @@ def test_an_undefined_number_is_null():
     from geocollapse.estimate import Estimate
 
     assert Estimate(math.nan, math.inf, n_samples=1).to_dict()["value"] is None
+
+
+def undescribed(node, path):
+    """The properties without a description in a schema and in all that it defines."""
+    if isinstance(node, list):
+        for item in node:
+            yield from undescribed(item, path)
+    if isinstance(node, dict):
+        for name, value in node.get("properties", {}).items():
+            if not value.get("description", "").strip():
+                yield f"{path}.{name}"
+        for key, value in node.items():
+            yield from undescribed(
+                value, key if path == "$defs" else path if key != "$defs" else key
+            )
+
+
+@pytest.mark.parametrize("command", RESULTS)
+def test_every_property_has_a_description(command):
+    """Under `Attributes:` in the docstring of its type, or as a measure."""
+    assert list(undescribed(schema(command), command)) == []
+
+
+def test_descriptions_come_from_docstrings_and_measures():
+    properties = schema("measure")["$defs"]["MeasurementDict"]["properties"]
+    assert properties["n_samples"]["description"] == "number of examples."
+    assert properties["cdnv"]["description"].startswith(
+        "neural collapse NC (CDNV, no unit). Too sm"
+    )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -398,3 +399,108 @@ def test_a_decoder_with_the_tokenizer_of_an_encoder(minilm, tmp_path, capsys):
     assert found == pytest.approx(
         geo.measure(model, tokens, pool="last", estimator="exact").geometric_complexity.value
     )
+
+
+def test_numeric_labels_are_numbered_by_value(tmp_path):
+    """They became classes 0, 1, 10, 11, 2: a perfect classifier had an accuracy of .167."""
+    rows = "".join(f"word {number},{number}\n" for number in (11, 3, *range(12)))
+    loaded = data.load(write_csv(tmp_path / "a.csv", f"text,label\n{rows}"))
+    assert loaded.classes == [str(number) for number in range(12)]
+    assert loaded.targets.tolist() == [11, 3, *range(12)]
+    assert data.load(f"csv:{tmp_path / 'a.csv'}", classes="10,2").targets.tolist() == [1, 0]
+    mixed = write_csv(tmp_path / "b.csv", "text,label\na,10\nb,9\nc,-1\nd,1.5\n")
+    assert data.load(mixed).classes == ["-1", "1.5", "9", "10"]
+    named = write_csv(tmp_path / "c.csv", "text,label\na,10\nb,9\nc,x\n")
+    assert data.load(named).classes == ["10", "9", "x"]
+
+
+def test_a_perfect_classifier_of_numeric_labels_is_always_right(tmp_path):
+    """A tokenizer of the number in each text, and a model whose output is that number."""
+    rows = "".join(f"{number},{number}\n" for number in [*range(12)] * 2)
+    spec = write_csv(tmp_path / "a.csv", f"text,label\n{rows}")
+
+    class Numbers(Words):
+        def __call__(self, texts, **_):
+            return {"input_ids": [[int(text)] for text in texts]}
+
+    class Perfect(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens = torch.nn.Embedding.from_pretrained(torch.eye(12))
+            self.classifier = torch.nn.Linear(12, 12, bias=False)
+            torch.nn.init.eye_(self.classifier.weight)
+
+        def forward(self, input_ids, attention_mask):
+            return self.classifier(self.tokens(input_ids)[:, 0])
+
+    tokens = data.load(spec).tokens(Numbers())
+    found = geo.measure(Perfect(), tokens, input_layer="tokens", estimator="exact")
+    assert found.to_dict()["accuracy"] == 1.0
+
+
+def test_spaces_around_labels_and_columns_do_not_count(tmp_path):
+    spec = write_csv(tmp_path / "a.csv", "text, label\nx, a\ny,a\nz,b \n")
+    loaded = data.load(spec)
+    assert (loaded.classes, loaded.targets.tolist()) == (["a", "b"], [0, 0, 1])
+
+
+def test_columns_by_name(tmp_path):
+    spec = write_csv(tmp_path / "a.csv", "id,sentence,topic,text\n1,good,x,0\n2,bad,y,0\n")
+    loaded = data.load(spec, text_column="sentence", label_column="topic")
+    assert (loaded.texts, loaded.classes) == (["good", "bad"], ["x", "y"])
+    assert data.load(spec, label_column="topic").texts == ["0", "0"]
+    with pytest.raises(
+        ValueError,
+        match="text_column: expected a column of a.csv, got 'sentense'; do text_column='sentence'",
+    ):
+        data.load(spec, text_column="sentense")
+    with pytest.raises(
+        ValueError, match="data: expected columns text and label .* or label_column="
+    ):
+        data.load(spec)
+    with pytest.raises(ValueError, match="label_column: expected None for digits, which is no csv"):
+        data.load("digits", label_column="x")
+
+
+def test_columns_by_option(tmp_path, capsys):
+    spec = write_csv(tmp_path / "a.csv", "sentence,topic\n" + "a bb,x\nb a,y\n" * 4)
+    (tmp_path / "net.py").write_text(
+        "import torch\nclass Net(torch.nn.Module):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.tokens = torch.nn.Embedding(2000, 4)\n"
+        "        self.classifier = torch.nn.Linear(4, 2)\n"
+        "    def forward(self, input_ids, attention_mask, token_type_ids=None):\n"
+        "        return self.classifier(self.tokens(input_ids)[:, 0])\n"
+    )
+    folder = tmp_path / "words"
+    save_words(folder)
+    options = ("--input-layer", "tokens", "--tokenizer", str(folder), "--json", "--quiet")
+    columns = ("--text-column", "sentence", "--label-column", "topic")
+    assert main(["measure", f"{tmp_path / 'net.py'}:Net", spec, *options, *columns]) == 0
+    assert json.loads(capsys.readouterr().out)["classes"] == ["x", "y"]
+    assert main(["measure", f"{tmp_path / 'net.py'}:Net", spec, *options]) == 2
+    assert "or --text-column 'topic'" in capsys.readouterr().err
+
+
+def save_words(folder):
+    """A tokenizer of two words, in a folder."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel({"[UNK]": 0, "[PAD]": 1, "a": 2, "bb": 3}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]"
+    ).save_pretrained(folder)
+
+
+def test_many_labels_take_no_time(tmp_path):
+    """Looking each up in a list took over 200 s."""
+    n = 100_000
+    rows = "".join(f"t,label {number}\n" for number in range(n))
+    spec = write_csv(tmp_path / "a.csv", f"text,label\n{rows}")
+    start = time.process_time()
+    loaded = data.load(spec, classes=f"0-{n - 1}", subset=n)
+    assert time.process_time() - start < 5
+    assert loaded.n_classes == n

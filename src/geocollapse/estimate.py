@@ -25,7 +25,11 @@ class GeocollapseWarning(UserWarning):
 
 
 class IntervalDict(TypedDict):
-    """A value with its standard error and 95 % interval."""
+    """A value with its standard error and 95 % interval.
+
+    Attributes:
+        ci95: lower and upper end of the 95 % interval; null where there is none.
+    """
 
     value: float | None
     stderr: float | None

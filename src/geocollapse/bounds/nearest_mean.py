@@ -17,7 +17,12 @@ from geocollapse.estimate import Estimate, finite_or_none
 
 
 class BoundDict(TypedDict):
-    """The JSON form of a ``NearestMeanBound``."""
+    """The JSON form of a ``NearestMeanBound``.
+
+    Attributes:
+        best: the least of the bounds that are guarantees.
+        vacuous: true if it is 1 or more, or undefined.
+    """
 
     general: float | None
     published: float | None

@@ -91,6 +91,8 @@ def _root(version: _Version = False) -> None:
 
 def _one_line(error: Exception) -> str:
     text = error.format_message() if isinstance(error, _UsageError) else str(error)
+    if text.startswith("Caught ") and "DataLoader worker" in text:  # then a traceback, as text
+        text = text.rpartition(f"\n{type(error).__name__}: ")[2]
     return " ".join(text.split()) or type(error).__name__
 
 

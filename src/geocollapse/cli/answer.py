@@ -6,13 +6,15 @@ import csv
 import io
 import json
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from geocollapse.cli.output import OutputFile, print_result, write_files
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,6 +53,7 @@ class Answer:
         rows: rows of the CSV form; without any, the JSON form is the only row.
         failed: a run failed, so the command exits with 1.
         out: a file that the result is also written to.
+        files: other files, written once the result is shown.
     """
 
     json: Mapping[str, object]
@@ -58,6 +61,7 @@ class Answer:
     rows: Sequence[Mapping[str, object]] = ()
     failed: bool = False
     out: Path | None = None
+    files: Sequence[OutputFile] = ()
 
     def as_json(self) -> str:
         """One JSON object; NaN and infinities raise a ValueError."""
@@ -76,19 +80,23 @@ class Answer:
         writer.writerows(rows)
         return text.getvalue().rstrip("\n")
 
+    def all_files(self) -> list[OutputFile]:
+        """The files to write, among them ``out``: as JSON, CSV or text by its ending."""
+        files = list(self.files)
+        if self.out is not None:
+            forms = {".json": self.as_json, ".csv": self.as_csv}
+            text = forms.get(self.out.suffix, lambda: self.text)() + "\n"
+            write = partial(Path.write_text, data=text, encoding="utf-8")
+            files.insert(0, OutputFile("--out", self.out, write))
+        return files
+
 
 def show(answer: Answer, display: Display) -> None:
-    """Print the answer on stdout, and write it to its file as JSON, CSV or text by its ending."""
-    forms = {".json": answer.as_json, ".csv": answer.as_csv}
-    if answer.out is not None:
-        answer.out.parent.mkdir(parents=True, exist_ok=True)
-        answer.out.write_text(
-            forms.get(answer.out.suffix, lambda: answer.text)() + "\n", encoding="utf-8"
-        )
-    print(
-        answer.as_json() if display.as_json else answer.as_csv() if display.as_csv else answer.text,
-        file=sys.stdout,
+    """Print the answer on stdout, then write its files: a file that fails loses no result."""
+    print_result(
+        answer.as_json() if display.as_json else answer.as_csv() if display.as_csv else answer.text
     )
+    write_files(answer.all_files())
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from typer import Argument
 
 from geocollapse.cli.answer import SCHEMA_VERSION, Answer, table
 from geocollapse.cli.options import DataRoot
 
 if TYPE_CHECKING:
-    from geocollapse.cli.schemas import (
+    from geocollapse.cli.catalogue_types import (
         DataDict,
         FormDict,
         ModelDict,
         ModelsDict,
         RecipeDict,
         RecipesDict,
+        RecipeTextDict,
         SourceDict,
     )
     from geocollapse.data import DataSource
@@ -22,6 +25,14 @@ if TYPE_CHECKING:
     from geocollapse.models import Architecture
 
 
+ShowArgument = Annotated[
+    Literal["show"] | None,
+    Argument(metavar="show", help="Print one recipe with its comments.", show_default=False),
+]
+NameArgument = Annotated[
+    str | None,
+    Argument(metavar="NAME", help="Of the recipe to show, or a .yaml file.", show_default=False),
+]
 _FORMS: tuple[FormDict, ...] = (
     {
         "form": "DIR",
@@ -119,8 +130,10 @@ def models() -> Answer:
     return Answer(found, f"{table(columns, rows)}\n\n{forms}", rows=models)
 
 
-def recipes() -> Answer:
-    """List the shipped recipes."""
+def recipes(show: ShowArgument = None, name: NameArgument = None) -> Answer:
+    """List the shipped recipes, or show one with its comments: recipes show NAME."""
+    if show is not None:
+        return _shown(name)
     from geocollapse.experiments.recipe import load_recipe, recipe_names
 
     recipes = [_recipe(load_recipe(name)) for name in recipe_names()]
@@ -130,11 +143,26 @@ def recipes() -> Answer:
         for r in recipes
     ]
     ending = (
-        "geocollapse sweep NAME runs one; a recipe of your own is a .yaml file with "
-        "`extends: NAME`."
+        "geocollapse recipes show NAME prints one, sweep NAME runs one; a recipe of your own is a "
+        ".yaml file with `extends: NAME`."
     )
     found: RecipesDict = {"schema_version": SCHEMA_VERSION, "recipes": recipes}
     return Answer(found, f"{table(columns, rows)}\n{ending}", rows=recipes)
+
+
+def _shown(name: str | None) -> Answer:
+    """The text of a recipe, and of those that it extends."""
+    from geocollapse.experiments.recipe import recipe_names, recipe_texts
+
+    if name is None:
+        raise ValueError(
+            f"NAME: expected a recipe to show, got none; do recipes show {recipe_names()[0]}"
+        )
+    files = recipe_texts(name)
+    found: RecipeTextDict = {"schema_version": SCHEMA_VERSION, "name": name, "files": files}
+    parts = [f"# {file}\n{text.rstrip()}" for file, text in files.items()]
+    rows = [{"file": file, "text": text} for file, text in files.items()]
+    return Answer(found, "\n\n".join(parts), rows=rows)
 
 
 def _recipe(recipe: Recipe) -> RecipeDict:

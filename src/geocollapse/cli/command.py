@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
 from dataclasses import MISSING, fields, is_dataclass
 from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Annotated, TypeVar, get_type_hints
@@ -14,6 +12,7 @@ import typer
 
 from geocollapse.cli.answer import Answer, Display, show
 from geocollapse.cli.launch import joined, speaks
+from geocollapse.cli.output import stdout_kept_clean
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -25,8 +24,8 @@ def add_command(app: typer.Typer, function: Callable[..., Answer]) -> None:
     """Register ``function`` under its own name, with its docstring as the help.
 
     A parameter whose type is a dataclass becomes one option for each of its fields; every command
-    has the options of ``Display``. While the command works, prints of libraries and model files go
-    to stderr: stdout carries the result alone.
+    has the options of ``Display``. While the command works, what libraries, model files and their
+    subprocesses print goes to stderr: stdout carries the result alone.
     """
     hints = get_type_hints(function, include_extras=True)
     hints.pop("return")
@@ -40,7 +39,7 @@ def add_command(app: typer.Typer, function: Callable[..., Answer]) -> None:
         options = {name: _group(kind, values) for name, kind in groups.items()}
         display = _group(Display, values)
         with joined(function.__name__, getattr(options.get("machine"), "device", "cpu")):
-            with redirect_stdout(sys.stderr):
+            with stdout_kept_clean():
                 answer = function(**arguments, **options)
             if speaks():
                 show(answer, display)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from typer import Option
 
 from geocollapse.cli.answer import SCHEMA_VERSION, Answer, Display
-from geocollapse.cli.launch import first_here_first, speaks
+from geocollapse.cli.launch import first_here_first
 from geocollapse.cli.options import (
     DataArgument,
     DataOptions,
@@ -19,6 +19,7 @@ from geocollapse.cli.options import (
     ModelOptions,
     OutFile,
 )
+from geocollapse.cli.output import OutputFile, check_writable
 from geocollapse.cli.resolve import Request, features_heading, find_device, set_threads
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ class FileOptions:
         from geocollapse.measurement.figure import check_figure
         from geocollapse.store.formats import check_ending
 
+        for name in ("out", "save_features", "plot"):
+            check_writable(getattr(self, name), f"--{name.replace('_', '-')}")
         if self.plot is not None:
             check_figure(self.plot, argument="--plot")
         if self.save_features is not None:
@@ -129,8 +132,6 @@ def measure(
     features:FILE in place of MODEL and DATA measures the features that --save-features kept. Under
     torchrun the processes share the work.
     """
-    from geocollapse.measurement.figure import save_figure
-
     files.check(model_options.layer)
     request = Request(model, data, default_split="train")
     path = request.features_file(
@@ -140,10 +141,6 @@ def measure(
         found = _of_model(request, model_options, data_options, estimates, machine, display)
     else:
         found = _of_file(path, machine)
-    if files.save_features is not None and speaks():
-        found.measurement.save_features(files.save_features, origin=found.origin)
-    if files.plot is not None and speaks():
-        save_figure(found.measurement.plot(), files.plot)
     layers = [layer.to_dict() for layer in found.measurement.layers]
     for layer in layers:
         layer["provenance"] |= found.origin
@@ -153,7 +150,27 @@ def measure(
         text=f"{found.heading}\n\n{found.measurement}",
         rows=layers,
         out=files.out,
+        files=_files_of(found, files),
     )
+
+
+def _files_of(found: _Measured, files: FileOptions) -> list[OutputFile]:
+    """The features and the figure that were asked for."""
+    from geocollapse.measurement.figure import save_figure
+
+    measurement = found.measurement
+    asked = {
+        "--save-features": (
+            files.save_features,
+            lambda path: measurement.save_features(path, origin=found.origin),
+        ),
+        "--plot": (files.plot, lambda path: save_figure(measurement.plot(), path)),
+    }
+    return [
+        OutputFile(option, path, write)
+        for option, (path, write) in asked.items()
+        if path is not None
+    ]
 
 
 def _of_model(

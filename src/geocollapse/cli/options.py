@@ -80,6 +80,13 @@ class ModelOptions:
             help="Entry of FILE that holds the weights; default the only one that fits.",
         ),
     ] = None
+    weights_prefix: Annotated[
+        str | None,
+        Option(
+            metavar="PREFIX",
+            help="Of the names in FILE, such as backbone.; default the only one that fits.",
+        ),
+    ] = None
     model_arg: Annotated[
         list[str] | None,
         Option(
@@ -124,6 +131,13 @@ class DataOptions:
     classes: Annotated[
         list[str] | None,
         Option(metavar="0-4,7", help="Classes by number or name; ranges, commas, repeated."),
+    ] = None
+    text_column: Annotated[
+        str | None, Option(metavar="NAME", help="Column of the texts of csv:FILE; default text.")
+    ] = None
+    label_column: Annotated[
+        str | None,
+        Option(metavar="NAME", help="Column of its classes; default label, else category."),
     ] = None
     max_length: Annotated[
         int | None,

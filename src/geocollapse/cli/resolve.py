@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from geocollapse.store import KeptLayer
 
 
+# arguments of the library whose errors name the options instead
+_NAMED = ("tokenizer", "max_length", "next_tokens", "text_column", "label_column")
+_MOST = 64  # threads or processes that are taken on any machine
 FEATURES = "features:"  # precedes the name of a features file in place of a model
 
 
@@ -41,9 +45,10 @@ class ModelAndData:
 
     def heading(self) -> str:
         """One line that names model, weights, data and split."""
-        key = f", entry {self.origin['weights_key']}" if self.origin["weights_key"] else ""
+        parts = {"entry": self.origin["weights_key"], "prefix": self.origin["weights_prefix"]}
+        named = "".join(f", {part} {name}" for part, name in parts.items() if name)
         weights = {None: "as its factory made it", "random": "random weights"}.get(
-            self.origin["weights"], f"weights {self.origin['weights']}{key}"
+            self.origin["weights"], f"weights {self.origin['weights']}{named}"
         )
         data = f"{self.origin['data']}, split {self.origin['split']}"
         return f"{self.origin['model']} ({weights}) on {data}"
@@ -87,6 +92,7 @@ class Request:
                 "data`"
             )
         set_threads(machine.threads)
+        check_number("--num-workers", machine.num_workers)
         torch.manual_seed(machine.seed)  # of a factory that initialises its weights
         loaded = load_model(self.model, models)
         dataset = self._dataset(self.data, loaded, models.tokenizer, data, machine.seed)
@@ -96,6 +102,7 @@ class Request:
             "model": loaded.name,
             "weights": loaded.weights,
             "weights_key": loaded.weights_key,
+            "weights_prefix": loaded.weights_prefix,
             "data": dataset.name,
             "split": dataset.split,
         }
@@ -106,7 +113,7 @@ class Request:
     ) -> Prepared:
         from geocollapse.models import prepare
 
-        with named_as_options("tokenizer", "max_length", "next_tokens"):
+        with named_as_options(*_NAMED):
             return prepare(
                 loaded,
                 data,
@@ -118,6 +125,8 @@ class Request:
                 image_size=options.image_size,
                 mean=parse_numbers(options.mean, option="--mean"),
                 std=parse_numbers(options.std, option="--std"),
+                text_column=options.text_column,
+                label_column=options.label_column,
                 tokenizer=tokenizer,
                 max_length=options.max_length,
                 next_tokens=options.next_tokens,
@@ -149,9 +158,26 @@ def load_model(spec: str, options: ModelOptions) -> LoadedModel:
                 f"--weights: expected none for a run folder, which has its own, got {spec}; do "
                 f"leave it out"
             )
+        _check_run(folder)
         return load_run(Path(folder))
-    return models.load(
-        spec, weights=options.weights, weights_key=options.weights_key, model_args=model_args
+    with named_as_options("weights_key", "weights_prefix"):
+        return models.load(
+            spec,
+            weights=options.weights,
+            weights_key=options.weights_key,
+            weights_prefix=options.weights_prefix,
+            model_args=model_args,
+        )
+
+
+def _check_run(folder: str) -> None:
+    """Refuse a folder that is no run; one of another kind is told its form."""
+    if (Path(folder) / "config.yaml").exists():
+        return
+    kind = f"hf:{folder}" if (Path(folder) / "config.json").exists() else f"MODEL folder:{folder}"
+    raise ValueError(
+        f"MODEL: expected a run folder, with config.yaml, got the folder {folder!r} without one; "
+        f"do {kind}"
     )
 
 
@@ -168,12 +194,14 @@ def named_as_options(*arguments: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        argument, colon, rest = str(error).partition(": ")
-        if argument not in arguments:
+        text = str(error)
+        for argument in arguments:
+            if text.startswith(f"{argument}: "):
+                text = text.replace(argument, _option(argument), 1)
+            text = text.replace(f" {argument}=", f" {_option(argument)} ")
+        if text == str(error):
             raise
-        option = _option(argument)
-        text = rest.replace(f"{argument}=", f"{option} ")
-        raise ValueError(f"{option}{colon}{text}") from error
+        raise ValueError(text) from error
 
 
 def find_device(name: Device) -> torch.device:
@@ -202,7 +230,18 @@ def set_threads(threads: int | None) -> None:
         return
     if threads < 1:
         raise ValueError(f"--threads: expected a positive number, got {threads}; do --threads 1")
+    check_number("--threads", threads)
     torch.set_num_threads(threads)
+
+
+def check_number(option: str, number: int) -> None:
+    """Refuse more threads or processes than a machine starts: torch ends with a signal there."""
+    n_cpus = os.cpu_count() or 1
+    most = max(_MOST, 2 * n_cpus)
+    if not 0 <= number <= most:
+        raise ValueError(
+            f"{option}: expected 0 to {most}, got {number} on {n_cpus} CPUs; do {option} {n_cpus}"
+        )
 
 
 def parse_numbers(text: str | None, *, option: str) -> tuple[float, ...] | None:

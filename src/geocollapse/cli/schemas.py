@@ -10,6 +10,7 @@ from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
+from geocollapse.cli.catalogue_types import DataDict, ModelsDict, RecipesDict, RecipeTextDict
 from geocollapse.measurement import LayersDict, MeasurementDict
 from geocollapse.runtime.provenance import Provenance
 from geocollapse.transfer import TransferDict
@@ -39,7 +40,15 @@ class VerdictDict(TypedDict):
 
 
 class ReportDict(TypedDict):
-    """``report --json``."""
+    """``report --json``.
+
+    Attributes:
+        report: path of the page.
+        table: path of the table of all runs.
+        figures: paths of the figures.
+        verdicts: the judgement on each claim.
+        problems: files that could not be read, and runs left out.
+    """
 
     schema_version: int
     report: str
@@ -50,7 +59,13 @@ class ReportDict(TypedDict):
 
 
 class FailureDict(TypedDict):
-    """One run that failed."""
+    """One run that failed.
+
+    Attributes:
+        run_id: of the run.
+        failed_step: the step at which it failed; null if it had none.
+        error: the reason, in one line.
+    """
 
     run_id: str
     failed_step: int | None
@@ -58,7 +73,18 @@ class FailureDict(TypedDict):
 
 
 class SweepDict(TypedDict):
-    """``sweep --json`` and ``demo --json``; `n_skipped` counts runs done by an earlier call."""
+    """``sweep --json`` and ``demo --json``.
+
+    Attributes:
+        folder: of the sweep.
+        n_runs: runs of the recipe.
+        n_done: runs that are done.
+        n_skipped: runs that an earlier call had done.
+        n_failed: runs that failed.
+        seconds: that this call took.
+        failures: each run that failed.
+        report: the page, table and figures of the sweep.
+    """
 
     schema_version: int
     folder: str
@@ -72,7 +98,14 @@ class SweepDict(TypedDict):
 
 
 class PlannedRunDict(TypedDict):
-    """One run of ``sweep --dry-run --json``, with its setting in each of its sweeps."""
+    """One run of ``sweep --dry-run --json``.
+
+    Attributes:
+        run_id: of the run.
+        seed: of the run.
+        sweeps: its setting in each of its sweeps, by the name of the sweep.
+        overrides: keys of the recipe that it changes.
+    """
 
     run_id: str
     seed: int
@@ -81,7 +114,18 @@ class PlannedRunDict(TypedDict):
 
 
 class PlanDict(TypedDict):
-    """``sweep --dry-run --json``; `seconds` is an upper limit for this machine."""
+    """``sweep --dry-run --json``.
+
+    Attributes:
+        folder: of the sweep.
+        n_runs: runs to do.
+        workers: runs at a time.
+        seconds_per_step: of training, on this machine.
+        seconds_per_record: of measuring, on this machine.
+        seconds_per_run: at most, on this machine.
+        seconds: for all runs, at most, on this machine.
+        runs: each run.
+    """
 
     schema_version: int
     folder: str
@@ -98,7 +142,23 @@ SweepOrPlanDict = SweepDict | PlanDict
 
 
 class LineDict(TypedDict):
-    """One line of history.jsonl; the target has the keys of both measure and transfer."""
+    """One line of history.jsonl.
+
+    Attributes:
+        step: number of training steps before it.
+        epoch: examples seen over examples of the training set.
+        examples_seen: number of examples trained on, with repetition.
+        seconds: of training so far.
+        seconds_measuring: of measuring so far.
+        batch_norm_recalibrated: true if batch statistics were computed anew before measuring.
+        train_loss: mean loss over the training examples, in evaluation mode.
+        train_accuracy: share of the training examples that are classified correctly, in evaluation
+            mode.
+        learning_path_flatness: squared norm of the gradient of the training loss.
+        source: the measurement on the training classes.
+        target: the measurement on the target classes, with the keys of both measure and transfer;
+            null without a target.
+    """
 
     schema_version: NotRequired[int]  # lines of old runs have none
     step: int
@@ -115,7 +175,22 @@ class LineDict(TypedDict):
 
 
 class TrainDict(TypedDict):
-    """``train --json``: result.json of the run, and its folder."""
+    """``train --json``: result.json of the run, and its folder.
+
+    Attributes:
+        folder: of the run.
+        run_id: a hash of its configuration.
+        status: `done` or `failed`.
+        converged: true if it reached its training accuracy.
+        stop_step: the step at which it did; null if it did not.
+        steps: number of steps taken.
+        error: the reason of a failure, in one line; null without one.
+        failed_step: the step at which it failed; null if it did not.
+        seconds: of training and measuring.
+        final: the last line of its history.
+        sampling: the study of sampled estimates; empty without one.
+        provenance: where the numbers come from.
+    """
 
     schema_version: int
     folder: str
@@ -133,13 +208,27 @@ class TrainDict(TypedDict):
 
 
 class SeveralLayersDict(LayersDict):
-    """``measure --json`` with several layers."""
+    """``measure --json`` with several layers.
+
+    Attributes:
+        schema_version: raised when a key changes its meaning or goes away.
+    """
 
     schema_version: int
 
 
 class FewShotDict(TransferDict):
-    """``transfer --json``: the accuracies, and the data that they were measured on."""
+    """``transfer --json``: the accuracies, and the data that they were measured on.
+
+    Attributes:
+        schema_version: raised when a key changes its meaning or goes away.
+        classes: name of class 0, 1, ...
+        layer: whose features were classified; empty for the output.
+        n_features: width of the layer.
+        n_samples: number of examples.
+        split: the part of the data set; null where it has none.
+        provenance: where the numbers come from.
+    """
 
     schema_version: int
     classes: list[str]
@@ -150,76 +239,7 @@ class FewShotDict(TransferDict):
     provenance: dict[str, Any]
 
 
-class RecipeDict(TypedDict):
-    """One recipe of ``recipes --json``; `sweeps` maps the name of each to the keys it varies."""
-
-    name: str
-    title: str
-    paper: str
-    source: str
-    cost: str
-    data: str
-    model: str
-    sweeps: dict[str, list[str]]
-    presets: list[str]
-    n_runs: int
-
-
-class RecipesDict(TypedDict):
-    """``recipes --json``."""
-
-    schema_version: int
-    recipes: list[RecipeDict]
-
-
-class SourceDict(TypedDict):
-    """One data set of ``data --json``; `is_here` if its files lie in the data folder."""
-
-    name: str
-    description: str
-    splits: list[str]
-    n_classes: int
-    shape: list[int]
-    size_mb: int
-    is_here: bool
-    source: str
-    licence: str
-    citation: str
-
-
-class DataDict(TypedDict):
-    """``data --json``."""
-
-    schema_version: int
-    data: list[SourceDict]
-    data_root: str
-
-
-class ModelDict(TypedDict):
-    """One model of ``models --json``; `n_parameters` is for 10 classes and default settings."""
-
-    name: str
-    model: str
-    description: str
-    n_parameters: int
-    source: str
-
-
-class FormDict(TypedDict):
-    """One form of MODEL; `source` is where its weights come from."""
-
-    form: str
-    description: str
-    source: str
-
-
-class ModelsDict(TypedDict):
-    """``models --json``."""
-
-    schema_version: int
-    models: list[ModelDict]
-    forms: list[FormDict]
-
+RecipesOrTextDict = RecipesDict | RecipeTextDict
 
 RESULTS: dict[str, Any] = {
     "measure": MeasurementDict | SeveralLayersDict,
@@ -228,7 +248,7 @@ RESULTS: dict[str, Any] = {
     "transfer": FewShotDict,
     "report": ReportDict,
     "demo": SweepDict,
-    "recipes": RecipesDict,
+    "recipes": RecipesOrTextDict,
     "data": DataDict,
     "models": ModelsDict,
 }
@@ -238,10 +258,14 @@ def schema(command: str) -> dict[str, object]:
     """The JSON Schema (draft 2020-12) of ``geocollapse COMMAND --json``."""
     from pydantic import TypeAdapter
 
+    from geocollapse.cli.descriptions import Described
+
     head: dict[str, object] = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return (
         head
-        | TypeAdapter(RESULTS[command]).json_schema(mode="serialization")
+        | TypeAdapter(RESULTS[command]).json_schema(
+            mode="serialization", schema_generator=Described
+        )
         | {"title": f"geocollapse {command} --json"}
     )
 

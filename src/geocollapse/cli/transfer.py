@@ -18,6 +18,7 @@ from geocollapse.cli.options import (
     ModelOptions,
     OutFile,
 )
+from geocollapse.cli.output import check_writable
 from geocollapse.cli.resolve import Request, features_heading, find_device, set_threads
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def transfer(
     from geocollapse.runtime.provenance import provenance
     from geocollapse.transfer import transfer as few_shot
 
+    check_writable(episodes.out, "--out")
     k_shots = _parse_shots(episodes.k_shot or ["1,5"])
     request = Request(model, data, default_split="test")
     path = request.features_file(

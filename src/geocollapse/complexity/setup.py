@@ -27,6 +27,7 @@ from geocollapse.features.mixing import check_mixing_layers
 from geocollapse.features.wrapped import without_data_parallel
 from geocollapse.inputs import Inputs, Map, move, rows_of
 from geocollapse.jacobian import Estimator, ProbePlan, check_estimator, push_forward
+from geocollapse.models import LoadedModel
 
 Model = nn.Module | Map
 Data = object  # a loader, a data set, a pair of tensors or a stream of batches: see as_examples
@@ -151,7 +152,7 @@ def set_up(model: Model, data: Data, request: Request) -> Iterator[Setup]:
     Raises:
         TypeError, ValueError, RuntimeError: see ``geocollapse.measure``.
     """
-    model = without_data_parallel(model)
+    model = without_data_parallel(model.model if isinstance(model, LoadedModel) else model)
     module = model if isinstance(model, nn.Module) else None
     check_mixing_layers(module, evaluation=request.evaluation)
     with borrowed(module, evaluation=request.evaluation):

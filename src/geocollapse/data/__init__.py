@@ -1,8 +1,9 @@
 """Named data sets, and labelled data of one's own.
 
-The files, in the order they build on each other: selection and augmentation; preprocessing (of one
-image); labelled (tensors and images); pixels (normalisation of images); tokens and texts; sources
-(the named data sets); text_files; raw (loaded data made ready for a model); loading.
+The files, in the order they build on each other: selection, naming (classes from names) and
+augmentation; preprocessing (of one image); labelled (tensors and images); pixels (normalisation of
+images); folders (images in files); tokens, token_rows and texts; sources (the named data sets);
+text_files; raw (loaded data made ready for a model); loading.
 """
 
 from geocollapse.data.augmentation import crop_and_flip as crop_and_flip
@@ -22,5 +23,6 @@ from geocollapse.data.selection import parse_classes as parse_classes
 from geocollapse.data.sources import SOURCES as SOURCES
 from geocollapse.data.sources import DataSource as DataSource
 from geocollapse.data.texts import LabelledTexts as LabelledTexts
+from geocollapse.data.token_rows import TokenRows as TokenRows
 from geocollapse.data.tokens import LabelledTokens as LabelledTokens
 from geocollapse.data.tokens import Tokenizer as Tokenizer

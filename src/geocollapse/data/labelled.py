@@ -30,6 +30,7 @@ class About:
         mean: subtracted from each channel; None where there are no channels.
         std: each channel was divided by it.
         preprocessing: how the images were resized and cropped, for JSON; None if they were not.
+        notes: what a reader of the results must know about the data.
     """
 
     name: str
@@ -38,6 +39,7 @@ class About:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     preprocessing: PreprocessingDict | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Described:
@@ -75,6 +77,11 @@ class Described:
     def preprocessing(self) -> PreprocessingDict | None:
         """Sizes, interpolation and normalisation of images; None for images as they are."""
         return self.about.preprocessing
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the results must know about the data."""
+        return self.about.notes
 
     @property
     def n_classes(self) -> int:
@@ -136,7 +143,7 @@ class LabelledData(Described, TensorDataset):
 
 
 class ImageInputs(Protocol):
-    """Images as inputs of a model, each the first entry of a tuple, as in an ``ImageFolder``."""
+    """Images as inputs of a model, each the first entry of a tuple."""
 
     def __getitem__(self, row: int, /) -> tuple[Tensor, *tuple[object, ...]]: ...
 
@@ -165,7 +172,7 @@ class LabelledImages(Described, Dataset[tuple[Tensor, int]]):
     """Images that are read, resized and normalised one at a time, when they are asked for.
 
     Args:
-        folder: the images with their transform: ``PilImages`` or a torchvision ``ImageFolder``.
+        folder: the images with their transform: ``PilImages`` or ``ImageFiles``.
         rows: positions taken from it.
         labels: (n,) of these positions, 0..C-1.
         about: names and normalisation.

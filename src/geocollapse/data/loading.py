@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from geocollapse.data.folders import read_folder
 from geocollapse.data.labelled import About, Classes, LabelledImages
-from geocollapse.data.pixels import Pixels, normalised, one_at_a_time
+from geocollapse.data.pixels import Pixels, normalised
 from geocollapse.data.preprocessing import ImagePreprocessing, import_torchvision
 from geocollapse.data.raw import Labelled
 from geocollapse.data.sources import CIFAR_FS_CLASSES, SOURCES, DataSource
-from geocollapse.data.text_files import load_named_texts, read_texts
-from geocollapse.data.texts import LabelledTexts
+from geocollapse.data.text_files import Columns, load_named_texts, read_texts
 
 _DIGITS_SEED = 0
 _TORCHVISION = {
@@ -42,6 +42,8 @@ def load(
     pad_to: int | None = None,
     preprocessing: ImagePreprocessing | None = None,
     image_size: int | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
     download: bool = True,
 ) -> Labelled:
     """The examples that ``spec`` names: images normalised for each channel, or texts.
@@ -64,7 +66,9 @@ def load(
         pad_to: pixels a side to which images are padded with black.
         preprocessing: of a model; images then go through it one at a time, when they are read.
         image_size: pixels a side to which images are resized and cropped, instead of the model's
-            own size, or of 224 for a folder.
+            own size, of 224 for a folder, or of the images' own for a named data set.
+        text_column: of the texts of a ``csv:FILE``; ``text`` by default.
+        label_column: of its classes; ``label`` or ``category`` by default.
         download: fetch missing files.
 
     Returns:
@@ -84,10 +88,18 @@ def load(
     name, in_spec = parse_spec(spec)
     wanted = split or in_spec
     pixels = Pixels(mean, std, pad_to, image_size, preprocessing)
+    columns = Columns(text_column, label_column)
+    if not name.startswith("csv:"):
+        columns.refuse(name)
     data: Labelled
-    if name.startswith("csv:") or _is_text(name):
+    if name.startswith("csv:"):
         pixels.refuse()
-        data = _texts(name, wanted, default_split, find_root(data_root), download)
+        part = _split(name, ["all"], wanted, default_split)
+        data = read_texts(Path(name.removeprefix("csv:")), name, part, columns)
+    elif _is_text(name):
+        pixels.refuse()
+        part = _split(name, SOURCES[name].splits, wanted, default_split)
+        data = load_named_texts(SOURCES[name], part, find_root(data_root), download)
     elif name.startswith("folder:"):
         data = _folder(name, wanted, default_split, pixels.of_files())
     else:
@@ -135,6 +147,12 @@ def find_root(data_root: str | Path | None = None) -> Path:
 
 def _source(name: str) -> DataSource:
     if name not in SOURCES:
+        is_table = Path(name).is_file() and name.lower().endswith(".csv")
+        if is_table or Path(name).is_dir():
+            raise ValueError(
+                f"data: expected the name of a data set, or of a folder or file behind its kind, "
+                f"got {name!r}; do {'csv' if is_table else 'folder'}:{name}"
+            )
         near = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0.3) or ["digits"]
         known = ", ".join([*SOURCES, "folder:PATH", "csv:FILE"])
         raise ValueError(f"data: expected one of {known}, got {name!r}; do {near[0]}")
@@ -153,7 +171,7 @@ def _split(name: str, splits: Sequence[str], wanted: str | None, default: str) -
         return wanted
     raise ValueError(
         f"split: expected one of {', '.join(splits)} of {name}, got {wanted or default!r}; do "
-        f"{name}:{splits[0]}"
+        f"{name if splits == ['all'] else f'{name}:{splits[0]}'}"
     )
 
 
@@ -231,17 +249,6 @@ def _is_text(name: str) -> bool:
     return name in SOURCES and SOURCES[name].is_text
 
 
-def _texts(
-    name: str, wanted: str | None, default: str, root: Path, download: bool
-) -> LabelledTexts:
-    if name.startswith("csv:"):
-        return read_texts(
-            Path(name.removeprefix("csv:")), name, _split(name, ["all"], wanted, default)
-        )
-    source = SOURCES[name]
-    return load_named_texts(source, _split(name, source.splits, wanted, default), root, download)
-
-
 def _folder(name: str, wanted: str | None, default: str, own: ImagePreprocessing) -> LabelledImages:
     """An ImageFolder; its splits are those of the folders train, val and test that exist."""
     path = Path(name.removeprefix("folder:"))
@@ -251,11 +258,7 @@ def _folder(name: str, wanted: str | None, default: str, own: ImagePreprocessing
         )
     splits = [part for part in ("train", "val", "test") if (path / part).is_dir()]
     split = _split(name, splits or ["all"], wanted, default)
-    folder = import_torchvision().datasets.ImageFolder(
-        str(path / split if splits else path), transform=own
-    )
-    labels = torch.tensor(folder.targets, dtype=torch.int64)
-    return one_at_a_time(folder, labels, About(name, split, tuple(folder.classes)), own)
+    return read_folder(path / split if splits else path, name, split, own)
 
 
 def _first_line(error: Exception) -> str:

@@ -16,7 +16,12 @@ from geocollapse.data.labelled import (
     LabelledImages,
     PilImages,
 )
-from geocollapse.data.preprocessing import ImagePreprocessing, check_channels, resize_and_crop
+from geocollapse.data.preprocessing import (
+    ImagePreprocessing,
+    check_channels,
+    of_channels,
+    resize_and_crop,
+)
 
 
 @dataclass(frozen=True)
@@ -79,18 +84,11 @@ def normalised(
         pixels: what is asked of them.
 
     Raises:
-        ValueError: another image size for tensors in memory, or values that do not fit the
-            channels.
+        ValueError: values that do not fit the channels.
     """
-    if pixels.preprocessing is not None:
-        own = pixels.of_files()
+    if pixels.preprocessing is not None or pixels.image_size is not None:
+        own = (pixels if pixels.preprocessing else _resized(pixels, about)).of_files()
         return one_at_a_time(PilImages(images, own), labels, about, own)
-    if pixels.image_size is not None:
-        raise ValueError(
-            f"image_size: expected None for {about.name}, whose images this model takes as they "
-            f"are, "
-            f"got {pixels.image_size}; do leave it out"
-        )
     check_channels("mean", pixels.mean, images.shape[1])
     check_channels("std", pixels.std, images.shape[1])
     means = tuple(pixels.mean or about.mean or ())
@@ -107,6 +105,19 @@ def one_at_a_time(
     """Images that are read when they are asked for, described by their preprocessing ``own``."""
     about = replace(about, mean=own.mean, std=own.std, preprocessing=own.as_dict())
     return LabelledImages(images, torch.arange(len(labels)), labels, about)
+
+
+def _resized(pixels: Pixels, about: About) -> Pixels:
+    """A resize that keeps the normalisation of the data set; three values make grey images RGB."""
+    n_channels = len(about.mean or ())
+    if n_channels == 1 and 3 in (len(pixels.mean or ()), len(pixels.std or ())):
+        n_channels = 3
+    return replace(
+        pixels,
+        preprocessing=resize_and_crop("image_size", n_channels=n_channels),
+        mean=pixels.mean or of_channels(about.mean or (), n_channels),
+        std=pixels.std or of_channels(about.std or (), n_channels),
+    )
 
 
 def _padded(images: Tensor, side: int) -> Tensor:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import Tensor
 from typing_extensions import TypedDict
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_BITS_PER_SAMPLE = 258  # a tag of TIFF
 IMAGE_SIZE = 224  # pixels a side to which images are resized and cropped by default
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -62,7 +64,7 @@ class ImagePreprocessing:
 
     def __call__(self, image: Image) -> Tensor:
         """The input (channels, height, width) made from a PIL image."""
-        return self.transform(image.convert("RGB" if len(self.mean) == 3 else "L"))
+        return self.transform(eight_bits(image).convert("RGB" if len(self.mean) == 3 else "L"))
 
     def changed(
         self,
@@ -98,6 +100,37 @@ class ImagePreprocessing:
             "std": list(self.std),
             "source": self.source,
         }
+
+
+def eight_bits(image: Image) -> Image:
+    """An image with 8 bits a channel: a grey one of 16 bits is scaled, 65535 to 255.
+
+    PIL would cut off all above 255, and make such an image white.
+
+    Raises:
+        ValueError: 32-bit integers or floating point numbers, whose range the file does not tell.
+
+    Examples:
+        >>> from PIL import Image
+        >>> eight_bits(Image.new("I;16", (1, 1), 257 * 100)).getpixel((0, 0))
+        100
+    """
+    is_deep = image.mode.startswith("I;16")
+    # some versions of PIL read 16 bits of these formats into 32
+    if is_deep or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        from PIL import Image as images
+
+        n_bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
+        largest = 2**n_bits - 1
+        scaled = (np.asarray(image).astype(np.int64) * 255 + largest // 2) // largest
+        return images.fromarray(scaled.clip(0, 255).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        got = "32-bit integers" if image.mode == "I" else "floating point numbers"
+        raise ValueError(
+            f"image: expected 8 or 16 bits a channel, got {got}, whose range is not known; do "
+            f"scale the pixels to 0..255 and save them in 8 bits"
+        )
+    return image
 
 
 def check_channels(name: str, values: Sequence[float] | None, n_channels: int) -> None:

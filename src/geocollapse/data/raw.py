@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from geocollapse.data.folders import read_image
 from geocollapse.data.labelled import About, Described, LabelledData, LabelledImages
 from geocollapse.data.pixels import Pixels, normalised, one_at_a_time
 from geocollapse.data.preprocessing import ImagePreprocessing
@@ -59,11 +62,54 @@ def made_ready(data: Labelled | RawImages, pixels: Pixels) -> Labelled:
         )
     _check_images(data)
     own = pixels.of_files()
-    about = About(
-        type(data).__name__, str(getattr(data, "split", "all")), tuple(map(str, data.classes))
-    )
-    labels = torch.as_tensor(data.targets, dtype=torch.int64)
+    labels, names = _labels(data)
+    about = About(type(data).__name__, str(getattr(data, "split", "all")), names)
     return one_at_a_time(_Transformed(data, own), labels, about, own)
+
+
+def _labels(data: RawImages) -> tuple[Tensor, tuple[str, ...]]:
+    """The labels that the examples carry, read from ``targets``, and the names of the classes.
+
+    A ``target_transform`` is applied; classes that it makes are named by their numbers.
+
+    Raises:
+        ValueError: targets that are no class numbers, or other than what the examples carry.
+    """
+    names = tuple(map(str, data.classes))
+    number = {name: place for place, name in enumerate(names)}
+    targets = [_number(target, number) for target in data.targets]
+    transform = getattr(data, "target_transform", None)
+    if transform is not None:
+        changed = [_number(transform(target), number) for target in data.targets]
+        if changed != targets:
+            names = tuple(map(str, range(max(changed) + 1)))
+        targets = changed
+    for row in sorted({0, len(data) // 2, len(data) - 1}):
+        carried = _number(data[row][1], number)
+        if carried != targets[row]:
+            raise ValueError(
+                f"targets: expected the labels that the examples carry, got {targets[row]} for "
+                f"example {row}, which carries {carried}; do correct targets"
+            )
+    if not 0 <= min(targets) <= max(targets) < len(names):
+        raise ValueError(
+            f"targets: expected class numbers from 0 to {len(names) - 1}, got "
+            f"{min(targets)} to {max(targets)}; do leave out examples without a class"
+        )
+    return torch.tensor(targets, dtype=torch.int64), names
+
+
+def _number(target: object, number: Mapping[str, int]) -> int:
+    """A class number, given as one or as the name of a class."""
+    if isinstance(target, str) and target in number:
+        return number[target]
+    try:
+        return operator.index(target)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(
+            f"targets: expected class numbers or names of classes, got {target!r}; do give one for "
+            f"each example"
+        ) from None
 
 
 def _check_images(data: object) -> None:
@@ -86,7 +132,25 @@ class _Transformed:
     transform: ImagePreprocessing
 
     def __getitem__(self, row: int, /) -> tuple[Tensor]:
-        return (self.transform(self.images[row][0]),)
+        path = _path_of(self.images, row)
+        image = self.images[row][0] if path is None else read_image(path)
+        try:
+            return (self.transform(image),)
+        except ValueError as error:
+            if not str(error).startswith("image: "):
+                raise
+            raise ValueError(f"{error} (example {row})") from error
+
+
+def _path_of(images: RawImages, row: int) -> str | None:
+    """The file of an image of torchvision's ImageFolder, whose own loader cuts 16 bits off at 8."""
+    folder = sys.modules.get("torchvision.datasets.folder")
+    if folder is None or getattr(images, "loader", None) is not folder.default_loader:
+        return None
+    if getattr(images, "transform", None) is not None:
+        return None
+    samples: Sequence[tuple[str, int]] = images.samples  # type: ignore[attr-defined]
+    return samples[row][0]
 
 
 def _undone(data: LabelledData) -> Tensor:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+_DIGITS = re.compile(r"[0-9]{1,18}")
 
 
 def parse_classes(text: str | Sequence[int | str], names: Sequence[str]) -> list[int]:
@@ -24,8 +28,9 @@ def parse_classes(text: str | Sequence[int | str], names: Sequence[str]) -> list
         [0, 1, 3]
     """
     parts = text.split(",") if isinstance(text, str) else [str(part) for part in text]
-    chosen = [number for part in parts for number in _numbers(part.strip(), names)]
-    twice = {number for number in chosen if chosen.count(number) > 1}
+    known = {name: number for number, name in reversed(list(enumerate(names)))}
+    chosen = [number for part in parts for number in _numbers(part.strip(), known)]
+    twice = {number for number, count in Counter(chosen).items() if count > 1}
     if twice or not chosen:
         got = f"{names[min(twice)]!r} twice" if twice else "none"
         raise ValueError(f"classes: expected each class once, got {got}; do classes='0-4'")
@@ -54,23 +59,31 @@ def select_rows(
             f"subset={len(rows)}"
         )
     order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
-    rank = torch.zeros(len(order), dtype=torch.int64)
-    for label in labels[rows].unique():
-        mine = labels[order] == label
-        rank[mine] = torch.arange(int(mine.sum()))
+    rank = _rank_in_class(labels[order])
     return order[rank.argsort(stable=True)[:subset]].sort().values
 
 
-def _numbers(part: str, names: Sequence[str]) -> list[int]:
+def _rank_in_class(labels: Tensor) -> Tensor:
+    """How many examples of its class stand before each (n,)."""
+    by_class = labels.argsort(stable=True)
+    counts = labels.unique(return_counts=True)[1]
+    starts = counts.cumsum(0) - counts
+    rank = torch.empty_like(by_class)
+    rank[by_class] = torch.arange(len(labels)) - starts.repeat_interleave(counts)
+    return rank
+
+
+def _numbers(part: str, names: Mapping[str, int]) -> Sequence[int]:
+    """The class numbers that one part of the text names; ``names`` gives the number of a name."""
     if part in names:
-        return [list(names).index(part)]
+        return [names[part]]
     first, dash, last = part.partition("-")
-    if first.isdigit() and (last.isdigit() or not dash):
-        numbers = list(range(int(first), int(last or first) + 1))
+    if _DIGITS.fullmatch(first) and (_DIGITS.fullmatch(last) or not dash):
+        numbers = range(int(first), int(last or first) + 1)
         if numbers and numbers[-1] < len(names):
             return numbers
         raise ValueError(
             f"classes: expected numbers from 0 to {len(names) - 1}, got {part!r}; do classes='0-4'"
         )
-    near = difflib.get_close_matches(part, names, n=1, cutoff=0.3) or list(names[:1])
+    near = difflib.get_close_matches(part, names, n=1, cutoff=0.3) or list(names)[-1:]
     raise ValueError(f"classes: expected class numbers or names, got {part!r}; do {near[0]!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from geocollapse.data.labelled import About, Described
+from geocollapse.data.labelled import About, Classes, Described
+from geocollapse.data.selection import parse_classes
 
 TOKEN_TYPES = "token_type_ids"
 _UNBOUNDED = 10**6  # a tokenizer without a longest input reports a number above this
@@ -64,9 +66,8 @@ class LabelledTokens(Described, Dataset[tuple[Row, int]]):
     ) -> None:
         self.encoded = encoded
         self.targets = labels
-        self.about = about
+        self.about = replace(about, notes=(*about.notes, *notes))
         self.padding = padding
-        self.notes = notes
         self.class_outputs = class_outputs
 
     @property
@@ -79,6 +80,22 @@ class LabelledTokens(Described, Dataset[tuple[Row, int]]):
 
     def __getitem__(self, position: int) -> tuple[Row, int]:
         return self.encoded[position], int(self.targets[position])
+
+    def select(
+        self, *, classes: Classes = None, subset: int | None = None, seed: int = 0
+    ) -> LabelledTokens:
+        """Some classes, renumbered 0..k-1 in the order given, and a balanced subset of them."""
+        rows, labels, about = self.chosen(classes, subset, seed)
+        outputs = self.class_outputs
+        if outputs is not None and classes is not None:
+            outputs = outputs[torch.tensor(parse_classes(classes, self.classes))]
+        return LabelledTokens(
+            [self.encoded[row] for row in rows.tolist()],
+            labels,
+            about,
+            padding=self.padding,
+            class_outputs=outputs,
+        )
 
     def collate_fn(self, examples: Sequence[tuple[Row, int]]) -> dict[str, Tensor]:
         """A batch with ``labels``, padded to its longest example.

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from geocollapse.inputs import Inputs
 
+# what a model raises for inputs of another shape, size or kind than it takes
+_OF_INPUTS = (RuntimeError, ValueError, TypeError, AssertionError, IndexError)
+
 
 @contextmanager
 def forward_pass(inputs: Inputs) -> Iterator[None]:
@@ -31,7 +34,8 @@ def forward_pass(inputs: Inputs) -> Iterator[None]:
         reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
         raise ValueError(
             f"model: expected a forward pass of inputs of shape {_shape(inputs)}, got "
-            f"{reason.rstrip('.')}; do check {_settings(inputs)}"
+            f"{reason.rstrip('.')}; "
+            f"do {_remedy(error, inputs)}"
         ) from error
 
 
@@ -51,13 +55,19 @@ def _shape(inputs: Inputs) -> str:
     return str(tuple(inputs.shape))
 
 
+def _remedy(error: Exception, inputs: Inputs) -> str:
+    """What to check: the inputs, or the line of the model for an error that they do not explain."""
+    if isinstance(error, _OF_INPUTS) and not isinstance(error, NotImplementedError):
+        return f"check {_settings(inputs)}"
+    code, line = [(frame.f_code, number) for frame, number in walk_tb(error.__traceback__)][-1]
+    return f"correct the model at line {line} of {code.co_filename}"
+
+
 def _settings(inputs: Inputs) -> str:
     """The likely causes of a failure on such inputs, for a message."""
     if isinstance(inputs, Tensor) and inputs.ndim == 4:
-        return (
-            "that the model takes images, and their size (--image-size, or --model-arg "
-            "img_size=...)"
-        )
+        size = "--image-size, or --model-arg img_size=..."
+        return f"that the model takes images, and their size ({size})"
     if isinstance(inputs, Mapping) or not inputs.is_floating_point():
         return "that the model needs no other inputs, and the number of tokens (--max-length)"
     return "the shape that the model takes"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from geocollapse.estimate import Estimate
 from geocollapse.measurement.layer import READERS, LayerMeasurement
-from geocollapse.measurement.table import rendered, rtol_note
+from geocollapse.measurement.table import asked_for, rendered, rtol_note
 from geocollapse.measures import MEASURES
 
 if TYPE_CHECKING:
@@ -171,7 +171,8 @@ def _title(layers: Sequence[LayerMeasurement]) -> str:
 def _notes(layers: Sequence[LayerMeasurement]) -> list[str]:
     """Every warning once, with the names of its layers unless all have it."""
     notes = rtol_note(layers)
-    for warning in dict.fromkeys(warning for layer in layers for warning in layer.warnings):
+    told = [warning for layer in layers for warning in asked_for(layer.warnings)]
+    for warning in dict.fromkeys(told):
         concerned = [_name(layer) for layer in layers if warning in layer.warnings]
         is_of_all = len(concerned) == len(layers)
         notes.append(warning if is_of_all else f"{', '.join(concerned)}: {warning}")

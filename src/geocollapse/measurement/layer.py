@@ -41,7 +41,11 @@ _HEADLINES = (
 
 
 class PoincareDict(TypedDict):
-    """Empirical Poincare ratios Var_i / GC_i."""
+    """Empirical Poincare ratios Var_i / GC_i.
+
+    Attributes:
+        per_class: the ratio of each class, by its name.
+    """
 
     weighted_mean: float | None
     max: float | None
@@ -75,6 +79,24 @@ class MeasurementDict(TypedDict):
     """The JSON form of one layer's measurement.
 
     An undefined number is null, and ``warnings`` say why.
+
+    Attributes:
+        schema_version: raised when a key changes its meaning or goes away.
+        n_samples: number of examples.
+        n_features: width of the layer.
+        n_classes: number of classes.
+        classes: name of class 0, 1, ...
+        layer: name of the layer; `:in` follows where it is its input; empty for the output.
+        split: the part of the data set; null where it has none.
+        geometric_complexity_per_class: of the examples of each class, by its name.
+        poincare_ratio: variance over geometric complexity of a class.
+        nearest_mean_bound: bounds on the nearest-mean error by number of shots, `inf` for the class
+            means themselves.
+        predicted_error: few-shot error predicted from the geometry, by number of shots.
+        label_free: measures that use no labels.
+        preprocessing: what was done to the inputs and to the features.
+        warnings: what a reader must know.
+        provenance: where the numbers come from.
     """
 
     schema_version: int

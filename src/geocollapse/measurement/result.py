@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
 
 class LayersDict(TypedDict):
-    """The JSON form of a measurement of several layers."""
+    """The JSON form of a measurement of several layers.
+
+    Attributes:
+        layers: the measurement of each layer, in the order asked for.
+    """
 
     layers: list[MeasurementDict]
 

@@ -39,6 +39,8 @@ _ROWS = (
     "label_free.feature_norm",
 )
 _POOLS = {"mean": "mean over positions", "cls": "first token", "last": "last token"}
+# measures that are tried for every layer; why one is undefined is told in the JSON alone
+_UNASKED = ("input_covariance_lambda_max: ", "alpha_req: ")
 _NOTE_WIDTH = 100
 _MAX_TABLE_WIDTH = 240  # a table is as wide as its columns need, up to here
 
@@ -63,7 +65,7 @@ def as_text(layer: LayerMeasurement) -> str:
         measure = MEASURES[name]
         label = f"  {measure.label}" if measure.under else measure.label
         table.add_row(label, *_cells(READERS[name](layer)), measure.read_as.format(**facts))
-    return rendered(table, [*rtol_note([layer]), *layer.warnings])
+    return rendered(table, [*rtol_note([layer]), *asked_for(layer.warnings)])
 
 
 def rendered(table: Table, notes: Sequence[str]) -> str:
@@ -79,6 +81,11 @@ def rendered(table: Table, notes: Sequence[str]) -> str:
                 console.print(part, highlight=False, markup=False)
         lines += capture.get().splitlines()
     return "\n".join(line.rstrip() for line in lines).rstrip()
+
+
+def asked_for(notes: Sequence[str]) -> list[str]:
+    """The notes for a reader of the table, without those on measures that it need not have."""
+    return [note for note in notes if not note.startswith(_UNASKED)]
 
 
 def rtol_note(layers: Sequence[LayerMeasurement]) -> list[str]:

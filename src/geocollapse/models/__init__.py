@@ -1,8 +1,9 @@
 """Architectures, models by name with their weights, and data made ready for them.
 
 The files, in the order they build on each other: architectures (the networks of the papers'
-experiments); hub; loaded (a model with its origin); vision (timm, torchvision); processors and
-hugging_face (transformers); factories; weights; loading; prepared (data for one model).
+experiments); hub; loaded (a model with its origin); weight_files, fitting and weights (state dicts
+from files); vision (timm, torchvision); processors and hugging_face (transformers); model_files and
+factories; loading; prepared (data for one model).
 """
 
 from geocollapse.models.architectures import MODELS as MODELS
@@ -15,4 +16,5 @@ from geocollapse.models.loading import load as load
 from geocollapse.models.loading import parse_model as parse_model
 from geocollapse.models.prepared import Prepared as Prepared
 from geocollapse.models.prepared import prepare as prepare
+from geocollapse.models.weights import LoadedWeights as LoadedWeights
 from geocollapse.models.weights import load_weights as load_weights

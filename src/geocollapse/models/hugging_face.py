@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
 
 from geocollapse.data import ImagePreprocessing, Tokenizer
 from geocollapse.data.preprocessing import IMAGE_SIZE, resize_and_crop
@@ -17,6 +20,9 @@ from geocollapse.models.processors import processor_preprocessing
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+# code that lies with a model is not run; without this, transformers asks on stdin
+_NO_CODE: Mapping[str, Any] = {"trust_remote_code": False}
 
 
 def load_hugging_face(name: str, *, is_pretrained: bool, model_args: ModelArgs) -> LoadedModel:
@@ -59,7 +65,7 @@ def load_tokenizer(name: str) -> Tokenizer:
     transformers = import_transformers(f"the tokenizer {name}")
     try:
         with without_waiting():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **_NO_CODE)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"tokenizer: expected an ID or a folder, got {name!r} ({_reason(error)}); do check it"
@@ -95,8 +101,8 @@ def _config(
         return _config_of_type(transformers, name, model_args)
     config: PretrainedConfig
     try:
-        _check_keys(name, model_args, transformers.AutoConfig.from_pretrained(name))
-        config = transformers.AutoConfig.from_pretrained(name, **model_args)
+        _check_keys(name, model_args, transformers.AutoConfig.from_pretrained(name, **_NO_CODE))
+        config = transformers.AutoConfig.from_pretrained(name, **_NO_CODE, **model_args)
     except ValueError as error:
         if str(error).startswith("model: "):
             raise
@@ -106,6 +112,11 @@ def _config(
             f"do load it in a function of your own, FILE.py:FACTORY"
         ) from error
     except OSError as error:
+        if "valid JSON" in str(error):
+            raise ValueError(
+                f"model: expected config.json of hf:{name} to be JSON, got a damaged file "
+                f"({_reason(error)}); do copy or download it again"
+            ) from error
         known = list(types) if is_type_allowed else []
         raise FileNotFoundError(_missing_config(name, known)) from error
     return config
@@ -165,7 +176,10 @@ def _model(
     factory = getattr(transformers, (config.architectures or ["AutoModel"])[0], plain)
     if is_pretrained:
         return _pretrained(factory, name, config)
-    make: Callable[..., PreTrainedModel] = plain.from_config if factory is plain else factory
+    if factory is plain:
+        model: PreTrainedModel = plain.from_config(config, **_NO_CODE)
+        return model
+    make: Callable[..., PreTrainedModel] = factory
     return make(config)
 
 
@@ -179,8 +193,20 @@ def _pretrained(
         ValueError: weights that do not fit, or that leave a part random.
     """
     try:
-        found: Any = factory.from_pretrained(name, config=config, output_loading_info=True)
+        found: Any = factory.from_pretrained(
+            name, config=config, output_loading_info=True, **_NO_CODE
+        )
+    except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(
+            f"model: expected readable weights of hf:{name}, got a damaged file "
+            f"({_reason(error)}); do copy or download it again"
+        ) from error
     except OSError as error:
+        if "Unable to load weights" in str(error):
+            raise ValueError(
+                f"model: expected readable weights of hf:{name}, got a damaged file "
+                f"({_reason(error)[:200]}); do copy or download it again"
+            ) from error
         raise FileNotFoundError(
             f"model: expected the pretrained weights of hf:{name} in that folder, in {hub_cache()} "
             f"or from "
@@ -216,7 +242,7 @@ def _preprocessing(
     if "/" in name or Path(name).is_dir():
         try:
             return processor_preprocessing(
-                transformers.AutoImageProcessor.from_pretrained(name), n_channels
+                transformers.AutoImageProcessor.from_pretrained(name, **_NO_CODE), n_channels
             )
         except OSError:
             pass  # none lies there

@@ -18,12 +18,16 @@ RANDOM = "random"  # the weights of NAME@random
 class LoadedModel:
     """A model with its origin and with what its inputs go through.
 
+    Called with inputs, it gives what the module gives for them. ``geocollapse.measure`` and the
+    other measurements take it as the module.
+
     Attributes:
-        model: the module, on the CPU.
+        model: the module, on the CPU and, if ``load`` made it, in evaluation mode.
         name: as it was asked for.
         weights: file or source of the weights; ``random`` for untrained ones that were asked for;
             None for a model as its factory made it.
         weights_key: entry of the file that held the state dict; None if the file is one.
+        weights_prefix: of the names in the file that the model does not have; None without one.
         preprocessing: of its images; None if its source names none.
         tokenizer: of its texts, if one lies with it.
         normalisation: of the images it was trained on, for a run folder.
@@ -33,6 +37,11 @@ class LoadedModel:
     name: str
     weights: str | None = None
     weights_key: str | None = None
+    weights_prefix: str | None = None
     preprocessing: ImagePreprocessing | None = None
     tokenizer: Tokenizer | None = None
     normalisation: Normalisation = field(default_factory=Normalisation)
+
+    def __call__(self, *inputs: object, **named_inputs: object) -> object:
+        """The output of the module."""
+        return self.model(*inputs, **named_inputs)

@@ -26,9 +26,10 @@ def load(
     *,
     weights: str | Path | None = None,
     weights_key: str | None = None,
+    weights_prefix: str | None = None,
     model_args: ModelArgs | None = None,
 ) -> LoadedModel:
-    """The model that ``spec`` names, with its weights.
+    """The model that ``spec`` names, with its weights, in evaluation mode.
 
     Args:
         spec: ``timm:NAME``, ``torchvision:NAME``, ``hf:ID`` or ``hf:DIR``, pretrained unless
@@ -38,6 +39,8 @@ def load(
         weights: safetensors, or a ``.pt``, ``.pth`` or ``.th`` state dict; None keeps those of the
             name or the factory.
         weights_key: entry of the file that holds the state dict; by default the only one that fits.
+        weights_prefix: of the names in the file, such as ``backbone.``; by default none, else the
+            only one under which all weights fit.
         model_args: keyword arguments of the factory or the architecture, keys of a transformers
             configuration.
 
@@ -67,10 +70,17 @@ def load(
         )
     else:
         loaded = LoadedModel(make_model(name, model_args or {}), spec)
+    loaded.model.eval()
     if file is None:
         return replace(loaded, name=spec)
-    key = load_weights(loaded.model, file, key=weights_key)
-    return replace(loaded, name=name, weights=str(file), weights_key=key)
+    found = load_weights(loaded.model, file, key=weights_key, prefix=weights_prefix)
+    return replace(
+        loaded,
+        name=name,
+        weights=str(file),
+        weights_key=found.key,
+        weights_prefix=found.prefix or None,
+    )
 
 
 def parse_model(spec: str) -> tuple[str, str | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from torch import nn
 
@@ -20,6 +21,9 @@ from geocollapse.data import (
     RawImages,
     Tokenizer,
 )
+from geocollapse.data.text_files import Columns
+from geocollapse.data.token_rows import TokenRows, holds_tokens, labelled_tokens
+from geocollapse.data.tokens import padding_of
 from geocollapse.models.hugging_face import load_tokenizer
 from geocollapse.models.loaded import LoadedModel
 
@@ -31,7 +35,7 @@ _WITHOUT_NUMBER = ("xlnet", "funnel")
 
 def prepare(
     loaded: LoadedModel,
-    data: str | Labelled | RawImages,
+    data: str | Labelled | RawImages | TokenRows,
     *,
     split: str | None = None,
     default_split: str = "train",
@@ -42,6 +46,8 @@ def prepare(
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
     tokenizer: Tokenizer | str | None = None,
     max_length: int | None = None,
     next_tokens: int | None = None,
@@ -55,16 +61,19 @@ def prepare(
         loaded: the model.
         data: the name of a data set, as for ``geocollapse.data.load``, or a loaded one:
             ``LabelledData``, ``LabelledTexts``, or (PIL image, label) pairs with ``targets`` and
-            ``classes``, as torchvision's data sets are without a transform.
+            ``classes``, as torchvision's data sets are without a transform, or rows of unpadded
+            tokens, as mappings with ``input_ids`` and ``label``.
         split: takes the place of one in the name.
         default_split: if neither names one.
         data_root: folder of the data.
         classes: ``"0-4,7"`` or names; labels are renumbered 0..k-1 in this order.
         subset: this many examples, seeded and balanced over classes.
         seed: of the subset.
-        image_size: pixels a side, instead of the model's own size.
+        image_size: pixels a side, instead of the model's own size or the images' own.
         mean: of each channel, instead of the model's or the data set's own.
         std: of each channel, likewise.
+        text_column: of the texts of a ``csv:FILE``; ``text`` by default.
+        label_column: of its classes; ``label`` or ``category`` by default.
         tokenizer: of texts, or its ID or folder; by default the one that lies with the model.
         max_length: cuts texts after so many tokens.
         next_tokens: makes the next tokens of texts the classes, and up to so many tokens before
@@ -99,13 +108,30 @@ def prepare(
             classes=classes,
             subset=subset,
             seed=seed,
+            text_column=text_column,
+            label_column=label_column,
             **vars(pixels),
         )
     else:
-        found = datasets.made_ready(data, pixels)
+        Columns(text_column, label_column).refuse("data that are loaded")
+        if holds_tokens(data):
+            pixels.refuse()
+            _Tokens(None, max_length, next_tokens).refuse("rows of tokens")
+            tokens = _padded(cast("TokenRows", data), loaded, tokenizer)
+            is_whole = classes is None and subset is None
+            return tokens if is_whole else tokens.select(classes=classes, subset=subset, seed=seed)
+        found = datasets.made_ready(cast("Labelled | RawImages", data), pixels)
         if classes is not None or subset is not None:
             found = found.select(classes=classes, subset=subset, seed=seed)
     return _tokenised(found, loaded, _Tokens(tokenizer, max_length, next_tokens))
+
+
+def _padded(
+    rows: TokenRows, loaded: LoadedModel, tokenizer: Tokenizer | str | None
+) -> LabelledTokens:
+    """Rows of tokens, padded with the token of the tokenizer; without one any will do."""
+    own = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer or loaded.tokenizer
+    return labelled_tokens(rows, 0 if own is None else padding_of(own))
 
 
 def has_token_types(model: nn.Module) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import functools
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
@@ -17,6 +19,7 @@ from geocollapse.data import ImagePreprocessing
 from geocollapse.data.preprocessing import import_torchvision, of_channels
 from geocollapse.models.hub import has_network, hub_cache, without_waiting
 from geocollapse.models.loaded import RANDOM, LoadedModel, ModelArgs
+from geocollapse.models.weight_files import DAMAGED
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -225,12 +228,23 @@ def _built(
         return factory(**model_args)
     except OSError as error:  # no network, or no such file on the server
         raise FileNotFoundError(_missing(name, *places)) from error
-    except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
+    except DAMAGED as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if _is_damage(error):
+            raise ValueError(
+                f"model: expected readable weights of {name} at {places[0]}, got a damaged file "
+                f"({reason}); do remove it, and download it again"
+            ) from error
         raise ValueError(
             f"model: expected arguments that {name} takes, got {dict(model_args)} ({reason}); do "
             f"check --model-arg"
         ) from error
+
+
+def _is_damage(error: Exception) -> bool:
+    """True for an error of a reader of weights, not of an architecture about its arguments."""
+    readers = (SafetensorError, pickle.UnpicklingError, EOFError)
+    return isinstance(error, readers) or "PytorchStreamReader" in str(error)
 
 
 def _missing(name: str, place: str, source: str) -> str:

@@ -2,73 +2,76 @@
 
 from __future__ import annotations
 
-import pickle
+import warnings
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from geocollapse.estimate import GeocollapseWarning
+from geocollapse.models.fitting import State, Target, some, under
+from geocollapse.models.weight_files import read_weights
+
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and torch.compile
-_SHOWN = 5
+# what training code calls the model inside its own, in the order in which they are preferred
+_PREFIXES = ("model.", "net.", "network.", "backbone.", "encoder.", "encoder_q.", "base_encoder.")
 
 
-def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) -> str | None:
+@dataclass(frozen=True)
+class LoadedWeights:
+    """The part of a file that was loaded.
+
+    Attributes:
+        key: entry of the file that held the state dict; None if the file is one.
+        prefix: of the names in the file, which the model does not have; empty if there is none.
+    """
+
+    key: str | None
+    prefix: str
+
+
+def load_weights(
+    model: nn.Module, path: str | Path, *, key: str | None = None, prefix: str | None = None
+) -> LoadedWeights:
     """Load a state dict into ``model``: every tensor must fit.
 
-    The prefixes ``module.`` and ``_orig_mod.`` of a wrapped or a compiled model are stripped.
-    Nothing is unpickled but tensors and plain containers (``weights_only=True``).
+    The prefixes ``module.`` and ``_orig_mod.`` of a wrapped or a compiled model are stripped. Where
+    the names fit only without another prefix, such as ``backbone.``, it is taken off, and a warning
+    says how many tensors outside it are left out. What ``load_state_dict`` renames is taken, such
+    as the tensors of older versions of ``weight_norm``. Nothing is unpickled but tensors and plain
+    containers (``weights_only=True``).
 
     Args:
         model: the module.
         path: safetensors, or a ``.pt``, ``.pth`` or ``.th`` file.
         key: entry of the file that holds the state dict; by default the only one that fits.
-
-    Returns:
-        The entry that was taken; None if the file is the state dict.
+        prefix: of the names to load; by default none, else the only one under which all fit.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: pickled code, missing or unexpected keys, shapes that do not fit.
+        ValueError: pickled code, missing or unexpected keys, shapes or types that do not fit, such
+            as integers for floating point numbers.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"weights: expected a file, got {str(path)!r}, which does not exist; do check the path"
-        )
-    candidates = _state_dicts(_read(path), key, model.state_dict())
-    fitting = [(name, state) for name, state in candidates.items() if not _misfits(model, state)]
-    if len(fitting) != 1:
-        _refuse(model, path, candidates, [name for name, _ in fitting])
-    name, state = fitting[0]
+    target = Target(model)
+    candidates = _state_dicts(read_weights(path), key, target.wanted)
+    found = _fitting(target, candidates, prefix, path)
+    if len(found) != 1:
+        _refuse(target, path, candidates, list(found), type(model).__name__)
+    ((entry, part),) = found
+    state = under(part, candidates[entry])
     model.load_state_dict(state, strict=False)  # every key was compared above
-    return name or None
+    if left := len(candidates[entry]) - len(state):
+        warnings.warn(
+            f"weights: {left} tensors of {path.name} without the prefix {part} were left out",
+            GeocollapseWarning,
+            stacklevel=2,
+        )
+    return LoadedWeights(entry or None, part)
 
 
-def _read(path: Path) -> object:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"weights: expected tensors only, got pickled code (not run) or a damaged file in "
-            f"{path.name}; "
-            f"do torch.save(model.state_dict(), 'weights.pt') where the file was made"
-        ) from error
-    except (SafetensorError, EOFError, KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"weights: expected a readable file, got {path.name}, which is damaged "
-            f"({type(error).__name__}: {error}); "
-            f"do copy or download it again"
-        ) from error
-
-
-def _state_dicts(
-    content: object, key: str | None, wanted: Collection[str]
-) -> dict[str, dict[str, Tensor]]:
+def _state_dicts(content: object, key: str | None, wanted: Collection[str]) -> dict[str, State]:
     """State dicts of a file by their entry: "" for the file itself, ``a.b`` for a nested one."""
     if not isinstance(content, Mapping):
         raise ValueError(
@@ -88,8 +91,8 @@ def _state_dicts(
 
 def _search(
     content: Mapping[object, object], name: str, wanted: Collection[str]
-) -> dict[str, dict[str, Tensor]]:
-    found = (
+) -> dict[str, State]:
+    found: dict[str, State] = (
         {name: _stripped(content, wanted)}
         if any(isinstance(value, Tensor) for value in content.values())
         else {}
@@ -100,7 +103,7 @@ def _search(
     return found
 
 
-def _stripped(state: Mapping[object, object], wanted: Collection[str]) -> dict[str, Tensor]:
+def _stripped(state: Mapping[object, object], wanted: Collection[str]) -> State:
     """The tensors, without prefixes of a wrapper that all names have and the model does not."""
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     while not any(name in wanted for name in tensors):
@@ -114,44 +117,63 @@ def _stripped(state: Mapping[object, object], wanted: Collection[str]) -> dict[s
     return tensors
 
 
-def _misfits(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """The reasons why a state dict does not fit: missing and unexpected keys, other shapes.
-
-    Batch normalisation's count of batches may be missing: files older than PyTorch 0.4.1 have none,
-    and evaluation does not use it. So may a tensor tied to a present one: safetensors holds it
-    once.
-    """
-    wanted = model.state_dict()
-    there = {wanted[name].data_ptr() for name in wanted if name in state}
-    missing = [
-        name
-        for name, tensor in wanted.items()
-        if name not in state
-        and tensor.data_ptr() not in there
-        and not name.endswith("num_batches_tracked")
-    ]
-    unexpected = [name for name in state if name not in wanted]
-    shapes = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
-    ]
-    texts = {"missing": missing, "unexpected": unexpected, "other shape": shapes}
-    return [f"{text} {_some(names)}" for text, names in texts.items() if names]
+def _fitting(
+    target: Target, candidates: Mapping[str, State], prefix: str | None, path: Path
+) -> list[tuple[str, str]]:
+    """The entries that fit, each with its prefix: none if possible, else the only one that does."""
+    if prefix is not None:
+        return _under_prefix(target, candidates, prefix.rstrip(".") + ".", path)
+    plain = [(entry, "") for entry, state in candidates.items() if target.fits(state)]
+    if plain:
+        return plain
+    found = []
+    for entry, state in candidates.items():
+        prefixes = target.prefixes(state)
+        usual = [part for part in _PREFIXES if part in prefixes]
+        if len(prefixes) > 1 and not usual:
+            raise ValueError(
+                f"weights_prefix: expected one prefix under which all weights of {path.name} fit, "
+                f"got {some(prefixes)}; do weights_prefix={prefixes[0]!r}"
+            )
+        found += [(entry, part) for part in (usual or prefixes)[:1]]
+    return found
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+def _under_prefix(
+    target: Target, candidates: Mapping[str, State], prefix: str, path: Path
+) -> list[tuple[str, str]]:
+    """The entries that fit under the prefix asked for."""
+    parts = {entry: under(prefix, state) for entry, state in candidates.items()}
+    if not any(parts.values()):
+        known = dict.fromkeys(
+            name.partition(".")[0] + "." for state in candidates.values() for name in state
+        )
+        raise ValueError(
+            f"weights_prefix: expected a prefix of names in {path.name}, got {prefix!r}; do one of "
+            f"{some(list(known))}"
+        )
+    fitting = [(entry, prefix) for entry, state in parts.items() if state and target.fits(state)]
+    if fitting:
+        return fitting
+    state = max(parts.values(), key=len)
+    raise ValueError(
+        f"weights_prefix: expected weights that fit under {prefix!r}, got "
+        f"{'; '.join(target.misfits(state))}; do check it"
+    )
 
 
 def _refuse(
-    model: nn.Module, path: Path, candidates: Mapping[str, Mapping[str, Tensor]], fitting: list[str]
+    target: Target,
+    path: Path,
+    candidates: Mapping[str, State],
+    fitting: list[tuple[str, str]],
+    kind: str,
 ) -> None:
     if fitting:
+        entries = [entry for entry, _ in fitting]
         raise ValueError(
-            f"weights: expected one entry that fits, got {', '.join(fitting)}; do "
-            f"weights_key={fitting[0]!r}"
+            f"weights: expected one entry that fits, got {', '.join(entries)}; do "
+            f"weights_key={entries[0]!r}"
         )
     if not candidates:
         raise ValueError(
@@ -160,7 +182,7 @@ def _refuse(
     name, state = max(candidates.items(), key=lambda item: len(item[1]))
     entry = f" (entry {name!r})" if name else ""
     raise ValueError(
-        f"weights: expected a state dict that fits {type(model).__name__}, got one{entry} with "
-        f"{'; '.join(_misfits(model, state))}; do use the factory and arguments the weights were "
+        f"weights: expected a state dict in {path.name} that fits {kind}, got one{entry} with "
+        f"{'; '.join(target.misfits(state))}; do use the factory and arguments the weights were "
         f"made with"
     )

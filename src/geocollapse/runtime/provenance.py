@@ -15,7 +15,19 @@ from geocollapse.runtime.processes import share
 
 
 class Provenance(TypedDict):
-    """The record that stands beside every result."""
+    """The record that stands beside every result.
+
+    Attributes:
+        geocollapse: version of the package.
+        revision: commit of its source, with a `+` if files differ; null if it is installed.
+        torch: version of PyTorch.
+        python: version of Python.
+        machine: operating system and processor.
+        device: that computed: `cpu`, `mps`, or the name of a GPU.
+        threads: CPU threads.
+        n_processes: processes that shared the work.
+        seed: of probes, samples, subsets and episodes.
+    """
 
     geocollapse: str
     revision: str | None

@@ -22,7 +22,17 @@ RIDGE = 1.0
 
 
 class TransferDict(TypedDict):
-    """Few-shot accuracies by classifier and number of shots."""
+    """Few-shot accuracies by classifier and number of shots.
+
+    Attributes:
+        accuracy: mean over episodes, by classifier and number of shots.
+        predicted_error: error predicted from the geometry, by number of shots.
+        n_way: classes of an episode.
+        n_query: examples of each class to classify.
+        n_episodes: number of episodes.
+        n_classes: classes that episodes draw from.
+        warnings: what a reader must know.
+    """
 
     accuracy: dict[str, dict[str, IntervalDict]]
     predicted_error: dict[str, float | None]

@@ -2,6 +2,7 @@
 
 from geocollapse.experiments.recipe.files import parse_yaml as parse_yaml
 from geocollapse.experiments.recipe.files import recipe_names as recipe_names
+from geocollapse.experiments.recipe.files import recipe_texts as recipe_texts
 from geocollapse.experiments.recipe.identity import run_id as run_id
 from geocollapse.experiments.recipe.recipe import Recipe as Recipe
 from geocollapse.experiments.recipe.recipe import load_recipe as load_recipe

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import re
+from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -40,6 +41,21 @@ def read_recipe(name_or_path: str) -> RecipeText:
     """A recipe as plain data, merged over what it extends, not yet validated."""
     file, folder = _find(name_or_path, Path())
     return _extended(file, folder, ())
+
+
+def recipe_texts(name_or_path: str) -> dict[str, str]:
+    """The text of a recipe and of each that it extends, with comments, by the name of the file."""
+    texts: dict[str, str] = {}
+    left = [_find(name_or_path, Path())]
+    while left:
+        file, folder = left.pop(0)
+        if file.name not in texts:
+            texts[file.name] = file.read_text(encoding="utf-8")
+            content = parse_yaml(texts[file.name], where=file.name)
+            extends = content.get("extends", []) if isinstance(content, Mapping) else []
+            parents = [extends] if isinstance(extends, str) else extends
+            left += [_find(parent, folder) for parent in parents]
+    return texts
 
 
 def parse_yaml(text: str, *, where: str) -> object:

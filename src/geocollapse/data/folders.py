@@ -1,0 +1,175 @@
+"""Images in class folders, read one at a time."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from geocollapse.data.labelled import About, LabelledImages
+from geocollapse.data.naming import in_order
+from geocollapse.data.pixels import one_at_a_time
+from geocollapse.data.preprocessing import ImagePreprocessing, eight_bits, import_torchvision
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_NO_CLASSES = ("__MACOSX", "__pycache__")  # folders that programs leave behind
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, struct.error)
+
+_Seen = set[tuple[int, int]]  # device and inode of the folders that were read, or never will be
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files that go through a preprocessing when they are read.
+
+    Attributes:
+        paths: of the images.
+        preprocessing: from an image to the input of a model.
+    """
+
+    paths: tuple[str, ...]
+    preprocessing: ImagePreprocessing
+
+    def __getitem__(self, row: int, /) -> tuple[Tensor]:
+        return (self.preprocessing(read_image(self.paths[row])),)
+
+
+def read_folder(
+    path: Path, name: str, split: str, preprocessing: ImagePreprocessing
+) -> LabelledImages:
+    """The images of a folder with one folder for each class, whose name is the class's.
+
+    Hidden files and folders are left out. Links are followed, and each folder is read once: a link
+    that leads back to a folder above, or into another class, adds nothing.
+
+    Args:
+        path: of the folder.
+        name: of the data set.
+        split: recorded with it.
+        preprocessing: of each image.
+
+    Raises:
+        ValueError: no class folders, one without images, two that are the same folder, or a file
+            that cannot be read like an image, such as a named pipe.
+    """
+    found = {entry.name: entry.path for entry in _entries(path) if _may_hold_images(entry)}
+    classes = in_order(found)
+    _check_classes(path, {name: found[name] for name in classes})
+    seen = {_identity(folder) for folder in found.values()}
+    seen |= {_identity(folder) for folder in (path, *path.resolve().parents)}
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, class_name in enumerate(classes):
+        images = list(_images(found[class_name], seen))
+        if not images:
+            raise ValueError(
+                f"data: expected images in each class folder of {path}, got none in "
+                f"{class_name!r}; do remove it, or give the folder above the classes"
+            )
+        paths += images
+        labels += [label] * len(images)
+    about = About(name, split, tuple(classes), notes=_note_on_order(classes))
+    files = ImageFiles(tuple(paths), preprocessing)
+    return one_at_a_time(files, torch.tensor(labels), about, preprocessing)
+
+
+def read_image(path: str) -> Image:
+    """The image in a file, with 8 bits a channel.
+
+    Raises:
+        ValueError: a file that is damaged, no image, too large, or of a depth without a known
+            range; the file is named.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return eight_bits(image)
+    except (FileNotFoundError, PermissionError):  # these name the file
+        raise
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ValueError(
+            f"data: expected an image of at most {limit} pixels, got a larger one in {path}; do "
+            f"make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS"
+        ) from error
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, ValueError) and reason.startswith("image: "):
+            raise ValueError(f"{reason} (in {path})") from error
+        raise ValueError(
+            f"data: expected an image in {path}, got a damaged file or another format ({reason}); "
+            f"do replace or remove it"
+        ) from error
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """What a folder holds, sorted by name, without hidden files and folders."""
+    with os.scandir(folder) as entries:
+        return sorted(
+            (entry for entry in entries if not entry.name.startswith(".")),
+            key=lambda entry: entry.name,
+        )
+
+
+def _may_hold_images(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir() and entry.name not in _NO_CLASSES
+
+
+def _images(folder: str, seen: _Seen) -> Iterator[str]:
+    """The image files of a folder, then those of the folders in it that were not seen."""
+    endings: tuple[str, ...] = import_torchvision().datasets.folder.IMG_EXTENSIONS
+    entries = _entries(folder)
+    for entry in entries:
+        if entry.name.lower().endswith(endings) and not entry.is_dir():
+            if not entry.is_file():
+                raise ValueError(
+                    f"data: expected image files, got {entry.path}, which is a broken link, a "
+                    f"named pipe or a device; do remove it"
+                )
+            yield entry.path
+    for entry in filter(_may_hold_images, entries):
+        identity = _identity(entry.path)
+        if identity not in seen:
+            seen.add(identity)
+            yield from _images(entry.path, seen)
+
+
+def _identity(folder: str | os.PathLike[str]) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _check_classes(path: Path, found: dict[str, str]) -> None:
+    if not found:
+        raise ValueError(
+            f"data: expected a folder for each class in {path}, got no folders; do move the images "
+            f"of each class into one"
+        )
+    first: dict[tuple[int, int], str] = {}
+    for name, folder in found.items():
+        other = first.setdefault(_identity(folder), name)
+        if other != name:
+            raise ValueError(
+                f"data: expected a folder for each class in {path}, got links that make {other!r} "
+                f"and {name!r} the same one; do remove a link"
+            )
+
+
+def _note_on_order(classes: list[str]) -> tuple[str, ...]:
+    """A note where torchvision's ImageFolder would number the classes differently."""
+    if classes == sorted(classes):
+        return ()
+    return (
+        "classes: folders with numeric names are numbered by value (2 before 10); a model trained "
+        "on torchvision's ImageFolder has them by letters (10 before 2)",
+    )
