@@ -2,6 +2,7 @@
 
 import functools
 
+import laws
 import pytest
 import torch
 from torch import nn
@@ -117,3 +118,47 @@ def test_a_stream_is_refused(inputs):
         compare_complexity(
             tanh_net(0), tanh_net(1), [(inputs, torch.zeros(3000, dtype=torch.int64))]
         )
+
+
+def test_rounding_decides_nothing():
+    """A model and its rotation: equal but for rounding; 20 of 20 were told apart."""
+    for seed in range(20):
+        net = tanh_net(seed).float()
+        turn = nn.Linear(4, 4, bias=False)
+        with torch.no_grad():
+            turn.weight.copy_(laws.random_rotation(4, seed=seed))
+        x = torch.randn(600, 5, generator=torch.Generator().manual_seed(seed))
+        found = geo.compare_complexity(
+            net, nn.Sequential(net, turn), x, layer="", estimator="exact"
+        )
+        assert found.decision == "undecided"
+        assert found.difference.stderr < 1e-5 * found.first
+
+
+@pytest.mark.parametrize("estimator", ["orthogonal", "outputs"])
+def test_probes_without_replacement(estimator, inputs):
+    """One output leaves no second probe, and is exact; two of two outputs are exact as well."""
+    f, g = nn.Linear(5, 1), nn.Linear(5, 1)
+    found = geo.compare_complexity(f, g, inputs.float(), layer="", estimator=estimator)
+    exact = float(f.weight.square().sum() - g.weight.square().sum())
+    assert found.difference.value == pytest.approx(exact, rel=1e-5)
+    assert found.difference.stderr == pytest.approx(0.0, abs=1e-5)
+    wide = nn.Linear(5, 3)
+    mixed = geo.compare_complexity(f, wide, inputs.float(), layer="", estimator=estimator)
+    exact = float(f.weight.square().sum() - wide.weight.square().sum())
+    low, high = mixed.interval
+    assert low <= exact <= high
+
+
+def test_the_error_of_orthogonal_probes_has_its_factor():
+    """Var = w/r (1 - r/p): with p = 2 outputs and one probe, half of what independent ones give."""
+    torch.manual_seed(0)
+    f, g = nn.Linear(6, 2).double(), nn.Linear(6, 2).double()
+    x = torch.randn(400, 6, dtype=torch.float64)
+    found = [
+        geo.compare_complexity(f, g, x, layer="", estimator="outputs", seed=seed, alpha=1e-9)
+        for seed in range(200)
+    ]
+    spread = torch.tensor([c.difference.value for c in found]).std()
+    stated = torch.tensor([c.difference.stderr for c in found]).square().mean().sqrt()
+    assert float(stated / spread) == pytest.approx(1.0, abs=0.12)

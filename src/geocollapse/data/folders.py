@@ -61,7 +61,7 @@ def read_folder(
             that cannot be read like an image, such as a named pipe.
     """
     found = {entry.name: entry.path for entry in _entries(path) if _may_hold_images(entry)}
-    classes = in_order(found)
+    classes = sorted(found)  # as torchvision's ImageFolder, on which models are trained
     _check_classes(path, {name: found[name] for name in classes})
     seen = {_identity(folder) for folder in found.values()}
     seen |= {_identity(folder) for folder in (path, *path.resolve().parents)}
@@ -166,10 +166,10 @@ def _check_classes(path: Path, found: dict[str, str]) -> None:
 
 
 def _note_on_order(classes: list[str]) -> tuple[str, ...]:
-    """A note where torchvision's ImageFolder would number the classes differently."""
-    if classes == sorted(classes):
+    """A note where the order of the classes is not that of their numbers."""
+    if classes == in_order(classes):
         return ()
     return (
-        "classes: folders with numeric names are numbered by value (2 before 10); a model trained "
-        "on torchvision's ImageFolder has them by letters (10 before 2)",
+        "classes: numbered by letters (10 before 2), as torchvision's ImageFolder does; the outputs "
+        "of a model that numbers them by value fit other classes",
     )

@@ -6,8 +6,8 @@ classes), context (shared by all layers), compute (the measures of a layer), lay
 (``measure``), collect (features alone).
 """
 
+from geocollapse.measurement.json_form import MeasurementDict as MeasurementDict
 from geocollapse.measurement.layer import LayerMeasurement as LayerMeasurement
-from geocollapse.measurement.layer import MeasurementDict as MeasurementDict
 from geocollapse.measurement.result import LayersDict as LayersDict
 from geocollapse.measurement.result import Measurement as Measurement
 from geocollapse.measurement.run import measure as measure

@@ -20,11 +20,11 @@ from geocollapse.collapse import (
 from geocollapse.complexity.means import dataset_complexity, norms_by_class, samples_needed
 from geocollapse.estimate import Estimate
 from geocollapse.jacobian import SquaredNorms
+from geocollapse.measurement.json_form import PoincareDict
 from geocollapse.measurement.layer import (
     SUGGESTED_RTOL,
     LayerMeasurement,
     PerPixel,
-    PoincareDict,
 )
 from geocollapse.store import KeptLayer
 from geocollapse.transfer.label_free import label_free

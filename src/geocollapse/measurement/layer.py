@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast, overload
+from typing import Generic, NamedTuple, Protocol, TypeVar, cast, overload
 
 from torch import Tensor
-from typing_extensions import TypedDict
 
-from geocollapse.bounds import BoundDict, NearestMeanBound
+from geocollapse.bounds import NearestMeanBound
 from geocollapse.collapse import ClassPair, LabelledFeatures, NeuralCollapse, largest_pairs
-from geocollapse.estimate import Estimate, EstimateDict, IntervalDict, TopExample, strict_json
+from geocollapse.estimate import Estimate, TopExample, strict_json
+from geocollapse.measurement.json_form import MeasurementDict, PoincareDict
 from geocollapse.measurement.near_names import NearNames
 from geocollapse.measures import MEASURES
 from geocollapse.store import KeptLayer, write_features
-from geocollapse.transfer import LabelFree, LabelFreeDict
+from geocollapse.transfer import LabelFree
 
 SUGGESTED_RTOL = 0.05  # the precision that the table suggests
 _HEADLINES = (
@@ -40,18 +40,6 @@ _HEADLINES = (
 )
 
 
-class PoincareDict(TypedDict):
-    """Empirical Poincare ratios Var_i / GC_i.
-
-    Attributes:
-        per_class: the ratio of each class, by its name.
-    """
-
-    weighted_mean: float | None
-    max: float | None
-    per_class: dict[str, float | None]
-
-
 class PerPixel(NamedTuple):
     """What changes with the input normalisation, in units of the raw [0, 1] pixel.
 
@@ -65,81 +53,6 @@ class PerPixel(NamedTuple):
     geometric_complexity: Estimate
     gc_per_variance: Estimate
     geometric_collapse: Estimate
-
-
-class PerPixelDict(TypedDict):
-    """The JSON form of ``PerPixel``."""
-
-    geometric_complexity: IntervalDict
-    gc_per_variance: IntervalDict
-    geometric_collapse: IntervalDict
-
-
-class MeasurementDict(TypedDict):
-    """The JSON form of one layer's measurement.
-
-    An undefined number is null, and ``warnings`` say why.
-
-    Attributes:
-        schema_version: raised when a key changes its meaning or goes away.
-        n_samples: number of examples.
-        n_features: width of the layer.
-        n_classes: number of classes.
-        classes: name of class 0, 1, ...
-        layer: name of the layer; `:in` follows where it is its input; empty for the output.
-        split: the part of the data set; null where it has none.
-        geometric_complexity_per_class: of the examples of each class, by its name.
-        poincare_ratio: variance over geometric complexity of a class.
-        nearest_mean_bound: bounds on the nearest-mean error by number of shots, `inf` for the class
-            means themselves.
-        predicted_error: few-shot error predicted from the geometry, by number of shots.
-        label_free: measures that use no labels.
-        preprocessing: what was done to the inputs and to the features.
-        warnings: what a reader must know.
-        provenance: where the numbers come from.
-    """
-
-    schema_version: int
-    accuracy: float | None
-    n_samples: int
-    n_features: int
-    n_classes: int
-    classes: list[str]
-    layer: str
-    split: str | None
-    geometric_complexity: EstimateDict
-    gc_pixel: float | None
-    gc_per_variance: float | None
-    per_pixel: PerPixelDict | None
-    geometric_complexity_per_class: dict[str, IntervalDict]
-    geometric_collapse: IntervalDict
-    poincare_ratio: PoincareDict
-    input_covariance_lambda_max: float | None
-    cdnv: float | None
-    cdnv_bias_corrected: float | None
-    directional_cdnv: float | None
-    nc1: float | None
-    nc1_rank: int
-    nc1_pooled: float | None
-    nc1_trace_ratio: float | None
-    nc2_equinorm: float | None
-    nc2_equiangular: float | None
-    nc2_max_angle: float | None
-    hyperspherical_uniformity: float | None
-    nearest_mean_error: float | None
-    nc2_weight_equinorm: float | None
-    nc2_weight_equiangular: float | None
-    nc2_weight_max_angle: float | None
-    nc3: float | None
-    nc3_squared: float | None
-    self_duality_gram: float | None
-    nc4: float | None
-    nearest_mean_bound: dict[str, BoundDict]
-    predicted_error: dict[str, float | None]
-    label_free: LabelFreeDict
-    preprocessing: dict[str, Any]
-    warnings: list[str]
-    provenance: dict[str, Any]
 
 
 Value = TypeVar("Value", covariant=True)
