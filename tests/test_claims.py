@@ -329,3 +329,13 @@ def test_every_verdict_is_counted(tmp_path):
     write_sweep(tmp_path, unconverged=[0])
     judged = judge(read_sweep(tmp_path))
     assert sum(count(judged).values()) == len(judged) == 7 + 3 + 7 + 3 + 7 + 5
+
+
+def test_an_infinite_or_undefined_poincare_ratio_is_no_constant(tmp_path):
+    """The infinite ratio was dropped, and the claim held for the others."""
+    write_sweep(tmp_path)
+    set_final(tmp_path, 0, poincare_ratio={"max": None})
+    ratio = verdicts(tmp_path, claim="poincare-bound")[0]
+    assert ratio.verdict == "undecided"
+    assert "1 of " in ratio.note
+    assert "no finite ratio" in ratio.note

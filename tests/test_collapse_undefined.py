@@ -27,6 +27,25 @@ from geocollapse.estimate import GeocollapseWarning
 
 
 class TestUndefined:
+    @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+    def test_means_that_differ_by_rounding_are_equal(self, scale):
+        """The same examples in another order: CDNV was 3e30, without a warning."""
+        features, _ = classes([50], 4)
+        order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
+        both = scale * (3.0 + torch.cat([features, features[order]]).double())
+        labels = torch.arange(100) // 50
+        with pytest.warns(GeocollapseWarning, match="two class means that are equal but for round"):
+            assert math.isnan(float(cdnv(both, labels)))
+        statistics = ClassStatistics.of(both, labels)
+        gcol = geometric_collapse(
+            torch.ones(2), statistics.means, rounding=statistics.rounding_squared()
+        )
+        assert math.isnan(float(gcol))
+
+    def test_near_means_are_not_equal(self):
+        features = torch.tensor([[0.0], [0.0], [1e-9], [1e-9], [1.0], [1.0]]).double()
+        assert float(cdnv(features, torch.arange(6) // 2)) == 0.0
+
     def test_an_unseen_declared_class_is_nan_with_a_warning(self):
         features, labels = classes([5, 5], 4)
         with pytest.warns(GeocollapseWarning, match="cdnv: undefined for 2 of 3 class pairs"):
@@ -96,7 +115,7 @@ WITH_NAN[4, 2] = math.nan
             LABELS.float(),
             {},
             TypeError,
-            r"labels: expected integers, got torch.float32; do labels.long\(\)",
+            r"labels: expected integers, one class .*, got torch.float32; do labels.long\(\)",
         ),
         (
             FEATURES.long(),
@@ -160,7 +179,7 @@ WITH_NAN[4, 2] = math.nan
             LABELS - 1,
             {"num_classes": 2},
             ValueError,
-            r"labels: expected integers from 0 to 1 .* got -1",
+            r"labels: expected classes 0, 1, ..., got -1 for .*; do keep = labels != -1",
         ),
         (
             FEATURES,

@@ -322,7 +322,9 @@ def test_frozen_parameters_and_a_mapping_of_one_tensor():
         [{"pixel_values": x, "labels": y} for x, y in zip(PHOTOS, LABELS)], batch_size=40
     )
     found = geo.measure(model, batches).to_dict()
-    assert found["geometric_complexity"] == plain["geometric_complexity"]
+    for key in ("value", "stderr"):  # known labels have strata, whose interval is a little wider
+        expected = plain["geometric_complexity"][key]
+        assert found["geometric_complexity"][key] == pytest.approx(expected, rel=1e-12)
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 

@@ -1,5 +1,7 @@
 """Autocast and other precisions: sums in float64, and settings that are refused."""
 
+import copy
+
 import pytest
 import torch
 from reference import complexity as reference
@@ -115,3 +117,34 @@ def test_the_command_line(capsys):
     ]
     assert main([*command, "--autocast", "bfloat16"]) == 0
     assert '"autocast": "bfloat16"' in capsys.readouterr().out
+
+
+def test_float16_that_underflows_is_refused_as_overflow_is():
+    """At a feature scale of 1e-6 geometric complexity was off by 39 %."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 8))
+    x = torch.randn(64, 8)
+    small = copy.deepcopy(net)
+    with torch.no_grad():
+        for parameter in small[2].parameters():
+            parameter.mul_(1e-5)
+    with pytest.raises(ValueError, match="expected Jacobians in the range of float16"):
+        geo.geometric_complexity(small.half(), x.half(), layer="")
+    half = geo.geometric_complexity(copy.deepcopy(net).half(), x.half(), layer="")
+    assert half.value == pytest.approx(geo.geometric_complexity(net, x, layer="").value, rel=0.01)
+
+
+def test_the_mean_over_positions_of_a_1d_convolution():
+    """(n, channels, positions): the channels were averaged."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv1d(2, 5, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(40, 3)
+    )
+    x = torch.randn(12, 2, 10)
+    data = (x, torch.arange(12) % 3)
+    found = geo.measure(net, data, layer="0", pool="mean").features
+    torch.testing.assert_close(found, net[0](x).mean(dim=2).detach())
+    with pytest.raises(
+        ValueError, match="pool: expected a layer that tells positions from channel"
+    ):
+        geo.measure(net, data, layer="1", pool="mean")

@@ -61,7 +61,8 @@ def cdnv(
 
     Returns:
         A 0-d float64 tensor, or (C, C). A pair is undefined (NaN) where a class has no example
-        (fewer than 2 if corrected) or where the (corrected) squared distance is not above 0.
+        (fewer than 2 if corrected), where two means are equal but for rounding, or where the
+        corrected squared distance is not above 0.
 
     Raises:
         TypeError: features that are not floating point, labels that are not integers.
@@ -185,7 +186,9 @@ def _inverse_blocks(
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Yield tiles of 1/d^2_ij or 1/d~^2_ij; NaN for too few examples or a distance of 0 or less."""
     noise = mean_noise(statistics, bias_corrected=bias_corrected)
+    rounding = statistics.rounding_squared()
     for a, b, squared in distance_blocks(statistics.centred_means()):
+        squared = squared.masked_fill_(squared <= rounding, 0.0)
         if noise is not None:
             squared -= noise[a][:, None] + noise[b]
         yield a, b, squared.masked_fill_(squared <= 0.0, torch.nan).reciprocal_()
@@ -216,7 +219,7 @@ def _undefined(n_undefined: int, n_pairs: int, bias_corrected: bool, skipped: bo
     why = (
         "a class with fewer than 2 examples, or a corrected squared distance that is not positive"
         if bias_corrected
-        else "a class without examples, or two equal class means"
+        else "a class without examples, or two class means that are equal but for rounding"
     )
     outcome = "the average is over the others only" if skipped else "the average is NaN"
     return f"{name}: undefined for {n_undefined} of {n_pairs} class pairs ({why}); {outcome}"

@@ -65,12 +65,13 @@ def symmetric(block: Tensor) -> Tensor:
     return upper + upper.T
 
 
-def pair_weights(means: Tensor) -> Tensor:
+def pair_weights(means: Tensor, rounding: float = 0.0) -> Tensor:
     """Weight of each class in NC and geometric collapse (C,).
 
         w_i = 1/(C(C-1)) sum_{j != i} 1/||mu_i - mu_j||^2
 
-    NaN where a mean is NaN or two means coincide. Source: definitions 2.
+    NaN where a mean is NaN or two means coincide: their squared distance is at most ``rounding``.
+    Source: definitions 2.
 
     Examples:
         >>> pair_weights(torch.tensor([[0.0], [2.0]])).tolist()
@@ -79,7 +80,7 @@ def pair_weights(means: Tensor) -> Tensor:
     n_classes = len(means)
     sums = torch.zeros(n_classes, dtype=torch.float64, device=means.device)
     for a, b, block in distance_blocks(means):
-        inverse = torch.where(block > 0.0, block, torch.nan).reciprocal()
+        inverse = torch.where(block > rounding, block, torch.nan).reciprocal()
         if a == b:
             inverse.fill_diagonal_(0.0)
         else:

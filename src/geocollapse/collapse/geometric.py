@@ -32,11 +32,13 @@ class PoincareRatios(TypedDict):
 
 
 @overload
-def geometric_collapse(class_gc: Sequence[Estimate], class_means: Array) -> Estimate: ...
-@overload
-def geometric_collapse(class_gc: Array, class_means: Array) -> Tensor: ...
 def geometric_collapse(
-    class_gc: Sequence[Estimate] | Array, class_means: Array
+    class_gc: Sequence[Estimate], class_means: Array, *, rounding: float = ...
+) -> Estimate: ...
+@overload
+def geometric_collapse(class_gc: Array, class_means: Array, *, rounding: float = ...) -> Tensor: ...
+def geometric_collapse(
+    class_gc: Sequence[Estimate] | Array, class_means: Array, *, rounding: float = 0.0
 ) -> Estimate | Tensor:
     """Geometric collapse: mean over class pairs of geometric complexity over squared distance.
 
@@ -53,6 +55,8 @@ def geometric_collapse(
     Args:
         class_gc: GC of each class, C Estimates or a (C,) tensor or array.
         class_means: (C, p), in the same order.
+        rounding: the squared distance up to which two means coincide, see
+            ``ClassStatistics.rounding_squared``.
 
     Returns:
         An Estimate if ``class_gc`` holds Estimates, else a 0-d float64 tensor; NaN where two means
@@ -74,10 +78,10 @@ def geometric_collapse(
     means = as_features(class_means)
     if isinstance(class_gc, Sequence):
         _check_estimates(class_gc, means)
-        return _weighted_sum(class_gc, pair_weights(means).tolist())
+        return _weighted_sum(class_gc, pair_weights(means, rounding).tolist())
     gc = as_tensor("class_gc", class_gc).double().to(means.device)
     _check_classes("class_gc", gc, means)
-    return (pair_weights(means) * gc).sum()
+    return (pair_weights(means, rounding) * gc).sum()
 
 
 def poincare_ratios(

@@ -137,6 +137,17 @@ class ClassStatistics:
         """Var_c = M_c / n_c = tr Sigma_c (C,); NaN for a class without examples."""
         return self.sum_squares / self.counts
 
+    def rounding_squared(self) -> float:
+        """The squared distance of two means up to which they are equal, but for rounding.
+
+        (32 eps)^2 max_c (Var_c + ||mu_c - origin||^2), eps that of float64.
+        """
+        if not len(self.classes) or self.offsets.shape[1] == 0:
+            return 0.0
+        sizes = self.variances() + self.offsets.square().sum(dim=1)
+        unit = 32.0 * torch.finfo(torch.float64).eps
+        return unit**2 * float(sizes.nan_to_num(nan=0.0).max())
+
     def within_scatter(self) -> Tensor:
         """S (p, p), the sum of (f(x) - mu_c)(f(x) - mu_c)^T over all examples.
 

@@ -170,6 +170,6 @@ def _note_on_order(classes: list[str]) -> tuple[str, ...]:
     if classes == in_order(classes):
         return ()
     return (
-        "classes: numbered by letters (10 before 2), as torchvision's ImageFolder does; the outputs "
-        "of a model that numbers them by value fit other classes",
+        "classes: numbered by letters (10 before 2), as torchvision's ImageFolder does; outputs of "
+        "a model that numbers them by value fit other classes",
     )

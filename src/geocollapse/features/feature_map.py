@@ -18,7 +18,7 @@ from geocollapse.features.padding import (
     padding_without_mask,
     without_left_padding,
 )
-from geocollapse.features.pooling import Pool, pooled
+from geocollapse.features.pooling import Pool, is_channels_first, pooled
 from geocollapse.features.wrapped import compiled_parts, without_graphs
 from geocollapse.inputs import Inputs, Map, Take, check_floating, flatten_features, unshared
 
@@ -134,7 +134,14 @@ class FeatureMap:
 
     def _features(self, entry: Entry, x: Tensor) -> tuple[list[Tensor], object]:
         taken, output = self._run(entry.run, x)
-        return [flatten_features(pooled(z, self.pool, entry.mask), len(x)) for z in taken], output
+        features = [
+            pooled(z, self.pool, entry.mask, channels_first=self._is_channels_first(layer, z))
+            for layer, z in zip(self.layers, taken, strict=True)
+        ]
+        return [flatten_features(z, len(x)) for z in features], output
+
+    def _is_channels_first(self, layer: Layer, z: Tensor) -> bool:
+        return self.pool is not None and z.ndim == 3 and is_channels_first(self.model, layer.name)
 
     def _run(self, run: Callable[[Tensor], object], x: Tensor) -> tuple[list[Tensor], object]:
         """Run the model from ``x``, and take what passes through every layer.

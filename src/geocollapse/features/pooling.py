@@ -5,12 +5,55 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Pool = Literal["mean", "cls", "last"]
 
 
-def pooled(features: Tensor, pool: Pool | None, mask: Tensor | None = None) -> Tensor:
+# Modules of torch.nn whose sequences are (n, channels, positions); elsewhere (n, tokens, channels).
+_CHANNELS_FIRST = (
+    nn.Conv1d,
+    nn.ConvTranspose1d,
+    nn.BatchNorm1d,
+    nn.InstanceNorm1d,
+    nn.MaxPool1d,
+    nn.AvgPool1d,
+    nn.LPPool1d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveMaxPool1d,
+)
+_ELEMENTWISE = ("torch.nn.modules.activation", "torch.nn.modules.dropout", nn.Identity.__module__)
+
+
+def is_channels_first(model: nn.Module, name: str) -> bool:
+    """True if sequences at the module ``name`` of ``model`` are (n, channels, positions).
+
+    Raises:
+        ValueError: a module that works on single entries, in a model with 1-d convolutions, does
+            not tell.
+    """
+    module = model.get_submodule(name)
+    while isinstance(module, nn.Sequential) and len(module):
+        module = module[-1]
+    if isinstance(module, _CHANNELS_FIRST):
+        return True
+    is_elementwise = type(module).__module__ in _ELEMENTWISE and not list(module.parameters())
+    if is_elementwise and any(isinstance(other, nn.Conv1d) for other in model.modules()):
+        raise ValueError(
+            f"pool: expected a layer that tells positions from channels, got {name!r}, a "
+            f"{type(module).__name__} in a model with 1-d convolutions; do name the convolution "
+            f"before it, or the input of the layer after it"
+        )
+    return False
+
+
+def pooled(
+    features: Tensor,
+    pool: Pool | None,
+    mask: Tensor | None = None,
+    *,
+    channels_first: bool = False,
+) -> Tensor:
     """Reduce a layer's positions to their mean, or to the first or last token; None keeps them all.
 
     Args:
@@ -18,6 +61,7 @@ def pooled(features: Tensor, pool: Pool | None, mask: Tensor | None = None) -> T
             has no positions, and is returned as it is.
         pool: ``mean``, ``cls`` (the first token) or ``last``, None for all positions.
         mask: (n, tokens), 0 at padding, which is no token.
+        channels_first: sequences are (n, channels, positions).
 
     Raises:
         ValueError: all positions of sequences with a mask, whose lengths differ; a mask that does
@@ -34,7 +78,7 @@ def pooled(features: Tensor, pool: Pool | None, mask: Tensor | None = None) -> T
                 f"whose lengths differ, got None; do pool='mean', or 'last' for a decoder (--pool)"
             )
         return features
-    if features.ndim > 3:
+    if features.ndim > 3 or channels_first:
         if pool != "mean":
             raise ValueError(
                 f"pool: expected 'mean' for a map {tuple(features.shape)}, got {pool!r}; do "

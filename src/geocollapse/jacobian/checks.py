@@ -16,13 +16,15 @@ def check_terms(
     """Refuse estimates of single probes (probes, 1 or 2, n) that measure no Jacobian.
 
     Raises:
-        ValueError: NaN or infinity, although the features are finite.
+        ValueError: NaN or infinity, although the features are finite; float16 that underflows.
         RuntimeError: zeros, because features that change with ``x`` have no gradients.
     """
     for layer, (found, z) in enumerate(zip(terms, features, strict=True)):
         are_finite, is_any = torch.stack([torch.isfinite(found).all(), found.any()]).cpu().tolist()
         if not are_finite:
             raise _overflow(torch.isfinite(found).flatten(0, -2).all(dim=0), indices)
+        if z.dtype is torch.float16:
+            _check_underflow(found[:, 0], x[0].numel())
         if not is_any and found.numel() and _is_cut(take, x, layer, z):
             place = "" if len(terms) == 1 else f" to layer {layer + 1} of {len(terms)}"
             raise RuntimeError(
@@ -40,6 +42,20 @@ def _overflow(is_finite: Tensor, indices: Tensor) -> ValueError:
         f"{len(is_finite)} examples (first in example {first}); do float32, or bfloat16 autocast, "
         "where float16 overflows, or drop these examples"
     )
+
+
+def _check_underflow(squares: Tensor, n_inputs: int) -> None:
+    """Refuse squared norms (probes, n) whose gradients mostly lie below float16's normal range.
+
+    Such numbers lose digits, down to 0.
+    """
+    entry = float(squares.double().mean() / n_inputs) ** 0.5
+    least = torch.finfo(torch.float16).tiny
+    if 0.0 < entry < least:
+        raise ValueError(
+            f"features: expected Jacobians in the range of float16, got entries of about "
+            f"{entry:.1e}, below {least:.1e}; do float32, or bfloat16 autocast"
+        )
 
 
 def _is_cut(take: Take, x: Tensor, layer: int, features: Tensor) -> bool:

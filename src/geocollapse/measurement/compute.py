@@ -11,6 +11,7 @@ from torch import Tensor
 
 from geocollapse.bounds import MAX_MOMENT_CLASSES, bounds_of
 from geocollapse.collapse import (
+    ClassStatistics,
     LabelledFeatures,
     PoincareRatios,
     geometric_collapse,
@@ -53,7 +54,7 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
     classifier = _fitting_classifier(kept, data)
     collapse = measure_collapse(data, weight=classifier.weight, bias=classifier.bias)
     means = data.statistics.means
-    gcol = geometric_collapse(by_class, means)
+    gcol = geometric_collapse(by_class, means, rounding=data.statistics.rounding_squared())
     variance = _total_variance(data)
     has_norms = len(kept.context.probed) > 0
     bounds = bounds_of(data, _BOUND_SHOTS, by_class if has_norms else None)
@@ -70,7 +71,7 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
         kept=kept,
         class_names=names,
         geometric_complexity=gc,
-        per_pixel=_per_pixel(kept, means, variance),
+        per_pixel=_per_pixel(kept, data.statistics, variance),
         gc_per_variance=_divided(gc, variance).value,
         class_complexity=dict(zip(names, by_class, strict=True)),
         geometric_collapse=gcol,
@@ -119,13 +120,14 @@ def _by_name(ratios: PoincareRatios, names: tuple[str, ...]) -> PoincareDict:
     return {"weighted_mean": ratios["weighted_mean"], "max": ratios["max"], "per_class": per_class}
 
 
-def _per_pixel(kept: KeptLayer, means: Tensor, variance: float) -> PerPixel | None:
+def _per_pixel(kept: KeptLayer, classes: ClassStatistics, variance: float) -> PerPixel | None:
     """Complexity and collapse in raw pixels; None if the scale of pixels is unknown."""
     norms = kept.norms.per_pixel()
     if norms is None:
         return None
     by_class, gc = _complexity(kept, norms)
-    return PerPixel(gc, _divided(gc, variance), geometric_collapse(by_class, means))
+    gcol = geometric_collapse(by_class, classes.means, rounding=classes.rounding_squared())
+    return PerPixel(gc, _divided(gc, variance), gcol)
 
 
 def _divided(estimate: Estimate, divisor: float) -> Estimate:

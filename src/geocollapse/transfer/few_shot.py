@@ -19,6 +19,7 @@ Classifier = Literal["nearest_mean", "linear_probe"]
 
 # penalty of the linear probe, in units of the mean squared length of centred support features
 RIDGE = 1.0
+TIE = 1e-12  # of an episode's largest score: below it lies rounding
 
 
 class TransferDict(TypedDict):
@@ -269,9 +270,13 @@ _CLASSIFIERS: dict[Classifier, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def _accuracies(scores: Tensor) -> Tensor:
-    """Share of each episode's queries whose own class has the one largest score: (e,) float64."""
+    """Share of each episode's queries whose own class has the one largest score: (e,) float64.
+
+    Scores that differ by rounding alone are a tie.
+    """
     own = scores.diagonal(dim1=1, dim2=3).mT  # (e, n_way, q)
-    right = (scores >= own[..., None]).sum(dim=3) == 1
+    rounding = TIE * scores.abs().amax(dim=(1, 2, 3), keepdim=True)
+    right = (scores >= own[..., None] - rounding).sum(dim=3) == 1
     return right.flatten(1).double().mean(dim=1)
 
 

@@ -29,10 +29,18 @@ def judge_ratio(
     Source: Munn, Dherin, Gonzalvo (2024): NC <= c GCol with one c; definitions 3 and 5.
     """
     ratios = _positive(runs, RATIO)
-    spread = float(ratios.max() / ratios.min()) if len(ratios) > 1 else np.nan
+    spread = _spread(ratios) if len(ratios) > 1 else np.nan
     outcome: Outcome = "undecided"
+    n_undefined = len(runs) - len(ratios) if len(ratios) else 0
     if len(ratios) > 1:
-        outcome = "holds" if spread <= factor else "does not hold"
+        holds: Outcome = "undecided" if n_undefined else "holds"
+        outcome = holds if spread <= factor else "does not hold"
+    about_undefined = (
+        f"{n_undefined} of {len(runs)} runs have no finite ratio: geometric complexity of a class "
+        f"is 0. "
+        if n_undefined
+        else ""
+    )
     return Verdict(
         claim=POINCARE_BOUND.name,
         statement=(
@@ -47,9 +55,12 @@ def judge_ratio(
         view=view,
         effect_name="largest / smallest",
         effect=spread,
-        note=_ratio_note(runs, history)
-        if len(ratios) > 1
-        else "It takes two runs with a Poincaré ratio.",
+        note=about_undefined
+        + (
+            _ratio_note(runs, history)
+            if len(ratios) > 1
+            else "It takes two runs with a Poincaré ratio."
+        ),
     )
 
 
@@ -100,6 +111,11 @@ def vacuous_remark(runs: pd.DataFrame) -> str:
             vacuous = runs[column].dropna().astype(bool)
             parts.append(f"{population} {int(vacuous.sum())}/{len(vacuous)}")
     return f"bound vacuous at the end in {', '.join(parts)} runs" if parts else ""
+
+
+def _spread(ratios: pd.Series) -> float:
+    """Largest over smallest ratio, infinite if one is: there the features do not move at all."""
+    return np.inf if np.isinf(ratios.max()) else float(ratios.max() / ratios.min())
 
 
 def _ratio_note(runs: pd.DataFrame, history: pd.DataFrame) -> str:
@@ -161,8 +177,8 @@ def _pairs(records: pd.DataFrame, name: str, error: pd.Series, bound: pd.Series)
 
 
 def _positive(runs: pd.DataFrame, column: str) -> pd.Series:
-    """The finite, positive values of a column; empty if it was not recorded."""
+    """The positive values of a column, also infinite ones; empty if it was not recorded."""
     import pandas as pd
 
     values = runs[column].astype(float) if column in runs else pd.Series(dtype=float)
-    return values[np.isfinite(values) & (values > 0)]
+    return values[values > 0]
