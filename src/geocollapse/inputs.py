@@ -121,7 +121,7 @@ def check_floating(x: object) -> Tensor:
 
 def unshared(leaf: Tensor) -> Tensor:
     """A copy of ``leaf`` for a map that may work in place; gradients flow back to ``leaf``."""
-    return leaf.clone() if torch.is_grad_enabled() else leaf
+    return leaf.clone()
 
 
 def flatten_features(output: object, n_examples: int) -> Tensor:

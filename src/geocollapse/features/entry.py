@@ -180,9 +180,13 @@ def _run_from(model: nn.Module, inputs: Inputs, input_layer: str, x: Tensor) -> 
 
 
 def run_model(model: nn.Module, inputs: Inputs) -> object:
-    """The model's output; inputs by name become keyword arguments."""
-    output: object = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-    return output
+    """The model's output; inputs by name become keyword arguments.
+
+    The model gets copies, as it may work in place on the caller's tensors.
+    """
+    if not isinstance(inputs, Mapping):
+        return model(unshared(inputs))
+    return model(**{name: unshared(tensor) for name, tensor in inputs.items()})
 
 
 def _only_floating(model: nn.Module, inputs: Mapping[str, Tensor]) -> str:

@@ -7,9 +7,8 @@ from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
-# From a module, its arguments by position and by name to new arguments, or None to keep them.
-NewArguments = tuple[tuple[object, ...], dict[str, object]] | None
-PreHook = Callable[[nn.Module, tuple[object, ...], dict[str, object]], NewArguments]
+# Looks at a module and its arguments by position and by name.
+PreHook = Callable[[nn.Module, tuple[object, ...], dict[str, object]], None]
 # From a module, its arguments by position and its output to a new output, or None to keep it.
 ForwardHook = Callable[[nn.Module, tuple[object, ...], object], object | None]
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from geocollapse.features.hooks import ForwardHook, NewArguments, PreHook, hooked
+from geocollapse.features.hooks import ForwardHook, PreHook, hooked
 from geocollapse.features.outputs import part_names, part_of
 from geocollapse.features.wrapped import uncompiled_name
 
@@ -64,8 +64,9 @@ class Layer:
 def taps(model: nn.Module, taken: Mapping[Layer, list[object]]) -> AbstractContextManager[None]:
     """Append what passes through each layer to its list in ``taken``, while the block runs.
 
-    In-place operations of later layers do not change what was taken. The model's own output does
-    not pass through a hook, and is left to the caller.
+    What is taken is a copy: later in-place operations do not change it, and the model goes on with
+    its own tensors, which may share memory. The model's own output does not pass through a hook,
+    and is left to the caller.
     """
     before: list[tuple[nn.Module, PreHook]] = []
     after: list[tuple[nn.Module, ForwardHook]] = []
@@ -105,20 +106,16 @@ def only_tensor(layer: Layer, seen: Sequence[object]) -> Tensor:
 
 def _take_input(
     seen: list[object], _module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
-) -> NewArguments:
-    """Take the first argument, and let the module go on with a copy."""
-    seen.append(next(iter([*args, *kwargs.values()]), None))
-    if not args or not isinstance(args[0], Tensor):
-        return None
-    return (args[0].clone(), *args[1:]), kwargs
+) -> None:
+    """Take the first argument."""
+    seen.append(_copy(next(iter([*args, *kwargs.values()]), None)))
 
 
 def _take_output(
     seen: list[object], _module: nn.Module, _args: tuple[object, ...], output: object
-) -> Tensor | None:
-    """Take the output, and let the model go on with a copy."""
-    seen.append(output)
-    return output.clone() if isinstance(output, Tensor) else None
+) -> None:
+    """Take the output."""
+    seen.append(_copy(output))
 
 
 def _take_part(
@@ -128,9 +125,12 @@ def _take_part(
     _args: tuple[object, ...],
     output: object,
 ) -> None:
-    """Take a copy of one part of the output, and let the model go on with the original."""
-    part = part_of(output, str(layer.part), uncompiled_name(layer.name))
-    seen.append(part.clone() if isinstance(part, Tensor) else part)
+    """Take one part of the output."""
+    seen.append(_copy(part_of(output, str(layer.part), uncompiled_name(layer.name))))
+
+
+def _copy(value: object) -> object:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _listed(layer: str, output: object) -> str:

@@ -27,7 +27,7 @@ class Head(nn.Module):
                 or what follows the layer is not one module.
         """
         modules, shape = self._feature_map[0].rest()
-        features = features.reshape(len(features), *shape)
+        features = features.clone().reshape(len(features), *shape)  # modules may work in place
         for module in modules:
             features = module(features)
         output_shape = self._feature_map[0].output_shape
