@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ class TopExample:
     class_name: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimate:
     """A measured value with its standard error.
 
@@ -97,7 +98,14 @@ class Estimate:
         indices: (n_samples,) the positions in the data set that ``values`` belong to.
         warnings: what a reader must know before using the number.
 
+    An Estimate prints as ``value [low, high]``; ``f"{gc:.3g}"`` formats the value alone.
+
     Examples:
+        >>> gc = Estimate(2.0, 0.1, n_samples=1000, dof=999, layer="fc:in")
+        >>> gc
+        Estimate 2 [1.813, 2.206], exact, of 1000 samples at 'fc:in'
+        >>> f"{gc:.3f}"
+        '2.000'
         >>> tuple(round(x, 3) for x in Estimate(2.0, 0.1, n_samples=1000, dof=999).interval())
         (1.813, 2.206)
     """
@@ -120,6 +128,30 @@ class Estimate:
 
     def __float__(self) -> float:
         return float(self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(float(self.value), spec) if spec else str(self)
+
+    def __str__(self) -> str:
+        low, high = self.interval()
+        return f"{self.value:.4g} [{low:.4g}, {high:.4g}]"
+
+    def __repr__(self) -> str:
+        place = "" if self.layer is None else f" at {self.layer or 'the output'!r}"
+        return f"Estimate {self}, {self.estimator}, of {self.n_samples} samples{place}"
+
+    def _repr_html_(self) -> str:
+        """The value, its interval, and what the interval speaks about, for a notebook."""
+        return f"<pre>{html.escape(repr(self))}\n95 % interval for {self.speaks_about}</pre>"
+
+    @property
+    def speaks_about(self) -> str:
+        """What the interval is about, in words."""
+        if self.scale == "linear":
+            return "further draws like these"
+        if self.population == "dataset":
+            return "this data set"
+        return "data like these"
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Two-sided confidence interval at ``level``.

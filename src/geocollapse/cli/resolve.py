@@ -138,7 +138,7 @@ def features_heading(path: Path, kept: KeptLayer) -> str:
     origin = kept.context.provenance
     made = (
         f" of {origin['model']} on {origin['data']}, split {origin['split']}"
-        if "model" in origin
+        if {"model", "data", "split"} <= set(origin)
         else ""
     )
     return f"{path}: features{made}"

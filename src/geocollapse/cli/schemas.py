@@ -43,6 +43,7 @@ class ReportDict(TypedDict):
     """``report --json``.
 
     Attributes:
+        schema_version: raised when a key changes its meaning or goes away.
         report: path of the page.
         table: path of the table of all runs.
         figures: paths of the figures.
@@ -76,6 +77,7 @@ class SweepDict(TypedDict):
     """``sweep --json`` and ``demo --json``.
 
     Attributes:
+        schema_version: raised when a key changes its meaning or goes away.
         folder: of the sweep.
         n_runs: runs of the recipe.
         n_done: runs that are done.
@@ -117,6 +119,7 @@ class PlanDict(TypedDict):
     """``sweep --dry-run --json``.
 
     Attributes:
+        schema_version: raised when a key changes its meaning or goes away.
         folder: of the sweep.
         n_runs: runs to do.
         workers: runs at a time.
@@ -145,6 +148,7 @@ class LineDict(TypedDict):
     """One line of history.jsonl.
 
     Attributes:
+        schema_version: raised when a key changes its meaning or goes away.
         step: number of training steps before it.
         epoch: examples seen over examples of the training set.
         examples_seen: number of examples trained on, with repetition.
@@ -178,6 +182,7 @@ class TrainDict(TypedDict):
     """``train --json``: result.json of the run, and its folder.
 
     Attributes:
+        schema_version: raised when a key changes its meaning or goes away.
         folder: of the run.
         run_id: a hash of its configuration.
         status: `done` or `failed`.

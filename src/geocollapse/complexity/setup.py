@@ -88,6 +88,7 @@ class Setup:
 
     Attributes:
         request: what the caller asked for.
+        name: of the model, by which it was loaded, or else its class.
         model: the module or callable, without DistributedDataParallel.
         module: ``model`` if it is a module, else None.
         feature_map: the map from inputs to the layers.
@@ -98,6 +99,7 @@ class Setup:
     """
 
     request: Request
+    name: str
     model: Model
     module: nn.Module | None
     feature_map: FeatureMap | CallableMap
@@ -152,6 +154,7 @@ def set_up(model: Model, data: Data, request: Request) -> Iterator[Setup]:
     Raises:
         TypeError, ValueError, RuntimeError: see ``geocollapse.measure``.
     """
+    name = _name_of(model)
     model = without_data_parallel(model.model if isinstance(model, LoadedModel) else model)
     module = model if isinstance(model, nn.Module) else None
     check_mixing_layers(module, evaluation=request.evaluation)
@@ -177,6 +180,7 @@ def set_up(model: Model, data: Data, request: Request) -> Iterator[Setup]:
         plan = ProbePlan(estimator, request.seed, _input_std(request, examples, first, feature_map))
         setup = Setup(
             request=request,
+            name=name,
             model=model,
             module=module,
             feature_map=feature_map,
@@ -187,6 +191,14 @@ def set_up(model: Model, data: Data, request: Request) -> Iterator[Setup]:
         )
         check_shared(examples, module, enter, pair, _in_common(setup), dtype=dtype)
         yield setup
+
+
+def _name_of(model: Model | LoadedModel) -> str:
+    """The name by which a model was loaded, or of its class or function."""
+    if isinstance(model, LoadedModel):
+        return model.name
+    plain = without_data_parallel(model)
+    return getattr(plain, "__name__", type(plain).__name__)
 
 
 def _feature_map(

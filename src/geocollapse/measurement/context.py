@@ -53,7 +53,10 @@ def context_of(setup: Setup, reading: Reading, about_outputs: _Notes) -> Context
         split=examples.about.split,
         lambda_max=lambda_max,
         preprocessing=_preprocessing(setup),
-        provenance=provenance(seed=setup.request.seed, device=device_of(setup.model) or "cpu"),
+        provenance={
+            "model": setup.name,
+            **provenance(seed=setup.request.seed, device=device_of(setup.model) or "cpu"),
+        },
         warnings=(*about_accuracy, *_about_inputs(setup), *about_ending, *about_covariance),
     )
 

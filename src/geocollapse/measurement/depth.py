@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from geocollapse.estimate import Estimate
 from geocollapse.measurement.layer import READERS, LayerMeasurement
-from geocollapse.measurement.table import asked_for, rendered, rtol_note
+from geocollapse.measurement.table import asked_for, population_of, rendered, rtol_note
 from geocollapse.measures import MEASURES
 
 if TYPE_CHECKING:
@@ -165,7 +165,9 @@ def _title(layers: Sequence[LayerMeasurement]) -> str:
     split = f", {first.kept.context.split}" if first.kept.context.split else ""
     accuracy = "" if first.accuracy is None else f", accuracy {first.accuracy:.4g}"
     data = f"{len(first.features)} examples{split}, {len(first.class_names)} classes"
-    return f"{len(layers)} layers: {data}{accuracy}"
+    estimator = first.geometric_complexity.estimator
+    about = f"{estimator} probes, intervals for {population_of(first)}"
+    return f"{len(layers)} layers: {data}{accuracy}; {about}"
 
 
 def _notes(layers: Sequence[LayerMeasurement]) -> list[str]:

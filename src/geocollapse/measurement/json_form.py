@@ -24,7 +24,13 @@ class PoincareDict(TypedDict):
 
 
 class PerPixelDict(TypedDict):
-    """The JSON form of ``PerPixel``."""
+    """The JSON form of ``PerPixel``.
+
+    Attributes:
+        geometric_complexity: scales with the features.
+        gc_per_variance: free of the feature scale too.
+        geometric_collapse: free of the feature scale too.
+    """
 
     geometric_complexity: IntervalDict
     gc_per_variance: IntervalDict
@@ -44,6 +50,7 @@ class MeasurementDict(TypedDict):
         classes: name of class 0, 1, ...
         layer: name of the layer; `:in` follows where it is its input; empty for the output.
         split: the part of the data set; null where it has none.
+        per_pixel: readings in raw pixels; null where the scale of the inputs is not known.
         geometric_complexity_per_class: of the examples of each class, by its name.
         poincare_ratio: variance over geometric complexity of a class.
         nearest_mean_bound: bounds on the nearest-mean error by number of shots, `inf` for the class

@@ -113,10 +113,13 @@ class Measurement(CollapseMeasures):
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
     def to_frame(self) -> pandas.DataFrame:
-        """A pandas frame with one row a layer and dotted column names."""
+        """A pandas frame with one row a layer: the model's name first, then dotted names."""
         import pandas
 
-        return pandas.json_normalize([dict(layer.to_dict()) for layer in self.layers])
+        rows = [layer.to_dict() for layer in self.layers]
+        return pandas.json_normalize(
+            [{"model": row["provenance"].get("model"), **row} for row in rows]
+        )
 
     def plot(self) -> Figure:
         """A matplotlib figure.

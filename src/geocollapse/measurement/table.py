@@ -56,7 +56,7 @@ def as_text(layer: LayerMeasurement) -> str:
     )
     table.add_column("measure")
     table.add_column("value", justify="right")
-    table.add_column("95 % interval", justify="right")
+    table.add_column(f"95 % interval for\n{population_of(layer)}", justify="right")
     table.add_column("read as")
     facts = _facts(layer)
     for name in _ROWS:
@@ -107,6 +107,11 @@ def title_of(layer: LayerMeasurement) -> str:
     n_examples, n_features = layer.features.shape
     data = f"{n_examples} examples{split}, {len(layer.class_names)} classes"
     return f"{name}{pooled}: {data}, {n_features} features"
+
+
+def population_of(layer: LayerMeasurement) -> str:
+    """What the intervals speak about: the examples at hand, not what they were drawn from."""
+    return f"these {layer.kept.context.n_population} examples"
 
 
 def _facts(layer: LayerMeasurement) -> dict[str, object]:
