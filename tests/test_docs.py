@@ -1,5 +1,7 @@
 """What the documents show is what the code does: docstring examples, and the Python of README and
 docs.
+
+`REWRITE_PAGES=1 pytest tests/test_docs.py` puts what is printed now on the pages.
 """
 
 import contextlib
@@ -7,6 +9,7 @@ import doctest
 import importlib
 import io
 import math
+import os
 import pkgutil
 import re
 import shlex
@@ -39,7 +42,7 @@ def test_docstring_examples(name):
 
 
 EXAMPLES = [
-    pytest.param(blocks, id=page.name)
+    pytest.param(page, blocks, id=page.name)
     for page in PAGES
     if (blocks := BLOCK.findall(page.read_text()))
 ]
@@ -69,8 +72,20 @@ def lines_of(text):
     return [line for line in text.splitlines() if set(line.strip()) != {"─"}]
 
 
-@pytest.mark.parametrize("blocks", EXAMPLES)
-def test_python_of_the_pages(blocks, monkeypatch, tmp_path):
+def check_shown(page, shown, printed):
+    """Compare a text block of a page with what was printed, or rewrite it where that is asked."""
+    if not differs(*without_rest(shown, printed)):
+        return
+    assert os.environ.get("REWRITE_PAGES"), printed
+    head, cut, _ = shown.partition("\n...\n")
+    lines = printed.splitlines()[: len(head.splitlines()) if cut else None]
+    now = "\n".join([*lines, *(["..."] if cut else []), ""])
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text.replace(f"```text\n{shown}```", f"```text\n{now}```"), encoding="utf-8")
+
+
+@pytest.mark.parametrize(("page", "blocks"), EXAMPLES)
+def test_python_of_the_pages(page, blocks, monkeypatch, tmp_path):
     """The blocks of a page run one after the other and share their names; a text block is what the
     one before printed.
 
@@ -84,12 +99,12 @@ def test_python_of_the_pages(blocks, monkeypatch, tmp_path):
         with contextlib.redirect_stdout(printed):
             exec(compile(code, "page", "exec"), scope)
         if expected:
-            assert not differs(*without_rest(expected, printed.getvalue())), printed.getvalue()
+            check_shown(page, expected, printed.getvalue())
 
 
 COMMAND = re.compile(r"```\n(geocollapse [^`]*)```\n+```text\n(.*?)```", re.DOTALL)
 COMMANDS = [
-    pytest.param(*found, id=f"{page.stem}: {' '.join(found[0].split()[2:4])}")
+    pytest.param(page, *found, id=f"{page.stem}: {' '.join(found[0].split()[2:4])}")
     for page in PAGES
     for found in COMMAND.findall(page.read_text())
 ]
@@ -113,8 +128,8 @@ def encoder_in_the_hub_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("geocollapse.models.hub.has_network", lambda url: False)
 
 
-@pytest.mark.parametrize(("command", "shown"), COMMANDS)
-def test_commands_of_the_pages(command, shown, monkeypatch, request, capsys):
+@pytest.mark.parametrize(("page", "command", "shown"), COMMANDS)
+def test_commands_of_the_pages(page, command, shown, monkeypatch, request, capsys):
     """A command prints what stands below it; `...` leaves out the rest."""
     if ENCODER in command:
         request.getfixturevalue("encoder_in_the_hub_cache")
@@ -124,5 +139,4 @@ def test_commands_of_the_pages(command, shown, monkeypatch, request, capsys):
     monkeypatch.setenv("COLUMNS", "100")
     arguments = shlex.split(command.replace("\\\n", " "))
     assert main([*arguments[1:], "--quiet"]) == 0
-    printed = capsys.readouterr().out
-    assert not differs(*without_rest(shown, printed)), printed
+    check_shown(page, shown, capsys.readouterr().out)
