@@ -20,7 +20,7 @@ from geocollapse.papers.statistics import (
     wilson_interval,
 )
 from geocollapse.papers.verdict import count
-from synthetic_sweep import write_sweep
+from synthetic_sweep import run_folders, write_sweep
 
 vectors = st.lists(st.integers(-20, 20), min_size=5, max_size=7).map(
     lambda v: np.array(v, dtype=float)
@@ -262,7 +262,7 @@ def test_a_sweep_of_one_run_is_undecided_and_does_not_crash(tmp_path):
 def set_final(folder, number, **source):
     import json
 
-    path = sorted((folder / "runs").iterdir())[number] / "result.json"
+    path = run_folders(folder)[number] / "result.json"
     result = json.loads(path.read_text())
     result["final"]["source"] |= source
     path.write_text(json.dumps(result))

@@ -78,7 +78,7 @@ def timeless(value: Any) -> Any:
 def outcome(folder: Path) -> tuple[Any, Any, bytes]:
     result = json.loads((folder / "result.json").read_text())
     return (
-        timeless({key: value for key, value in result.items() if key != "run_id"}),
+        timeless({key: value for key, value in result.items() if key != "history_sha256"}),
         [timeless(line) for line in history(folder)],
         (folder / "checkpoint.safetensors").read_bytes(),
     )

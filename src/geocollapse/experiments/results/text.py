@@ -22,7 +22,7 @@ def json_object(content: bytes) -> dict[str, object] | None:
     """The object that a JSON text holds; None for anything else."""
     try:
         value = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
