@@ -148,7 +148,8 @@ def load_model(folder: str | Path) -> LoadedRun:
         ) from None
     model = build(config.model.name, **sizes, **config.model.args)
     model.load_state_dict(weights)
-    own = Normalisation(config.data.mean, config.data.std, config.data.pad_to)
+    images = config.data
+    own = Normalisation(images.mean, images.std, images.pad_to, images.image_size)
     return LoadedRun(model.eval(), str(folder), str(path), normalisation=own, config=config)
 
 

@@ -235,6 +235,7 @@ def _load(config: DataConfig, examples: _Examples, data_root: str | Path | None)
             mean=config.mean,
             std=config.std,
             pad_to=config.pad_to,
+            image_size=config.image_size,
         )
     )
 
