@@ -100,5 +100,6 @@ def test_temporary_files_of_a_killed_process_are_removed(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a.7-1234.part", "in/b.part", "kept", "a.partial"):
         (tmp_path / name).touch()
-    remove_partial(tmp_path)
+    remove_partial(tmp_path, tmp_path / "in", tmp_path / "missing")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.partial", "in", "kept"]
+    assert not list((tmp_path / "in").iterdir())

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from geocollapse.experiments.engines.ending import signals_raised
 from geocollapse.experiments.engines.local import Job, run_all
 from geocollapse.experiments.recipe import PlannedRun, Recipe
 from geocollapse.experiments.results.folders import SweepFolder
@@ -72,7 +73,7 @@ def run_sweep(
     started = time.perf_counter()
     planned = recipe.planned_runs(n_seeds)
     folder = SweepFolder(Path(out))
-    with folder.held():
+    with signals_raised(), folder.held():
         folder.write_recipe(recipe, planned)
         left = [run for run in planned if not _is_done(folder, run)]
         # Fetched once; missing data end the sweep here.

@@ -61,13 +61,14 @@ def append(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove the temporary files that a killed process left in a folder and below.
+def remove_partial(*folders: Path) -> None:
+    """Remove the temporary files that a killed process left in folders.
 
-    Only for a folder that no other process writes to: see `geocollapse.runtime.locks`.
+    Only for folders that no other process writes to: see `geocollapse.runtime.locks`.
     """
-    for path in folder.rglob(f"*{_PARTIAL}"):
-        path.unlink(missing_ok=True)
+    for folder in folders:
+        for path in folder.glob(f"*{_PARTIAL}"):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from geocollapse.experiments.engines.ending import end_with_parent, signals_raised
+from geocollapse.experiments.engines.ending import end_with_parent
 from geocollapse.experiments.recipe import PlannedRun
 from geocollapse.experiments.results.folders import SweepFolder
 from geocollapse.experiments.supervised.train import failed_result, train_run
@@ -47,11 +47,9 @@ def run_all(
 
     A worker that is killed (out of memory) takes the whole pool with it. The lost runs are run
     again, one at a time, so that the run at fault fails alone: it is the first to be lost again.
-
-    SIGTERM and SIGHUP end the workers and raise SystemExit(143) or (129).
     """
     statuses: list[str] = []
-    with signals_raised(), progress_bar("runs", shown=progress) as advance:
+    with progress_bar("runs", shown=progress) as advance:
         advance(n_skipped, n_skipped + len(jobs))
 
         def ended(status: str) -> None:

@@ -17,7 +17,7 @@ from geocollapse.experiments.results.tensors import unpack_weights
 from geocollapse.experiments.results.text import read_yaml, to_yaml
 from geocollapse.experiments.results.versions import check_version, unversioned, versioned
 from geocollapse.models import LoadedModel, build
-from geocollapse.runtime.files import write_whole
+from geocollapse.runtime.files import remove_partial, write_whole
 from geocollapse.runtime.locks import locked
 
 if TYPE_CHECKING:
@@ -46,13 +46,14 @@ class SweepFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other sweeps out of this folder.
+        """Keep other sweeps out of this folder; what a killed one left is cleared.
 
         Raises:
             InUseError: another process sweeps here.
         """
         lock = self.path / "sweep.lock"
         with locked(lock, what=f"sweep in {self.path}", patience=_PATIENCE):
+            remove_partial(self.path, self.path / "figures")
             yield
 
     def write_recipe(self, recipe: Recipe, runs: Iterable[PlannedRun]) -> None:
@@ -144,7 +145,8 @@ def load_model(folder: str | Path) -> LoadedRun:
         weights, sizes = unpack_weights(_described(run, config))
     except ValueError as error:
         raise ValueError(
-            f"MODEL: expected weights at {path}, got a file where {error}; do train it again"
+            f"MODEL: expected weights at {path}, got a file where {error}; "
+            "do remove result.json and train it again"
         ) from None
     model = build(config.model.name, **sizes, **config.model.args)
     model.load_state_dict(weights)

@@ -66,7 +66,7 @@ class RunFolder:
         """
         lock = self.file("run.lock")
         with locked(lock, what=f"run {self.run_id}", patience=_PATIENCE):
-            remove_partial(self.path)
+            remove_partial(self.path, self.file("checkpoints"))
             checkpoints.settle(self.path)
             yield
 
