@@ -1,8 +1,8 @@
 """A sweep killed at any moment and started again at once ends with the same table.
 
-Parents and workers are killed by SIGKILL and SIGTERM at seeded moments of their progress. The
-parents are forked by a server that has imported the package already, so that twenty kills fit into
-a minute; their workers are the same as in any sweep.
+Parents and workers are killed by SIGKILL and SIGTERM at seeded moments of their progress, and
+parents also while their workers start. The parents are forked by a server that has imported the
+package already, so that twenty kills fit into a minute; their workers are those of any sweep.
 """
 
 from __future__ import annotations
@@ -156,8 +156,9 @@ def test_a_sweep_killed_twenty_times_ends_with_the_same_table(whole: Path, tmp_p
     n_killed = 0
     while n_killed < N_KILLS:
         moment = n_expected * (n_killed + rng.random()) / (N_KILLS + 1)
-        if reaches(process, out, moment):
-            time.sleep(rng.random() * 0.03)
+        is_early = kinds[n_killed][0] == "parent" and rng.random() < 0.5
+        if is_early or reaches(process, out, moment):
+            time.sleep(rng.random() * (1.0 if is_early else 0.03))
             n_killed += process.is_alive() and kill(process, *kinds[n_killed])
         if not process.is_alive():
             process = start(out, n_workers=1 if n_killed % 3 else 2)
