@@ -14,6 +14,16 @@ from typing import Any
 import numpy as np
 import yaml
 
+from geocollapse.experiments.recipe import Recipe, RunConfig, run_id
+
+BASE: dict[str, Any] = {
+    "name": "synthetic",
+    "title": "A sweep with known effects",
+    "data": {"name": "digits"},
+    "model": {"name": "mlp"},
+    "training": {"learning_rate": 0.05, "batch_size": 32, "max_steps": 400},
+    "measuring": {"points": 6},
+}
 VALUES = {
     "learning_rate": ("training.learning_rate", [0.01, 0.02, 0.05, 0.1, 0.2]),
     "batch_size": ("training.batch_size", [128, 64, 32, 16, 8]),
@@ -82,8 +92,9 @@ def write_sweep(
             for seed in range(n_seeds):
                 number = len(runs)
                 levels = Levels.of(sweep, effect, position, seed)
+                config = run_config(number, seed, {key: value})
                 run = {
-                    "run_id": f"{number:03d}{sweep[:5]}",
+                    "run_id": run_id(config),
                     "seed": seed,
                     "sweeps": {sweep: {key: value}},
                     "overrides": {key: value},
@@ -98,7 +109,7 @@ def write_sweep(
                 )
                 write_run(
                     folder / "runs" / run["run_id"],
-                    run,
+                    config,
                     levels,
                     state=state,
                     target=target,
@@ -108,6 +119,17 @@ def write_sweep(
         yaml.safe_dump(recipe(name, sweeps, n_settings, n_seeds) | {"runs": runs})
     )
     return folder
+
+
+def run_config(number: int, seed: int, values: Mapping[str, Any]) -> RunConfig:
+    """The configuration of a run; each has another subset, so that no two have the same name."""
+    return Recipe.of(BASE).run_config({"data.subset": 500 + number, **values}, seed=seed)
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The folders of the runs, in the order of the plan."""
+    runs = yaml.safe_load((folder / "sweep.yaml").read_text())["runs"]
+    return [folder / "runs" / run["run_id"] for run in runs]
 
 
 def recipe(name: str, sweeps: Sequence[str], n_settings: int, n_seeds: int) -> dict[str, Any]:
@@ -135,7 +157,7 @@ def recipe(name: str, sweeps: Sequence[str], n_settings: int, n_seeds: int) -> d
 
 def write_run(
     folder: Path,
-    run: Mapping[str, Any],
+    config: RunConfig,
     levels: Levels,
     *,
     state: str,
@@ -143,16 +165,13 @@ def write_run(
     sampling: int = 0,
 ) -> None:
     folder.mkdir(parents=True)
-    key, value = next(iter(run["overrides"].items()))
-    (folder / "config.yaml").write_text(
-        yaml.safe_dump({"seed": run["seed"], "data": {"name": "digits"}, key: value})
-    )
+    (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     steps = STEPS[:3] if state == "failed" else STEPS
     lines = [record(step, levels, target=target) for step in steps]
     (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     done = state != "failed"
     result = {
-        "run_id": run["run_id"],
+        "run_id": run_id(config),
         "status": "done" if done else "failed",
         "converged": state == "done",
         "stop_step": steps[-1] // 2 if state == "done" else None,

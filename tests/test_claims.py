@@ -6,6 +6,7 @@ from itertools import permutations as orders
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -20,7 +21,7 @@ from geocollapse.papers.statistics import (
     wilson_interval,
 )
 from geocollapse.papers.verdict import count
-from synthetic_sweep import write_sweep
+from synthetic_sweep import run_folders, write_sweep
 
 vectors = st.lists(st.integers(-20, 20), min_size=5, max_size=7).map(
     lambda v: np.array(v, dtype=float)
@@ -62,6 +63,7 @@ def test_five_settings_in_perfect_order_have_p_1_in_120():
     assert permutation_p(x, x**2, sign=1) == pytest.approx(1 / 120)
     assert permutation_p(x, -x, sign=-1) == pytest.approx(1 / 120)
     assert permutation_p(x, -x, sign=1) == 1.0
+    assert permutation_p(x, -x, sign=0) == pytest.approx(2 / 120)
 
 
 @settings(max_examples=20)
@@ -262,7 +264,7 @@ def test_a_sweep_of_one_run_is_undecided_and_does_not_crash(tmp_path):
 def set_final(folder, number, **source):
     import json
 
-    path = sorted((folder / "runs").iterdir())[number] / "result.json"
+    path = run_folders(folder)[number] / "result.json"
     result = json.loads(path.read_text())
     result["final"]["source"] |= source
     path.write_text(json.dumps(result))
@@ -275,6 +277,39 @@ def test_the_poincare_ratio_may_vary_by_the_stated_factor(tmp_path):
     ratio = verdicts(tmp_path, claim="poincare-bound")[0]
     assert ratio.verdict == "does not hold"
     assert ratio.effect == pytest.approx(3.1)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"), [(math.inf, "does not hold"), (math.nan, "undecided"), (0.0, "undecided")]
+)
+def test_a_run_without_a_finite_ratio_keeps_the_claim_from_holding(tmp_path, ratio, verdict):
+    """Such runs were once dropped, and the claim held for the others."""
+    write_sweep(tmp_path)
+    results = read_sweep(tmp_path)
+    runs = results.runs.copy()
+    runs.loc[0, "source.poincare_ratio.max"] = ratio
+    judged = next(v for v in judge(replace(results, runs=runs)) if v.claim == "poincare-bound")
+    assert judged.verdict == verdict
+    set_final(tmp_path, 0, poincare_ratio={"max": None})
+    assert verdicts(tmp_path, claim="poincare-bound")[0].verdict == "undecided"
+    assert "Runs without a positive, finite ratio: 1" in (
+        verdicts(tmp_path, claim="poincare-bound")[0].note
+    )
+
+
+def test_without_an_expected_sign_the_numbers_are_reported_and_nothing_holds(tmp_path):
+    write_sweep(tmp_path)
+    path = tmp_path / "sweep.yaml"
+    recipe = yaml.safe_load(path.read_text())
+    del recipe["claims"]
+    path.write_text(yaml.safe_dump(recipe))
+    for verdict in verdicts(tmp_path, claim="training-choices"):
+        assert verdict.verdict == "undecided"
+        assert verdict.effect == pytest.approx(-1.0)
+        assert verdict.interval == pytest.approx((-1.0, -1.0))
+        assert verdict.p_two_sided == pytest.approx(2 / 120)
+        assert math.isnan(verdict.p)
+        assert "no claims.expected_signs.training.learning_rate" in verdict.note
 
 
 def test_one_error_above_its_bound_is_found(tmp_path):
@@ -329,13 +364,3 @@ def test_every_verdict_is_counted(tmp_path):
     write_sweep(tmp_path, unconverged=[0])
     judged = judge(read_sweep(tmp_path))
     assert sum(count(judged).values()) == len(judged) == 7 + 3 + 7 + 3 + 7 + 5
-
-
-def test_an_infinite_or_undefined_poincare_ratio_is_no_constant(tmp_path):
-    """The infinite ratio was dropped, and the claim held for the others."""
-    write_sweep(tmp_path)
-    set_final(tmp_path, 0, poincare_ratio={"max": None})
-    ratio = verdicts(tmp_path, claim="poincare-bound")[0]
-    assert ratio.verdict == "undecided"
-    assert "1 of " in ratio.note
-    assert "no finite ratio" in ratio.note

@@ -9,16 +9,19 @@ import pytest
 import yaml
 
 from geocollapse.experiments.recipe import (
+    ClaimsConfig,
     PlannedRun,
     Recipe,
     RunConfig,
     identity,
     load_recipe,
+    parse_yaml,
     recipe_names,
     run_id,
     value_at,
 )
 from geocollapse.experiments.recipe.settings import TrainingConfig, known_keys
+from geocollapse.experiments.results.text import read_yaml, to_yaml
 from geocollapse.models import MODELS
 from geocollapse.papers.collapse_transfer.expectations import Expectations
 
@@ -404,3 +407,95 @@ def test_the_published_settings():
     penalty = load_recipe("cifar10-vgg13-gc-penalty")
     assert penalty.sweeps["gc_penalty"]["training.gc_penalty.weight"] == [0.0, 1e-7, 1e-6, 1e-4]
     assert all(run.config.model.args["batch_norm"] is False for run in penalty.planned_runs(1))
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "x" * 300, "a$b$", "", ".hidden", "a\nb", "a "])
+@pytest.mark.parametrize("key", ["name", "sweeps", "presets"])
+def test_a_name_that_no_file_can_have_is_refused_before_training(key, name):
+    """A recipe's name once led out of ./runs, and a sweep's name failed when all was trained."""
+    named = {"name": name, "sweeps": {name: SWEEPS["batch_size"]}, "presets": {name: {}}}
+    text = message(Recipe.of, MINIMAL | {key: named[key]})
+    assert text.startswith(f"recipe: {key}: expected a name of 1 to 100 bytes that a file can have")
+
+
+def test_names_of_other_scripts_and_with_spaces_are_taken():
+    sweeps = {"Größe der Stapel (2)": SWEEPS["batch_size"], "学習率": SWEEPS["learning_rate"]}
+    assert list(Recipe.of(MINIMAL | {"sweeps": sweeps}).sweeps) == list(sweeps)
+
+
+def test_a_misspelt_expected_sign_is_refused_with_the_nearest():
+    def signs(**keys):
+        return Recipe.of(MINIMAL | {"claims": {"expected_signs": keys}})
+
+    assert message(lambda: signs(gc_gcoll=1)) == (
+        "recipe: claims.expected_signs.gc_gcoll: unknown key; do gc_gcol"
+    )
+    misspelt = {"training.learning_rat": -1}
+    assert message(lambda: signs(**misspelt)).endswith("unknown key; do training.learning_rate")
+    known = {"gc_nc": 1, "training.gc_penalty.weight": -1, "model.args.width": 1}
+    assert signs(**known).claims.expected_signs == known
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "sweeps: {}\ntitle: a\nsweeps: {}\n",
+            "expected each key once, got 'sweeps' again in line 3",
+        ),
+        ("data: {name: a, name: b}", "expected each key once, got 'name' again in line 1"),
+        ("a: &a [*a]", "expected values, got one inside itself in line 1"),
+        ("[" * 5000, "expected YAML of a few levels, got deeper ones"),
+        (
+            "\n".join(
+                ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+                + [f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]" for i in range(9)]
+            ),
+            "got aliases that multiply to more",
+        ),
+    ],
+)
+def test_yaml_that_says_something_twice_or_without_end_is_refused(tmp_path, text, expected):
+    """A second `sweeps:` once won, and ten lines of aliases took more than 100 s."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    assert expected in message(load_recipe, str(path))
+
+
+def test_a_few_aliases_and_merged_keys_are_fine(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "extends: demo\nsweeps:\n  one: &grid {training.batch_size: [8, 16]}\n"
+        "  two: {<<: *grid, training.batch_size: [32]}\n"
+    )
+    assert load_recipe(str(path)).sweeps["two"] == {"training.batch_size": [32]}
+
+
+def test_a_run_whose_name_reads_as_a_number_keeps_it(tmp_path):
+    """Once `35090385e703` was read back as infinity."""
+    content = {"run_id": "35090385e703", "rate": 1e-5, "text": "1e5"}
+    path = tmp_path / "a.yaml"
+    path.write_bytes(to_yaml(content))
+    assert read_yaml(path) == content
+    assert parse_yaml(path.read_text(), where="a") == content
+    path.write_text("run_id: 35090385e703\nrate: 1.0e-05\n")  # as version 1 wrote it
+    assert read_yaml(path) == {"run_id": "35090385e703", "rate": 1e-5}
+
+
+def test_a_recipe_drops_a_key_of_the_one_it_extends(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: demo\nclaims: null\nmeasuring: {sampling: null}\nsweeps: null\n")
+    recipe = load_recipe(str(path))
+    assert recipe.claims == ClaimsConfig()
+    assert recipe.measuring.sampling is None
+    assert recipe.measuring.points == 8
+    assert recipe.sweeps == {}
+
+
+def test_classes_have_numbers_or_names(recipe):
+    named = recipe.with_overrides(["data.source_classes=[cat, 3]", "data.image_size=64"])
+    assert named.data.source_classes == ["cat", 3]
+    assert named.data.image_size == 64
+    assert run_id(recipe.with_overrides(["data.image_size=null"]).run_config()) == run_id(
+        recipe.run_config()
+    )

@@ -5,12 +5,14 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
 from rich.console import Console
 
 from geocollapse.cli import main
+from geocollapse.cli.report import report_text
 from geocollapse.experiments.recipe import load_recipe
 from geocollapse.experiments.results.folders import SweepFolder
 from geocollapse.experiments.results.tables import read_sweep
@@ -76,9 +78,7 @@ def test_the_page_needs_no_network_and_holds_plotly_once(page):
 
 
 def test_every_panel_of_the_page_has_its_data(page):
-    panels = json.loads(
-        re.search(r'id="panels">(.*?)</script>', page, flags=re.S)[1].replace("<\\/", "</")
-    )
+    panels = json.loads(re.search(r'id="panels">(.*?)</script>', page, flags=re.S)[1])
     places = re.findall(r'data-chart="([^"]+)" data-panel="(\d+)"', page)
     assert len(places) == sum(len(chart) for chart in panels.values())
     assert all(panels[name][int(i)]["data"] for name, i in places)
@@ -122,6 +122,102 @@ def test_text_of_a_recipe_cannot_become_markup(page):
     assert "<script>alert" not in page
 
 
+def test_text_that_opens_a_comment_and_a_script_leaves_the_charts_alone(tmp_path, monkeypatch):
+    """A browser once took the rest of the page for a comment."""
+    name = "<!--<script> & \u2028"
+    monkeypatch.setitem(VALUES, "schedule", ("training.schedule", ["constant", "cosine", "step"]))
+    write_sweep(tmp_path, sweeps=("schedule",), n_seeds=1)
+    path = tmp_path / "sweep.yaml"
+    recipe = yaml.safe_load(path.read_text())
+    for run in recipe["runs"]:
+        run["sweeps"] = {"schedule": {"training.schedule": f"{name} {run['run_id']}$"}}
+    path.write_text(yaml.safe_dump(recipe))
+    page = write_report(tmp_path).path.read_text(encoding="utf-8")
+    block = re.search(r'id="panels">(.*?)</script>', page, flags=re.S)[1]
+    assert not set("<>&\u2028") & set(block)
+    assert name in json.dumps(json.loads(block), ensure_ascii=False)
+
+
+def test_a_grid_of_two_keys_shows_both(tmp_path):
+    write_sweep(tmp_path, n_settings=4, n_seeds=1)
+    path = tmp_path / "sweep.yaml"
+    recipe = yaml.safe_load(path.read_text())
+    for place, run in enumerate(recipe["runs"]):
+        rate, size = divmod(place, 2)
+        values = {"training.learning_rate": 0.1 * (1 + rate), "training.batch_size": 8 * (1 + size)}
+        run["sweeps"] = {"both": values}
+    path.write_text(yaml.safe_dump(recipe))
+    report = read_report(tmp_path)
+    pairs = [row.pair for row in VerdictGrid.of(report.verdicts, claims_of(report.papers)).rows]
+    assert {"learning rate, GC", "batch size, GC"} <= set(pairs)
+    assert "swept value, GC" not in pairs
+
+
+def test_claims_without_data_are_one_line(tmp_path):
+    report = write_report(write_sweep(tmp_path, target=False))
+    text = words(report.path.read_text(encoding="utf-8"))
+    assert "Claims without data" in text
+    assert "5-shot target accuracy" not in text
+    assert 'id="claim-transfer"' not in report.path.read_text(encoding="utf-8")
+    shown = report_text(report)
+    assert "claim 3 (transfer): Not recorded: target.cdnv." in shown
+    assert "source GC, target NC" not in shown
+
+
+def test_a_sweep_without_claims_shows_its_numbers(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    write_sweep(tmp_path)
+    path = tmp_path / "sweep.yaml"
+    recipe = yaml.safe_load(path.read_text())
+    del recipe["claims"]
+    path.write_text(yaml.safe_dump(recipe))
+    report = write_report(tmp_path)
+    shown = " ".join(report_text(report).split())
+    assert "undecided -1.00 [-1.00, -1.00], two-sided p 0.017" in shown
+    assert "has no expected sign in the recipe (claims.expected_signs)" in shown
+    assert "0.017, two-sided" in words(report.path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda recipe: recipe.pop("title"), "expected a title, got none"),
+        (lambda recipe: recipe.pop("name"), "expected a name, got none"),
+        (lambda recipe: recipe.pop("runs"), "expected an expanded recipe with its runs, got none"),
+        (lambda recipe: recipe["runs"][0].pop("run_id"), "expected a run_id, a seed and sweeps"),
+        (lambda recipe: recipe["runs"][0].update(run_id="../x"), "expected a run_id, a seed and"),
+        (lambda recipe: recipe["runs"].insert(0, "run"), "expected a run_id, a seed and sweeps"),
+    ],
+)
+def test_a_sweep_yaml_without_what_a_report_needs_is_refused_in_one_line(
+    tmp_path, change, told, capsys
+):
+    write_sweep(tmp_path, n_settings=1, n_seeds=1)
+    path = tmp_path / "sweep.yaml"
+    recipe = yaml.safe_load(path.read_text())
+    change(recipe)
+    path.write_text(yaml.safe_dump(recipe))
+    assert main(["report", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}: {told}")
+    assert error.count("\n") == 1
+
+
+def test_figures_appear_when_they_are_complete(tmp_path, monkeypatch):
+    """A figure that was being written over was once half a file."""
+    folder = write_sweep(tmp_path, n_settings=2, n_seeds=1)
+    before = {path: path.read_bytes() for path in write_report(folder).figures}
+
+    def fill_the_disk(_figure, path, **_settings):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fill_the_disk)
+    with pytest.raises(OSError, match=r"No space left on device: '.*figures/.*png'"):
+        write_report(folder)
+    assert {path: path.read_bytes() for path in (folder / "figures").iterdir()} == before
+
+
 @pytest.mark.parametrize(
     "case",
     [
@@ -142,7 +238,8 @@ def test_a_sweep_over_words_has_its_figures_and_no_verdict_on_their_order(tmp_pa
     write_sweep(tmp_path, sweeps=("schedule",), n_seeds=1)
     results = read_sweep(tmp_path)
     assert all(
-        v.note == "The recipe expects no sign here."
+        (v.note, v.verdict, v.n_runs)
+        == ("No numbers, so no order: swept.training.schedule.", "undecided", 0)
         for v in judge(results)
         if v.claim == "training-choices"
     )

@@ -14,7 +14,7 @@ from geocollapse.experiments.results.tables import (
     read_sweep,
     write_table,
 )
-from synthetic_sweep import STEPS, write_sweep
+from synthetic_sweep import STEPS, run_folders, write_sweep
 
 
 def test_table_has_one_row_a_run_with_its_configuration_and_its_last_line(tmp_path):
@@ -43,7 +43,7 @@ def test_a_failed_run_keeps_its_last_line_and_the_step_it_failed_at(tmp_path):
 
 def test_what_is_missing_or_broken_is_named_and_the_rest_is_read(tmp_path):
     write_sweep(tmp_path, n_settings=3, n_seeds=1)
-    first, second, third = sorted((tmp_path / "runs").iterdir())
+    first, second, third = run_folders(tmp_path)
     (first / "result.json").unlink()
     (second / "result.json").write_text("{not json")
     with (third / "history.jsonl").open("a") as file:
@@ -73,7 +73,7 @@ def test_seeds_of_a_setting_share_its_position(tmp_path):
 
 def test_null_is_a_missing_number_and_not_zero(tmp_path):
     write_sweep(tmp_path, n_settings=2, n_seeds=1)
-    result = next(iter(sorted((tmp_path / "runs").iterdir()))) / "result.json"
+    result = run_folders(tmp_path)[0] / "result.json"
     content = json.loads(result.read_text())
     content["final"]["source"]["cdnv"] = None
     result.write_text(json.dumps(content))

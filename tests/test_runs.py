@@ -1,20 +1,36 @@
 """Run folders: files written whole, histories cut, damaged files set aside, models read back."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from geocollapse.experiments.recipe import RunConfig, load_recipe
+from geocollapse.experiments.recipe import RunConfig, load_recipe, run_id
 from geocollapse.experiments.results.folders import RunFolder, SweepFolder, load_model
 from geocollapse.experiments.results.tables import read_sweep
 from geocollapse.models import build
-from synthetic_sweep import write_sweep
+from synthetic_sweep import run_folders, write_sweep
 
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(3)}
 BUFFERS = {"a": torch.ones(2, 3)}
-INFO = {"step": 4, "stop_step": None, "seconds": 0.5}
+INFO = {
+    "step": 4,
+    "stop_step": None,
+    "seconds": 0.5,
+    "seconds_measuring": 0.25,
+    "penalty_step": 0,
+}
+RUN_ID = "0123456789ab"
+DONE = {
+    "run_id": RUN_ID,
+    "status": "done",
+    "converged": True,
+    "steps": 4,
+    "final": {"step": 4, "loss": 0.5},
+}
+FAILED = {"run_id": RUN_ID, "status": "failed"}
 CONFIG = RunConfig.of(
     {
         "data": {"name": "digits"},
@@ -28,7 +44,7 @@ CONFIG = RunConfig.of(
 @pytest.fixture
 def run(tmp_path):
     """A run with records at steps 0, 2, 4 and a checkpoint at step 4."""
-    folder = RunFolder(tmp_path / "0123456789ab")
+    folder = RunFolder(tmp_path / RUN_ID)
     folder.write_config(CONFIG)
     for step in (0, 2, 4):
         folder.append_history({"step": step, "train_loss": 1.0 / (step + 1)})
@@ -43,8 +59,8 @@ def steps(run):
 def test_configuration_and_result_come_back(run):
     assert run.config() == CONFIG
     assert run.result() is None
-    run.write_result({"status": "done", "final": {"step": 4, "loss": float("nan")}})
-    assert run.result() == {"status": "done", "final": {"step": 4, "loss": None}}
+    run.write_result(DONE | {"final": {"step": 4, "loss": float("nan")}})
+    assert run.result() == DONE | {"final": {"step": 4, "loss": None}}
 
 
 def test_a_checkpoint_comes_back_bit_for_bit(run):
@@ -69,37 +85,48 @@ def test_a_crash_before_the_rename_leaves_the_old_file(run, monkeypatch):
     def crash(*_):
         raise OSError("the power is gone")
 
-    run.write_result({"status": "done", "steps": 1})
+    run.write_result(DONE)
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.replace", crash)
         with pytest.raises(OSError, match="the power is gone"):
-            run.write_result({"status": "failed"})
+            run.write_result(FAILED)
         with pytest.raises(OSError, match="the power is gone"):
             run.save_checkpoint(BUFFERS, BUFFERS, INFO | {"step": 2})
     again = RunFolder(run.path)
-    assert again.result() == {"status": "done", "steps": 1}
+    assert again.result() == DONE
+    assert not list(run.path.glob("*.part"))
     saved = again.load_checkpoint()
     assert set(saved.weights) == {"a", "n"}
     assert saved.info["step"] == 4
 
 
-def test_a_crash_between_two_renames_is_noticed(run, monkeypatch):
-    from pathlib import Path
-
+@pytest.mark.parametrize("place", range(1, 6))
+def test_a_crash_between_two_renames_leaves_a_whole_checkpoint(run, monkeypatch, place):
+    """Once a run killed there started again from step 0."""
     rename, renamed = Path.replace, []
 
-    def crash_at_second(path, target):
+    def crash(path, target):
         renamed.append(target)
-        if len(renamed) == 2:
+        if len(renamed) == place:
             raise OSError("the power is gone")
         return rename(path, target)
 
+    run.append_history({"step": 6})
     with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.replace", crash_at_second)
+        patch.setattr("pathlib.Path.replace", crash)
         with pytest.raises(OSError, match="the power is gone"):
-            run.save_checkpoint(BUFFERS, BUFFERS, INFO)
-    assert run.load_checkpoint() is None
-    assert "checkpoint.safetensors set aside" in run.problems[0]
+            run.save_checkpoint(BUFFERS, WEIGHTS, INFO | {"step": 6})
+    is_new = place > 3  # two parts of the new generation, then state.json
+    for _ in range(2):
+        again = RunFolder(run.path)
+        saved = again.load_checkpoint()
+        assert again.problems == []
+        assert saved.info["step"] == (6 if is_new else 4)
+        assert set(saved.weights) == ({"a"} if is_new else {"a", "n"})
+        with again.held():
+            assert not list(run.path.glob("*.next"))
+    run.save_checkpoint(WEIGHTS, BUFFERS, INFO | {"step": 6})
+    assert set(run.load_checkpoint().weights) == {"a", "n"}
 
 
 def test_lines_of_the_history_are_strict_json(run):
@@ -177,7 +204,20 @@ def test_one_flipped_bit_is_noticed(run):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"{}", b'{"status": "perhaps"}', b"\xff\xfe"]
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"status": "perhaps"}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"status": "done"}',
+        json.dumps(DONE | {"run_id": "ba9876543210"}).encode(),
+        json.dumps(DONE | {"final": None}).encode(),
+        json.dumps(DONE | {"steps": 3}).encode(),
+    ],
 )
 def test_a_damaged_result_is_not_a_result(run, content):
     run.file("result.json").write_bytes(content)
@@ -211,7 +251,7 @@ def newer(path, version=99):
     ],
 )
 def test_a_file_of_a_newer_version_is_refused_and_stays(run, name, read):
-    run.write_result({"status": "done"})
+    run.write_result(DONE)
     content = newer(run.file(name))
     with pytest.raises(
         ValueError,
@@ -233,6 +273,138 @@ def test_files_state_their_version_and_are_read_without_one(run):
     run.file("state.json").write_text(json.dumps(state))
     assert run.config() == CONFIG
     assert run.load_checkpoint().info == INFO
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """A run that is done, under its true name."""
+    folder = RunFolder(tmp_path / run_id(CONFIG))
+    folder.write_config(CONFIG)
+    for step in (0, 2, 4):
+        folder.append_history({"step": step, "train_loss": 1.0 / (step + 1)})
+    done = DONE | {"run_id": folder.run_id, "history_sha256": folder.history_digest()}
+    folder.save_checkpoint(WEIGHTS, BUFFERS, INFO | {"run_id": folder.run_id})
+    folder.write_result(done)
+    return folder
+
+
+def test_a_run_is_done_with_its_result_and_its_whole_history(whole):
+    assert whole.finished(CONFIG)["status"] == "done"
+    assert whole.problems == []
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda text: b"garbage", "it does not reach the end of the run"),
+        (lambda text: b"garbage\n", "a line of it cannot be read"),
+        (lambda text: text.replace(b'"step": 2', b'"step": 3'), "it was changed, or is of another"),
+        (lambda text: text.replace(b'"step": 2', b'"step": 4'), "its steps do not increase"),
+        (lambda text: text.replace(b"0.2}", b"0.25}"), "it was changed, or is of another run"),
+        (lambda text: text.splitlines(keepends=True)[0], "it does not reach the end of the run"),
+    ],
+)
+def test_a_done_run_with_another_history_is_computed_anew(whole, change, problem):
+    """Each once counted as done, and the history was drawn."""
+    path = whole.file("history.jsonl")
+    path.write_bytes(change(path.read_bytes()))
+    assert whole.finished(CONFIG) is None
+    assert "history.jsonl set aside" in whole.problems[0]
+    assert problem in whole.problems[0]
+    assert "result.json set aside" in whole.problems[1]
+    assert whole.result() is None
+
+
+@pytest.mark.parametrize("content", [b"", b"seed: [", b"seed: 1\n", b"\xff"])
+def test_the_configuration_of_a_done_run_is_mended(whole, content):
+    """Half a config.yaml once gave empty columns for ever."""
+    whole.file("config.yaml").write_bytes(content)
+    assert whole.finished(CONFIG)["status"] == "done"
+    assert "config.yaml set aside as config.yaml.corrupt" in whole.problems[0]
+    assert whole.config() == CONFIG
+
+
+def test_the_configuration_of_another_run_is_no_configuration_of_this_one(whole):
+    whole.write_config(CONFIG.model_copy(update={"seed": 1}))
+    assert whole.finished(CONFIG)["status"] == "done"
+    other = run_id(CONFIG.model_copy(update={"seed": 1}))
+    assert f"it is of run {other}" in whole.problems[0]
+    assert whole.config() == CONFIG
+
+
+@pytest.mark.parametrize("key", ["step", "stop_step", "seconds", "seconds_measuring"])
+def test_a_state_without_a_key_starts_the_run_anew(run, key):
+    """Once a bare KeyError."""
+    path = run.file("state.json")
+    state = json.loads(path.read_text())
+    del state["info"][key]
+    path.write_text(json.dumps(state))
+    assert run.load_checkpoint() is None
+    assert (
+        f"state.json set aside as state.json.corrupt, to be computed anew: info.{key}"
+        in (run.problems[0])
+    )
+
+
+def test_a_state_of_another_run_is_not_resumed(whole):
+    assert whole.load_checkpoint(run_id(CONFIG)) is not None
+    assert whole.load_checkpoint("ba9876543210") is None
+    assert f"it is of run {whole.run_id}" in whole.problems[0]
+
+
+@pytest.mark.parametrize(("old", "new"), [(b'"step": 2', b'"step": 3'), (b": 1.0}", b": 2.0}")])
+def test_a_history_that_was_edited_is_not_resumed(run, old, new):
+    path = run.file("history.jsonl")
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new))
+    assert run.load_checkpoint() is None
+    assert "history.jsonl set aside" in run.problems[0]
+    assert "it was changed, or is of another run" in run.problems[0]
+
+
+def test_a_state_of_an_earlier_release_is_resumed(run):
+    path = run.file("state.json")
+    state = json.loads(path.read_text())
+    del state["history_sha256"]
+    path.write_text(json.dumps(state))
+    assert run.load_checkpoint().info == INFO
+
+
+def test_results_name_files_of_other_runs_and_do_not_use_them(tmp_path):
+    """Swapped files once gave numbers under the wrong setting."""
+    write_sweep(tmp_path, n_settings=3, n_seeds=1)
+    one, two, three = run_folders(tmp_path)
+    for name in ("result.json", "config.yaml"):
+        for pair in ((one, two), (two, one)):
+            (pair[1] / f"{name}.new").write_bytes((pair[0] / name).read_bytes())
+        for folder in (one, two):
+            (folder / f"{name}.new").replace(folder / name)
+    half = (three / "config.yaml").read_text()
+    (three / "config.yaml").write_text(half[: len(half) // 2])
+    results = read_sweep(tmp_path)
+    assert list(results.runs["status"]) == ["unfinished", "unfinished", "done"]
+    assert "training.learning_rate" not in results.runs
+    for folder, other in ((one, two), (two, one)):
+        for name in ("result.json", "config.yaml"):
+            told = f"run {folder.name}: {name} is not used: it is of run {other.name}"
+            assert told in results.problems
+    assert any(
+        told.startswith(f"run {three.name}: config.yaml is not used") for told in results.problems
+    )
+
+
+def test_results_do_not_use_a_history_that_was_changed(tmp_path):
+    write_sweep(tmp_path, n_settings=1, n_seeds=1)
+    (run,) = run_folders(tmp_path)
+    path = run / "history.jsonl"
+    result = json.loads((run / "result.json").read_text())
+    result["history_sha256"] = RunFolder(run).history_digest()
+    (run / "result.json").write_text(json.dumps(result))
+    assert read_sweep(tmp_path).problems == ()
+    path.write_text(path.read_text().replace('"step": 20', '"step": 21'))
+    results = read_sweep(tmp_path)
+    assert list(results.history["step"]) == [400]
+    assert "history.jsonl is not used: it was changed" in results.problems[0]
 
 
 def test_a_fresh_folder_has_nothing(tmp_path):
@@ -281,6 +453,11 @@ def test_the_trained_model_is_read_back(run, name, args, shape):
 def test_a_model_without_its_weights_is_refused(run):
     run.file("checkpoint.safetensors").write_bytes(b"nothing")
     with pytest.raises(
+        ValueError, match=r"MODEL: expected weights at .*, got a file where it is damaged or of"
+    ):
+        load_model(run.path)
+    run.file("state.json").unlink()
+    with pytest.raises(
         ValueError, match=r"MODEL: expected weights at .*, got a file where it is not a safetensors"
     ):
         load_model(run.path)
@@ -289,6 +466,24 @@ def test_a_model_without_its_weights_is_refused(run):
         FileNotFoundError,
         match=r"MODEL: expected weights at .*checkpoint.safetensors, got none; do",
     ):
+        load_model(run.path)
+
+
+def test_damaged_weights_and_those_of_another_run_are_refused(run):
+    """One flipped byte once gave GC 4.6e75, another run's checkpoint 3.05 for 45.2."""
+    model = build("mlp", num_classes=7, input_shape=(1, 8, 8), hidden=[8])
+    info = INFO | {"run_id": run_id(CONFIG)}
+    run.save_checkpoint(model.state_dict(), {}, info)
+    path = run.file("checkpoint.safetensors")
+    whole = path.read_bytes()
+    x = torch.ones(1, 1, 8, 8)
+    assert torch.equal(load_model(run.path).model(x), model(x))
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 64]))
+    with pytest.raises(ValueError, match="got a file where it is damaged or of another moment"):
+        load_model(run.path)
+    path.write_bytes(whole)
+    run.write_config(CONFIG.model_copy(update={"seed": 1}))
+    with pytest.raises(ValueError, match=r"it is of run \w+, not that of config.yaml"):
         load_model(run.path)
 
 
@@ -341,10 +536,10 @@ def test_what_is_written_is_what_the_results_read(tmp_path):
     for run in planned:
         on_disk = folder.run(run.run_id)
         on_disk.write_config(run.config)
-        on_disk.append_history({"step": 0, "source": {"cdnv": 0.5}})
-        on_disk.write_result(
-            {"status": "done", "converged": True, "final": {"step": 3, "source": {"cdnv": 0.25}}}
-        )
+        for step in (0, 3):
+            on_disk.append_history({"step": step, "source": {"cdnv": 0.5}})
+        final = {"step": 3, "source": {"cdnv": 0.25}}
+        on_disk.write_result(DONE | {"run_id": run.run_id, "steps": 3, "final": final})
     results = read_sweep(tmp_path)
     assert results.problems == ()
     assert results.sweeps == ["learning_rate", "batch_size", "weight_decay"]

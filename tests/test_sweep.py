@@ -6,8 +6,10 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +192,100 @@ def test_interruption_ends_the_workers(tmp_path: Path, monkeypatch: pytest.Monke
         run_sweep(Recipe.of(TINY), tmp_path / "out", workers=1, progress=False)
     assert not multiprocessing.active_children()
     assert not list(tmp_path.glob("out/runs/*/result.json"))
+
+
+def n_of_group(group: int) -> int:
+    """The living processes of a process group."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, of_group, *_ = path.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        found += int(of_group) == group and state not in "ZX"
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGKILL", -9)])
+def test_a_signal_to_the_command_ends_its_workers(tmp_path: Path, name: str, status: int) -> None:
+    """They once trained on, then waited for ever."""
+    out = tmp_path / "out"
+    recipe = tmp_path / "long.yaml"
+    endless = {"max_steps": 10**6, "stop_accuracy": 1.0, "extra_factor": 1e6}
+    recipe.write_text(yaml.safe_dump(TINY | {"training": TINY["training"] | endless}))
+    command = [sys.executable, "-m", "geocollapse", "sweep", str(recipe), "--out", str(out)]
+    with subprocess.Popen(
+        [*command, "--workers", "2", "--quiet"], start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(out.glob("runs/*/state.json")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        again = subprocess.run([*command, "--quiet"], capture_output=True, text=True, check=False)
+        process.send_signal(getattr(signal, name))
+        assert process.wait(60) == status
+        while n_of_group(process.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert again.returncode == 1
+    assert f"expected no other process at work, got process {process.pid} on " in again.stderr
+    assert (out / "sweep.lock").exists() == (name == "SIGKILL")
+
+
+def test_a_run_that_another_process_holds_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("geocollapse.experiments.results.run_folder._PATIENCE", 0.0)
+    recipe = Recipe.of(TINY | {"sweeps": {}})
+    (run,) = recipe.planned_runs()
+    with SweepFolder(tmp_path).run(run.run_id).held():
+        summary = run_sweep(recipe, tmp_path, workers=1, progress=False)
+    assert (summary.n_done, summary.n_failed) == (0, 1)
+    assert f"run {run.run_id}: expected no other process at work, got process" in caplog.text
+    assert not list(tmp_path.glob("runs/*/result.json"))
+
+
+def grown(**changes: Any) -> Recipe:
+    return Recipe.of(TINY).with_values({key.replace("__", "."): v for key, v in changes.items()})
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"sweeps": {}}, "sweeps.learning_rate is over nothing, and was over training.learning"),
+        ({"sweeps__batch_size": {"training.batch_size": [16]}}, "without 61"),
+        ({"training__batch_size": 8}, "training.batch_size is 8, and was 16"),
+        ({"data__subset": None}, "data.subset is None, and was 60"),
+        ({"claims__coverage": 0.5}, "claims.coverage is 0.5, and was 0.93"),
+        ({"threads": 2}, "threads is 2, and was 1"),
+    ],
+)
+def test_a_folder_of_another_recipe_is_refused(
+    swept: tuple[Path, Any], changes: dict[str, Any], told: str
+) -> None:
+    """Once sweep.yaml and the table were replaced without a word."""
+    out, _ = swept
+    before = (out / "sweep.yaml").read_bytes()
+    with pytest.raises(ValueError, match=r"out: expected the recipe of .*sweep.yaml") as caught:
+        run_sweep(grown(**changes), out, workers=1, progress=False)
+    assert told in str(caught.value)
+    assert (out / "sweep.yaml").read_bytes() == before
+
+
+def test_a_recipe_may_grow_and_not_shrink(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    folder.write_recipe(Recipe.of(TINY), Recipe.of(TINY).planned_runs())
+    more = grown(seeds=2, title="More", sweeps__batch_size={"training.batch_size": [61, 8]})
+    folder.write_recipe(more, more.planned_runs())
+    assert len(folder.entries()) == 2 * len(Recipe.of(TINY).planned_runs()) + 2
+    with pytest.raises(ValueError, match="seeds is 1, and was 2"):
+        folder.write_recipe(more, more.planned_runs(1))
+
+
+def test_a_sweep_yaml_that_is_damaged_is_set_aside(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    (tmp_path / "sweep.yaml").write_text("name: tiny\ntitle: [")
+    folder.write_recipe(Recipe.of(TINY), Recipe.of(TINY).planned_runs())
+    assert (tmp_path / "sweep.yaml.corrupt").is_file()
+    assert folder.recipe() == Recipe.of(TINY)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geocollapse.charts.chart import Chart, Panel, Series, log_ticks
+from geocollapse.runtime.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,24 +25,26 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "legend.frameon": False,
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # a swept value may hold a dollar sign
 }
 
 
 def save(chart: Chart, folder: Path) -> tuple[Path, Path]:
     """Write ``<name>.png`` and ``<name>.pdf`` into ``folder`` and return both paths.
 
-    The files hold no date: the same chart gives the same bytes.
+    Each appears when it is complete. The files hold no date: the same chart gives the same bytes.
     """
     from matplotlib import rc_context
 
-    folder.mkdir(parents=True, exist_ok=True)
     png = folder / f"{chart.name}.png"
     pdf = folder / f"{chart.name}.pdf"
     with rc_context(STYLE):
         figure = draw(chart)
-        figure.savefig(png, dpi=130, metadata={"Software": None})
+        with written_whole(png) as partial:
+            figure.savefig(partial, format="png", dpi=130, metadata={"Software": None})
         figure.set_layout_engine("none")  # keep the layout: making it is half of the time
-        figure.savefig(pdf, metadata={"CreationDate": None})
+        with written_whole(pdf) as partial:
+            figure.savefig(partial, format="pdf", metadata={"CreationDate": None})
     return png, pdf
 
 

@@ -50,9 +50,8 @@ def report_json(written: SweepReport) -> ReportDict:
 
 def report_text(written: SweepReport) -> str:
     """The verdicts as a table, problems, and the path of the page."""
-    from geocollapse.reports.verdict_grid import verdict_table
+    from geocollapse.reports.verdict_grid import not_judged_text, verdict_table
 
     problems = [f"problem: {problem}" for problem in written.results.problems]
-    return "\n".join(
-        [as_text(verdict_table(written)), *problems, f"report: {written.path.resolve()}"]
-    )
+    lines = [as_text(verdict_table(written)), *not_judged_text(written), *problems]
+    return "\n".join([*lines, f"report: {written.path.resolve()}"])

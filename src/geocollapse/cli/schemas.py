@@ -34,6 +34,7 @@ class VerdictDict(TypedDict):
     p: float | None
     p_holm: float | None
     p_opposite: float | None
+    p_two_sided: float | None
     remark: str
     note: str
     figure: str
@@ -208,6 +209,7 @@ class TrainDict(TypedDict):
     failed_step: int | None
     seconds: float | None
     final: LineDict | None
+    history_sha256: NotRequired[str]  # of a run that is done
     sampling: dict[str, Any]
     provenance: Provenance
 

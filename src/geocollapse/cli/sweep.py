@@ -123,23 +123,25 @@ def _plan_text(recipe: Recipe, folder: Path, cost: Cost) -> str:
 def _run(recipe: Recipe, folder: Path, options: SweepOptions, display: Display) -> Answer:
     """Carry out the runs that are not done yet, then write the report."""
     from geocollapse.cli.report import report_json, report_text
+    from geocollapse.experiments.engines.ending import signals_raised
     from geocollapse.experiments.sweep import run_sweep
     from geocollapse.papers.registry import find_papers
     from geocollapse.reports.sweep_report import write_report
 
     find_papers(recipe.claims.papers)  # an unknown paper ends the sweep here, not after training
-    summary = run_sweep(
-        recipe,
-        folder,
-        workers=options.workers,
-        n_seeds=options.seeds,
-        device=options.torch_device,
-        data_root=options.data_root,
-        progress=not display.quiet,
-    )
-    if not display.quiet:
-        print("writing the report", file=sys.stderr)
-    written = write_report(folder)
+    with signals_raised():  # from the first run to the report: exit code 143 for SIGTERM
+        summary = run_sweep(
+            recipe,
+            folder,
+            workers=options.workers,
+            n_seeds=options.seeds,
+            device=options.torch_device,
+            data_root=options.data_root,
+            progress=not display.quiet,
+        )
+        if not display.quiet:
+            print("writing the report", file=sys.stderr)
+        written = write_report(folder)
     failures = written.failures
     result = {
         "schema_version": 1,

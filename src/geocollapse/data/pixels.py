@@ -32,11 +32,13 @@ class Normalisation:
         mean: subtracted from each channel.
         std: each channel is divided by it.
         pad_to: pixels a side to which images are padded with black.
+        image_size: pixels a side to which images are resized and cropped.
     """
 
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     pad_to: int | None = None
+    image_size: int | None = None
 
 
 @dataclass(frozen=True)

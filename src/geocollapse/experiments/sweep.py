@@ -7,9 +7,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from geocollapse.experiments.engines.ending import signals_raised
 from geocollapse.experiments.engines.local import Job, run_all
-from geocollapse.experiments.recipe import Recipe
-from geocollapse.experiments.results.folders import RunFolder, SweepFolder
+from geocollapse.experiments.recipe import PlannedRun, Recipe
+from geocollapse.experiments.results.folders import SweepFolder
 from geocollapse.experiments.supervised.state import load_run_data
 
 
@@ -48,7 +49,8 @@ def run_sweep(
 
     Each run has the recipe's number of threads on every machine; only how many run at a time
     depends on the machine. A run that fails is recorded as failed, the others go on, and a later
-    call tries it again. An interrupted sweep goes on from the checkpoints of its runs.
+    call tries it again. An interrupted sweep goes on from the checkpoints of its runs. SIGTERM and
+    SIGHUP end the workers and raise SystemExit with 128 plus the number of the signal.
 
     Args:
         recipe: what is planned.
@@ -60,37 +62,40 @@ def run_sweep(
         progress: show a progress bar with the projected time on stderr.
 
     Raises:
-        ValueError: ``workers`` below 1, a recipe whose settings are refused, or a sweep folder of a
-            newer version of this package.
+        ValueError: ``workers`` below 1, a recipe whose settings are refused, or a sweep folder of
+            another recipe or of a newer version of this package. A recipe may grow: more seeds,
+            sweeps and values.
         FileNotFoundError: data that cannot be had.
+        InUseError: another sweep works in ``out``.
         RuntimeError: worker processes cannot be started from the calling script.
         KeyboardInterrupt: after the workers have ended; their checkpoints are kept.
     """
     started = time.perf_counter()
     planned = recipe.planned_runs(n_seeds)
     folder = SweepFolder(Path(out))
-    left = [run for run in planned if not _is_done(folder.run(run.run_id))]
-    folder.write_recipe(recipe, planned)
-    load_run_data(recipe.data, data_root=data_root)  # fetched once; missing data end the sweep here
-    n_workers = min(n_workers_of(workers, recipe.threads), max(1, len(left)))
-    jobs = [
-        Job(run, folder.path, device, None if data_root is None else str(data_root)) for run in left
-    ]
-    statuses = run_all(jobs, n_workers, recipe.threads, len(planned) - len(left), progress=progress)
+    with signals_raised(), folder.held():
+        folder.write_recipe(recipe, planned)
+        left = [run for run in planned if not _is_done(folder, run)]
+        # Fetched once; missing data end the sweep here.
+        load_run_data(recipe.data, data_root=data_root)
+        n_workers = min(n_workers_of(workers, recipe.threads), max(1, len(left)))
+        root = None if data_root is None else str(data_root)
+        jobs = [Job(run, folder.path, device, root) for run in left]
+        n_skipped = len(planned) - len(left)
+        statuses = run_all(jobs, n_workers, recipe.threads, n_skipped, progress=progress)
     n_done = statuses.count("done")
     return SweepSummary(
         n_runs=len(planned),
         n_done=n_done,
-        n_skipped=len(planned) - len(left),
+        n_skipped=n_skipped,
         n_failed=len(statuses) - n_done,
         seconds=time.perf_counter() - started,
         out=folder.path,
     )
 
 
-def _is_done(folder: RunFolder) -> bool:
-    result = folder.result()
-    return result is not None and result.get("status") == "done"
+def _is_done(folder: SweepFolder, run: PlannedRun) -> bool:
+    return folder.run(run.run_id).finished(run.config) is not None
 
 
 def n_workers_of(workers: int | None, threads: int) -> int:

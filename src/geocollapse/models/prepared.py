@@ -96,7 +96,7 @@ def prepare(
         mean=own.mean if mean is None else mean,
         std=own.std if std is None else std,
         pad_to=own.pad_to,
-        image_size=image_size,
+        image_size=own.image_size if image_size is None else image_size,
         preprocessing=loaded.preprocessing,
     )
     if isinstance(data, str):

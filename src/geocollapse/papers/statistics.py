@@ -1,6 +1,7 @@
 """Rank correlation over a few settings: its interval, its exact test, and Holm's correction.
 
-Every p is one-sided. NaN: the quantity is undefined (a constant column, too few settings).
+A p is one-sided where a sign is expected. NaN: the quantity is undefined (a constant column, too
+few settings).
 """
 
 from __future__ import annotations
@@ -69,9 +70,10 @@ def bootstrap_interval(
 
 
 def permutation_p(x: Array, y: Array, *, sign: int, seed: int = 0) -> float:
-    """One-sided p of rho on the side of ``sign``, over permutations of the settings.
+    """The p of rho over permutations of the settings: on the side of ``sign``, or on both for 0.
 
-        p = share of orders pi with sign * rho(x, y_pi) >= sign * rho(x, y)
+        p = share of orders pi with sign * rho(x, y_pi) >= sign * rho(x, y);
+            for sign 0 with |rho(x, y_pi)| >= |rho(x, y)|
 
     The orders are all n! up to n = 8, so five settings in perfect order give 1/120; above that,
     20,000 seeded ones and the observed one, which keeps the test valid.
@@ -82,10 +84,13 @@ def permutation_p(x: Array, y: Array, *, sign: int, seed: int = 0) -> float:
     if math.isnan(observed):
         return math.nan
     orders = permutations(len(y), seed=seed)
-    permuted = sign * _row_correlations(
+    permuted = _row_correlations(
         np.broadcast_to(_ranks(x[None]), orders.shape), _ranks(y[None])[0][orders]
     )
-    as_far = int(np.count_nonzero(permuted >= sign * observed - _TIE))
+    if sign == 0:
+        as_far = int(np.count_nonzero(np.abs(permuted) >= abs(observed) - _TIE))
+    else:
+        as_far = int(np.count_nonzero(sign * permuted >= sign * observed - _TIE))
     if len(x) <= EXACT_SETTINGS:
         return as_far / len(permuted)
     return (as_far + 1) / (len(permuted) + 1)

@@ -41,6 +41,7 @@ class Verdict:
         p: one-sided p on the expected side.
         p_holm: p after Holm's correction within the claim.
         p_opposite: Holm-corrected p on the other side, behind `does not hold`.
+        p_two_sided: p on both sides, where no sign is expected; it decides nothing.
         remark: a few words that belong to the verdict itself, such as how often a bound is vacuous.
         note: what a reader must know beside it.
         figure: name of the figure that shows it.
@@ -62,6 +63,7 @@ class Verdict:
     p: float = math.nan
     p_holm: float = math.nan
     p_opposite: float = math.nan
+    p_two_sided: float = math.nan
     remark: str = ""
     note: str = ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from geocollapse.experiments.results.tables import SweepResults, flatten
+from geocollapse.experiments.results.text import to_yaml
 from geocollapse.reports.wording import number
 
 _SHOWN = 4  # values of one key before the others are only counted
@@ -47,9 +48,7 @@ def command(results: SweepResults) -> str:
 
 def recipe_text(recipe: Mapping[str, object]) -> str:
     """An expanded recipe as YAML."""
-    import yaml
-
-    return str(yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
+    return to_yaml(recipe).decode("utf-8")
 
 
 def _completed(recipe: Mapping[str, object]) -> dict[str, object] | None:

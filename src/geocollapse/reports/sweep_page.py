@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from geocollapse.papers.registry import claims_of
 from geocollapse.papers.verdict import Verdict, View
 from geocollapse.reports.origin import provenance, recipe_text
 from geocollapse.reports.run_table import run_table, runs_sentence, warnings
-from geocollapse.reports.verdict_grid import VerdictGrid
+from geocollapse.reports.verdict_grid import VerdictGrid, not_judged
 from geocollapse.reports.wording import (
     MISSING,
     SYMBOLS,
@@ -75,10 +74,12 @@ class ClaimView:
 
 def render(report: SweepReport) -> str:
     """The page as text."""
+    from jinja2.utils import htmlsafe_json_dumps
     from plotly.offline import get_plotlyjs
 
     results = report.results
     claims = claims_of(report.papers)
+    missing = not_judged(report.verdicts, claims)
     headings, rows = run_table(results)
     panels = {chart.name: plotly_panels(chart) for chart in report.charts}
     return (
@@ -94,6 +95,12 @@ def render(report: SweepReport) -> str:
             claims=[
                 ClaimView.of(place, claim, report.verdicts, report.charts)
                 for place, claim in enumerate(claims.values(), start=1)
+                if claim.name not in missing
+            ],
+            not_judged=[
+                (place, claim, missing[claim.name])
+                for place, claim in enumerate(claims.values(), start=1)
+                if claim.name in missing
             ],
             histories=[c for c in report.charts if c.name.startswith(("curves", "training"))],
             runs=rows,
@@ -104,7 +111,7 @@ def render(report: SweepReport) -> str:
             provenance=provenance(results),
             recipe_text=recipe_text(results.recipe),
             plotly_js=get_plotlyjs(),
-            panels_json=json.dumps(panels, allow_nan=False).replace("</", "<\\/"),
+            panels_json=htmlsafe_json_dumps(panels, allow_nan=False),
         )
     )
 

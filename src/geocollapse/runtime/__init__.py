@@ -1,1 +1,1 @@
-"""Files, progress, provenance and several processes: nothing here knows of models or data."""
+"""Files, locks, progress, provenance, processes: nothing here knows of models or data."""

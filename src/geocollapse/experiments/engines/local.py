@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -14,12 +15,11 @@ from pathlib import Path
 
 import torch
 
+from geocollapse.experiments.engines.ending import end_with_parent
 from geocollapse.experiments.recipe import PlannedRun
 from geocollapse.experiments.results.folders import SweepFolder
-from geocollapse.experiments.supervised.train import (
-    failed_result,
-    train_run,
-)
+from geocollapse.experiments.supervised.train import failed_result, train_run
+from geocollapse.runtime.locks import InUseError
 from geocollapse.runtime.progress import progress_bar
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -27,6 +27,7 @@ _KILLED = (
     "worker: expected to end by itself, got killed (perhaps out of memory); "
     "do a smaller evaluation_batch_size"
 )
+_log = logging.getLogger("geocollapse")
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,22 @@ def _work(job: Job) -> str:
 
 
 def _failed(job: Job, error: BaseException) -> str:
-    """Record a run that ended with an exception as failed."""
+    """Record a run that ended with an exception as failed.
+
+    The record of a run that another process works on is left to that process.
+    """
     folder = SweepFolder(job.out).run(job.run.run_id)
-    folder.write_config(job.run.config)
     seed = job.run.config.seed
     result = failed_result(folder.run_id, error, seed=seed, device=job.device)
     result["provenance"]["threads"] = job.run.config.threads  # of the worker
-    folder.write_result(result)
+    try:
+        if isinstance(error, InUseError):
+            raise error
+        with folder.held():
+            folder.write_config(job.run.config)
+            folder.write_result(result)
+    except InUseError as in_use:
+        _log.warning(str(in_use))
     return "failed"
 
 
@@ -106,14 +116,14 @@ def _failed(job: Job, error: BaseException) -> str:
 def _pool(n_workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
     """Fresh worker processes, whose thread count is set before they import torch.
 
-    An interruption or an error drops the runs that wait and ends the workers at once; the runs go
-    on from their checkpoints next time.
+    An interruption, a signal or an error drops the runs that wait and ends the workers at once; the
+    runs go on from their checkpoints next time. Workers also end if this process is killed.
     """
     context = multiprocessing.get_context("spawn")
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
     pool = ProcessPoolExecutor(
-        n_workers, mp_context=context, initializer=_start_worker, initargs=(threads,)
+        n_workers, mp_context=context, initializer=_start_worker, initargs=(threads, os.getpid())
     )
     try:
         _check_start(pool)
@@ -146,6 +156,7 @@ def _end_workers(pool: ProcessPoolExecutor) -> None:
         process.terminate()
 
 
-def _start_worker(threads: int) -> None:
+def _start_worker(threads: int, parent: int) -> None:
+    end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
     torch.set_num_threads(threads)

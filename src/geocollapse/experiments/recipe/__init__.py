@@ -1,6 +1,5 @@
 """Experiments as validated data: recipes, their settings, and the names of their runs."""
 
-from geocollapse.experiments.recipe.files import parse_yaml as parse_yaml
 from geocollapse.experiments.recipe.files import recipe_names as recipe_names
 from geocollapse.experiments.recipe.files import recipe_texts as recipe_texts
 from geocollapse.experiments.recipe.identity import run_id as run_id
@@ -18,3 +17,6 @@ from geocollapse.experiments.recipe.settings import SamplingConfig as SamplingCo
 from geocollapse.experiments.recipe.settings import TrainingConfig as TrainingConfig
 from geocollapse.experiments.recipe.settings import TransferConfig as TransferConfig
 from geocollapse.experiments.recipe.settings import value_at as value_at
+from geocollapse.experiments.recipe.yaml_text import RecipeDumper as RecipeDumper
+from geocollapse.experiments.recipe.yaml_text import parse_stored_yaml as parse_stored_yaml
+from geocollapse.experiments.recipe.yaml_text import parse_yaml as parse_yaml

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import copy
 import difflib
-import re
 from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-import yaml
+from geocollapse.experiments.recipe.yaml_text import parse_yaml
 
 RecipeText = dict[str, object]
 
 _WHOLE = ("sweeps",)  # a recipe that extends another replaces these keys and is merged elsewhere
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which `1e-4` is a number, as in YAML 1.2 (PyYAML follows 1.1: text)."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
 
 
 def recipe_names() -> list[str]:
@@ -56,19 +44,6 @@ def recipe_texts(name_or_path: str) -> dict[str, str]:
             parents = [extends] if isinstance(extends, str) else extends
             left += [_find(parent, folder) for parent in parents]
     return texts
-
-
-def parse_yaml(text: str, *, where: str) -> object:
-    """The value of a YAML text.
-
-    Raises:
-        ValueError: it is not YAML; the message begins with ``where``.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)  # a safe loader
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{where}: expected YAML, got {reason}; do correct or quote it") from None
 
 
 def _shipped() -> Traversable:
@@ -122,11 +97,16 @@ def _extended(file: Traversable, folder: Path, seen: tuple[str, ...]) -> RecipeT
 
 
 def merged(under: RecipeText, over: RecipeText, *, whole: tuple[str, ...] = _WHOLE) -> RecipeText:
-    """``over`` merged into ``under``, mapping by mapping; keys in ``whole`` are replaced."""
+    """``over`` merged into ``under``, mapping by mapping; keys in ``whole`` are replaced.
+
+    A key of ``under`` that is null in ``over`` is dropped, so that it has its default again.
+    """
     result = copy.deepcopy(under)
     for key, value in over.items():
         inner = result.get(key)
-        if isinstance(inner, dict) and isinstance(value, dict) and key not in whole:
+        if key in result and value is None:
+            del result[key]
+        elif isinstance(inner, dict) and isinstance(value, dict) and key not in whole:
             result[key] = merged(inner, value, whole=())
         else:
             result[key] = copy.deepcopy(value)

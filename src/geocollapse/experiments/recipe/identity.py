@@ -51,6 +51,7 @@ VERSION_1: Mapping[str, frozenset[str]] = {
 # would get other names.
 LATER: dict[str, object] = {
     "training.optimizer": "sgd",
+    "data.image_size": None,
 }
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from geocollapse.experiments.recipe.files import RecipeText, parse_yaml, read_recipe
+from geocollapse.experiments.recipe.files import RecipeText, read_recipe
 from geocollapse.experiments.recipe.identity import run_id
+from geocollapse.experiments.recipe.names import check_name, check_signs
 from geocollapse.experiments.recipe.settings import (
     ClaimsConfig,
     DataConfig,
@@ -25,6 +26,7 @@ from geocollapse.experiments.recipe.settings import (
     TransferConfig,
     value_at,
 )
+from geocollapse.experiments.recipe.yaml_text import parse_yaml
 
 
 class Recipe(Part):
@@ -56,6 +58,21 @@ class Recipe(Part):
     sweeps: dict[str, dict[str, Annotated[list[object], Field(min_length=1)]]] = Field(default={})
     claims: ClaimsConfig = ClaimsConfig()
     presets: dict[str, Setting] = Field(default={})
+
+    @classmethod
+    def of(cls, data: Mapping[str, object]) -> Self:
+        """Validate plain data, names and expected signs included.
+
+        Raises:
+            ValueError: as of `Part.of`; a name that no file can have; an expected sign of nothing.
+        """
+        recipe = super().of(data)
+        check_name("name", recipe.name)
+        for kind, names in (("sweeps", recipe.sweeps), ("presets", recipe.presets)):
+            for name in names:
+                check_name(kind, name)
+        check_signs(recipe.claims.expected_signs)
+        return recipe
 
     def to_dict(self) -> dict[str, object]:
         """The expanded recipe as plain data: `Recipe.of` of it gives an equal recipe."""
@@ -155,7 +172,8 @@ class Recipe(Part):
 def load_recipe(name_or_path: str) -> Recipe:
     """A shipped recipe by name, or your own by its path, which ends in .yaml or .yml.
 
-    A recipe that `extends` another is merged over it; its `sweeps` replace the other's.
+    A recipe that `extends` another is merged over it; its `sweeps` replace the other's, and a key
+    that is null in it is dropped.
 
     Raises:
         ValueError: no recipe of that name (the message has the nearest), text that is not YAML, or

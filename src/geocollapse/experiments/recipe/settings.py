@@ -13,7 +13,7 @@ from geocollapse.experiments.recipe.problems import describe
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Classes = list[int] | str | None
+Classes = list[int | str] | str | None  # numbers and names
 Setting = dict[str, object]  # dotted keys and their values
 
 
@@ -41,7 +41,9 @@ class DataConfig(Part):
 
     A run has a target if ``target_classes`` or ``target_split`` is given; the split alone means
     that split of the source classes. The split defaults to `train` for the source and to `test`
-    for the target.
+    for the target. Classes are numbers or names, in a list or as `0-4,7` and `cat,dog`.
+
+    ``image_size`` resizes and crops images to so many pixels a side.
     """
 
     name: str
@@ -54,6 +56,7 @@ class DataConfig(Part):
     mean: list[float] | None = None
     std: list[float] | None = None
     pad_to: Positive | None = None
+    image_size: Positive | None = None
     augmentation: Literal["none", "crop_flip"] = "none"
 
     @property

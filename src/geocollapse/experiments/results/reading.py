@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from geocollapse.experiments.results.checks import (
+    config_fault,
+    history_fault,
+    order_fault,
+    result_fault,
+)
+from geocollapse.experiments.results.text import json_object, read_yaml
 from geocollapse.experiments.results.versions import check_version, unversioned
 
 if TYPE_CHECKING:
@@ -30,11 +38,12 @@ class ReadRun:
     @classmethod
     def read(cls, folder: Path, plan: PlanEntry, problems: list[str]) -> ReadRun:
         """Read a run folder and add a sentence to ``problems`` for each file at fault."""
+        result = _read_result(folder / "result.json", problems)
         return cls(
             plan,
             _read_config(folder / "config.yaml", problems),
-            list(_read_history(folder / "history.jsonl", problems)),
-            _read_result(folder / "result.json", problems),
+            _read_history(folder / "history.jsonl", result, problems),
+            result,
         )
 
     @property
@@ -101,22 +110,45 @@ def read_plan(folder: Path) -> tuple[dict[str, object], list[PlanEntry]]:
         FileNotFoundError: there is no sweep.yaml in ``folder``.
         ValueError: it cannot be read as a recipe with its runs, or is of a newer version.
     """
-    import yaml
-
     path = folder / "sweep.yaml"
     if not path.is_file():
         raise FileNotFoundError(
             f"DIR: expected a sweep folder with sweep.yaml, got {folder}; "
             f"do geocollapse sweep RECIPE --out {folder}"
         )
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or not content.get("runs"):
+    content = read_yaml(path)
+    check_version(content, path)
+    recipe = unversioned(content)
+    for key in ("name", "title"):
+        if not isinstance(recipe.get(key), str):
+            raise ValueError(f"{path}: expected a {key}, got none; do the sweep again")
+    runs = recipe.pop("runs", None)
+    if not isinstance(runs, list) or not runs:
         raise ValueError(
             f"{path}: expected an expanded recipe with its runs, got none; do the sweep again"
         )
-    check_version(content, path)
-    recipe = unversioned(content)
-    return recipe, cast("list[PlanEntry]", recipe.pop("runs"))
+    for number, run in enumerate(runs, start=1):
+        if not _is_planned(run):
+            raise ValueError(
+                f"{path}: expected a run_id, a seed and sweeps of each run, got {run!r} as run "
+                f"{number}; do the sweep again"
+            )
+    return recipe, cast("list[PlanEntry]", runs)
+
+
+def _is_planned(run: object) -> bool:
+    """True for an entry whose parts have their types, and whose run has a plain folder name."""
+    if not isinstance(run, Mapping):
+        return False
+    name = run.get("run_id")
+    sweeps = run.get("sweeps") or {}
+    return (
+        isinstance(name, str)
+        and re.fullmatch(r"\w[\w.-]*", name) is not None
+        and isinstance(run.get("seed"), int)
+        and isinstance(sweeps, Mapping)
+        and all(isinstance(values, Mapping) for values in sweeps.values())
+    )
 
 
 def flatten(value: Mapping[str, object], prefix: str = "") -> Row:
@@ -148,50 +180,66 @@ def _columns(line: HistoryLine | None) -> Row:
 
 
 def _read_config(path: Path, problems: list[str]) -> dict[str, object]:
-    import yaml
-
+    """The configuration of a run, or {} and a problem: the folder's name tells if it is its own."""
     try:
-        content = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+        content = read_yaml(path)
     except FileNotFoundError:
         problems.append(f"run {path.parent.name}: no {path.name}")
         return {}
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
-        problems.append(_unreadable(path, error))
+    except ValueError as error:
+        problems.append(_not_used(path, str(error)))
         return {}
     check_version(content, path)
+    fault = config_fault(content, path.parent.name)
+    if fault is not None:
+        problems.append(_not_used(path, fault))
+        return {}
     return unversioned(content)
 
 
 def _read_result(path: Path, problems: list[str]) -> RunResult | None:
-    try:
-        content = dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if not path.is_file():
         problems.append(f"run {path.parent.name}: no {path.name}, the run is not finished")
         return None
-    except (UnicodeDecodeError, TypeError, ValueError) as error:
-        problems.append(_unreadable(path, error))
+    content = json_object(path.read_bytes())
+    if content is not None:
+        check_version(content, path)
+    fault = result_fault(content, path.parent.name)
+    if fault is not None:
+        problems.append(_not_used(path, fault))
         return None
-    check_version(content, path)
     return cast("RunResult", content)
 
 
-def _read_history(path: Path, problems: list[str]) -> Iterator[HistoryLine]:
-    """The lines before the first that cannot be read; that one is named in ``problems``."""
+def _read_history(path: Path, result: RunResult | None, problems: list[str]) -> list[HistoryLine]:
+    """The lines before the first that cannot be read; that one is named in ``problems``.
+
+    None of a history that is not the one of the result.
+    """
     if not path.is_file():
         problems.append(f"run {path.parent.name}: no {path.name}")
-        return
-    text = path.read_text(encoding="utf-8", errors="replace")
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            content = dict(json.loads(line))
-        except (TypeError, ValueError):
-            problems.append(
-                f"run {path.parent.name}: {path.name} ends at line {number}, which is incomplete"
-            )
-            return
+        return []
+    complete, end, incomplete = path.read_bytes().rpartition(b"\n")
+    lines: list[Mapping[str, object]] = []
+    for line in complete.splitlines():
+        content = json_object(line)
+        if content is None:
+            break
         check_version(content, path)
-        yield cast("HistoryLine", content)
+        lines.append(content)
+    if incomplete or len(lines) < complete.count(b"\n") + len(end):
+        number = len(lines) + 1
+        problems.append(
+            f"run {path.parent.name}: {path.name} ends at line {number}, which is incomplete"
+        )
+    fault = order_fault([line.get("step") for line in lines])
+    if fault is None and result is not None and result["status"] == "done":
+        fault = history_fault(lines, complete + end, result)
+    if fault is not None:
+        problems.append(_not_used(path, fault))
+        return []
+    return cast("list[HistoryLine]", lines)
 
 
-def _unreadable(path: Path, error: Exception) -> str:
-    return f"run {path.parent.name}: {path.name} cannot be read ({type(error).__name__})"
+def _not_used(path: Path, fault: str) -> str:
+    return f"run {path.parent.name}: {path.name} is not used: {fault}"

@@ -56,7 +56,7 @@ class SamplingStudy(TypedDict):
 
 
 class RunResult(TypedDict):
-    """The content of result.json."""
+    """The content of result.json; ``history_sha256`` is of the text of history.jsonl."""
 
     schema_version: NotRequired[int]
     run_id: str
@@ -68,6 +68,7 @@ class RunResult(TypedDict):
     failed_step: int | None
     seconds: float | None
     final: HistoryLine | None
+    history_sha256: NotRequired[str]
     sampling: dict[str, SamplingStudy]
     provenance: Provenance
 
@@ -77,8 +78,10 @@ class StateInfo(TypedDict):
 
     ``optimizer`` is the state dict of the optimizer, with the names of tensors in their place.
     Version 1 has none: its tensors are SGD's momentum buffers under the names of the parameters.
+    States of earlier releases do not have ``run_id``.
     """
 
+    run_id: NotRequired[str]
     step: int
     stop_step: int | None
     seconds: float

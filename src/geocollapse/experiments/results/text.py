@@ -5,12 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from geocollapse.estimate import strict_json
-
-if TYPE_CHECKING:
-    from yaml import SafeDumper
 
 
 def to_json(value: object, *, indent: int | None = None) -> bytes:
@@ -22,7 +18,7 @@ def json_object(content: bytes) -> dict[str, object] | None:
     """The object that a JSON text holds; None for anything else."""
     try:
         value = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -31,21 +27,12 @@ def to_yaml(content: Mapping[str, object]) -> bytes:
     """YAML in the order of the keys."""
     import yaml
 
+    from geocollapse.experiments.recipe import RecipeDumper
+
     text = yaml.dump(
-        dict(content), Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=120
+        dict(content), Dumper=RecipeDumper, sort_keys=False, allow_unicode=True, width=120
     )
     return str(text).encode("utf-8")
-
-
-def _dumper() -> type[SafeDumper]:
-    """A safe dumper that writes equal lists out instead of referring to the first."""
-    import yaml
-
-    class Dumper(yaml.SafeDumper):
-        def ignore_aliases(self, _data: object) -> bool:
-            return True
-
-    return Dumper
 
 
 def read_yaml(path: Path) -> dict[str, object]:
@@ -55,14 +42,14 @@ def read_yaml(path: Path) -> dict[str, object]:
         FileNotFoundError: there is no file.
         ValueError: it does not hold keys with values.
     """
-    from geocollapse.experiments.recipe import parse_yaml
+    from geocollapse.experiments.recipe import parse_stored_yaml
 
     if not path.is_file():
         raise FileNotFoundError(
             f"{path.name}: expected a file at {path}, got none; do check the folder"
         )
     try:
-        content = parse_yaml(path.read_text(encoding="utf-8"), where=str(path))
+        content: object = parse_stored_yaml(path.read_text(encoding="utf-8"), where=str(path))
     except UnicodeDecodeError:
         content = None
     if not isinstance(content, dict):

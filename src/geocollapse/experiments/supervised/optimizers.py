@@ -79,30 +79,46 @@ def load_state(
     tensors: Mapping[str, Tensor],
     packed: Mapping[str, object],
 ) -> None:
-    """Give an optimizer the state that `pack_state` packed."""
+    """Give an optimizer the state that `pack_state` packed.
+
+    Raises:
+        ValueError: it is the state of another optimizer or model; the optimizer is as before.
+    """
+    try:
+        state = _unpacked_state(optimizer, model, tensors, packed)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"its optimizer's state does not fit ({error})") from error
+    optimizer.load_state_dict(state)
+
+
+def _unpacked_state(
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    packed: Mapping[str, object],
+) -> dict[str, object]:
+    """The state dict of an optimizer from what `pack_state` made of it."""
     names = _parameter_names(optimizer, model)
     place = {name: index for index, name in enumerate(names)}
     of_parameters = packed["state"]
     groups = packed["param_groups"]
     if not isinstance(of_parameters, Mapping) or not isinstance(groups, list):
-        raise ValueError("optimizer: expected the state of an optimizer, got none; do train anew")
-    optimizer.load_state_dict(
-        {
-            "state": {
-                place[name]: {key: _unpacked(value, tensors) for key, value in entries.items()}
-                for name, entries in of_parameters.items()
-            },
-            "param_groups": [
-                {
-                    key: [place[name] for name in value]
-                    if key == "params"
-                    else _unpacked(value, tensors)
-                    for key, value in group.items()
-                }
-                for group in groups
-            ],
-        }
-    )
+        raise ValueError("no state of an optimizer")
+    return {
+        "state": {
+            place[name]: {key: _unpacked(value, tensors) for key, value in entries.items()}
+            for name, entries in of_parameters.items()
+        },
+        "param_groups": [
+            {
+                key: [place[name] for name in value]
+                if key == "params"
+                else _unpacked(value, tensors)
+                for key, value in group.items()
+            }
+            for group in groups
+        ],
+    }
 
 
 def load_momentum(

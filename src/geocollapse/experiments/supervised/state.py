@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from geocollapse import data as datasets
 from geocollapse import models
 from geocollapse.data import LabelledData
+from geocollapse.experiments.recipe import run_id
 from geocollapse.experiments.supervised.optimizers import (
     build_optimizer,
     load_momentum,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
         RunConfig,
         TrainingConfig,
     )
+    from geocollapse.experiments.results.checkpoints import Checkpoint
     from geocollapse.experiments.results.folders import RunFolder
     from geocollapse.experiments.results.records import HistoryLine, StateInfo
 
@@ -128,6 +131,7 @@ def save(training: Training, folder: RunFolder) -> None:
     tensors, optimizer = pack_state(training.optimizer, training.model)
     progress = training.progress
     info: StateInfo = {
+        "run_id": run_id(training.config),
         "step": progress.step,
         "stop_step": progress.stop_step,
         "seconds": progress.seconds,
@@ -141,25 +145,46 @@ def save(training: Training, folder: RunFolder) -> None:
 def resume(training: Training, folder: RunFolder) -> HistoryLine | None:
     """Go back to the last checkpoint, if there is one, and cut the history there.
 
+    A checkpoint that does not fit this model and optimizer is set aside.
+
     Returns:
         The line recorded at the checkpoint; None for a run that starts from scratch.
     """
-    saved = folder.load_checkpoint()
+    saved = folder.load_checkpoint(run_id(training.config))
+    if saved is not None:
+        try:
+            _restore(training, saved)
+        except ValueError as error:
+            folder.drop_checkpoint(str(error))
+            saved = None
     if saved is None:
         folder.cut_history(-1)
         return None
+    return folder.cut_history(saved.info["step"])[-1]
+
+
+def _restore(training: Training, saved: Checkpoint) -> None:
+    """Take over a checkpoint, or raise a ValueError before anything has changed."""
+    _check_weights(training.model, saved.weights)
     info = saved.info
-    training.model.load_state_dict(saved.weights)
     if "optimizer" in info:
         load_state(training.optimizer, training.model, saved.tensors, info["optimizer"])
     else:
         load_momentum(training.optimizer, training.model, saved.tensors)
+    training.model.load_state_dict(saved.weights)
     if training.penalty is not None:
         training.penalty.step.fill_(info["penalty_step"])
     training.progress = Progress(
         info["step"], info["stop_step"], info["seconds"], info["seconds_measuring"]
     )
-    return folder.cut_history(info["step"])[-1]
+
+
+def _check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    own = {name: value.shape for name, value in model.state_dict().items()}
+    found = {name: value.shape for name, value in weights.items()}
+    if own != found:
+        differing = sorted(name for name in own | found if own.get(name) != found.get(name))
+        raise ValueError(f"its weights do not fit the model in {differing[0]}")
 
 
 def _model(config: ModelConfig, source: LabelledData, *, seed: int) -> nn.Module:
@@ -210,6 +235,7 @@ def _load(config: DataConfig, examples: _Examples, data_root: str | Path | None)
             mean=config.mean,
             std=config.std,
             pad_to=config.pad_to,
+            image_size=config.image_size,
         )
     )
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from geocollapse import data as datasets
 from geocollapse.estimate import strict_json
+from geocollapse.experiments.recipe import run_id
 from geocollapse.experiments.results.versions import VERSIONS
 from geocollapse.experiments.supervised.recording import (
     evaluate,
@@ -87,21 +88,25 @@ def train_run(
     Raises:
         ValueError, FileNotFoundError: data or model that cannot be had, a batch larger than the
             training data, files of a newer version.
+        InUseError: another process works on this run.
     """
-    result = folder.result()
-    if result is not None and result["status"] == "done":
-        return result
-    folder.write_config(config)
-    training = prepare(config, device=device, data_root=data_root)
-    try:
-        final = _train(training, folder, on_progress)
-    except NonFiniteLossError as error:
-        result = failed_result(
-            folder.run_id, error, step=error.step, seed=config.seed, device=device
-        )
-    else:
-        result = _result(training, folder.run_id, final, device)
-    folder.write_result(result)
+    done = folder.finished(config)
+    if done is not None:
+        return done
+    with folder.held():
+        done = folder.finished(config)  # another process may just have ended it
+        if done is not None:
+            return done
+        folder.write_config(config)
+        training = prepare(config, device=device, data_root=data_root)
+        try:
+            final = _train(training, folder, on_progress)
+        except NonFiniteLossError as error:
+            own = run_id(config)
+            result = failed_result(own, error, step=error.step, seed=config.seed, device=device)
+        else:
+            result = _result(training, folder, final, device)
+        folder.write_result(result)
     return result
 
 
@@ -229,13 +234,16 @@ def _note_accuracy(training: Training, accuracy: float) -> None:
 
 
 def _record(training: Training, folder: RunFolder) -> HistoryLine:
-    """Measure, append a line to the history and save a checkpoint."""
+    """Measure, append a line to the history and save a checkpoint.
+
+    What is kept is written before the checkpoint: a run that is killed in between does it again.
+    """
     line = _measured(training, recalibrated=False)
     _note_accuracy(training, line["train_accuracy"])
     folder.append_history(line)
-    save(training, folder)
     if training.config.keep_checkpoints == "schedule":
         folder.keep_checkpoint(training.progress.step, training.model.state_dict())
+    save(training, folder)
     return line
 
 
@@ -274,14 +282,14 @@ def _measured(training: Training, *, recalibrated: bool) -> HistoryLine:
 
 
 def _result(
-    training: Training, run_id: str, final: HistoryLine, device: torch.device | str
+    training: Training, folder: RunFolder, final: HistoryLine, device: torch.device | str
 ) -> RunResult:
     progress = training.progress
     config = training.config
     seed = study_seed(config)
     result: RunResult = {
         "schema_version": VERSIONS["result.json"],
-        "run_id": run_id,
+        "run_id": run_id(config),
         "status": "done",
         "converged": progress.is_converged(config.training),
         "stop_step": progress.stop_step,
@@ -290,6 +298,7 @@ def _result(
         "failed_step": None,
         "seconds": progress.seconds,
         "final": final,
+        "history_sha256": folder.history_digest(),
         "sampling": study_sampling(training.model, training.source, config.measuring, seed=seed),
         "provenance": provenance(seed=config.seed, device=device),
     }
@@ -297,17 +306,17 @@ def _result(
 
 
 def failed_result(
-    run_id: str,
+    own_id: str,
     error: BaseException,
     *,
     seed: int,
     step: int | None = None,
     device: torch.device | str = "cpu",
 ) -> RunResult:
-    """The content of result.json of a run that ended with ``error``."""
+    """The content of result.json of the run ``own_id``, which ended with ``error``."""
     return {
         "schema_version": VERSIONS["result.json"],
-        "run_id": run_id,
+        "run_id": own_id,
         "status": "failed",
         "converged": False,
         "stop_step": None,

@@ -131,14 +131,25 @@ def _test(
         n_settings=len(x),
         effect=effect,
     )
-    if len(x) < 2 or hypothesis.sign == 0:
+    if len(x) < 2:
         return replace(verdict, note=_missing(runs, hypothesis))
+    verdict = replace(verdict, interval=bootstrap_interval(x, y, seed=seed))
+    if hypothesis.sign == 0:
+        p = permutation_p(x, y, sign=0, seed=seed)
+        return replace(verdict, p_two_sided=p, note=_unexpected(hypothesis))
     return replace(
         verdict,
-        interval=bootstrap_interval(x, y, seed=seed),
         p=permutation_p(x, y, sign=hypothesis.sign, seed=seed),
         p_opposite=permutation_p(x, y, sign=-hypothesis.sign, seed=seed),
         note=_little(len(x), effect),
+    )
+
+
+def _unexpected(hypothesis: Hypothesis) -> str:
+    """The reason why a correlation is reported and not judged."""
+    return (
+        f"No sign is expected: the recipe has no claims.expected_signs.{hypothesis.key}. Reported "
+        "are rho, its interval and a two-sided p; nothing can hold."
     )
 
 
@@ -165,16 +176,17 @@ def _decide(verdict: Verdict, sign: int) -> Verdict:
 
 def _missing(runs: pd.DataFrame, hypothesis: Hypothesis) -> str:
     """The reason why there is nothing to test."""
-    if hypothesis.sign == 0:
-        return "The recipe expects no sign here."
     if runs.empty:
         return "No run to judge."
     absent = [
         name for name in (hypothesis.x, hypothesis.y) if name not in runs or runs[name].isna().all()
     ]
-    return (
-        f"Not recorded: {', '.join(absent)}." if absent else "A single setting has no correlation."
-    )
+    if absent:
+        return f"Not recorded: {', '.join(absent)}."
+    words = [x for x in (hypothesis.x, hypothesis.y) if any(isinstance(v, str) for v in runs[x])]
+    if words:
+        return f"No numbers, so no order: {', '.join(words)}."
+    return "A single setting has no correlation."
 
 
 def _enough(runs: pd.DataFrame, x: str, y: str) -> bool:

@@ -20,6 +20,13 @@ from geocollapse.papers.collapse_transfer.claims import (
     TRANSFER,
 )
 
+_NAMES = {
+    GC: "source GC",
+    GCOL: "GCol",
+    NC: "NC",
+    TARGET_NC: "target NC",
+    ACCURACY: "5-shot accuracy",
+}
 _KEYS = ("expected_signs", "poincare_factor", "coverage", "relative_error")
 
 
@@ -34,6 +41,7 @@ class Hypothesis:
         sign: the sign expected.
         statement: the hypothesis, in words.
         figure: start of the name of the chart that shows it.
+        key: the recipe's name of the pair, or the swept key, under `claims.expected_signs`.
     """
 
     claim: str
@@ -42,6 +50,7 @@ class Hypothesis:
     sign: int
     statement: str
     figure: str
+    key: str
 
     @property
     def speaks_of_gc(self) -> bool:
@@ -101,7 +110,10 @@ class Expectations:
     def _between(self, x: str, y: str, name: str, statement: str) -> Hypothesis:
         """A hypothesis on two measures; ``name`` is the recipe's name of the pair."""
         claim = TRANSFER if y in (TARGET_NC, ACCURACY) else COMPLEXITY_COLLAPSE
-        return Hypothesis(claim.name, x, y, self.signs.get(name, 0), statement, claim.figures[0])
+        sign = self.signs.get(name, 0)
+        if not sign:
+            statement = f"{_NAMES[x]} goes with {_NAMES[y]}"
+        return Hypothesis(claim.name, x, y, sign, statement, claim.figures[0], name)
 
     def _swept(self, key: str, y: str, name: str) -> Hypothesis:
         """The hypothesis that a swept key moves a measure."""
@@ -110,4 +122,4 @@ class Expectations:
         direction = "larger" if sign < 0 else "smaller"
         statement = f"{direction} {words} lowers {name}" if sign else f"{words} moves {name}"
         claim = TRAINING_CHOICES
-        return Hypothesis(claim.name, f"swept.{key}", y, sign, statement, claim.figures[0])
+        return Hypothesis(claim.name, f"swept.{key}", y, sign, statement, claim.figures[0], key)

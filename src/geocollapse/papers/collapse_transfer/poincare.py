@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocollapse.experiments.results.tables import GCOL, NC
+from geocollapse.experiments.results.tables import GC, GCOL, NC
 from geocollapse.papers.collapse_transfer.claims import POINCARE_BOUND
 from geocollapse.papers.verdict import Outcome, Verdict, View
 
@@ -26,21 +26,25 @@ def judge_ratio(
 
         effect = max over runs of rho / min over runs of rho
 
+    With an infinite ratio (GC_i = 0 and Var_i > 0) no constant serves, and with one that is null on
+    disk, infinite or undefined, it is not known: neither holds.
+
     Source: Munn, Dherin, Gonzalvo (2024): NC <= c GCol with one c; definitions 3 and 5.
     """
     ratios = _positive(runs, RATIO)
-    spread = _spread(ratios) if len(ratios) > 1 else np.nan
+    n_infinite, n_undefined = _left_out(runs)
+    spread = float(ratios.max() / ratios.min()) if len(ratios) > 1 else np.nan
     outcome: Outcome = "undecided"
-    n_undefined = len(runs) - len(ratios) if len(ratios) else 0
+    if n_infinite and len(ratios):
+        outcome = "does not hold"
+        spread = np.inf
+    elif len(ratios) > 1 and spread > factor:
+        outcome = "does not hold"
+    elif len(ratios) > 1 and not n_undefined:
+        outcome = "holds"
+    note = "It takes two runs with a Poincaré ratio."
     if len(ratios) > 1:
-        holds: Outcome = "undecided" if n_undefined else "holds"
-        outcome = holds if spread <= factor else "does not hold"
-    about_undefined = (
-        f"{n_undefined} of {len(runs)} runs have no finite ratio: geometric complexity of a class "
-        f"is 0. "
-        if n_undefined
-        else ""
-    )
+        note = _ratio_note(runs, history)
     return Verdict(
         claim=POINCARE_BOUND.name,
         statement=(
@@ -50,17 +54,12 @@ def judge_ratio(
         x="run",
         y=RATIO,
         verdict=outcome,
-        n_runs=len(ratios),
+        n_runs=len(ratios) + n_infinite,
         figure="poincare-ratio",
         view=view,
         effect_name="largest / smallest",
         effect=spread,
-        note=about_undefined
-        + (
-            _ratio_note(runs, history)
-            if len(ratios) > 1
-            else "It takes two runs with a Poincaré ratio."
-        ),
+        note=" ".join(filter(None, [_left_out_note(n_infinite, n_undefined), note])),
     )
 
 
@@ -111,11 +110,6 @@ def vacuous_remark(runs: pd.DataFrame) -> str:
             vacuous = runs[column].dropna().astype(bool)
             parts.append(f"{population} {int(vacuous.sum())}/{len(vacuous)}")
     return f"bound vacuous at the end in {', '.join(parts)} runs" if parts else ""
-
-
-def _spread(ratios: pd.Series) -> float:
-    """Largest over smallest ratio, infinite if one is: there the features do not move at all."""
-    return np.inf if np.isinf(ratios.max()) else float(ratios.max() / ratios.min())
 
 
 def _ratio_note(runs: pd.DataFrame, history: pd.DataFrame) -> str:
@@ -176,9 +170,35 @@ def _pairs(records: pd.DataFrame, name: str, error: pd.Series, bound: pd.Series)
     return pairs.assign(error=error.astype(float), bound=bound.astype(float))
 
 
+def _left_out(runs: pd.DataFrame) -> tuple[int, int]:
+    """The numbers of measured runs whose ratio is infinite, and of those where it is null or 0.
+
+    Strict JSON has no infinity, so that a ratio read from disk is null in both cases.
+    """
+    if GC not in runs:
+        return 0, 0
+    measured = runs[runs[GC].notna()]
+    left_out = measured.drop(index=_positive(measured, RATIO).index)
+    if RATIO not in left_out:
+        return 0, len(left_out)
+    n_infinite = int(np.isinf(left_out[RATIO].astype(float)).sum())
+    return n_infinite, len(left_out) - n_infinite
+
+
+def _left_out_note(n_infinite: int, n_undefined: int) -> str:
+    said = []
+    if n_infinite:
+        said.append(f"Runs with an infinite ratio, from a class with GC 0: {n_infinite}.")
+    if n_undefined:
+        said.append(
+            f"Runs without a positive, finite ratio: {n_undefined}; with them nothing can hold."
+        )
+    return " ".join(said)
+
+
 def _positive(runs: pd.DataFrame, column: str) -> pd.Series:
-    """The positive values of a column, also infinite ones; empty if it was not recorded."""
+    """The finite, positive values of a column; empty if it was not recorded."""
     import pandas as pd
 
     values = runs[column].astype(float) if column in runs else pd.Series(dtype=float)
-    return values[values > 0]
+    return values[np.isfinite(values) & (values > 0)]
