@@ -26,15 +26,19 @@ def sum_of_squares(rows: Tensor) -> Tensor:
     return rows.flatten(1).to(accumulation_dtype(rows.device)).square().sum(dim=1)
 
 
-def check_finite(name: str, tensor: Tensor) -> None:
-    """Raise a ValueError that counts the examples of ``tensor`` (n, ...) with NaN or infinity."""
+def check_finite(name: str, tensor: Tensor, positions: Tensor | None = None) -> None:
+    """Raise a ValueError that counts the rows of ``tensor`` (n, ...) with NaN or infinity.
+
+    It names the first one: by its position in the data set where ``positions`` (n,) tell it.
+    """
     if tensor.numel() == 0 or bool(torch.isfinite(tensor.sum())):
         return
     bad = (~torch.isfinite(tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None])).any(dim=1)
     if bool(bad.any()):
         first = int(bad.nonzero()[0])
+        place = f"row {first}" if positions is None else f"example {int(positions[first])}"
         raise ValueError(
             f"{name}: expected finite numbers, got NaN or infinity in {int(bad.sum())} of "
-            f"{len(bad)} examples (first at row {first}); do check the model's output or drop "
-            f"these examples"
+            f"{len(bad)} examples (first at {place}); do check the model's output or drop these "
+            f"examples"
         )

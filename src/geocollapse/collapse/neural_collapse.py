@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
@@ -259,4 +260,9 @@ def _classifier(
         raise ValueError(
             f"bias: expected shape ({n_classes},), got {tuple(b.shape)}; do bias=head.bias"
         )
+    for name, tensor in (("weight", w), ("bias", b)):
+        if tensor is not None and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(
+                f"{name}: expected finite numbers, got NaN or infinity; do check the classifier"
+            )
     return w, b

@@ -166,8 +166,8 @@ def set_up(model: Model, data: Data, request: Request) -> Iterator[Setup]:
             ignore_index=request.ignore_index,
         )
         about_data = (*examples.check(), *examples.about.notes)
-        for name in request.rule.given:
-            as_map(examples, name)  # each needs examples in a random order
+        for argument in request.rule.given:
+            as_map(examples, argument)  # each needs examples in a random order
         pair = move(examples.peek(2), model)
         first = rows_of(pair, slice(1))
         feature_map, embedding = _feature_map(model, first, request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -16,19 +16,28 @@ def borrowed(model: nn.Module | None, *, evaluation: bool = True) -> Iterator[No
     """Freeze the parameters of ``model`` and put it in evaluation mode while the block runs.
 
     Afterwards training modes, gradient flags, buffers and torch's random state are as before. A
-    compiled model runs without its graphs, which hooks do not reach.
+    compiled model runs without its graphs, which hooks do not reach. Inside
+    ``torch.inference_mode``, which has no gradients at all, the block leaves that mode.
 
     Args:
         model: the module; None, for a callable whose modules cannot be seen, protects the random
             state alone.
         evaluation: put every module in evaluation mode; else each keeps its own.
+
+    Raises:
+        RuntimeError: parameters made in ``torch.inference_mode``, which can have no gradients.
     """
     modules = [] if model is None else list(model.modules())
     parameters = [] if model is None else list(model.parameters())
     modes = [module.training for module in modules]
     flags = [parameter.requires_grad for parameter in parameters]
     buffers = [_Buffers(module) for module in modules]
-    with torch.random.fork_rng(devices=_cuda_devices(model)), without_graphs(model):
+    _check_outside_inference_mode(model)
+    with (
+        torch.random.fork_rng(devices=cuda_devices(model)),
+        without_graphs(model),
+        torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext(),
+    ):
         try:
             for parameter in parameters:
                 parameter.requires_grad_(False)
@@ -44,7 +53,19 @@ def borrowed(model: nn.Module | None, *, evaluation: bool = True) -> Iterator[No
                 saved.restore()
 
 
-def _cuda_devices(model: nn.Module | None) -> list[int]:
+def _check_outside_inference_mode(model: nn.Module | None) -> None:
+    """Refuse a model whose parameters can have no gradients."""
+    named = [] if model is None else list(model.named_parameters())
+    made_inside = [name for name, parameter in named if parameter.is_inference()]
+    if made_inside:
+        raise RuntimeError(
+            f"model: expected parameters made outside torch.inference_mode(), got {made_inside[0]} "
+            f"and {len(made_inside) - 1} more made inside, which allow no gradients; do build or "
+            f"load the model outside"
+        )
+
+
+def cuda_devices(model: nn.Module | None) -> list[int]:
     """The CUDA devices that hold parameters or buffers of ``model``."""
     tensors = [] if model is None else [*model.parameters(), *model.buffers()]
     return sorted({tensor.device.index for tensor in tensors if tensor.device.type == "cuda"})

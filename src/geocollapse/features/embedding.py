@@ -17,7 +17,8 @@ from geocollapse.features.layer import Layer
 from geocollapse.features.outputs import main_output, part_names
 from geocollapse.inputs import Inputs
 
-_HIDDEN = "last_hidden_state"  # transformers' name for the output of an encoder
+# transformers' names for the output of an encoder, and for what its projection makes of it
+_EMBEDDINGS = ("image_embeds", "text_embeds", "last_hidden_state")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ def find_embedding(
 
     By default it is the input of the Linear or 1x1 convolution whose output IS the model's output
     (its ``logits``, or the first entry of a tuple). If there is none, it is the output itself, when
-    that is one (n, p) tensor, or an encoder's ``last_hidden_state``, with no classifier behind it.
+    that is one (n, p) tensor, or an encoder's ``image_embeds``, ``text_embeds`` or
+    ``last_hidden_state``, with no classifier behind it. A layer called a projection (CLIP's
+    ``visual_projection``) gives an embedding, not classes.
 
     Args:
         model: the module, run in evaluation mode and handed back as it was.
@@ -81,8 +84,9 @@ def find_embedding(
         return Embedding(Layer(name, "in"), name)
     if isinstance(trace.output, Tensor) and trace.output.ndim == 2:
         return Embedding(Layer(""), None, trace.alike)
-    if _HIDDEN in part_names(trace.output):
-        return Embedding(Layer("", part=_HIDDEN), None)
+    for part in _EMBEDDINGS:
+        if part in part_names(trace.output):
+            return Embedding(Layer("", part=part), None)
     raise _not_found(trace)
 
 
@@ -122,7 +126,7 @@ class _Trace:
             return None
         found = [layer.name for layer in self.ran if layer.gave(main)]
         found = found or [layer.name for layer in self.ran if layer.equals(main)]
-        return found[-1] if found else None
+        return found[-1] if found and not _is_projection(found[-1]) else None
 
     @property
     def alike(self) -> tuple[str, ...]:
@@ -141,6 +145,11 @@ class _Trace:
         return tuple(
             dict.fromkeys(layer.name for layer in reversed(self.ran) if fits(layer.output, main))
         )
+
+
+def _is_projection(name: str) -> bool:
+    """True if a layer is called a projection, such as ``visual_projection`` or ``proj``."""
+    return "proj" in name.rpartition(".")[2]
 
 
 def _trace(model: nn.Module, inputs: Inputs) -> _Trace:

@@ -92,8 +92,9 @@ class CollapseMetric(Metric):
 
     def update(self, features: Tensor, target: Tensor) -> None:
         """Add features (n, p) with class labels ``target`` (n,)."""
-        x, y = labelled_arrays(features, target, self.num_classes)
-        self._store(self.statistics.accumulate(x, y))
+        with torch.inference_mode(False):  # a state made inside could not be changed outside
+            x, y = labelled_arrays(features, target, self.num_classes)
+            self._store(self.statistics.accumulate(x, y))
 
     def compute(self) -> dict[str, Tensor]:
         """The measures of everything seen; NaN with a warning before two classes have examples."""
@@ -130,7 +131,8 @@ class CollapseMetric(Metric):
     def reset(self) -> None:
         """Forget everything seen."""
         super().reset()
-        self._store(self._empty())
+        with torch.inference_mode(False):
+            self._store(self._empty())
 
     def _apply(
         self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()

@@ -203,7 +203,7 @@ class ProbePlan:
         with torch.enable_grad():
             leaf = track(x)
             features, output = take(leaf)
-            _check_features(features)  # waits for the accelerator, which the clock needs
+            _check_features(features, indices)  # waits for the accelerator, which the clock needs
             seconds = time.perf_counter() - start
             layers = [
                 _Layer(number, z, leaf, indices, keep_graph=number + 1 < len(features))
@@ -273,7 +273,7 @@ class ProbePlan:
         probed = [u.view_as(x).to(x.dtype) for u in vectors.unbind(1)]
         sweeps = [push_forward(take, x, u) for u in probed]
         features, output, _ = sweeps[0]
-        _check_features(features)
+        _check_features(features, indices)
         tangents = [[tangent for _, _, tangent in sweeps]]
         if self.input_std is not None:
             scale = channel_scale(self.input_std, x)
@@ -351,6 +351,6 @@ def _principal_directions(features: Tensor) -> Tensor:
     return directions.mT.to(torch.promote_types(features.dtype, torch.float32))
 
 
-def _check_features(features: list[Tensor]) -> None:
+def _check_features(features: list[Tensor], indices: Tensor | None = None) -> None:
     for z in features:
-        check_finite("features", z.detach())
+        check_finite("features", z.detach(), indices)

@@ -14,6 +14,7 @@ from geocollapse.complexity.stopping import first_interrupt_asks
 from geocollapse.features import forward_pass
 from geocollapse.inputs import device_of, move
 from geocollapse.measurement.reading import LayerReading, Reading
+from geocollapse.numerics import check_finite
 from geocollapse.runtime.processes import shards, share
 from geocollapse.runtime.progress import progress_bar
 from geocollapse.store import RowStore
@@ -40,6 +41,7 @@ def read_once(setup: Setup, *, progress: bool = False) -> Reading:
             if interrupted() and probing.interrupt():
                 break
             features, output = _forward(setup, probing, batch)
+            _check(features, output, batch)
             kept.write(examples.rows(batch), features, output, examples.labels_of(batch))
             n_read += len(batch.indices)
             advance(n_read, None if n_expected is None else max(n_read, n_expected))
@@ -47,6 +49,14 @@ def read_once(setup: Setup, *, progress: bool = False) -> Reading:
     if n_processes > 1:
         kept.exchange(device_of(setup.model))
     return _assembled(examples, kept, probing)
+
+
+def _check(features: list[Tensor], output: object, batch: Batch) -> None:
+    """Refuse NaN, before the rest is read; an infinite logit may stand for a masked class."""
+    for z in features:
+        check_finite("features", z.detach(), batch.indices)
+    if isinstance(output, Tensor) and output.is_floating_point():
+        check_finite("logits", output.detach().clamp(-1.0, 1.0), batch.indices)
 
 
 def _forward(setup: Setup, probing: Probing, batch: Batch) -> tuple[list[Tensor], object]:

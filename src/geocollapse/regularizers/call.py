@@ -20,9 +20,10 @@ def check_call(x: Inputs, labels: Tensor | None) -> None:
     """
     _check_inputs(x)
     if not torch.is_grad_enabled():
+        mode = "inference_mode" if torch.is_inference_mode_enabled() else "no_grad"
         raise RuntimeError(
-            "penalty: expected gradients to be on, got torch.no_grad(); do model(x) there, or "
-            "geocollapse.measure"
+            f"penalty: expected gradients to be on, got torch.{mode}(); do model(x) there, or "
+            f"geocollapse.measure"
         )
     if labels is not None and (labels.is_floating_point() or labels.shape != (n_rows(x),)):
         raise ValueError(

@@ -13,6 +13,7 @@ from geocollapse.complexity.probing import Ending
 from geocollapse.complexity.stopping import StoppingRule
 from geocollapse.features import Pool
 from geocollapse.jacobian import SquaredNorms
+from geocollapse.numerics import check_finite
 
 _POOLS: dict[object, Pool] = {"mean": "mean", "cls": "cls", "last": "last"}
 
@@ -111,7 +112,11 @@ def accuracy_of(
     """Share of the examples whose largest logit is their label.
 
     None and the reason if the model's outputs and the data's classes do not correspond.
+
+    Raises:
+        ValueError: NaN among the logits.
     """
+    check_finite("logits", logits.clamp(-1.0, 1.0))
     n_outputs = logits.shape[1]
     n_classes = len(class_names) if class_names is not None else n_outputs
     if n_classes != n_outputs or int(labels.max()) >= n_outputs or int(labels.min()) < 0:

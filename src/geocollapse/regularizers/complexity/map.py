@@ -14,6 +14,7 @@ from torch import nn
 
 from geocollapse.estimate import GeocollapseWarning
 from geocollapse.features import FeatureMap, Layer, Pool
+from geocollapse.features.borrow import cuda_devices
 from geocollapse.features.located import check_map, locate
 from geocollapse.features.mixing import check_batch_norm, check_mixing_layers, is_batch_norm
 from geocollapse.features.padding import NO_MASK, padding_without_mask
@@ -88,7 +89,8 @@ class PenalisedMaps:
         )
         n_examples = min(2, n_rows(x))
         if known.n_checked < n_examples:
-            _check(feature_map, x, settings)
+            with torch.random.fork_rng(devices=cuda_devices(model)):
+                _check(feature_map, x, settings)
             known.n_checked = n_examples
             # It holds weights cast without gradients meanwhile, which torch 2.6 would use.
             torch.clear_autocast_cache()

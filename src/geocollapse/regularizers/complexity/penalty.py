@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from geocollapse.complexity.means import EstimateSettings
 from geocollapse.estimate import Estimate
 from geocollapse.features import FeatureMap, Pool
+from geocollapse.features.borrow import cuda_devices
 from geocollapse.features.entry import run_model
 from geocollapse.features.wrapped import Wrapping
 from geocollapse.inputs import Inputs, rows_of
@@ -197,6 +198,11 @@ class GeometricComplexityPenalty(Penalty):
         """
         penalised = rows_of(x, share.rows)
         numbers = numbers[share.rows]
+        if self.weight == 0.0:  # the model runs, and draws at random, as without the penalty
+            output = run_model(wrapped.main, x)
+            devices = cuda_devices(wrapped.plain)
+            with torch.random.fork_rng(devices=devices), running_statistics(wrapped.plain):
+                return output, self._passes(feature_map, penalised, numbers)
         if self.batch_norm == "running":
             output = run_model(wrapped.main, x)
             with running_statistics(wrapped.plain):

@@ -1,0 +1,157 @@
+"""Circumstances of training and inference: inference mode, weight 0, projections, NaN logits."""
+
+import pytest
+import torch
+from torch import nn
+
+import geocollapse as geo
+
+X = torch.randn(48, 6, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(48) % 3
+
+
+def net(*, dropout=0.0):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 3))
+
+
+DOORS = {
+    "measure": lambda m, x: geo.measure(m, (x, Y)).geometric_complexity.value,
+    "stream": lambda m, x: geo.measure(m, iter([(x, Y)])).geometric_complexity.value,
+    "geometric_complexity": lambda m, x: geo.geometric_complexity(m, x).value,
+    "compare_complexity": lambda m, x: geo.compare_complexity(m, lambda z: 2 * z, x).first,
+    "squared_jacobian_norms": lambda m, x: float(geo.squared_jacobian_norms(m, x).mean()),
+    "input probes": lambda m, x: geo.geometric_complexity(m, x, estimator="input").value,
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_door_works_inside_inference_mode(door):
+    """Each gave another wrong reason: no gradients, detached features, inference tensors."""
+    model = net().eval()
+    expected = DOORS[door](model, X)
+    with torch.inference_mode():
+        inside = X + 0.0
+        assert torch.is_inference(inside)
+        assert DOORS[door](model, inside) == pytest.approx(expected, rel=1e-9)
+        assert torch.is_inference_mode_enabled()
+
+
+def test_a_model_built_in_inference_mode_is_named():
+    with torch.inference_mode():
+        model = net().eval()
+    with pytest.raises(
+        RuntimeError, match=r"expected parameters made outside torch.inference_mode"
+    ):
+        geo.measure(model, (X, Y))
+
+
+def test_the_penalty_says_that_it_is_inference_mode():
+    with (
+        torch.inference_mode(),
+        pytest.raises(RuntimeError, match=r"got torch\.inference_mode\(\); do model\(x\) there"),
+    ):
+        geo.GeometricComplexityPenalty(1.0)(net(), X)
+
+
+def test_a_metric_reset_in_inference_mode_goes_on_outside():
+    metric = geo.CollapseMetric()
+    with torch.inference_mode():
+        metric.update(X, Y)
+        metric.reset()
+        metric.update(X + 0.0, Y)
+    metric.update(X, Y)
+    plain = geo.CollapseMetric()
+    plain.update(torch.cat([X, X]), torch.cat([Y, Y]))
+    assert float(metric.compute()["cdnv"]) == pytest.approx(float(plain.compute()["cdnv"]))
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.25])
+@pytest.mark.parametrize("batch_norm", ["refuse", "running"])
+def test_weight_0_draws_the_dropout_of_a_plain_step(fraction, batch_norm):
+    model = net(dropout=0.5)
+    penalty = geo.GeometricComplexityPenalty(0.0, batch_fraction=fraction, batch_norm=batch_norm)
+    torch.manual_seed(1)
+    plain = [model(X) for _ in range(3)]
+    torch.manual_seed(1)
+    for expected in plain:
+        logits, loss = penalty(model, X)
+        assert torch.equal(logits, expected)
+        assert float(loss) == 0.0
+        assert penalty.last.value > 0.0
+
+
+def test_weight_0_updates_running_statistics_once():
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        models.append(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).train())
+    geo.GeometricComplexityPenalty(0.0, batch_norm="running")(models[0], X)
+    models[1](X)
+    torch.testing.assert_close(models[0][1].running_mean, models[1][1].running_mean)
+    assert int(models[0][1].num_batches_tracked) == 1
+
+
+def test_a_projection_is_no_classifier():
+    """CLIP's visual_projection gives an embedding; its accuracy was that of 16 "classes"."""
+
+    class Projected(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.body = nn.Linear(6, 8)
+            self.visual_projection = nn.Linear(8, 3, bias=False)
+
+        def forward(self, x):
+            return self.visual_projection(torch.tanh(self.body(x)))
+
+    m = geo.measure(Projected(), (X, Y))
+    assert m.layers[0].layer == ""
+    assert m.features.shape == (48, 3)
+    assert m.accuracy is None
+    assert m.nc3 is None
+
+
+def test_clip_is_measured_at_its_embedding():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=8,
+        projection_dim=12,
+    )
+    model = transformers.CLIPVisionModelWithProjection(config).eval()
+    images = torch.randn(24, 3, 16, 16)
+    m = geo.measure(model, [{"pixel_values": images, "labels": torch.arange(24) % 3}])
+    assert m.layers[0].layer == "[image_embeds]"
+    assert m.features.shape == (24, 12)
+
+
+def test_nan_logits_are_no_predictions():
+    """Accuracy was .1 and NC4 .91."""
+    model = net().eval()
+    with torch.no_grad():
+        model[3].bias[1] = float("nan")
+    with pytest.raises(ValueError, match="logits: expected finite numbers, got NaN"):
+        geo.measure(model, (X, Y))
+
+
+def test_the_example_of_a_nan_is_named_by_its_position():
+    """33 was said as 19, its place in the reading order."""
+    x = X.clone()
+    x[33] = float("nan")
+    with pytest.raises(ValueError, match=r"in 1 of .* examples \(first at example 33\)"):
+        geo.measure(net(), (x, Y), batch_size=8)
+    with pytest.raises(ValueError, match=r"first at example 33"):
+        geo.geometric_complexity(net().eval(), x, batch_size=8, rtol=0.5)
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_classifier_with_nan_is_refused(name):
+    heads = {"weight": torch.ones(3, 6), "bias": torch.zeros(3)}
+    heads[name][1] = float("nan")
+    with pytest.raises(ValueError, match=f"{name}: expected finite numbers"):
+        geo.neural_collapse(X, Y, **heads)
