@@ -140,3 +140,9 @@ def test_commands_of_the_pages(page, command, shown, monkeypatch, request, capsy
     arguments = shlex.split(command.replace("\\\n", " "))
     assert main([*arguments[1:], "--quiet"]) == 0
     check_shown(page, shown, capsys.readouterr().out)
+
+
+def test_every_entry_of_the_api_page_exists():
+    for name in re.findall(r"^::: (\S+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE):
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name

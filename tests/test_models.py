@@ -484,7 +484,10 @@ def test_a_loaded_model_is_measured_and_called_as_its_module(factory):
     assert torch.equal(loaded(x), loaded.model(x))
     assert not loaded.model.training
     own = geo.measure(loaded.model, (x, torch.arange(20) % 2))
-    assert geo.measure(loaded, (x, torch.arange(20) % 2)).to_dict() == own.to_dict()
+    found = geo.measure(loaded, (x, torch.arange(20) % 2))
+    assert found.summary() == own.summary()
+    assert found.to_frame().loc[0, "model"] == loaded.name
+    assert own.to_frame().loc[0, "model"] == "Sequential"
     assert own.layer == "2:in"
     found = geo.geometric_complexity(loaded, x, layer="0")
     assert found.value == geo.geometric_complexity(loaded.model, x, layer="0").value

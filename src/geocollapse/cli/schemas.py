@@ -194,6 +194,7 @@ class TrainDict(TypedDict):
         failed_step: the step at which it failed; null if it did not.
         seconds: of training and measuring.
         final: the last line of its history.
+        history_sha256: checksum of its history.
         sampling: the study of sampled estimates; empty without one.
         provenance: where the numbers come from.
     """

@@ -67,7 +67,7 @@ def cdnv(
     Raises:
         TypeError: features that are not floating point, labels that are not integers.
         ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two
-        classes.
+            classes.
 
     Examples:
         >>> x = torch.tensor([[-1.0], [1.0], [9.0], [11.0]])

@@ -45,7 +45,7 @@ def directional_cdnv(
     Raises:
         TypeError: features that are not floating point, labels that are not integers.
         ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two
-        classes.
+            classes.
 
     Examples:
         >>> across, along = [[0.0, -3.0], [0.0, 3.0]], [[9.0, 0.0], [11.0, 0.0]]

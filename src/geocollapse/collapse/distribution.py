@@ -74,7 +74,7 @@ def cdnv_estimate(features: Array, labels: Array, *, num_classes: int | None = N
     Raises:
         TypeError: features that are not floating point, labels that are not integers.
         ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two
-        classes.
+            classes.
     """
     data = LabelledFeatures.of(features, labels, num_classes)
     scale = data.statistics.counts / (data.statistics.counts - 1.0)

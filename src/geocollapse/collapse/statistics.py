@@ -183,7 +183,7 @@ class ClassStatistics:
 
         Raises:
             ValueError: other classes declared, another number of features, or ``scatter`` in one of
-            them only.
+                them only.
         """
         self._check_mergeable(other)
         merged = copy.deepcopy(self)

@@ -133,7 +133,7 @@ class Recipe(Part):
 
         Raises:
             ValueError: ``n_seeds`` below 1, or a sweep over an unknown key or with a value that the
-            recipe refuses.
+                recipe refuses.
         """
         if n_seeds is not None and n_seeds < 1:
             raise ValueError(f"seeds: expected 1 or more, got {n_seeds}; do --seeds 1")
