@@ -19,7 +19,7 @@ from geocollapse.cli import main
 from geocollapse.cli.report import report_text
 from geocollapse.cli.resolve import parse_numbers, parse_settings
 from geocollapse.cli.schemas import schema
-from geocollapse.reports.sweep_report import write_report
+from geocollapse.reports.writing import write_report
 from synthetic_sweep import write_sweep
 
 TINY = """

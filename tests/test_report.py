@@ -24,9 +24,10 @@ from geocollapse.papers.registry import claims_of, papers, papers_of
 from geocollapse.papers.verdict import Verdict
 from geocollapse.reports import sweep_report
 from geocollapse.reports.sweep_charts import charts
-from geocollapse.reports.sweep_report import read_report, write_report
+from geocollapse.reports.sweep_report import read_report
 from geocollapse.reports.verdict_grid import VerdictGrid, verdict_table
 from geocollapse.reports.wording import count_sentence, effect_size, number
+from geocollapse.reports.writing import write_report
 from synthetic_sweep import VALUES, write_sweep
 
 CHROMIUM = (

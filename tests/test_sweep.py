@@ -25,7 +25,7 @@ from geocollapse.experiments.recipe import Recipe
 from geocollapse.experiments.results.folders import SweepFolder
 from geocollapse.experiments.results.tables import read_sweep, write_table
 from geocollapse.experiments.sweep import run_sweep
-from geocollapse.reports.sweep_report import write_report
+from geocollapse.reports.writing import write_report
 
 TINY: dict[str, Any] = {
     "name": "tiny",

@@ -23,7 +23,7 @@ def report(
     report.html (self-contained), figures/*.png and *.pdf, and table.csv, made from the folder
     alone: weights are not needed.
     """
-    from geocollapse.reports.sweep_report import write_report
+    from geocollapse.reports.writing import write_report
 
     written = write_report(folder)
     result = report_json(written)

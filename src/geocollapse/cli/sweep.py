@@ -126,7 +126,7 @@ def _run(recipe: Recipe, folder: Path, options: SweepOptions, display: Display) 
     from geocollapse.experiments.engines.ending import signals_raised
     from geocollapse.experiments.sweep import run_sweep
     from geocollapse.papers.registry import find_papers
-    from geocollapse.reports.sweep_report import write_report
+    from geocollapse.reports.writing import write_report
 
     find_papers(recipe.claims.papers)  # an unknown paper ends the sweep here, not after training
     with signals_raised():  # from the first run to the report: exit code 143 for SIGTERM

@@ -1,4 +1,4 @@
-"""The report of a sweep folder: read once, judged once, and written from one record."""
+"""The report of a sweep folder as one record: read once, judged once."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from pathlib import Path
 from typing_extensions import TypedDict
 
 from geocollapse.charts.chart import Chart
-from geocollapse.charts.paper import save
-from geocollapse.experiments.results.tables import SweepResults, read_sweep, write_table
+from geocollapse.experiments.results.tables import SweepResults, read_sweep
 from geocollapse.papers.claims import Paper
 from geocollapse.papers.registry import judge, papers_of
 from geocollapse.papers.verdict import Verdict
 from geocollapse.reports.sweep_charts import charts
-from geocollapse.reports.sweep_page import render
-from geocollapse.runtime.files import write_whole
 
 
 class FailedRun(TypedDict):
@@ -90,25 +87,3 @@ def read_report(folder: str | Path, *, seed: int = 0) -> SweepReport:
     return SweepReport(
         results, papers_of(results.recipe), judge(results, seed=seed), charts(results)
     )
-
-
-def write_report(folder: str | Path, *, seed: int = 0) -> SweepReport:
-    """Write report.html, figures/*.png and *.pdf and table.csv into a sweep folder.
-
-    They are made from the folder alone. Cost: about half a second a figure; there are four times
-    the number of sweeps and a few more.
-
-    Args:
-        folder: a sweep folder, with or without weights.
-        seed: of bootstraps and sampled permutations.
-
-    Raises:
-        FileNotFoundError: ``folder`` is not a sweep folder.
-        ValueError: its recipe is judged by an unknown paper, or a file is of a newer version.
-    """
-    report = read_report(folder, seed=seed)
-    write_table(report.results)
-    for chart in report.charts:
-        save(chart, report.results.folder / "figures")
-    write_whole({report.path: render(report).encode("utf-8")})
-    return report
