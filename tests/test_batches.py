@@ -132,3 +132,18 @@ def test_the_key_of_labels_in_a_mapping(key):
     (batch,) = as_examples([{"x": X, key: FINE}]).batches()
     assert torch.equal(batch.inputs, X)
     assert torch.equal(batch.labels, FINE)
+
+
+@pytest.mark.parametrize("as_rows", [torch.tensor, list])
+def test_rows_of_different_lengths_need_a_collate_function(as_rows):
+    rows = [{"input_ids": as_rows(list(range(n))), "label": n % 2} for n in (3, 5, 4)]
+
+    class Rows(Dataset):
+        def __len__(self):
+            return len(rows)
+
+        def __getitem__(self, position):
+            return rows[position]
+
+    with pytest.raises(ValueError, match="expected examples of one shape.*DataCollatorWithPadding"):
+        list(as_examples(Rows()).batches())

@@ -288,6 +288,7 @@ def test_a_gate_without_a_second_derivative_in_torch(method):
     )  # its 1/6 is float32 in torch
 
 
+@pytest.mark.filterwarnings("ignore:penalty. .* drops at random")
 def test_a_model_whose_mode_or_trained_parameters_change_is_looked_at_again():
     model = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.5), nn.Tanh(), nn.Linear(6, 3)).double()
     penalty = GeometricComplexityPenalty(1.0, method="finite_difference")

@@ -183,6 +183,7 @@ def test_step_count_is_state():
     )
 
 
+@pytest.mark.filterwarnings("ignore:penalty. .* drops at random")
 def test_a_batch_wise_layer_is_refused():
     """A batch-wise layer mixes examples; dropout, which draws the same at each check, does not."""
     model = nn.Sequential(nn.Linear(4, 5), Standardised(), nn.Linear(5, 3)).double().train()
@@ -310,6 +311,7 @@ def test_bfloat16_autocast(method):
     assert float((other - gradient).norm() / gradient.norm()) < 0.05
 
 
+@pytest.mark.filterwarnings("ignore:penalty. .* drops at random")
 def test_finite_differences_are_refused_where_rounding_or_chance_would_drown_them():
     penalty = GeometricComplexityPenalty(1.0, method="finite_difference")
     with (

@@ -66,6 +66,7 @@ def test_a_metric_reset_in_inference_mode_goes_on_outside():
     assert float(metric.compute()["cdnv"]) == pytest.approx(float(plain.compute()["cdnv"]))
 
 
+@pytest.mark.filterwarnings("ignore:penalty. .* drops at random")
 @pytest.mark.parametrize("fraction", [1.0, 0.25])
 @pytest.mark.parametrize("batch_norm", ["refuse", "running"])
 def test_weight_0_draws_the_dropout_of_a_plain_step(fraction, batch_norm):
@@ -155,3 +156,34 @@ def test_a_classifier_with_nan_is_refused(name):
     heads[name][1] = float("nan")
     with pytest.raises(ValueError, match=f"{name}: expected finite numbers"):
         geo.neural_collapse(X, Y, **heads)
+
+
+class StochasticDepth(nn.Module):
+    """A branch that is dropped as a whole, rarely: two examples mostly do not show it."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x):
+        if not self.training or self.p == 0.0:
+            return x
+        return x * (torch.rand(len(x), 1) >= self.p) / (1.0 - self.p)
+
+
+class NamedDropPath(StochasticDepth):
+    pass
+
+
+@pytest.mark.parametrize("kind", [StochasticDepth, NamedDropPath])
+def test_rare_random_depth_is_refused_by_its_name(kind):
+    model = nn.Sequential(nn.Linear(6, 8), kind(0.001), nn.Linear(8, 3))
+    with pytest.raises(RuntimeError, match="training mode in '1'"):
+        geo.geometric_complexity(model, X)
+    model[1].p = 0.0
+    assert geo.geometric_complexity(model, X).value > 0.0
+
+
+def test_dropout_under_the_penalty_is_said():
+    with pytest.warns(geo.GeocollapseWarning, match="'2' drops at random, so that the penalty"):
+        geo.GeometricComplexityPenalty(1.0)(net(dropout=0.1), X)

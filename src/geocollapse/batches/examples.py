@@ -167,9 +167,17 @@ class MapExamples:
                 yield tuple(tensor[part.to(tensor.device)] for tensor in self.dataset.tensors)
             return
         dataset = cast("Dataset[object]", self.dataset)
-        yield from DataLoader(
-            dataset, batch_sampler=[part.tolist() for _, part in parts], **self.loading
-        )
+        positions = [part.tolist() for _, part in parts]
+        try:
+            yield from DataLoader(dataset, batch_sampler=positions, **self.loading)
+        except (RuntimeError, ValueError) as error:
+            if "collate_fn" in self.loading or not _is_ragged(error):
+                raise
+            raise ValueError(
+                "data: expected examples of one shape, got some of different lengths; do a "
+                "collate_fn that pads them (for tokens: DataCollatorWithPadding(tokenizer)), or "
+                "geocollapse.models.prepare"
+            ) from error
 
     def _parts(self, segment: Tensor) -> Iterable[Tensor]:
         """Split a segment into batches, of examples of similar length if lengths are known.
@@ -301,6 +309,11 @@ def as_map(
             f"do {remedy}"
         )
     return examples
+
+
+def _is_ragged(error: Exception) -> bool:
+    """True if torch's default collate function met examples of different shapes."""
+    return any(words in str(error) for words in ("equal size", "equal length"))
 
 
 def _own_labels(batch: Batch) -> Tensor:

@@ -6,6 +6,7 @@ from torch import nn
 
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 _DROPOUT = nn.modules.dropout._DropoutNd
+_RANDOM_DEPTH = ("DropPath", "StochasticDepth", "DropBlock", "DropBlock2d", "DropBlock3d")
 
 
 def check_mixing_layers(model: nn.Module | None, *, evaluation: bool = False) -> None:
@@ -67,11 +68,27 @@ def is_batch_norm(module: nn.Module) -> bool:
     return isinstance(module, _BATCH_NORM)
 
 
+def drawing_layers(model: nn.Module) -> list[str]:
+    """The names of the layers of ``model`` that draw at random in their present mode."""
+    return [name for name, module in model.named_modules() if module.training and _draws(module)]
+
+
 def _mixes(module: nn.Module) -> bool:
     """True for a layer that, in training mode, mixes examples or draws at random."""
+    return is_batch_norm(module) or _draws(module)
+
+
+def _draws(module: nn.Module) -> bool:
+    """True for a layer that, in training mode, drops entries, or whole branches by its name.
+
+    A rare drop is not seen by the check with two examples.
+    """
     if isinstance(module, _DROPOUT):
         return module.p > 0
-    return is_batch_norm(module) or type(module).__name__ in ("DropPath", "StochasticDepth")
+    if not type(module).__name__.endswith(_RANDOM_DEPTH):
+        return False
+    rates = [getattr(module, name, None) for name in ("p", "drop_prob", "drop_rate")]
+    return next((rate > 0 for rate in rates if rate is not None), True)
 
 
 def _names(names: list[str]) -> str:

@@ -16,7 +16,12 @@ from geocollapse.estimate import GeocollapseWarning
 from geocollapse.features import FeatureMap, Layer, Pool
 from geocollapse.features.borrow import cuda_devices
 from geocollapse.features.located import check_map, locate
-from geocollapse.features.mixing import check_batch_norm, check_mixing_layers, is_batch_norm
+from geocollapse.features.mixing import (
+    check_batch_norm,
+    check_mixing_layers,
+    drawing_layers,
+    is_batch_norm,
+)
 from geocollapse.features.padding import NO_MASK, padding_without_mask
 from geocollapse.features.wrapped import Wrapping
 from geocollapse.inputs import Inputs, n_rows, rows_of
@@ -119,6 +124,9 @@ def _check(feature_map: FeatureMap, x: Inputs, settings: MapSettings) -> None:
     may_draw = settings.method != "finite_difference"
     if padding_without_mask(model, x, feature_map.input_layer):
         warnings.warn(NO_MASK, GeocollapseWarning, stacklevel=2)
+    drawing = drawing_layers(model)
+    if drawing:
+        warnings.warn(_drawn(drawing), GeocollapseWarning, stacklevel=2)
     with running_statistics(model):
         check_map(
             feature_map.enter_whole,
@@ -132,6 +140,14 @@ def _check(feature_map: FeatureMap, x: Inputs, settings: MapSettings) -> None:
             check_output(feature_map, x)
         if may_draw:
             check_derivatives(feature_map, rows_of(x, slice(2)), settings.method)
+
+
+def _drawn(names: list[str]) -> str:
+    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return (
+        f"penalty: {names[0]!r}{others} drops at random, so that the penalty and penalty.last are of "
+        f"the networks that are drawn, not of the whole one; do measure() for that"
+    )
 
 
 @contextmanager
