@@ -145,8 +145,8 @@ def _check(feature_map: FeatureMap, x: Inputs, settings: MapSettings) -> None:
 def _drawn(names: list[str]) -> str:
     others = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return (
-        f"penalty: {names[0]!r}{others} drops at random, so that the penalty and penalty.last are of "
-        f"the networks that are drawn, not of the whole one; do measure() for that"
+        f"penalty: {names[0]!r}{others} drops at random, so that the penalty and penalty.last are "
+        f"of the networks that are drawn, not of the whole one; do measure() for that"
     )
 
 
