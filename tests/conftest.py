@@ -4,6 +4,7 @@ machines.
 
 import http.server
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,14 @@ from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("GEOCOLLAPSE_SHARED", ROOT.parent / "shared"))
+
+# A shell's `nohup` or `&` makes its children ignore these, which the tests of signals send.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 settings.register_profile("geocollapse", deadline=None, derandomize=True)
 settings.load_profile("geocollapse")
