@@ -188,10 +188,11 @@ def _inverse_blocks(
     noise = mean_noise(statistics, bias_corrected=bias_corrected)
     rounding = statistics.rounding_squared()
     for a, b, squared in distance_blocks(statistics.centred_means()):
-        squared = squared.masked_fill_(squared <= rounding, 0.0)
+        undefined = squared <= rounding
         if noise is not None:
             squared -= noise[a][:, None] + noise[b]
-        yield a, b, squared.masked_fill_(squared <= 0.0, torch.nan).reciprocal_()
+            undefined |= squared <= 0.0
+        yield a, b, squared.masked_fill_(undefined, torch.nan).reciprocal_()
 
 
 def check_reduction(reduction: str) -> None:
