@@ -215,7 +215,7 @@ class _Pairs:
         for batch in self._examples.batches(second, rest):
             if interrupted():
                 return False
-            n_probes = self._n_counted + (batch.segment == 0 and self._n_second > 0)
+            n_probes = self._n_counted + (batch.segment == 0)
             f, g = (self._probed(number, batch, n_probes) for number in (0, 1))
             self._norms.append((self._difference(f, g), f.norms[0].cpu(), g.norms[0].cpu()))
         self._n_read = end

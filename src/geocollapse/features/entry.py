@@ -52,9 +52,9 @@ def entry_of(model: nn.Module, inputs: Inputs, input_layer: str | None = None) -
         )
     if isinstance(inputs, Tensor):
         _only_floating(model, {"inputs": inputs})
-        return Entry(inputs, lambda x: model(unshared(x)))
+        return Entry(inputs, lambda x: run_model(model, x))
     name = _only_floating(model, inputs)
-    return Entry(inputs[name], lambda x: model(**{**inputs, name: unshared(x)}), mask)
+    return Entry(inputs[name], lambda x: run_model(model, {**inputs, name: x}), mask)
 
 
 def find_input_layer(model: nn.Module, inputs: Inputs, input_layer: str | None) -> str | None:

@@ -41,7 +41,9 @@ def read_once(setup: Setup, *, progress: bool = False) -> Reading:
             if interrupted() and probing.interrupt():
                 break
             features, output = _forward(setup, probing, batch)
-            _check(features, output, batch)
+            if isinstance(output, Tensor) and output.is_floating_point():
+                # an infinite logit may stand for a masked class
+                check_finite("logits", output.detach().clamp(-1.0, 1.0), batch.indices)
             kept.write(examples.rows(batch), features, output, examples.labels_of(batch))
             n_read += len(batch.indices)
             advance(n_read, None if n_expected is None else max(n_read, n_expected))
@@ -49,14 +51,6 @@ def read_once(setup: Setup, *, progress: bool = False) -> Reading:
     if n_processes > 1:
         kept.exchange(device_of(setup.model))
     return _assembled(examples, kept, probing)
-
-
-def _check(features: list[Tensor], output: object, batch: Batch) -> None:
-    """Refuse NaN, before the rest is read; an infinite logit may stand for a masked class."""
-    for z in features:
-        check_finite("features", z.detach(), batch.indices)
-    if isinstance(output, Tensor) and output.is_floating_point():
-        check_finite("logits", output.detach().clamp(-1.0, 1.0), batch.indices)
 
 
 def _forward(setup: Setup, probing: Probing, batch: Batch) -> tuple[list[Tensor], object]:
@@ -68,7 +62,10 @@ def _forward(setup: Setup, probing: Probing, batch: Batch) -> tuple[list[Tensor]
             return probed.features, probed.output
         with torch.no_grad():
             take, x = setup.feature_map.enter(inputs)
-            return take(x)
+            features, output = take(x)
+    for z in features:  # those that are probed were looked at there
+        check_finite("features", z, batch.indices)
+    return features, output
 
 
 @dataclass(frozen=True)
