@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from geocollapse.experiments.results.tables import ACCURACY, GC, GCOL, NC, TARGET_NC, read_sweep
+from geocollapse.multiple_tests import holm
 from geocollapse.papers.collapse_transfer.judge import at_matched_loss, judge
 from geocollapse.papers.statistics import (
     bootstrap_interval,
-    holm,
     permutation_p,
     spearman,
     wilson_interval,

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "geocollapse"
 # The rooms in the order of the data: a module may import from its own line and from lines above it.
 ORDER = (
     "_version",
-    "estimate numerics",
+    "estimate numerics multiple_tests",
     "inputs arrays",
     "measures",
     "runtime",
@@ -30,6 +30,7 @@ ORDER = (
     "regularizers",
     "store",
     "measurement",
+    "ranking",
     "integrations",
     "experiments.recipe",
     "experiments.results",

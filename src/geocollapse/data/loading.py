@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from geocollapse.data.preprocessing import ImagePreprocessing, import_torchvisio
 from geocollapse.data.raw import Labelled
 from geocollapse.data.sources import CIFAR_FS_CLASSES, SOURCES, DataSource
 from geocollapse.data.text_files import Columns, load_named_texts, read_texts
+from geocollapse.runtime.folders import user_cache
 
 _DIGITS_SEED = 0
 _TORCHVISION = {
@@ -135,14 +135,7 @@ def find_root(data_root: str | Path | None = None) -> Path:
         return Path(data_root)
     if os.environ.get("GEOCOLLAPSE_DATA"):
         return Path(os.environ["GEOCOLLAPSE_DATA"])
-    home = Path.home()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = home / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME", home / ".cache"))
-    return base / "geocollapse"
+    return user_cache()
 
 
 def _source(name: str) -> DataSource:

@@ -17,7 +17,6 @@ from geocollapse.measurement.classifier import head_at, match_outputs
 from geocollapse.measurement.compute import measure_layer
 from geocollapse.measurement.context import context_of
 from geocollapse.measurement.one_pass import read_once
-from geocollapse.measurement.reading import Reading
 from geocollapse.measurement.result import Measurement
 from geocollapse.runtime.processes import failing_together
 from geocollapse.store import KeptLayer, read_features
@@ -140,9 +139,8 @@ def measure(
         input_std=input_std,
     )
     with set_up(model, data, request) as setup:
-        notes = match_outputs(setup)
-        reading = read_once(setup, progress=progress)
-    return Measurement(tuple(map(measure_layer, _kept_layers(setup, reading, notes))))
+        kept = keep_layers(setup, progress=progress)
+    return Measurement(tuple(map(measure_layer, kept)))
 
 
 def measure_features(path: str | Path, *, device: torch.device | str = "cpu") -> Measurement:
@@ -174,8 +172,10 @@ def measure_features(path: str | Path, *, device: torch.device | str = "cpu") ->
     return Measurement((measure_layer(read_features(path, device=device)),))
 
 
-def _kept_layers(setup: Setup, reading: Reading, notes: tuple[str, ...]) -> list[KeptLayer]:
-    """The record of each layer; ``notes`` say how the outputs were matched to the classes."""
+def keep_layers(setup: Setup, *, progress: bool = False) -> list[KeptLayer]:
+    """The record of each layer from one pass over the data."""
+    notes = match_outputs(setup)  # of how the outputs were matched to the classes
+    reading = read_once(setup, progress=progress)
     context = context_of(setup, reading, notes)
     feature_map = setup.feature_map
     is_named = setup.request.classifier is not None

@@ -1,4 +1,4 @@
-"""Rank correlation over a few settings: its interval, its exact test, and Holm's correction.
+"""Rank correlation over a few settings: its interval and its exact test.
 
 A p is one-sided where a sign is expected. NaN: the quantity is undefined (a constant column, too
 few settings).
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,26 +100,6 @@ def permutations(n: int, *, seed: int = 0) -> NDArray[np.int64]:
     if n <= EXACT_SETTINGS:
         return np.array(list(itertools.permutations(range(n))), dtype=np.int64)
     return np.random.default_rng(seed).permuted(np.tile(np.arange(n), (N_PERMUTATIONS, 1)), axis=1)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of a family of p; NaN stays NaN and does not count.
-
-        p~_(i) = max_{j <= i} min(1, (m - j + 1) p_(j))
-
-    Source: Holm (1979).
-
-    Examples:
-        >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
-        [0.03, 0.06, 0.06]
-    """
-    defined = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
-    adjusted = [math.nan] * len(p_values)
-    largest = 0.0
-    for rank, (p, i) in enumerate(defined):
-        largest = max(largest, min(1.0, (len(defined) - rank) * p))
-        adjusted[i] = largest
-    return adjusted
 
 
 def wilson_interval(n_hits: int, n_trials: int, *, z: float = 1.959964) -> tuple[float, float]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geocollapse.experiments.results.tables import GC, GCOL, NC, TARGET_NC
+from geocollapse.multiple_tests import holm
 from geocollapse.papers.collapse_transfer.expectations import Hypothesis
 from geocollapse.papers.statistics import (
     Array,
     bootstrap_interval,
-    holm,
     permutation_p,
     permutations,
     spearman,

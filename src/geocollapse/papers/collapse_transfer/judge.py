@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geocollapse.experiments.results.tables import GC, GCOL, TARGET_NC, SweepResults
+from geocollapse.multiple_tests import holm
 from geocollapse.papers.collapse_transfer.claims import CLAIMS
 from geocollapse.papers.collapse_transfer.correlations import (
     LEVEL,
@@ -18,7 +19,6 @@ from geocollapse.papers.collapse_transfer.correlations import (
 from geocollapse.papers.collapse_transfer.expectations import Expectations, Hypothesis
 from geocollapse.papers.collapse_transfer.poincare import judge_bound, judge_ratio
 from geocollapse.papers.collapse_transfer.sampling import judge_sampling
-from geocollapse.papers.statistics import holm
 from geocollapse.papers.verdict import VIEWS, Verdict, View
 
 if TYPE_CHECKING:

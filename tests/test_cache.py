@@ -1,0 +1,119 @@
+"""The cache of features, and the fingerprint of a model that its keys are made of."""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+
+import geocollapse as geo
+from geocollapse.models.fingerprint import fingerprint
+from geocollapse.store.cache import FeatureCache, default_folder, key_of
+
+
+def kept(n=60, p=8):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, 4, generator=generator)
+    torch.manual_seed(0)
+    return geo.measure(nn.Linear(4, p), (x, torch.arange(n) % 3), layer="").kept
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1))
+
+
+def test_what_is_written_is_read_to_the_same_numbers(tmp_path):
+    cache = FeatureCache(tmp_path)
+    layer = kept()
+    cache.write("key", layer)
+    found = cache.read("key")
+    assert torch.equal(found.features, layer.features)
+    assert torch.equal(found.norms.values, layer.norms.values)
+    assert cache.read("another") is None
+
+
+def test_a_damaged_file_is_removed_and_counts_as_none(tmp_path):
+    cache = FeatureCache(tmp_path)
+    cache.write("key", kept())
+    path = cache.entries()[0].path
+    path.write_bytes(path.read_bytes()[:100])
+    assert cache.read("key") is None
+    assert cache.entries() == []
+
+
+def test_the_least_recently_used_makes_room(tmp_path):
+    cache = FeatureCache(tmp_path)
+    for number, key in enumerate("abc"):
+        cache.write(key, kept())
+        os.utime(tmp_path / f"{key}.safetensors", (number, number))
+    assert cache.read("a") is not None  # now the last used
+    size = cache.entries()[0].n_bytes
+    small = FeatureCache(tmp_path, size_limit=3 * size)
+    small.write("d", kept())
+    assert {entry.path.stem for entry in small.entries()} == {"a", "c", "d"}
+
+
+def test_features_above_the_limit_are_not_kept(tmp_path):
+    cache = FeatureCache(tmp_path, size_limit=100)
+    cache.write("key", kept())
+    assert cache.entries() == []
+
+
+def test_clear_removes_all_and_nothing_else(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    cache = FeatureCache(tmp_path)
+    cache.write("key", kept())
+    assert cache.clear() == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_folder_comes_from_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("GEOCOLLAPSE_CACHE", str(tmp_path))
+    assert default_folder() == tmp_path
+    monkeypatch.delenv("GEOCOLLAPSE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "geocollapse" / "features"
+
+
+def test_a_size_limit_below_zero_is_refused():
+    with pytest.raises(ValueError, match="size_limit: expected bytes, got -1; do size_limit="):
+        FeatureCache(size_limit=-1)
+
+
+def test_a_key_depends_on_every_part_and_not_on_their_order():
+    assert key_of({"a": 1, "b": None}) == key_of({"b": None, "a": 1})
+    assert key_of({"a": 1}) != key_of({"a": 2})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model[0].weight.data.mul_(1.0000001),
+        lambda model: model[1].running_mean.add_(1),
+        lambda model: model.append(nn.ReLU()),
+        lambda model: setattr(model[3], "p", 0.2),
+        lambda model: model.double(),
+        lambda model: model.train(),
+    ],
+)
+def test_a_fingerprint_changes_with_weights_buffers_layers_settings_precision_and_mode(change):
+    model = net().eval()
+    before = fingerprint(model)
+    assert before == fingerprint(net().eval())
+    change(model)
+    assert fingerprint(model) != before
+
+
+def test_a_fingerprint_sees_the_code_of_a_class():
+    class Scaled(nn.Linear):
+        def forward(self, x):
+            return 2.0 * super().forward(x)
+
+    first = fingerprint(Scaled(2, 2, bias=False))
+
+    class Scaled(nn.Linear):
+        def forward(self, x):
+            return 3.0 * super().forward(x)
+
+    assert first != fingerprint(Scaled(2, 2, bias=False))
