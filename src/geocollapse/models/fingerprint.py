@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Hashable
-from functools import cache
 from itertools import chain
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +26,7 @@ def fingerprint(model: nn.Module) -> str:
         True
     """
     digest = hashlib.sha256()
+    sources = {kind: _source(kind) for kind in map(type, model.modules())}
     for name, module in model.named_modules():
         kind = type(module)
         parts = (
@@ -38,18 +36,17 @@ def fingerprint(model: nn.Module) -> str:
             module.extra_repr(),
             str(module.training),
         )
-        digest.update(repr((*parts, _source(kind))).encode())
+        digest.update(repr((*parts, sources[kind])).encode())
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
         digest.update(_bytes(tensor))
     return digest.hexdigest()
 
 
-@cache
-def _source(kind: Hashable) -> str:
+def _source(kind: type) -> str:
     """The source of a class and of the classes it inherits from, as far as it can be had."""
     texts = []
-    for ancestor in inspect.getmro(cast("type", kind)):
+    for ancestor in kind.__mro__:
         if ancestor in (nn.Module, object):
             break
         try:
