@@ -105,6 +105,12 @@ def test_a_fingerprint_changes_with_weights_buffers_layers_settings_precision_an
     assert fingerprint(model) != before
 
 
+def test_a_fingerprint_sees_plain_attributes_of_a_module():
+    first, second = net().eval(), net().eval()
+    first.scale, second.scale = 1.0, 2.0
+    assert fingerprint(first) != fingerprint(second)
+
+
 def test_a_fingerprint_sees_the_code_of_a_class():
     class Scaled(nn.Linear):
         def forward(self, x):

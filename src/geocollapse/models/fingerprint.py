@@ -29,18 +29,18 @@ def fingerprint(model: nn.Module) -> str:
     sources = {kind: _source(kind) for kind in map(type, model.modules())}
     for name, module in model.named_modules():
         kind = type(module)
-        parts = (
-            name,
-            kind.__module__,
-            kind.__qualname__,
-            module.extra_repr(),
-            str(module.training),
-        )
-        digest.update(repr((*parts, sources[kind])).encode())
+        parts = (name, kind.__module__, kind.__qualname__, sources[kind], _settings(module))
+        digest.update(repr(parts).encode())
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
         digest.update(_bytes(tensor))
     return digest.hexdigest()
+
+
+def _settings(module: nn.Module) -> list[tuple[str, object]]:
+    """The plain attributes of a module, such as a stride, a rate or its mode."""
+    plain = (bool, int, float, str, tuple, type(None))
+    return sorted((k, v) for k, v in vars(module).items() if isinstance(v, plain))
 
 
 def _source(kind: type) -> str:
