@@ -297,6 +297,17 @@ def test_a_run_without_a_finite_ratio_keeps_the_claim_from_holding(tmp_path, rat
     )
 
 
+def test_an_infinite_ratio_read_from_disk_does_not_hold(tmp_path):
+    """Strict JSON has null for it, and the claim was once undecided."""
+    write_sweep(tmp_path)
+    set_final(tmp_path, 0, poincare_ratio={"max": None, "infinite": ["class 3"]})
+    set_final(tmp_path, 1, poincare_ratio={"max": 0.12, "infinite": []})
+    ratio = verdicts(tmp_path, claim="poincare-bound")[0]
+    assert ratio.verdict == "does not hold"
+    assert ratio.effect == math.inf
+    assert "Runs with an infinite ratio, from a class with GC 0: 1." in ratio.note
+
+
 def test_without_an_expected_sign_the_numbers_are_reported_and_nothing_holds(tmp_path):
     write_sweep(tmp_path)
     path = tmp_path / "sweep.yaml"

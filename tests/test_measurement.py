@@ -52,6 +52,22 @@ def test_every_measure_against_its_reference(model, data):
     assert m.layers[0].layer == "4:in"
 
 
+def test_the_json_names_the_classes_of_infinite_poincare_ratio():
+    """Class 1 varies and is constant around each example; null alone did not say so."""
+
+    def features(x):
+        return torch.stack([torch.where(x[:, 0] > 10, x[:, 0].detach(), x[:, 0]), 0 * x[:, 0]], 1)
+
+    x = torch.cat([torch.linspace(0, 1, 8), torch.linspace(20, 30, 8)])[:, None]
+    m = geo.measure(features, (x, torch.arange(16) // 8))
+    assert m.poincare_ratio["max"] == math.inf
+    ratios = json.loads(m.to_json())["poincare_ratio"]
+    assert ratios["max"] is None
+    assert ratios["infinite"] == ["1"]
+    assert ratios["per_class"]["1"] is None
+    assert ratios["per_class"]["0"] > 0.0
+
+
 def test_geometric_collapse_is_bounded_by_the_poincare_ratio(model, data):
     m = geo.measure(model, data)
     gcol = m.geometric_collapse.value

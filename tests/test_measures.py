@@ -56,7 +56,7 @@ ATTRIBUTES = {
     **{
         field.name: int if field.name == "nc1_rank" else float
         for field in dataclasses.fields(geo.NeuralCollapse)
-        if field.name != "warnings"
+        if field.name not in ("sampled", "warnings")
     },
 }
 

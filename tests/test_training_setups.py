@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import geocollapse as geo
+from geocollapse.regularizers import checkpoint_context
 
 X = torch.randn(48, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(48) % 3
@@ -187,3 +190,72 @@ def test_rare_random_depth_is_refused_by_its_name(kind):
 def test_dropout_under_the_penalty_is_said():
     with pytest.warns(geo.GeocollapseWarning, match="'2' drops at random, so that the penalty"):
         geo.GeometricComplexityPenalty(1.0)(net(dropout=0.1), X)
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(6, 18)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x)[:, None].chunk(3, dim=-1)
+        return x + torch.tanh(F.scaled_dot_product_attention(q, k, v)[:, 0])
+
+
+class Checkpointed(nn.Module):
+    """Two blocks of attention, recomputed in the backward pass if ``settings`` are given."""
+
+    def __init__(self, settings):
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList([Attention(), Attention()])
+        self.fc = nn.Linear(6, 3)
+        self.settings = settings
+
+    def forward(self, x):
+        for block in self.blocks:
+            if self.settings is None:
+                x = block(x)
+            else:
+                x = checkpoint(block, x, use_reentrant=False, **self.settings)
+        return self.fc(x.mean(dim=1))
+
+
+def penalised_gradients(method, settings):
+    model = Checkpointed(settings)
+    x = torch.randn(8, 5, 6, generator=torch.Generator().manual_seed(1))
+    logits, gc_loss = geo.GeometricComplexityPenalty(0.1, method=method)(model, x)
+    (F.cross_entropy(logits, torch.arange(8) % 3) + gc_loss).backward()
+    return [parameter.grad for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("double_backward", {"context_fn": checkpoint_context}),
+        ("finite_difference", {"context_fn": checkpoint_context}),
+        ("finite_difference", {}),
+    ],
+)
+def test_attention_may_be_checkpointed(method, settings):
+    """The recomputation took the fused kernel, which has no second derivative."""
+    found = penalised_gradients(method, settings)
+    for got, expected in zip(found, penalised_gradients(method, None), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-7)
+    assert torch.backends.cuda.flash_sdp_enabled()  # as before
+
+
+@pytest.mark.parametrize("method", ["double_backward", "forward_mode"])
+def test_other_checkpoints_of_attention_are_told_their_context(method):
+    with pytest.raises(
+        NotImplementedError,
+        match=r"method: .* recomputed as in the forward pass, got .* do method='double_backward' "
+        r"with checkpoint\(.*context_fn=geocollapse.regularizers.checkpoint_context\)",
+    ):
+        penalised_gradients(method, {})
+
+
+def test_a_checkpoint_outside_the_penalty_keeps_its_kernels():
+    forward, recompute = checkpoint_context()
+    with forward, recompute:
+        assert torch.backends.cuda.flash_sdp_enabled()

@@ -2,8 +2,9 @@
 
 The files, in the order they build on each other: statistics (streaming, mergeable), labelled (kept
 features), projections (one pass over the residuals for several measures), distances, cdnv, sampled
-(CDNV of some pairs), directional, variability (NC1), simplex (NC2), duality (NC3), decisions (NC4),
-neural_collapse (all of them), geometric (of the data set), distribution.
+(means over some pairs), directional, variability (NC1), simplex (NC2), duality (NC3), decisions
+(NC4), many_classes (what to estimate), neural_collapse (all of them), geometric (of the data set),
+distribution.
 """
 
 from geocollapse.collapse.cdnv import ClassPair as ClassPair

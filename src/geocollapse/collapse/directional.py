@@ -135,4 +135,5 @@ class DirectionalVariances:
         """V~_ij (C, columns), NaN on the diagonal and where two means coincide."""
         squared = distances_squared_to(self._statistics.centred_means(), self._columns)
         along = self._sums / self._statistics.counts[:, None] / squared.square()
-        return along.masked_fill_(squared == 0.0, torch.nan)  # the diagonal too
+        equal = squared <= self._statistics.rounding_squared()  # the diagonal too
+        return along.masked_fill_(equal, torch.nan)

@@ -14,7 +14,7 @@ from geocollapse.collapse.statistics import ClassStatistics
 from geocollapse.numerics import keeps_float32_products
 
 _MANY_NUMBERS = 1 << 22
-_MAX_EXTRA_WIDTH = 2048  # with thousands of classes a chunk keeps enough rows for a matrix product
+MAX_EXTRA_WIDTH = 2048  # with thousands of classes a chunk keeps enough rows for a matrix product
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class LabelledFeatures:
         """
         dtype = torch.float64 if exact else self.projection_dtype
         origin, offsets = self._rounded_means(dtype)
-        width = self.features.shape[1] + min(extra_width, _MAX_EXTRA_WIDTH)
+        width = self.features.shape[1] + min(extra_width, MAX_EXTRA_WIDTH)
         for rows in row_slices(len(self.features), width, self.features.device):
             index = self.index[rows]
             z = self.features[rows].to(dtype, copy=True).sub_(origin)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -14,11 +15,22 @@ from geocollapse.collapse.decisions import Disagreements, NearestMeanErrors, Nea
 from geocollapse.collapse.directional import mean_directional_cdnv
 from geocollapse.collapse.duality import nc3, self_duality_gram
 from geocollapse.collapse.labelled import LabelledFeatures
-from geocollapse.collapse.projections import Reader
-from geocollapse.collapse.simplex import hyperspherical_uniformity, nc2
+from geocollapse.collapse.many_classes import (
+    about_estimates,
+    estimates_of_features,
+    estimates_of_pairs,
+)
+from geocollapse.collapse.projections import Reader, read
+from geocollapse.collapse.sampled import PairSample, has_too_many_pairs
+from geocollapse.collapse.simplex import (
+    estimate_max_angle,
+    hyperspherical_uniformity,
+    nc2,
+    norms_and_angles,
+)
 from geocollapse.collapse.statistics import ClassStatistics
 from geocollapse.collapse.variability import WhitenedSums, trace_ratio
-from geocollapse.estimate import Json, strict_json
+from geocollapse.estimate import Estimate, Json, strict_json
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,8 @@ class NeuralCollapse:
         nc3_squared: its square, the other convention in use.
         self_duality_gram: distance of W M^T from the simplex Gram matrix, both normalised.
         nc4: share of the examples on which classifier and nearest class mean disagree.
+        sampled: the measures above that are estimates, by name, with their intervals: of random
+            class pairs or examples where there are more than 8,192 classes. Empty for fewer.
         warnings: why a value is NaN or must be read with care.
     """
 
@@ -74,11 +88,12 @@ class NeuralCollapse:
     nc3_squared: float | None = None
     self_duality_gram: float | None = None
     nc4: float | None = None
+    sampled: Mapping[str, Estimate] = field(default_factory=dict, repr=False)
     warnings: tuple[str, ...] = field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Json]:
         """Return the strict JSON form; undefined numbers are None."""
-        return strict_json(asdict(self))
+        return strict_json({f.name: getattr(self, f.name) for f in fields(self)})
 
 
 def neural_collapse(
@@ -96,6 +111,11 @@ def neural_collapse(
     Invariant under relabelling, and under translation, rotation and scaling of the features (NC3,
     NC4: with W moved along). Three passes over the features, two for the class statistics and
     one for all else: O(n p C) time, no p x p matrix.
+
+    Above 8,192 classes the averages over class pairs are estimated from 500,000 random ones, and
+    ``nearest_mean_error`` and ``nc4`` from random examples, with seed 0: ``sampled`` holds their
+    intervals, a warning says so. Norms, ``nc2_equiangular``, NC1 and NC3 remain exact. Time is then
+    O(n p^2 + C p^2), memory that of the features and means.
 
     Source: Papyan, Han, Donoho (2020); Galanti, György, Hutter (2022); definitions 2.
 
@@ -135,15 +155,60 @@ def measure_collapse(
 ) -> NeuralCollapse:
     """Compute ``neural_collapse`` of checked features, which share their class statistics."""
     w, b = _classifier(data, weight, bias)
-    streamed, about_classes = streamed_measures(data.statistics)
-    kept, about_pairs = _kept_measures(data, w, b)
     no_bias = "nc4: needs the bias, got None; do bias=torch.zeros(C) for a classifier without one"
-    reasons = (*about_classes, *about_pairs, *((no_bias,) if w is not None and b is None else ()))
+    about_bias = (no_bias,) if w is not None and b is None else ()
+    rows = None
     of_weight: dict[str, float] = {}
     if w is not None:
         rows = w - w.mean(dim=0) if centre_weight else w
         of_weight = _weight_measures(rows, data.statistics.centred_means())
-    return NeuralCollapse(**streamed, **kept, **of_weight, warnings=reasons)
+    if has_too_many_pairs(len(data.statistics.classes)):
+        found = _of_many_classes(data, w, b, rows, of_weight)
+        return replace(found, warnings=(*found.warnings, *about_bias))
+    streamed, about_classes = streamed_measures(data.statistics)
+    kept, about_pairs = _kept_measures(data, w, b)
+    return NeuralCollapse(
+        **streamed,
+        **kept,
+        **of_weight,
+        sampled={},
+        warnings=(*about_classes, *about_pairs, *about_bias),
+    )
+
+
+def _of_many_classes(
+    data: LabelledFeatures,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    rows: Tensor | None,
+    of_weight: dict[str, float],
+) -> NeuralCollapse:
+    """All measures for more than 8,192 classes, where averages over pairs are estimates.
+
+    ``rows`` are those of W for NC2, ``of_weight`` what W gives without a look at each pair.
+    """
+    statistics = data.statistics
+    sample = PairSample.of(len(statistics.classes), device=statistics.offsets.device)
+    whitened = WhitenedSums(data)
+    read(data, [whitened], whitened.basis)
+    estimates = {
+        **estimates_of_pairs(statistics, sample),
+        **estimates_of_features(data, weight, bias, sample),
+    }
+    if rows is not None:
+        name = "nc2_weight_max_angle"
+        estimates[name] = estimate_max_angle(name, rows, sample)
+    notes = about_estimates(estimates, sample, len(data.features))
+    return NeuralCollapse(
+        **{name: found.value for name, found in estimates.items()},
+        **_exact_measures(statistics),
+        **of_weight,
+        nc1=whitened.nc1.class_weighted,
+        nc1_pooled=whitened.nc1.pooled,
+        nc1_rank=whitened.nc1.rank,
+        sampled=estimates,
+        warnings=(*_about_classes(statistics), *notes),
+    )
 
 
 class _KeptMeasures(TypedDict):
@@ -183,13 +248,20 @@ def _kept_measures(
 
 
 def _weight_measures(rows: Tensor, means: Tensor) -> dict[str, float]:
-    """NC2 of the classifier's rows (C, p), and NC3 against the centred class means (C, p)."""
-    angles = nc2(rows)
+    """NC2 of the classifier's rows (C, p), and NC3 against the centred class means (C, p).
+
+    The mean angle is left out for more than 8,192 classes.
+    """
+    angles = {}
+    if has_too_many_pairs(len(rows)):
+        equinorm, equiangular = norms_and_angles(rows)
+    else:
+        equinorm, equiangular, angles["nc2_weight_max_angle"] = nc2(rows)
     duality = nc3(rows, means)
     return {
-        "nc2_weight_equinorm": angles.equinorm,
-        "nc2_weight_equiangular": angles.equiangular,
-        "nc2_weight_max_angle": angles.max_angle,
+        **angles,
+        "nc2_weight_equinorm": equinorm,
+        "nc2_weight_equiangular": equiangular,
         "nc3": duality,
         "nc3_squared": duality * duality,
         "self_duality_gram": self_duality_gram(rows, means),
@@ -197,7 +269,16 @@ def _weight_measures(rows: Tensor, means: Tensor) -> dict[str, float]:
 
 
 def streamed_measures(statistics: ClassStatistics) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Measure what class statistics alone give, with the reasons for what is NaN or misleading."""
+    """Measure what class statistics alone give, with the reasons for what is NaN or misleading.
+
+    Averages over class pairs are estimates for more than 8,192 classes, and a reason says so.
+    """
+    if has_too_many_pairs(len(statistics.classes)):
+        sample = PairSample.of(len(statistics.classes), device=statistics.offsets.device)
+        estimates = estimates_of_pairs(statistics, sample)
+        values = {name: found.value for name, found in estimates.items()}
+        notes = about_estimates(estimates, sample, statistics.n_samples)
+        return {**values, **_exact_measures(statistics)}, (*_about_classes(statistics), *notes)
     plug_in, why = mean_cdnv(statistics)
     corrected, why_corrected = mean_cdnv(statistics, bias_corrected=True)
     means = statistics.centred_means()
@@ -212,6 +293,16 @@ def streamed_measures(statistics: ClassStatistics) -> tuple[dict[str, float], tu
         "hyperspherical_uniformity": hyperspherical_uniformity(means),
     }
     return values, (*_about_classes(statistics), *why, *why_corrected)
+
+
+def _exact_measures(statistics: ClassStatistics) -> dict[str, float]:
+    """The measures of class statistics that take no look at each pair of classes."""
+    equinorm, equiangular = norms_and_angles(statistics.centred_means())
+    return {
+        "nc1_trace_ratio": trace_ratio(statistics),
+        "nc2_equinorm": equinorm,
+        "nc2_equiangular": equiangular,
+    }
 
 
 def _about_classes(statistics: ClassStatistics) -> tuple[str, ...]:

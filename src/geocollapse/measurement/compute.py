@@ -54,7 +54,8 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
     classifier = _fitting_classifier(kept, data)
     collapse = measure_collapse(data, weight=classifier.weight, bias=classifier.bias)
     means = data.statistics.means
-    gcol = geometric_collapse(by_class, means, rounding=data.statistics.rounding_squared())
+    rounding = data.statistics.rounding_squared()
+    gcol = geometric_collapse(by_class, means, rounding=rounding)
     variance = _total_variance(data)
     has_norms = len(kept.context.probed) > 0
     bounds = bounds_of(data, _BOUND_SHOTS, by_class if has_norms else None)
@@ -76,7 +77,7 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
         class_complexity=dict(zip(names, by_class, strict=True)),
         geometric_collapse=gcol,
         poincare_ratio=_by_name(
-            poincare_ratios(data.statistics.variances(), by_class, means), names
+            poincare_ratios(data.statistics.variances(), by_class, means, rounding=rounding), names
         ),
         neural_collapse=collapse,
         bounds={
@@ -117,7 +118,12 @@ def _samples_for_rtol(kept: KeptLayer) -> int | None:
 def _by_name(ratios: PoincareRatios, names: tuple[str, ...]) -> PoincareDict:
     """The ratios with class names as keys."""
     per_class = dict(zip(names, ratios["per_class"].tolist(), strict=True))
-    return {"weighted_mean": ratios["weighted_mean"], "max": ratios["max"], "per_class": per_class}
+    return {
+        "weighted_mean": ratios["weighted_mean"],
+        "max": ratios["max"],
+        "infinite": [name for name, ratio in per_class.items() if ratio == math.inf],
+        "per_class": per_class,
+    }
 
 
 def _per_pixel(kept: KeptLayer, classes: ClassStatistics, variance: float) -> PerPixel | None:

@@ -15,11 +15,14 @@ class PoincareDict(TypedDict):
     """Empirical Poincare ratios Var_i / GC_i.
 
     Attributes:
+        infinite: names of the classes with an infinite ratio, a GC of 0 and some variance; in JSON
+            their ratio is null.
         per_class: the ratio of each class, by its name.
     """
 
     weighted_mean: float | None
     max: float | None
+    infinite: list[str]
     per_class: dict[str, float | None]
 
 

@@ -9,3 +9,4 @@ from geocollapse.regularizers.complexity import (
     GeometricComplexityPenalty as GeometricComplexityPenalty,
 )
 from geocollapse.regularizers.complexity import Method as Method
+from geocollapse.regularizers.complexity import checkpoint_context as checkpoint_context

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RATIO = "source.poincare_ratio.max"
+_INFINITE = "source.poincare_ratio.infinite"  # a list of class names as JSON text
 _COMPARED = ("run_id", "step", "compared", "error", "bound")
 _ROUNDING = 1e-9  # relative: an error equal to its bound is not above it
 
@@ -26,8 +27,8 @@ def judge_ratio(
 
         effect = max over runs of rho / min over runs of rho
 
-    With an infinite ratio (GC_i = 0 and Var_i > 0) no constant serves, and with one that is null on
-    disk, infinite or undefined, it is not known: neither holds.
+    With an infinite ratio (GC_i = 0 and Var_i > 0) no constant serves. With one that is undefined,
+    or null in a file that does not say which classes are infinite, it is not known if one does.
 
     Source: Munn, Dherin, Gonzalvo (2024): NC <= c GCol with one c; definitions 3 and 5.
     """
@@ -173,15 +174,18 @@ def _pairs(records: pd.DataFrame, name: str, error: pd.Series, bound: pd.Series)
 def _left_out(runs: pd.DataFrame) -> tuple[int, int]:
     """The numbers of measured runs whose ratio is infinite, and of those where it is null or 0.
 
-    Strict JSON has no infinity, so that a ratio read from disk is null in both cases.
+    Strict JSON has no infinity: a ratio on disk is null, and the names of such classes are beside.
     """
     if GC not in runs:
         return 0, 0
     measured = runs[runs[GC].notna()]
     left_out = measured.drop(index=_positive(measured, RATIO).index)
-    if RATIO not in left_out:
-        return 0, len(left_out)
-    n_infinite = int(np.isinf(left_out[RATIO].astype(float)).sum())
+    is_infinite = left_out.index != left_out.index
+    if RATIO in left_out:
+        is_infinite |= np.isinf(left_out[RATIO].astype(float))
+    if _INFINITE in left_out:
+        is_infinite |= left_out[_INFINITE].fillna("[]") != "[]"
+    n_infinite = int(is_infinite.sum())
     return n_infinite, len(left_out) - n_infinite
 
 

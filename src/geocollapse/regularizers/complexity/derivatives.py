@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from geocollapse.estimate import GeocollapseWarning
 from geocollapse.features import FeatureMap
@@ -95,7 +96,10 @@ def _by_double_backward(
     leaf, features, _ = tracked(*feature_map.enter_whole(inputs))
     # With a gradient in v, the graph shows operations that are differentiable only once.
     v = _signs(features).requires_grad_()
-    gradient = pull_back(feature_map, features, leaf, v)
+    try:
+        gradient = pull_back(feature_map, features, leaf, v)
+    except CheckpointError as error:
+        raise _other_recomputation() from error
     if _is_cut(gradient):
         raise _no_second_derivative("an operation that is once_differentiable", "forward_mode")
     value = (gradient * _signs(leaf).view_as(leaf)).sum()
@@ -120,10 +124,23 @@ def _gradients(value: Tensor, trained: Mapping[str, Tensor], other: str) -> Sequ
         return [None] * len(trained)
     try:
         return torch.autograd.grad(value, list(trained.values()), allow_unused=True)
+    except CheckpointError as error:
+        raise _other_recomputation() from error
     except RuntimeError as error:
         if not any(word in str(error) for word in _REFUSALS):
             raise
         raise _no_second_derivative(repr(str(error).splitlines()[0]), other) from error
+
+
+def _other_recomputation() -> NotImplementedError:
+    """The error of checkpointed activations that are not recomputed as they were computed."""
+    return NotImplementedError(
+        "method: expected checkpointed activations to be recomputed as in the forward pass, got "
+        "other operations (fused attention, or no forward mode); do method='double_backward' with "
+        "checkpoint(..., use_reentrant=False, "
+        "context_fn=geocollapse.regularizers.checkpoint_context), or for a smooth map "
+        "method='finite_difference'"
+    )
 
 
 def _no_second_derivative(got: str, other: str) -> NotImplementedError:

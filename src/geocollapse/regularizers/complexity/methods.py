@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from geocollapse.features import FeatureMap
 from geocollapse.inputs import Inputs, Take, tensors_of, track
 from geocollapse.jacobian import (
-    TwiceDifferentiable,
     differentiable_push_forward,
     in_right_order,
-    plain_attention,
     probes,
 )
+from geocollapse.regularizers.complexity.recompute import twice_differentiable
 
 Method = Literal["forward_mode", "double_backward", "finite_difference"]
 NumberOfProbes = int | Literal["exact"]
@@ -172,7 +171,7 @@ def push_forward(
 def tracked(take: Take, x: Tensor) -> tuple[Tensor, Tensor, object]:
     """The inputs as a tensor that takes gradients, the features and the output."""
     leaf = x.clone() if x.requires_grad else track(x)
-    with plain_attention(), TwiceDifferentiable():
+    with twice_differentiable():
         (features,), output = take(leaf)
     return leaf, features, output
 
