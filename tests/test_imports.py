@@ -55,6 +55,7 @@ HEAVY = (
     "timm",
     "transformers",
     "PIL",
+    "pyarrow",
     "pydantic",
     "yaml",
     "rich",
