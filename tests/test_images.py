@@ -16,7 +16,7 @@ from torchvision.datasets import ImageFolder
 
 import geocollapse as geo
 from geocollapse import data
-from geocollapse.data.folders import read_image
+from geocollapse.data.image_files import read_image
 from geocollapse.data.preprocessing import eight_bits, resize_and_crop
 from geocollapse.models import LoadedModel, prepare
 

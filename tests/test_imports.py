@@ -56,6 +56,7 @@ HEAVY = (
     "timm",
     "transformers",
     "PIL",
+    "pyarrow",
     "pydantic",
     "yaml",
     "rich",

@@ -98,7 +98,8 @@ def data(data_root: DataRoot = None) -> Answer:
     columns = ("name", "what", "splits", "classes", "MB", "here")
     rows = [_source_row(source) for source in sources]
     ending = (
-        f"folder:PATH reads an ImageFolder, csv:FILE columns text and label. Data folder: {root}"
+        f"folder:PATH reads an ImageFolder, parquet:GLOB columns image and label, csv:FILE columns "
+        f"text and label. Data folder: {root}"
     )
     found: DataDict = {
         "schema_version": SCHEMA_VERSION,

@@ -26,8 +26,8 @@ DataArgument = Annotated[
     str | None,
     Argument(
         metavar="DATA",
-        help="A data set of `geocollapse data`, folder:PATH or csv:FILE; :SPLIT may follow. "
-        "None with features:FILE.",
+        help="A data set of `geocollapse data`, folder:PATH, parquet:GLOB or csv:FILE; :SPLIT may "
+        "follow. None with features:FILE.",
         show_default=False,
     ),
 ]
@@ -137,8 +137,24 @@ class DataOptions:
     ] = None
     label_column: Annotated[
         str | None,
-        Option(metavar="NAME", help="Column of its classes; default label, else category."),
+        Option(
+            metavar="NAME",
+            help="Column of the classes of csv: and parquet:; default label, else category or "
+            "labels.",
+        ),
     ] = None
+    image_column: Annotated[
+        str | None,
+        Option(metavar="NAME", help="Column of the images of parquet:GLOB; default image or img."),
+    ] = None
+    skip_broken: Annotated[
+        bool,
+        Option(
+            "--skip-broken",
+            help="Leave out images of folder: and parquet: that do not decode; they are counted "
+            "and named.",
+        ),
+    ] = False
     max_length: Annotated[
         int | None,
         Option(metavar="N", help="Cut texts after N tokens; default the tokenizer's limit."),

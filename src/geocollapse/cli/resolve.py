@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
 
 # arguments of the library whose errors name the options instead
-_NAMED = ("tokenizer", "max_length", "next_tokens", "text_column", "label_column")
+_NAMED = (
+    "tokenizer",
+    "max_length",
+    "next_tokens",
+    "text_column",
+    "label_column",
+    "image_column",
+    "skip_broken",
+)
 _MOST = 64  # threads or processes that are taken on any machine
 FEATURES = "features:"  # precedes the name of a features file in place of a model
 
@@ -127,6 +135,8 @@ class Request:
                 std=parse_numbers(options.std, option="--std"),
                 text_column=options.text_column,
                 label_column=options.label_column,
+                image_column=options.image_column,
+                skip_broken=options.skip_broken,
                 tokenizer=tokenizer,
                 max_length=options.max_length,
                 next_tokens=options.next_tokens,

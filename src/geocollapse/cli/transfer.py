@@ -57,6 +57,7 @@ class _Embedded:
     split: str | None
     origin: Mapping[str, object]
     heading: str
+    notes: tuple[str, ...] = ()
 
 
 def transfer(
@@ -99,6 +100,7 @@ def transfer(
     result: FewShotDict = {
         "schema_version": SCHEMA_VERSION,
         **accuracy,
+        "warnings": [*found.notes, *accuracy["warnings"]],
         "classes": found.classes,
         "layer": found.layer,
         "n_features": found.features.shape[1],
@@ -145,6 +147,7 @@ def _of_model(
         split=dataset.split,
         origin=inputs.origin,
         heading=inputs.heading(),
+        notes=dataset.notes,
     )
 
 

@@ -1,9 +1,11 @@
 """Named data sets, and labelled data of one's own.
 
-The files, in the order they build on each other: selection, naming (classes from names) and
-augmentation; preprocessing (of one image); labelled (tensors and images); pixels (normalisation of
-images); folders (images in files); tokens, token_rows and texts; sources (the named data sets);
-text_files; raw (loaded data made ready for a model); loading.
+The files, in the order they build on each other: selection, naming (classes from names),
+augmentation, columns (of tables) and fingerprint (of what a model sees); preprocessing (of one
+image); image_files (images that are decoded when asked for); labelled (tensors and images); pixels
+(normalisation of images); folders; parquet_shards, parquet_labels and parquet (images in tables);
+tokens, token_rows and texts; sources (the named data sets); text_files; raw (loaded data made ready
+for a model); loading.
 """
 
 from geocollapse.data.augmentation import crop_and_flip as crop_and_flip

@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
+from geocollapse.data.image_files import FilesOfFolder, ImageFiles
 from geocollapse.data.labelled import About, LabelledImages
 from geocollapse.data.naming import in_order
 from geocollapse.data.pixels import one_at_a_time
-from geocollapse.data.preprocessing import ImagePreprocessing, eight_bits, import_torchvision
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from geocollapse.data.preprocessing import ImagePreprocessing, import_torchvision
 
 _NO_CLASSES = ("__MACOSX", "__pycache__")  # folders that programs leave behind
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, struct.error)
 
 _Seen = set[tuple[int, int]]  # device and inode of the folders that were read, or never will be
-
-
-@dataclass(frozen=True)
-class ImageFiles:
-    """Image files that go through a preprocessing when they are read.
-
-    Attributes:
-        paths: of the images.
-        preprocessing: from an image to the input of a model.
-    """
-
-    paths: tuple[str, ...]
-    preprocessing: ImagePreprocessing
-
-    def __getitem__(self, row: int, /) -> tuple[Tensor]:
-        return (self.preprocessing(read_image(self.paths[row])),)
 
 
 def read_folder(
@@ -77,39 +54,8 @@ def read_folder(
         paths += images
         labels += [label] * len(images)
     about = About(name, split, tuple(classes), notes=_note_on_order(classes))
-    files = ImageFiles(tuple(paths), preprocessing)
+    files = ImageFiles(FilesOfFolder(path, tuple(paths)), preprocessing)
     return one_at_a_time(files, torch.tensor(labels), about, preprocessing)
-
-
-def read_image(path: str) -> Image:
-    """The image in a file, with 8 bits a channel.
-
-    Raises:
-        ValueError: a file that is damaged, no image, too large, or of a depth without a known
-            range; the file is named.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return eight_bits(image)
-    except (FileNotFoundError, PermissionError):  # these name the file
-        raise
-    except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise ValueError(
-            f"data: expected an image of at most {limit} pixels, got a larger one in {path}; do "
-            f"make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS"
-        ) from error
-    except _DAMAGED as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, ValueError) and reason.startswith("image: "):
-            raise ValueError(f"{reason} (in {path})") from error
-        raise ValueError(
-            f"data: expected an image in {path}, got a damaged file or another format ({reason}); "
-            f"do replace or remove it"
-        ) from error
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from geocollapse.data.preprocessing import PreprocessingDict
+from geocollapse.data.fingerprint import Fingerprint, description
+from geocollapse.data.image_files import UndecodableImage
+from geocollapse.data.preprocessing import ImagePreprocessing, PreprocessingDict
 from geocollapse.data.selection import parse_classes, select_rows
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+_MOST_COUNTED = 10_000  # images that are decoded to count the broken ones once one is found
+_MOST_NAMED = 20  # broken images that a note names
 
 Classes = str | Sequence[int | str] | None
 
@@ -42,7 +45,7 @@ class About:
     notes: tuple[str, ...] = ()
 
 
-class Described:
+class Described(ABC):
     """The attributes that measurements read, and the choice of classes and examples."""
 
     about: About
@@ -82,6 +85,26 @@ class Described:
     def notes(self) -> tuple[str, ...]:
         """What a reader of the results must know about the data."""
         return self.about.notes
+
+    def fingerprint(self) -> str:
+        """The SHA-256 of what determines the inputs, labels and class names, as hexadecimal digits.
+
+        Images in files are hashed as they are encoded, with the settings of their preprocessing;
+        tensors and tokens by their numbers. Split and names of classes count; the name of the data
+        set and its place on disk do not. The same on every machine. Reads all files once, decodes
+        none.
+        """
+        fingerprint = Fingerprint()
+        about = self.about
+        fingerprint.add_value([type(self).__name__, about.split, about.classes])
+        fingerprint.add_value([about.mean, about.std])
+        fingerprint.add_tensor(self.targets)
+        self._add_content(fingerprint)
+        return fingerprint.hexdigest()
+
+    @abstractmethod
+    def _add_content(self, fingerprint: Fingerprint) -> None:
+        """Add the examples themselves."""
 
     @property
     def n_classes(self) -> int:
@@ -141,38 +164,68 @@ class LabelledData(Described, TensorDataset):
         """These examples on another device."""
         return LabelledData(self.inputs.to(device), self.targets.to(device), self.about)
 
+    def _add_content(self, fingerprint: Fingerprint) -> None:
+        fingerprint.add_tensor(self.inputs)
+
 
 class ImageInputs(Protocol):
     """Images as inputs of a model, each the first entry of a tuple."""
 
+    @property
+    def preprocessing(self) -> ImagePreprocessing:
+        """From an image to the input of a model."""
+
     def __getitem__(self, row: int, /) -> tuple[Tensor, *tuple[object, ...]]: ...
+
+    def name(self, row: int, /) -> str:
+        """A short name of an image."""
+
+    def decodes(self, row: int, /) -> bool:
+        """False for an image that cannot be read."""
+
+    def content(self, row: int, /) -> bytes:
+        """Bytes that determine the image before its preprocessing."""
 
 
 class PilImages:
-    """Images in memory that go through a transform as PIL images when they are read, as files do.
+    """Images in memory that go through a preprocessing as PIL images when read, as files do.
 
     Args:
         images: (n, channels, h, w) in [0, 1], grey or RGB; kept in the 8 bits that PIL knows.
-        transform: from a PIL image to the input of a model.
+        preprocessing: from a PIL image to the input of a model.
     """
 
-    def __init__(self, images: Tensor, transform: Callable[[Image], Tensor]) -> None:
+    def __init__(self, images: Tensor, preprocessing: ImagePreprocessing) -> None:
         self._pixels = (
             (images * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).squeeze(3).numpy()
         )
-        self._transform = transform
+        self.preprocessing = preprocessing
 
     def __getitem__(self, row: int, /) -> tuple[Tensor]:
         from PIL import Image
 
-        return (self._transform(Image.fromarray(self._pixels[row])),)
+        return (self.preprocessing(Image.fromarray(self._pixels[row])),)
+
+    def name(self, row: int, /) -> str:
+        """The position of an image."""
+        return f"example {row}"
+
+    def decodes(self, row: int, /) -> bool:
+        """True: these images are decoded."""
+        del row
+        return True
+
+    def content(self, row: int, /) -> bytes:
+        """The shape and the pixels of an image."""
+        pixels = self._pixels[row]
+        return f"{pixels.shape}\n".encode() + pixels.tobytes()
 
 
 class LabelledImages(Described, Dataset[tuple[Tensor, int]]):
     """Images that are read, resized and normalised one at a time, when they are asked for.
 
     Args:
-        folder: the images with their transform: ``PilImages`` or ``ImageFiles``.
+        folder: the images with their preprocessing: ``PilImages`` or ``ImageFiles``.
         rows: positions taken from it.
         labels: (n,) of these positions, 0..C-1.
         about: names and normalisation.
@@ -188,7 +241,17 @@ class LabelledImages(Described, Dataset[tuple[Tensor, int]]):
         return len(self.rows)
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        return self.folder[int(self.rows[position])][0], int(self.targets[position])
+        """The input of a model made from an image, and its label.
+
+        Raises:
+            ValueError: an image that does not decode: the first one is named, and among at most
+                10,000 images all are counted.
+        """
+        try:
+            image = self.folder[int(self.rows[position])][0]
+        except UndecodableImage as error:
+            raise self._counted(error) from error
+        return image, int(self.targets[position])
 
     def select(
         self, *, classes: Classes = None, subset: int | None = None, seed: int = 0
@@ -197,8 +260,61 @@ class LabelledImages(Described, Dataset[tuple[Tensor, int]]):
         rows, labels, about = self.chosen(classes, subset, seed)
         return LabelledImages(self.folder, self.rows[rows], labels, about)
 
+    def without_broken(self) -> LabelledImages:
+        """The images that decode, with a note that counts and names the others.
+
+        Every image is decoded once for this.
+
+        Raises:
+            ValueError: a class without an image that decodes.
+        """
+        is_whole = torch.tensor([self.folder.decodes(row) for row in self.rows.tolist()])
+        if is_whole.all():
+            return self
+        kept = self.targets[is_whole]
+        lost = sorted(set(self.targets.tolist()) - set(kept.tolist()))
+        if lost:
+            raise ValueError(
+                f"data: expected an image that decodes in each class, got none of "
+                f"{int((self.targets == lost[0]).sum())} in {self.classes[lost[0]]!r}; do replace "
+                f"them, or leave the class out"
+            )
+        names = [self.folder.name(row) for row in self.rows[~is_whole].tolist()]
+        about = replace(self.about, notes=(*self.about.notes, _left_out(names, len(self))))
+        return LabelledImages(self.folder, self.rows[is_whole], kept, about)
+
     def in_memory(self) -> LabelledData:
         """All images read into tensors, for training."""
         return LabelledData(
             torch.stack([self[row][0] for row in range(len(self))]), self.targets, self.about
         )
+
+    def _add_content(self, fingerprint: Fingerprint) -> None:
+        preprocessing = self.folder.preprocessing
+        settings = {key: v for key, v in preprocessing.as_dict().items() if key != "source"}
+        fingerprint.add_value([settings, description(preprocessing.transform)])
+        for row in self.rows.tolist():
+            fingerprint.add_bytes(self.folder.content(row))
+
+    def _counted(self, error: UndecodableImage) -> ValueError:
+        """An error that names one image and counts all that do not decode."""
+        n = len(self)
+        count = ""
+        if n <= _MOST_COUNTED:
+            n_broken = sum(not self.folder.decodes(row) for row in self.rows.tolist())
+            count = f", {n_broken:,} of {n:,} images that do not decode"
+        return ValueError(
+            f"{error.problem}{count}; do {error.advice}, or leave such images out with skip_broken "
+            f"(--skip-broken)"
+        )
+
+
+def _left_out(names: Sequence[str], n_images: int) -> str:
+    """A note on images that do not decode."""
+    shown = ", ".join(names[:_MOST_NAMED])
+    more = len(names) - _MOST_NAMED
+    verbs = "does not decode and is" if len(names) == 1 else "do not decode and are"
+    return (
+        f"{len(names):,} of {n_images:,} images {verbs} left out: {shown}"
+        f"{f' and {more:,} more' if more > 0 else ''}"
+    )

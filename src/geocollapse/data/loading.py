@@ -1,8 +1,9 @@
-"""A data set by name: ``cifar10``, ``cifar10:test``, ``folder:PATH``."""
+"""A data set by name: ``cifar10``, ``cifar10:test``, ``folder:PATH``, ``parquet:GLOB``."""
 
 from __future__ import annotations
 
 import difflib
+import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,16 +11,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from geocollapse.data.columns import Columns
 from geocollapse.data.folders import read_folder
 from geocollapse.data.labelled import About, Classes, LabelledImages
+from geocollapse.data.parquet import by_split, find_files, read_parquet, split_name
 from geocollapse.data.pixels import Pixels, normalised
 from geocollapse.data.preprocessing import ImagePreprocessing, import_torchvision
 from geocollapse.data.raw import Labelled
 from geocollapse.data.sources import CIFAR_FS_CLASSES, SOURCES, DataSource
-from geocollapse.data.text_files import Columns, load_named_texts, read_texts
+from geocollapse.data.text_files import load_named_texts, read_texts
 from geocollapse.runtime.folders import user_cache
 
 _DIGITS_SEED = 0
+_OF_FILES = ("folder", "parquet")  # kinds of data whose images may be damaged
+_COLUMNS = {"csv": ("text_column", "label_column"), "parquet": ("image_column", "label_column")}
 _TORCHVISION = {
     "mnist": "MNIST",
     "fashion-mnist": "FashionMNIST",
@@ -44,6 +49,8 @@ def load(
     image_size: int | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
+    image_column: str | None = None,
+    skip_broken: bool = False,
     download: bool = True,
 ) -> Labelled:
     """The examples that ``spec`` names: images normalised for each channel, or texts.
@@ -53,7 +60,7 @@ def load(
     a network.
 
     Args:
-        spec: ``NAME``, ``NAME:split``, ``folder:PATH``, ``folder:PATH:split`` or ``csv:FILE``.
+        spec: ``NAME``, ``folder:PATH``, ``parquet:GLOB`` or ``csv:FILE``; ``:split`` may follow.
         split: takes the place of one in ``spec``.
         default_split: if neither names one; a source without splits has one, ``all``.
         data_root: folder of the data.
@@ -68,17 +75,21 @@ def load(
         image_size: pixels a side to which images are resized and cropped, instead of the model's
             own size, of 224 for a folder, or of the images' own for a named data set.
         text_column: of the texts of a ``csv:FILE``; ``text`` by default.
-        label_column: of its classes; ``label`` or ``category`` by default.
+        label_column: of the classes of a ``csv:FILE`` or ``parquet:GLOB``; ``label`` by default,
+            else ``category`` or ``labels``.
+        image_column: of the images of a ``parquet:GLOB``; ``image`` or ``img`` by default.
+        skip_broken: leave out images of a ``folder:`` or ``parquet:`` that do not decode, with a
+            note that counts and names them. Each chosen image is decoded once more for this.
         download: fetch missing files.
 
     Returns:
-        Tensors in memory; for a folder, or with a preprocessing, images that are read one at a
-        time; or texts, which a model's tokenizer turns into tokens.
+        Tensors in memory; for a folder or .parquet files, or with a preprocessing, images that are
+        read one at a time; or texts, which a model's tokenizer turns into tokens.
 
     Raises:
         ValueError: an unknown name, split or class (the nearest is named).
         FileNotFoundError: missing files (the places looked in are named).
-        ImportError: torchvision is missing (the pip command is named).
+        ImportError: torchvision or pyarrow is missing (the pip command is named).
 
     Examples:
         >>> data = load("digits", classes="0-4")
@@ -88,11 +99,16 @@ def load(
     name, in_spec = parse_spec(spec)
     wanted = split or in_spec
     pixels = Pixels(mean, std, pad_to, image_size, preprocessing)
-    columns = Columns(text_column, label_column)
-    if not name.startswith("csv:"):
-        columns.refuse(name)
+    kind = name.partition(":")[0]
+    columns = Columns(text_column, label_column, image_column)
+    columns.refuse(name, taken=_COLUMNS.get(kind, ()))
+    if skip_broken and kind not in _OF_FILES:
+        raise ValueError(
+            f"skip_broken: expected False for {name}, which is no folder:PATH or parquet:GLOB, got "
+            f"True; do leave it out"
+        )
     data: Labelled
-    if name.startswith("csv:"):
+    if kind == "csv":
         pixels.refuse()
         part = _split(name, ["all"], wanted, default_split)
         data = read_texts(Path(name.removeprefix("csv:")), name, part, columns)
@@ -100,17 +116,21 @@ def load(
         pixels.refuse()
         part = _split(name, SOURCES[name].splits, wanted, default_split)
         data = load_named_texts(SOURCES[name], part, find_root(data_root), download)
-    elif name.startswith("folder:"):
+    elif kind == "folder":
         data = _folder(name, wanted, default_split, pixels.of_files())
+    elif kind == "parquet":
+        data = _parquet(name, wanted, default_split, columns, pixels.of_files())
     else:
         source = _source(name)
         part = _split(source.name, source.splits, wanted, default_split)
         images, labels, names = _read(source, part, find_root(data_root), download)
         about = About(source.name, part, tuple(names), source.mean, source.std)
         data = normalised(images, labels, about, pixels)
-    if classes is None and subset is None:
-        return data
-    return data.select(classes=classes, subset=subset, seed=seed)
+    if classes is not None or subset is not None:
+        data = data.select(classes=classes, subset=subset, seed=seed)
+    if skip_broken and isinstance(data, LabelledImages):
+        return data.without_broken()
+    return data
 
 
 def parse_spec(spec: str) -> tuple[str, str | None]:
@@ -121,9 +141,10 @@ def parse_spec(spec: str) -> tuple[str, str | None]:
         (('cifar10', 'test'), ('digits', None), ('folder:photos', 'val'))
     """
     kind, _, rest = spec.partition(":")
-    if kind in ("folder", "csv"):
+    if kind in ("folder", "csv", "parquet"):
         path, colon, split = rest.rpartition(":")
-        is_split = bool(colon) and not Path(f"{path}:{split}").exists()
+        is_there = Path(rest).exists() or (kind == "parquet" and bool(glob.glob(rest)))
+        is_split = bool(colon) and not is_there
         return (f"{kind}:{path}", split) if is_split else (spec, None)
     name, _, split = spec.partition(":")
     return name, split or None
@@ -140,16 +161,27 @@ def find_root(data_root: str | Path | None = None) -> Path:
 
 def _source(name: str) -> DataSource:
     if name not in SOURCES:
-        is_table = Path(name).is_file() and name.lower().endswith(".csv")
-        if is_table or Path(name).is_dir():
+        kind = _kind_of_path(name)
+        if kind is not None:
             raise ValueError(
                 f"data: expected the name of a data set, or of a folder or file behind its kind, "
-                f"got {name!r}; do {'csv' if is_table else 'folder'}:{name}"
+                f"got {name!r}; do {kind}:{name}"
             )
         near = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0.3) or ["digits"]
-        known = ", ".join([*SOURCES, "folder:PATH", "csv:FILE"])
+        known = ", ".join([*SOURCES, "folder:PATH", "parquet:GLOB", "csv:FILE"])
         raise ValueError(f"data: expected one of {known}, got {name!r}; do {near[0]}")
     return SOURCES[name]
+
+
+def _kind_of_path(name: str) -> str | None:
+    """The kind of data at a path that was given without it; None for other names."""
+    path = Path(name)
+    ending = path.suffix.lower()
+    if path.is_dir():
+        return "parquet" if any(path.glob("*.parquet")) else "folder"
+    if ending == ".parquet" and glob.glob(name):
+        return "parquet"
+    return "csv" if ending == ".csv" and path.is_file() else None
 
 
 def _split(name: str, splits: Sequence[str], wanted: str | None, default: str) -> str:
@@ -252,6 +284,15 @@ def _folder(name: str, wanted: str | None, default: str, own: ImagePreprocessing
     splits = [part for part in ("train", "val", "test") if (path / part).is_dir()]
     split = _split(name, splits or ["all"], wanted, default)
     return read_folder(path / split if splits else path, name, split, own)
+
+
+def _parquet(
+    name: str, wanted: str | None, default: str, columns: Columns, own: ImagePreprocessing
+) -> LabelledImages:
+    """Images in .parquet files; their splits are those that the names of the files tell."""
+    files = by_split(find_files(name.removeprefix("parquet:")))
+    split = _split(name, list(files), split_name(wanted), default)
+    return read_parquet(files[split], (name, split), columns, own)
 
 
 def _first_line(error: Exception) -> str:

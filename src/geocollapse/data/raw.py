@@ -6,12 +6,13 @@ import operator
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from geocollapse.data.folders import read_image
+from geocollapse.data.image_files import UndecodableImage, read_image
 from geocollapse.data.labelled import About, Described, LabelledData, LabelledImages
 from geocollapse.data.pixels import Pixels, normalised, one_at_a_time
 from geocollapse.data.preprocessing import ImagePreprocessing
@@ -129,17 +130,40 @@ class _Transformed:
     """Images that go through a preprocessing when they are read."""
 
     images: RawImages
-    transform: ImagePreprocessing
+    preprocessing: ImagePreprocessing
 
     def __getitem__(self, row: int, /) -> tuple[Tensor]:
-        path = _path_of(self.images, row)
-        image = self.images[row][0] if path is None else read_image(path)
+        image = self._image(row)
         try:
-            return (self.transform(image),)
+            return (self.preprocessing(image),)
         except ValueError as error:
             if not str(error).startswith("image: "):
                 raise
             raise ValueError(f"{error} (example {row})") from error
+
+    def name(self, row: int, /) -> str:
+        return _path_of(self.images, row) or f"example {row}"
+
+    def decodes(self, row: int, /) -> bool:
+        try:
+            self._image(row)
+        except UndecodableImage:
+            return False
+        return True
+
+    def content(self, row: int, /) -> bytes:
+        path = _path_of(self.images, row)
+        return _pixels(self.images[row][0]) if path is None else Path(path).read_bytes()
+
+    def _image(self, row: int) -> Image:
+        path = _path_of(self.images, row)
+        return self.images[row][0] if path is None else read_image(path)
+
+
+def _pixels(image: Image) -> bytes:
+    """The size, mode and pixels of an image, and the colours that a palette stands for."""
+    head = f"{image.mode} {image.size} {image.getpalette()} {image.info.get('transparency')}\n"
+    return head.encode() + image.tobytes()
 
 
 def _path_of(images: RawImages, row: int) -> str | None:

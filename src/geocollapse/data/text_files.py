@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from geocollapse.data.columns import Columns, Table
 from geocollapse.data.labelled import About
 from geocollapse.data.naming import number_classes
 from geocollapse.data.sources import DataSource
@@ -20,31 +18,10 @@ if TYPE_CHECKING:
 
 _TEXTS = ("text",)  # columns of a .csv file
 _LABELS = ("label", "category")
+_USUAL = Columns()
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a .csv file that a caller asks for, None for those with the usual names.
-
-    Attributes:
-        text_column: of the texts.
-        label_column: of the classes.
-    """
-
-    text_column: str | None = None
-    label_column: str | None = None
-
-    def refuse(self, name: str) -> None:
-        """Raise a ValueError if a column is asked for: ``name`` is no .csv file of one's own."""
-        for argument, column in vars(self).items():
-            if column is not None:
-                raise ValueError(
-                    f"{argument}: expected None for {name}, which is no csv:FILE, got {column!r}; "
-                    f"do leave it out"
-                )
-
-
-def read_texts(path: Path, name: str, split: str, columns: Columns = Columns()) -> LabelledTexts:
+def read_texts(path: Path, name: str, split: str, columns: Columns = _USUAL) -> LabelledTexts:
     """The texts of a .csv file: by default of columns ``text`` and ``label`` or ``category``.
 
     Classes are numbered in alphabetical order; if all their names are numbers, by their value.
@@ -60,8 +37,9 @@ def read_texts(path: Path, name: str, split: str, columns: Columns = Columns()) 
             f"data: expected a .csv file, got {str(path)!r}, which {state}; do check it"
         )
     table = _table(path)
-    text = _column(table, path, "text_column", columns.text_column, _TEXTS)
-    label = _column(table, path, "label_column", columns.label_column, _LABELS)
+    known = Table(path.name, list(map(str, table.columns)), "text and label", "in its first line")
+    text = known.column("text_column", columns.text_column, _TEXTS)
+    label = known.column("label_column", columns.label_column, _LABELS)
     for column in (text, label):
         empty = table.index[table[column].str.strip() == ""]
         if len(empty):
@@ -71,28 +49,6 @@ def read_texts(path: Path, name: str, split: str, columns: Columns = Columns()) 
             )
     labels, names = number_classes(list(table[label]))
     return LabelledTexts(list(table[text]), labels, About(name, split, names))
-
-
-def _column(
-    table: pd.DataFrame, path: Path, argument: str, wanted: str | None, usual: Sequence[str]
-) -> str:
-    """The column asked for, else the first of the usual ones that is there."""
-    known = list(map(str, table.columns))
-    found = next((column for column in usual if column in known), None)
-    if wanted is not None:
-        if wanted not in known:
-            near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.0) or known
-            raise ValueError(
-                f"{argument}: expected a column of {path.name}, got {wanted!r}; do "
-                f"{argument}={near[0]!r}"
-            )
-        return wanted
-    if found is None:
-        raise ValueError(
-            f"data: expected columns text and label in {path.name}, got {', '.join(known)}; do "
-            f"name them so in its first line, or {argument}={known[-1]!r}"
-        )
-    return found
 
 
 def _table(path: Path) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from geocollapse.data.fingerprint import Fingerprint
 from geocollapse.data.labelled import About, Classes, Described
 from geocollapse.data.tokens import (
     LabelledTokens,
@@ -48,6 +49,10 @@ class LabelledTexts(Described, Dataset[tuple[str, int]]):
         """Some classes, renumbered 0..k-1 in the order given, and a balanced subset of them."""
         rows, labels, about = self.chosen(classes, subset, seed)
         return LabelledTexts([self.texts[row] for row in rows.tolist()], labels, about)
+
+    def _add_content(self, fingerprint: Fingerprint) -> None:
+        for text in self.texts:
+            fingerprint.add_value(text)
 
     def tokens(
         self, tokenizer: Tokenizer, *, max_length: int | None = None, token_types: bool = True

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from geocollapse.data.fingerprint import Fingerprint
 from geocollapse.data.labelled import About, Classes, Described
 from geocollapse.data.selection import parse_classes
 
@@ -109,6 +110,15 @@ class LabelledTokens(Described, Dataset[tuple[Row, int]]):
             lengths = torch.tensor([len(row["input_ids"]) for row in rows])
             batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
         return batch | {"labels": torch.tensor([label for _, label in examples])}
+
+    def _add_content(self, fingerprint: Fingerprint) -> None:
+        fingerprint.add_value(self.padding)
+        if self.class_outputs is not None:
+            fingerprint.add_tensor(self.class_outputs)
+        for row in self.encoded:
+            for name in sorted(row):
+                fingerprint.add_value(name)
+                fingerprint.add_tensor(torch.tensor(row[name]))
 
     def _padded(self, rows: Sequence[Sequence[int]], name: str) -> Tensor:
         fill = self.padding if name == "input_ids" else 0

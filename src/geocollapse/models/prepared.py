@@ -21,7 +21,7 @@ from geocollapse.data import (
     RawImages,
     Tokenizer,
 )
-from geocollapse.data.text_files import Columns
+from geocollapse.data.columns import Columns
 from geocollapse.data.token_rows import TokenRows, holds_tokens, labelled_tokens
 from geocollapse.data.tokens import padding_of
 from geocollapse.models.hugging_face import load_tokenizer
@@ -48,6 +48,8 @@ def prepare(
     std: Sequence[float] | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
+    image_column: str | None = None,
+    skip_broken: bool = False,
     tokenizer: Tokenizer | str | None = None,
     max_length: int | None = None,
     next_tokens: int | None = None,
@@ -73,7 +75,11 @@ def prepare(
         mean: of each channel, instead of the model's or the data set's own.
         std: of each channel, likewise.
         text_column: of the texts of a ``csv:FILE``; ``text`` by default.
-        label_column: of its classes; ``label`` or ``category`` by default.
+        label_column: of the classes of a ``csv:FILE`` or ``parquet:GLOB``; ``label`` by default,
+            else ``category`` or ``labels``.
+        image_column: of the images of a ``parquet:GLOB``; ``image`` or ``img`` by default.
+        skip_broken: leave out images of files that do not decode, with a note; see
+            ``geocollapse.data.load``.
         tokenizer: of texts, or its ID or folder; by default the one that lies with the model.
         max_length: cuts texts after so many tokens.
         next_tokens: makes the next tokens of texts the classes, and up to so many tokens before
@@ -110,10 +116,17 @@ def prepare(
             seed=seed,
             text_column=text_column,
             label_column=label_column,
+            image_column=image_column,
+            skip_broken=skip_broken,
             **vars(pixels),
         )
     else:
-        Columns(text_column, label_column).refuse("data that are loaded")
+        Columns(text_column, label_column, image_column).refuse("data that are loaded")
+        if skip_broken:
+            raise ValueError(
+                "skip_broken: expected False for data that are loaded, got True; do leave it out, "
+                "or call without_broken() of LabelledImages"
+            )
         if holds_tokens(data):
             pixels.refuse()
             _Tokens(None, max_length, next_tokens).refuse("rows of tokens")
