@@ -112,6 +112,7 @@ def measure_target(
         n_query=episodes.n_query,
         n_episodes=episodes.n_episodes,
         seed=0,
+        full_data=False,
     )
     warnings = [*geometry["warnings"], *accuracies.get("warnings", [])]
     unsaid = dict.fromkeys(OF_THE_CLASSIFIER)
