@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "geocollapse"
 # The rooms in the order of the data: a module may import from its own line and from lines above it.
 ORDER = (
     "_version",
+    "influence",
     "estimate numerics multiple_tests",
     "inputs arrays",
     "measures",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from geocollapse.complexity import geometric_complexity as geometric_complexity
     from geocollapse.estimate import Estimate as Estimate
     from geocollapse.estimate import GeocollapseWarning as GeocollapseWarning
+    from geocollapse.estimate import paired as paired
     from geocollapse.features import split as split
     from geocollapse.integrations.metrics import CollapseMetric as CollapseMetric
     from geocollapse.jacobian import squared_jacobian_norms as squared_jacobian_norms
@@ -59,6 +60,7 @@ _HOME = {
     "measure_features": "measurement",
     "nearest_mean_bound": "bounds",
     "neural_collapse": "collapse",
+    "paired": "estimate",
     "rankme": "transfer",
     "split": "features",
     "squared_jacobian_norms": "jacobian",

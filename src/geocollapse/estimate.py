@@ -1,4 +1,4 @@
-"""Estimate: a value with its standard error, and the interval that follows from both."""
+"""Estimate: a value with its standard error and interval; the difference of two of them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import numpy as np
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from geocollapse.influence import Influence
+
 Population = Literal["dataset", "distribution"]
-Scale = Literal["log", "linear"]
+Scale = Literal["log", "linear", "share"]
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 # definitions 1: quantile of a 95 % interval whose sample size was chosen by looking at it
@@ -74,9 +76,12 @@ class Estimate:
     is
 
         log scale (positive, right-skewed: GC and ratios):   value * exp(+- t * stderr / value)
-        linear scale (accuracies):                           value +- t * stderr
+        linear scale (differences, means of episodes):       value +- t * stderr
+        share scale (shares of examples):                    Wilson's interval for a share of
+                                                             value (1 - value) / stderr^2 examples
 
-    Source: standard delta method on log(value); coverage measured in the project's tests.
+    Source: standard delta method on log(value); Wilson (1927) for shares; coverage measured in the
+    project's tests.
 
     Attributes:
         value: the point estimate.
@@ -88,7 +93,7 @@ class Estimate:
         estimator: how the value was obtained.
         largest_share: largest example's share of the sum; above 0.03 the interval may be too short.
         dof: degrees of freedom of the Student quantile.
-        scale: ``log`` or ``linear``, see above.
+        scale: ``log``, ``linear`` or ``share``, see above.
         sequential: the sample size was chosen by looking at the interval, which is then made wider:
             the normal quantile of half the error probability, z = 2.24 at 95 %.
         interrupted: Ctrl-C ended the sampling; the estimate is of the examples until then.
@@ -96,6 +101,7 @@ class Estimate:
             model or a callable; None for what is no measure of one layer.
         values: the terms (n_samples,) behind the mean, in float64, where they are kept.
         indices: (n_samples,) the positions in the data set that ``values`` belong to.
+        influence: how much each example moves the value, where that is known; see ``paired``.
         warnings: what a reader must know before using the number.
 
     An Estimate prints as ``value [low, high]``; ``f"{gc:.3g}"`` formats the value alone.
@@ -124,6 +130,7 @@ class Estimate:
     layer: str | None = None
     values: Tensor | None = field(default=None, repr=False, compare=False)
     indices: Tensor | None = field(default=None, repr=False, compare=False)
+    influence: Influence | None = field(default=None, repr=False, compare=False)
     warnings: tuple[str, ...] = ()
 
     def __float__(self) -> float:
@@ -163,9 +170,11 @@ class Estimate:
             raise ValueError(
                 f"level: expected a number between 0 and 1, got {level}; do interval(level=0.95)"
             )
+        probability = (3.0 + level) / 4.0 if self.sequential else (1.0 + level) / 2.0
+        if self.scale == "share":
+            return self._wilson(_student_quantile(probability, math.inf))
         if self.stderr == 0.0:
             return (self.value, self.value)
-        probability = (3.0 + level) / 4.0 if self.sequential else (1.0 + level) / 2.0
         dof = math.inf if self.sequential else self.dof
         half = _student_quantile(probability, dof) * self.stderr
         if self.scale == "linear":
@@ -174,6 +183,16 @@ class Estimate:
             return (math.nan, math.nan)
         factor = math.exp(min(half / self.value, 700.0))
         return (self.value / factor, self.value * factor)
+
+    def _wilson(self, z: float) -> tuple[float, float]:
+        """Wilson's interval; a share of 0 or 1, whose error cannot be seen, counts all examples."""
+        inside = self.value * (1.0 - self.value)
+        n = inside / self.stderr**2 if inside > 0.0 and self.stderr > 0.0 else self.n_samples
+        if math.isnan(n) or n == 0:
+            return (math.nan, math.nan)
+        centre = (self.value + z * z / (2.0 * n)) / (1.0 + z * z / n)
+        half = z / (1.0 + z * z / n) * math.sqrt(inside / n + z * z / (4.0 * n * n))
+        return (max(0.0, centre - half), min(1.0, centre + half))
 
     def top_examples(self, k: int = 10) -> list[TopExample]:
         """List the k examples that carry most of the mean, largest first.
@@ -221,6 +240,79 @@ class Estimate:
             "interrupted": self.interrupted,
             "layer": self.layer,
         }
+
+
+def paired(a: Estimate, b: Estimate, *, scale: Scale = "linear") -> Estimate:
+    """Difference of one measure of two models on the same examples, or the log of its ratio.
+
+        linear: a - b, SE^2 = sum_i (u_i - v_i)^2        log: log(a/b), u_i/a and v_i/b instead
+
+    u, v are the influences of the examples on a and b. What both models find hard cancels, so the
+    error is that of the difference and not of two independent values. O(n).
+
+    Source: Efron (1982), chapter 6; definitions 3.
+
+    Args:
+        a: an estimate of the distribution, from ``Measurement.estimates``.
+        b: the same measure of another model on the same examples.
+        scale: ``linear`` for a - b, ``log`` for log(a/b).
+
+    Returns:
+        An Estimate on the linear scale: the models differ at 95 % where 0 is outside its interval.
+        NaN where one of both is undefined or, for ``log``, not positive.
+
+    Raises:
+        ValueError: an estimate without influences, estimates of different examples, an unknown
+            scale.
+
+    Examples:
+        >>> u = torch.tensor([0.1, -0.1, 0.2, -0.2]).double()
+        >>> rows = torch.arange(4)
+        >>> a = Estimate(2.0, 0.3, 4, influence=Influence(u, rows // 2, rows))
+        >>> b = Estimate(1.5, 0.3, 4, influence=Influence(u, rows // 2, rows))
+        >>> paired(a, b).interval()
+        (0.5, 0.5)
+    """
+    if scale not in ("linear", "log"):
+        raise ValueError(f"scale: expected 'linear' or 'log', got {scale!r}; do scale='linear'")
+    u, v = _influence("a", a), _influence("b", b)
+    if not u.is_of_the_examples_of(v):
+        raise ValueError(
+            f"b: expected an estimate of the examples of a, got {b.n_samples} others; do measure "
+            "both models on the same data"
+        )
+    if scale == "linear":
+        value = a.value - b.value
+        terms = u.terms - v.terms
+    else:
+        is_defined = a.value > 0.0 and b.value > 0.0
+        value = math.log(a.value / b.value) if is_defined else math.nan
+        terms = u.terms / a.value - v.terms / b.value if is_defined else u.terms * math.nan
+    influence = Influence(terms, u.classes, u.indices)
+    stderr, dof = influence.spread()
+    return Estimate(
+        value,
+        stderr,
+        n_samples=a.n_samples,
+        n_probes=min(a.n_probes, b.n_probes),
+        population=a.population,
+        estimator="paired",
+        dof=dof,
+        scale="linear",
+        sequential=a.sequential or b.sequential,
+        interrupted=a.interrupted or b.interrupted,
+        influence=influence,
+        warnings=tuple(dict.fromkeys((*a.warnings, *b.warnings))),
+    )
+
+
+def _influence(name: str, estimate: Estimate) -> Influence:
+    if estimate.influence is None:
+        raise ValueError(
+            f"{name}: expected an estimate that knows the influence of each example, got one "
+            f"without; do m.estimates[...] of a measurement"
+        )
+    return estimate.influence
 
 
 @overload

@@ -70,12 +70,12 @@ class NearestMeans:
         self._largest_offset = float(data.statistics.offsets.norm(dim=1).amax())
 
     @cached_property
-    def _half_distances(self) -> Tensor:
+    def half_distances(self) -> Tensor:
         return distances_squared(self.means).mul_(0.5).to(self.data.projection_dtype)
 
     def margins(self, chunk: Chunk) -> Tensor:
         """<z, mu_b - mu_c> - ||mu_b - mu_c||^2 / 2 of each class b (m, C), 0 for the own class."""
-        return chunk.steps - self._half_distances.index_select(0, chunk.index)
+        return chunk.steps - self.half_distances.index_select(0, chunk.index)
 
     def bound(self, chunk: Chunk) -> Tensor:
         """The most by which rounding moves the margin of a class that could be nearest (m,).

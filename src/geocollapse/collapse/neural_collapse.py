@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -152,8 +152,12 @@ def measure_collapse(
     weight: Array | None = None,
     bias: Array | None = None,
     centre_weight: bool = False,
+    beside: Sequence[Reader] = (),
 ) -> NeuralCollapse:
-    """Compute ``neural_collapse`` of checked features, which share their class statistics."""
+    """Compute ``neural_collapse`` of checked features, which share their class statistics.
+
+    ``beside`` are readers that share the pass over the residuals.
+    """
     w, b = _classifier(data, weight, bias)
     no_bias = "nc4: needs the bias, got None; do bias=torch.zeros(C) for a classifier without one"
     about_bias = (no_bias,) if w is not None and b is None else ()
@@ -166,7 +170,7 @@ def measure_collapse(
         found = _of_many_classes(data, w, b, rows, of_weight)
         return replace(found, warnings=(*found.warnings, *about_bias))
     streamed, about_classes = streamed_measures(data.statistics)
-    kept, about_pairs = _kept_measures(data, w, b)
+    kept, about_pairs = _kept_measures(data, w, b, beside)
     return NeuralCollapse(
         **streamed,
         **kept,
@@ -223,13 +227,13 @@ class _KeptMeasures(TypedDict):
 
 
 def _kept_measures(
-    data: LabelledFeatures, weight: Tensor | None, bias: Tensor | None
+    data: LabelledFeatures, weight: Tensor | None, bias: Tensor | None, beside: Sequence[Reader]
 ) -> tuple[_KeptMeasures, tuple[str, ...]]:
     """Measure in one pass what needs the residuals, with the reasons for what is undefined."""
     whitened = WhitenedSums(data)
     nearest = NearestMeans(data)
     errors = NearestMeanErrors(nearest)
-    readers: list[Reader] = [whitened, errors]
+    readers: list[Reader] = [whitened, errors, *beside]
     disagreements = None
     if weight is not None and bias is not None:
         disagreements = Disagreements(nearest, weight, bias)

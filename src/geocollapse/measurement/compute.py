@@ -18,9 +18,11 @@ from geocollapse.collapse import (
     measure_collapse,
     poincare_ratios,
 )
+from geocollapse.collapse.example_terms import ExampleTerms
 from geocollapse.complexity.means import dataset_complexity, norms_by_class, samples_needed
 from geocollapse.estimate import Estimate
 from geocollapse.jacobian import SquaredNorms
+from geocollapse.measurement.intervals import estimates_of
 from geocollapse.measurement.json_form import PoincareDict
 from geocollapse.measurement.layer import (
     SUGGESTED_RTOL,
@@ -52,7 +54,9 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
     names = _class_names(kept, data)
     by_class, gc = _complexity(kept, kept.norms)
     classifier = _fitting_classifier(kept, data)
-    collapse = measure_collapse(data, weight=classifier.weight, bias=classifier.bias)
+    terms = ExampleTerms.of(data)
+    beside = () if terms is None else (terms,)
+    collapse = measure_collapse(data, weight=classifier.weight, bias=classifier.bias, beside=beside)
     means = data.statistics.means
     rounding = data.statistics.rounding_squared()
     gcol = geometric_collapse(by_class, means, rounding=rounding)
@@ -84,6 +88,7 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
             "inf" if bound.k_shot == math.inf else str(bound.k_shot): bound for bound in bounds
         },
         label_free=baselines,
+        estimates=estimates_of(kept, data, terms),
         samples_for_rtol=_samples_for_rtol(kept),
         warnings=tuple(dict.fromkeys(warnings)),
     )

@@ -60,6 +60,8 @@ class MeasurementDict(TypedDict):
             means themselves.
         predicted_error: few-shot error predicted from the geometry, by number of shots.
         label_free: measures that use no labels.
+        estimates: value, standard error and 95 % interval of the measures that are ranked, for the
+            population behind the data, corrected for few examples of a class.
         preprocessing: what was done to the inputs and to the features.
         warnings: what a reader must know.
         provenance: where the numbers come from.
@@ -103,6 +105,7 @@ class MeasurementDict(TypedDict):
     nearest_mean_bound: dict[str, BoundDict]
     predicted_error: dict[str, float | None]
     label_free: LabelFreeDict
+    estimates: dict[str, IntervalDict]
     preprocessing: dict[str, Any]
     warnings: list[str]
     provenance: dict[str, Any]

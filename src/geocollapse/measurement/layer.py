@@ -135,6 +135,9 @@ class LayerMeasurement(CollapseMeasures):
         neural_collapse: CDNV and NC1 to NC4.
         bounds: nearest-mean bounds by the number of shots: ``"inf"``, ``"1"``, ``"5"``.
         label_free: RankMe, effective rank, alpha-ReQ and feature norm.
+        estimates: the measures that are ranked, by their names in ``geocollapse.measures``, for the
+            population behind the data. Values are corrected for few examples of a class, so they
+            can differ from the attributes; ``geocollapse.paired`` compares those of two models.
         samples_for_rtol: number of examples that ``rtol=0.05`` would have probed; None unless all
             were probed.
         warnings: why a value is undefined or must be read with care.
@@ -151,6 +154,7 @@ class LayerMeasurement(CollapseMeasures):
     neural_collapse: NeuralCollapse
     bounds: dict[str, NearestMeanBound]
     label_free: LabelFree
+    estimates: dict[str, Estimate]
     samples_for_rtol: int | None = None
     warnings: tuple[str, ...] = ()
 
@@ -298,6 +302,7 @@ def _grouped_values(layer: LayerMeasurement) -> dict[str, object]:
         "nearest_mean_bound": {shots: bound.to_dict() for shots, bound in layer.bounds.items()},
         "predicted_error": {"1": None, "5": None},
         "label_free": layer.label_free.to_dict(),
+        "estimates": {name: e.to_interval_dict() for name, e in layer.estimates.items()},
     }
 
 

@@ -70,6 +70,7 @@ class Measurement(CollapseMeasures):
     neural_collapse = OfTheLayer(lambda layer: layer.neural_collapse)
     bounds = OfTheLayer(lambda layer: layer.bounds)
     label_free = OfTheLayer(lambda layer: layer.label_free)
+    estimates = OfTheLayer(lambda layer: layer.estimates)
     samples_for_rtol = OfTheLayer(lambda layer: layer.samples_for_rtol)
     warnings = OfTheLayer(lambda layer: layer.warnings)
 

@@ -41,6 +41,11 @@ _ROWS = (
 _POOLS = {"mean": "mean over positions", "cls": "first token", "last": "last token"}
 # measures that are tried for every layer; why one is undefined is told in the JSON alone
 _UNASKED = ("input_covariance_lambda_max: ", "alpha_req: ")
+_CORRECTED = (
+    "intervals for examples like these allow for few examples of a class, the values beside them "
+    "do not"
+)
+_VISIBLE = 0.5  # standard errors between a value and the middle of its interval
 _NOTE_WIDTH = 100
 _MAX_TABLE_WIDTH = 240  # a table is as wide as its columns need, up to here
 
@@ -56,7 +61,8 @@ def as_text(layer: LayerMeasurement) -> str:
     )
     table.add_column("measure")
     table.add_column("value", justify="right")
-    table.add_column(f"95 % interval for\n{population_of(layer)}", justify="right")
+    table.add_column("95 % interval", justify="right")
+    table.add_column("for\nexamples")
     table.add_column("read as")
     facts = _facts(layer)
     for name in _ROWS:
@@ -64,8 +70,9 @@ def as_text(layer: LayerMeasurement) -> str:
             continue
         measure = MEASURES[name]
         label = f"  {measure.label}" if measure.under else measure.label
-        table.add_row(label, *_cells(READERS[name](layer)), measure.read_as.format(**facts))
-    return rendered(table, [*rtol_note([layer]), *asked_for(layer.warnings)])
+        table.add_row(label, *_cells(layer, name), measure.read_as.format(**facts))
+    notes = [*rtol_note([layer]), *_correction_note(layer), *asked_for(layer.warnings)]
+    return rendered(table, notes)
 
 
 def rendered(table: Table, notes: Sequence[str]) -> str:
@@ -110,7 +117,7 @@ def title_of(layer: LayerMeasurement) -> str:
 
 
 def population_of(layer: LayerMeasurement) -> str:
-    """What the intervals speak about: the examples at hand, not what they were drawn from."""
+    """What intervals of geometric complexity speak about: the examples at hand."""
     return f"these {layer.kept.context.n_population} examples"
 
 
@@ -129,11 +136,27 @@ def _is_imbalanced(layer: LayerMeasurement) -> bool:
     return abs(layer.nc1_pooled - layer.nc1) > 0.01 * abs(layer.nc1)
 
 
-def _cells(value: float | Estimate | None) -> tuple[str, str]:
-    """A number and its 95 % interval, each empty or a dash where it is undefined."""
+def _cells(layer: LayerMeasurement, name: str) -> tuple[str, str, str]:
+    """A number, its 95 % interval and what that speaks about; empty where there is none."""
+    value = READERS[name](layer)
     if value is None or math.isnan(value):
-        return "-", ""
-    if not isinstance(value, Estimate):
-        return f"{value:.4g}", ""
-    low, high = value.interval()
-    return f"{value.value:.4g}", "" if math.isnan(low) else f"{low:.4g} to {high:.4g}"
+        return "-", "", ""
+    estimate = value if isinstance(value, Estimate) else layer.estimates.get(name)
+    low, high = (math.nan, math.nan) if estimate is None else estimate.interval()
+    if estimate is None or math.isnan(low):
+        return f"{float(value):.4g}", "", ""
+    is_of_data = estimate.population == "dataset"
+    about = f"these {layer.kept.context.n_population}" if is_of_data else "like these"
+    return f"{float(value):.4g}", f"{low:.4g} to {high:.4g}", about
+
+
+def _correction_note(layer: LayerMeasurement) -> list[str]:
+    """A note where an interval is centred on another value than the one beside it."""
+    for name in _ROWS:
+        value = READERS[name](layer)
+        estimate = layer.estimates.get(name)
+        if estimate is None or value is None or isinstance(value, Estimate):
+            continue
+        if abs(estimate.value - value) > _VISIBLE * estimate.stderr:
+            return [_CORRECTED]
+    return []
