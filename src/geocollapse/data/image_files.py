@@ -43,6 +43,9 @@ class EncodedImages(Protocol):
     def place(self, row: int, /) -> str:
         """The file of an image, for an error."""
 
+    def of_rows(self, rows: Tensor, /) -> EncodedImages:
+        """These images for a reader who will ask for some rows only."""
+
 
 @dataclass(frozen=True)
 class FilesOfFolder:
@@ -67,6 +70,11 @@ class FilesOfFolder:
     def place(self, row: int, /) -> str:
         """The path."""
         return self.paths[row]
+
+    def of_rows(self, rows: Tensor, /) -> FilesOfFolder:
+        """These files."""
+        del rows
+        return self
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,10 @@ class ImageFiles:
                 return file.read()
         except UndecodableImage:
             return b""
+
+    def of_rows(self, rows: Tensor, /) -> ImageFiles:
+        """These images for a reader who will ask for some rows only."""
+        return ImageFiles(self.encoded.of_rows(rows), self.preprocessing)
 
     def _image(self, row: int) -> Image:
         with self.encoded.open(row) as file:
