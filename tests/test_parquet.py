@@ -355,6 +355,8 @@ def test_the_first_broken_image_is_named_and_all_are_counted(tmp_path, kind):
     with pytest.raises(ValueError, match=message):
         loaded.in_memory()
     assert loaded[0][0].shape == (3, 8, 8)
+    with pytest.raises(ValueError, match=r"another format \(not known to PIL\), 3 of 8 images"):
+        loaded[2]
 
 
 @pytest.mark.parametrize("kind", ["folder", "parquet"])

@@ -138,7 +138,7 @@ def decode(file: BinaryIO, place: str) -> Image:
         UndecodableImage: damaged, no image, or too large; ``place`` is named.
         ValueError: a depth without a known range; ``place`` is named.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file) as image:
@@ -149,6 +149,11 @@ def decode(file: BinaryIO, place: str) -> Image:
         raise UndecodableImage(
             f"data: expected an image of at most {limit} pixels, got a larger one in {place}",
             "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS",
+        ) from error
+    except UnidentifiedImageError as error:  # whose text shows the object that was opened
+        raise UndecodableImage(
+            f"data: expected an image in {place}, got a damaged file or another format (not known "
+            f"to PIL)"
         ) from error
     except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
