@@ -103,8 +103,9 @@ def test_a_plain_column_of_bytes(tmp_path):
         assert greys(data.load(spec, image_size=8)) == [10, 20]
 
 
-def test_only_one_row_group_is_in_memory(tmp_path, monkeypatch):
-    spec = write(tmp_path / "x.parquet", entries(range(10)), list(range(10)))
+@pytest.fixture
+def read(monkeypatch):
+    """The row groups that are read, in order."""
     read = []
     original = Shard.read_images
 
@@ -113,14 +114,37 @@ def test_only_one_row_group_is_in_memory(tmp_path, monkeypatch):
         return original(shard, group)
 
     monkeypatch.setattr(Shard, "read_images", counted)
+    return read
+
+
+@pytest.mark.parametrize("in_memory", [1, 10**9])
+def test_each_row_group_is_read_once_in_any_order(tmp_path, monkeypatch, read, in_memory):
+    """With one row group kept, a measurement of 600 images read 578 of them."""
+    monkeypatch.setattr("geocollapse.data.spool._IN_MEMORY", in_memory)
+    spec = write(tmp_path / "x.parquet", entries(range(40)), [0, 1] * 20, rows=5)
     loaded = data.load(spec, image_size=8)
     assert not read
-    assert greys(loaded) == list(range(10))
-    assert read == [0, 1, 2, 3, 4]
-    encoded = loaded.folder.encoded
-    assert len(encoded._kept[1]) == 2
+    loaded[17]
+    assert read == [3]
+    geo.measure(torch.nn.Flatten(), loaded, layer="", estimator="exact", batch_size=4)
+    assert sorted(read) == list(range(8))
+    assert greys(loaded) == list(range(40))
+    assert len(read) == 8
+    assert greys(pickle.loads(pickle.dumps(loaded))) == list(range(40))
+    assert len(read) == 16
+
+
+def test_only_chosen_rows_are_kept(tmp_path, read):
+    spec = write(tmp_path / "x.parquet", entries(range(40)), ["a", "b"] * 20, rows=10)
+    chosen = data.load(spec, image_size=8, classes="b", subset=6)
+    shades = greys(chosen)
+    assert shades == chosen.rows.tolist()
+    assert all(shade % 2 for shade in shades)
+    encoded = chosen.folder.encoded
     assert isinstance(encoded, ImagesOfShards)
-    assert pickle.loads(pickle.dumps(encoded))._kept is None
+    assert sorted(encoded._spool._entries) == shades
+    assert len(read) == len({shade // 10 for shade in shades})
+    assert greys(chosen.select(subset=3)) == chosen.select(subset=3).rows.tolist()
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
@@ -331,6 +355,8 @@ def test_the_first_broken_image_is_named_and_all_are_counted(tmp_path, kind):
     with pytest.raises(ValueError, match=message):
         loaded.in_memory()
     assert loaded[0][0].shape == (3, 8, 8)
+    with pytest.raises(ValueError, match=r"another format \(not known to PIL\), 3 of 8 images"):
+        loaded[2]
 
 
 @pytest.mark.parametrize("kind", ["folder", "parquet"])

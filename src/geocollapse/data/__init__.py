@@ -3,9 +3,9 @@
 The files, in the order they build on each other: selection, naming (classes from names),
 augmentation, columns (of tables) and fingerprint (of what a model sees); preprocessing (of one
 image); image_files (images that are decoded when asked for); labelled (tensors and images); pixels
-(normalisation of images); folders; parquet_shards, parquet_labels and parquet (images in tables);
-tokens, token_rows and texts; sources (the named data sets); text_files; raw (loaded data made ready
-for a model); loading.
+(normalisation of images); folders; parquet_shards, parquet_labels, spool and parquet (images in
+tables); tokens, token_rows and texts; sources (the named data sets); text_files; raw (loaded data
+made ready for a model); loading.
 """
 
 from geocollapse.data.augmentation import crop_and_flip as crop_and_flip

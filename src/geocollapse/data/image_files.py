@@ -43,6 +43,9 @@ class EncodedImages(Protocol):
     def place(self, row: int, /) -> str:
         """The file of an image, for an error."""
 
+    def of_rows(self, rows: Tensor, /) -> EncodedImages:
+        """These images for a reader who will ask for some rows only."""
+
 
 @dataclass(frozen=True)
 class FilesOfFolder:
@@ -67,6 +70,11 @@ class FilesOfFolder:
     def place(self, row: int, /) -> str:
         """The path."""
         return self.paths[row]
+
+    def of_rows(self, rows: Tensor, /) -> FilesOfFolder:
+        """These files."""
+        del rows
+        return self
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,10 @@ class ImageFiles:
         except UndecodableImage:
             return b""
 
+    def of_rows(self, rows: Tensor, /) -> ImageFiles:
+        """These images for a reader who will ask for some rows only."""
+        return ImageFiles(self.encoded.of_rows(rows), self.preprocessing)
+
     def _image(self, row: int) -> Image:
         with self.encoded.open(row) as file:
             return decode(file, self.encoded.place(row))
@@ -126,7 +138,7 @@ def decode(file: BinaryIO, place: str) -> Image:
         UndecodableImage: damaged, no image, or too large; ``place`` is named.
         ValueError: a depth without a known range; ``place`` is named.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file) as image:
@@ -137,6 +149,11 @@ def decode(file: BinaryIO, place: str) -> Image:
         raise UndecodableImage(
             f"data: expected an image of at most {limit} pixels, got a larger one in {place}",
             "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS",
+        ) from error
+    except UnidentifiedImageError as error:  # whose text shows the object that was opened
+        raise UndecodableImage(
+            f"data: expected an image in {place}, got a damaged file or another format (not known "
+            f"to PIL)"
         ) from error
     except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -186,6 +186,9 @@ class ImageInputs(Protocol):
     def content(self, row: int, /) -> bytes:
         """Bytes that determine the image before its preprocessing."""
 
+    def of_rows(self, rows: Tensor, /) -> ImageInputs:
+        """These images for a reader who will ask for some rows only."""
+
 
 class PilImages:
     """Images in memory that go through a preprocessing as PIL images when read, as files do.
@@ -219,6 +222,11 @@ class PilImages:
         """The shape and the pixels of an image."""
         pixels = self._pixels[row]
         return f"{pixels.shape}\n".encode() + pixels.tobytes()
+
+    def of_rows(self, rows: Tensor, /) -> PilImages:
+        """These images."""
+        del rows
+        return self
 
 
 class LabelledImages(Described, Dataset[tuple[Tensor, int]]):
@@ -258,7 +266,8 @@ class LabelledImages(Described, Dataset[tuple[Tensor, int]]):
     ) -> LabelledImages:
         """Some classes, renumbered 0..k-1 in the order given, and a balanced subset of them."""
         rows, labels, about = self.chosen(classes, subset, seed)
-        return LabelledImages(self.folder, self.rows[rows], labels, about)
+        rows = self.rows[rows]
+        return LabelledImages(self.folder.of_rows(rows), rows, labels, about)
 
     def without_broken(self) -> LabelledImages:
         """The images that decode, with a note that counts and names the others.

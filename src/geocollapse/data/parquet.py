@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+
+import torch
+from torch import Tensor
 
 from geocollapse.data.columns import Columns
 from geocollapse.data.image_files import ImageFiles, UndecodableImage
@@ -18,6 +22,7 @@ from geocollapse.data.parquet_labels import read_labels
 from geocollapse.data.parquet_shards import Shard, read_shard
 from geocollapse.data.pixels import one_at_a_time
 from geocollapse.data.preprocessing import ImagePreprocessing
+from geocollapse.data.spool import Spool
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,8 +89,7 @@ def read_parquet(
 ) -> LabelledImages:
     """The images of several files, which are decoded one at a time.
 
-    Labels are read at once; of the images one row group is in memory at a time, so rows should be
-    asked for in order.
+    Labels are read at once; of the images one row group at a time is in memory.
 
     Args:
         paths: of the files.
@@ -105,25 +109,30 @@ def read_parquet(
     return one_at_a_time(images, labels, described, preprocessing)
 
 
-@dataclass
 class ImagesOfShards:
-    """The encoded images of several files; the row group read last is kept.
+    """The encoded images of several files, each row group of which is read once.
 
-    Attributes:
+    What is read of it is kept in a ``Spool``, since a measurement asks for its examples in an order
+    that jumps between row groups.
+
+    Args:
         shards: the files.
+        wanted: (n,) the rows that will be asked for, and are kept; by default all.
     """
 
-    shards: tuple[Shard, ...]
-    _groups: list[_Group] = field(init=False)
-    _ends: list[int] = field(init=False)
-    _kept: tuple[_Group, pa.ChunkedArray] | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        self._groups = list(_groups(self.shards))
+    def __init__(self, shards: tuple[Shard, ...], wanted: Tensor | None = None) -> None:
+        self.shards = shards
+        self._groups = list(_groups(shards))
         self._ends = [group.end for group in self._groups]
+        self._wanted = wanted if wanted is None else wanted.sort().values
+        self._spool: Spool | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_kept": None}  # a worker process reads its own row groups
+        return {**vars(self), "_spool": None}  # a worker process reads for itself
+
+    def of_rows(self, rows: Tensor, /) -> ImagesOfShards:
+        """These images, of which only some rows are kept."""
+        return ImagesOfShards(self.shards, rows)
 
     def open(self, row: int, /) -> BinaryIO:
         """The encoded image, from the table or from the file that it names.
@@ -131,10 +140,10 @@ class ImagesOfShards:
         Raises:
             UndecodableImage: there is none.
         """
-        content = self._part(row, "bytes")
-        if isinstance(content, bytes):
+        spool = self._read(row)
+        content, path = spool.content(row), spool.path(row)
+        if content is not None:
             return BytesIO(content)
-        path = self._path(row)
         if path is None:
             raise UndecodableImage(f"data: expected an image in {self.place(row)}, got none")
         file = self._group(row).shard.path.parent / path
@@ -149,7 +158,7 @@ class ImagesOfShards:
         """The number of the row in its file, after the image's own path if it has one."""
         group = self._group(row)
         place = f"row {row - group.first_of_shard} of {group.shard.path.name}"
-        path = self._path(row)
+        path = self._read(row).path(row)
         return place if path is None else f"{path} ({place})"
 
     def place(self, row: int, /) -> str:
@@ -160,21 +169,23 @@ class ImagesOfShards:
     def _group(self, row: int) -> _Group:
         return self._groups[bisect_right(self._ends, row)]
 
-    def _path(self, row: int) -> str | None:
-        path = self._part(row, "path")
-        return path if isinstance(path, str) else None
+    def _read(self, row: int) -> Spool:
+        """The rows read so far, among them those of this row's group."""
+        if self._spool is None or self._spool.process != os.getpid():
+            self._spool = Spool()
+        if row not in self._spool:
+            group = self._group(row)
+            images = group.shard.read_images(group.number)
+            for kept in {row, *self._wanted_of(group)}:
+                self._spool.add(kept, *_parts(images[kept - group.start]))
+        return self._spool
 
-    def _part(self, row: int, name: str) -> bytes | str | None:
-        """The ``bytes`` or the ``path`` of an image; a column without parts has either."""
-        group = self._group(row)
-        if self._kept is None or self._kept[0] is not group:
-            self._kept = None  # before the next one is read
-            self._kept = (group, group.shard.read_images(group.number))
-        value = self._kept[1][row - group.start]
-        if hasattr(value, "keys"):  # a struct
-            value = value.get(name) if value.is_valid else None
-        part: bytes | str | None = None if value is None else value.as_py()
-        return part
+    def _wanted_of(self, group: _Group) -> list[int] | range:
+        if self._wanted is None:
+            return range(group.start, group.end)
+        ends = torch.tensor([group.start, group.end])
+        first, last = torch.searchsorted(self._wanted, ends).tolist()
+        return list(self._wanted[first:last].tolist())
 
 
 @dataclass(frozen=True)
@@ -204,6 +215,14 @@ def _groups(shards: Sequence[Shard]) -> Iterator[_Group]:
             start = end
             end += size
             yield _Group(shard, number, first, start, end)
+
+
+def _parts(value: pa.Scalar) -> tuple[bytes | None, str | None]:
+    """The bytes and the path of an image; a column without parts has either."""
+    found = value.as_py()
+    if isinstance(found, dict):
+        return found.get("bytes"), found.get("path")
+    return (None, found) if isinstance(found, str) else (found, None)
 
 
 def _split_of(path: Path) -> str | None:

@@ -155,6 +155,10 @@ class _Transformed:
         path = _path_of(self.images, row)
         return _pixels(self.images[row][0]) if path is None else Path(path).read_bytes()
 
+    def of_rows(self, rows: Tensor, /) -> _Transformed:
+        del rows
+        return self
+
     def _image(self, row: int) -> Image:
         path = _path_of(self.images, row)
         return self.images[row][0] if path is None else read_image(path)
