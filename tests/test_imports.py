@@ -30,6 +30,7 @@ ORDER = (
     "regularizers",
     "store",
     "measurement",
+    "ranking",
     "integrations",
     "experiments.recipe",
     "experiments.results",
@@ -59,7 +60,7 @@ HEAVY = (
     "yaml",
     "rich",
 )
-CORE = ORDER[: ORDER.index("measurement") + 1]
+CORE = ORDER[: ORDER.index("ranking") + 1]
 SHELLS = ("integrations",)  # each imports its framework
 
 
