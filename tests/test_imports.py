@@ -62,7 +62,7 @@ HEAVY = (
     "yaml",
     "rich",
 )
-CORE = ORDER[: ORDER.index("measurement") + 1]
+CORE = ORDER[: ORDER.index("ranking") + 1]
 SHELLS = ("integrations",)  # each imports its framework
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from geocollapse.measurement import Measurement as Measurement
     from geocollapse.measurement import measure as measure
     from geocollapse.measurement import measure_features as measure_features
+    from geocollapse.ranking import score_all as score_all
     from geocollapse.regularizers.complexity import (
         GeometricComplexityPenalty as GeometricComplexityPenalty,
     )
@@ -36,7 +37,17 @@ if TYPE_CHECKING:
     from geocollapse.transfer import effective_rank as effective_rank
     from geocollapse.transfer import feature_norm as feature_norm
     from geocollapse.transfer import few_shot_accuracy as few_shot_accuracy
+    from geocollapse.transfer import h_score as h_score
+    from geocollapse.transfer import leep as leep
+    from geocollapse.transfer import logme as logme
+    from geocollapse.transfer import loo_knn_accuracy as loo_knn_accuracy
+    from geocollapse.transfer import ncti as ncti
+    from geocollapse.transfer import nleep as nleep
+    from geocollapse.transfer import parc as parc
+    from geocollapse.transfer import parc_sampled as parc_sampled
     from geocollapse.transfer import rankme as rankme
+    from geocollapse.transfer import transrate as transrate
+    from geocollapse.transfer import vci as vci
 
 _HOME = {
     "CollapseMetric": "integrations.metrics",
@@ -56,14 +67,25 @@ _HOME = {
     "few_shot_accuracy": "transfer",
     "geometric_collapse": "collapse",
     "geometric_complexity": "complexity",
+    "h_score": "transfer",
+    "leep": "transfer",
+    "logme": "transfer",
+    "loo_knn_accuracy": "transfer",
     "measure": "measurement",
     "measure_features": "measurement",
+    "ncti": "transfer",
     "nearest_mean_bound": "bounds",
     "neural_collapse": "collapse",
     "paired": "estimate",
+    "nleep": "transfer",
+    "parc": "transfer",
+    "parc_sampled": "transfer",
     "rankme": "transfer",
+    "score_all": "ranking",
     "split": "features",
     "squared_jacobian_norms": "jacobian",
+    "transrate": "transfer",
+    "vci": "transfer",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -15,6 +15,8 @@ from geocollapse.measures.complexity import COMPLEXITY
 from geocollapse.measures.label_free import LABEL_FREE
 from geocollapse.measures.measure import Invariance as Invariance
 from geocollapse.measures.measure import Measure as Measure
+from geocollapse.measures.measure import Needs as Needs
+from geocollapse.measures.scores import SCORES as SCORES
 
 MEASURES: Mapping[str, Measure] = MappingProxyType(
     {measure.name: measure for measure in (*COMPLEXITY, *COLLAPSE, *CLASSIFIER, *LABEL_FREE)}

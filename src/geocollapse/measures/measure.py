@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 Direction = Literal["lower", "higher"]
 Invariance = Literal["translation", "rotation", "feature scale", "input scale"]
 Statistics = Literal["moments", "scatter"]
+Needs = Literal["labels", "head", "nothing"]
 
 EVERY_CHANGE: tuple[Invariance, ...] = ("translation", "rotation", "feature scale", "input scale")
 
@@ -33,6 +35,9 @@ class Measure:
             classes that the model was not trained on.
         streamed: class statistics that suffice to compute it: ``moments`` (counts, means and
             variances) or ``scatter`` (also the pooled scatter); None if it needs kept features.
+        needs: what it takes of the target beside features, as a score of transferability: its
+            ``labels``, also the outputs of a source ``head``, or ``nothing``.
+        source: author and year, where it is a score of transferability.
     """
 
     name: str
@@ -48,6 +53,14 @@ class Measure:
     symbol: str = ""
     of_classifier: bool = False
     streamed: Statistics | None = None
+    needs: Needs = "labels"
+    source: str = ""
+
+    def oriented(self, value: float) -> float:
+        """``value`` with the sign that makes more of it better; NaN if neither direction is."""
+        if self.better is None:
+            return math.nan
+        return value if self.better == "higher" else -value
 
     @property
     def full_name(self) -> str:

@@ -1,0 +1,279 @@
+"""Each score as what is computed once from features, and what each labelling costs after that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from geocollapse.collapse import ClassStatistics, LabelledFeatures, mean_cdnv
+from geocollapse.collapse.directional import mean_directional_cdnv
+from geocollapse.estimate import Estimate
+from geocollapse.transfer.h_score import (
+    WhitenedFeatures,
+    collapse_index,
+    plain_h_score,
+    shrunk_h_score,
+)
+from geocollapse.transfer.knn import is_correct, nearest_neighbours
+from geocollapse.transfer.label_free import alpha_req, rankme
+from geocollapse.transfer.label_free_errors import alpha_req_influences, rankme_influences
+from geocollapse.transfer.leep import Mixture, expected_log_likelihood
+from geocollapse.transfer.logme import LinearEvidence
+from geocollapse.transfer.ncti import coordinates_of, discriminant_score
+from geocollapse.transfer.parc import PairRanks, dealt, parc_sampled
+from geocollapse.transfer.sample import Sample, class_standard_error, influences
+from geocollapse.transfer.transrate import CodedFeatures, coding_gain
+
+N_GROUPS = 10  # of the jackknife
+MAX_PAIRED = 2000  # examples up to which PARC is exact
+N_NEIGHBOURS = 5
+_SPARE_NEIGHBOURS = 25  # of which a group leaves 5 to all but one example in 10^13
+
+Weighted = Callable[[Sample, Tensor], Tensor]
+
+
+class Kernel(Protocol):
+    """A score of one set of features under any labelling."""
+
+    def score(self, sample: Sample) -> float:
+        """The score of these labels."""
+        ...
+
+    def error(self, sample: Sample) -> tuple[float, float]:
+        """Standard error of the score, and its degrees of freedom."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Influenced:
+    """A kernel whose error follows from the influence of each example."""
+
+    value: Callable[[Sample], float]
+    influences: Callable[[Sample], Tensor]
+
+    def score(self, sample: Sample) -> float:
+        return self.value(sample)
+
+    def error(self, sample: Sample) -> tuple[float, float]:
+        dof = len(sample.index) - sample.n_classes
+        return class_standard_error(self.influences(sample), sample), float(max(dof, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class _Refitted:
+    """A kernel whose error is a jackknife over groups of the examples, refitted without each.
+
+        SE^2 = (G - 1)/G sum_g (theta_(g) - mean theta)^2
+
+    Source: Efron (1982), chapter 2; groups are disjoint and have their share of each class.
+    """
+
+    value: Callable[[Sample], float]
+    without: Callable[[Sample, Tensor], float]
+    seed: int
+
+    def score(self, sample: Sample) -> float:
+        return self.value(sample)
+
+    def error(self, sample: Sample) -> tuple[float, float]:
+        n_groups = min(N_GROUPS, int(sample.counts.min()))
+        if n_groups < 2:
+            return math.nan, 1.0
+        values = []
+        for group in dealt(sample, n_groups, self.seed):
+            kept = torch.ones_like(sample.index, dtype=torch.bool)
+            kept[group] = False
+            values.append(self.without(sample, kept.nonzero().squeeze(1)))
+        variance = float(torch.tensor(values, dtype=torch.float64).var(correction=0))
+        return math.sqrt((n_groups - 1) * variance), n_groups - 1.0
+
+
+@dataclass(frozen=True)
+class _SampledPairs:
+    """PARC of disjoint groups."""
+
+    seed: int
+
+    def score(self, sample: Sample) -> float:
+        return self._estimate(sample).value
+
+    def error(self, sample: Sample) -> tuple[float, float]:
+        estimate = self._estimate(sample)
+        return estimate.stderr, estimate.dof
+
+    def _estimate(self, sample: Sample) -> Estimate:
+        return parc_sampled(sample.features, sample.index, seed=self.seed)
+
+
+def kernel_of(name: str, sample: Sample, seed: int) -> Kernel:
+    """Prepare the score ``name`` for one set of features.
+
+    Raises:
+        ValueError: features or classes for which the score is undefined.
+    """
+    if name in _SEEDED:
+        return _SEEDED[name](sample, seed)
+    return _UNSEEDED[name](sample)
+
+
+def likelihood_kernel(theta: Tensor) -> Kernel:
+    """LEEP with probabilities theta (n, k), which stay as they are."""
+    return _weighted(
+        lambda sample, weights: expected_log_likelihood(theta, sample, weights),
+        lambda sample: _likelihood(theta, sample),
+    )
+
+
+def _weighted(value: Weighted, kernel: Callable[[Sample], float]) -> Kernel:
+    """A kernel from a differentiable function of the weights, and a faster one without them."""
+    return _Influenced(kernel, lambda sample: influences(lambda w: value(sample, w), sample))
+
+
+def _regressed(value: Weighted, kernel: Callable[[Sample], float]) -> Kernel:
+    """The kernel of a score that inverts the scatter.
+
+    Leaving out an example of leverage h changes such a score by 1/(1 - h) of its influence.
+    """
+
+    def slopes(sample: Sample) -> Tensor:
+        spare = (1.0 - sample.leverages).clamp_min(1.0 / len(sample.index))
+        return influences(lambda w: value(sample, w), sample) / spare
+
+    return _Influenced(kernel, slopes)
+
+
+def _logme(sample: Sample) -> Kernel:
+    evidence = LinearEvidence.of(sample)
+    return _Influenced(evidence.score, evidence.influences)
+
+
+def _h_score(sample: Sample) -> Kernel:
+    return _weighted(shrunk_h_score, WhitenedFeatures.of(sample, shrinkage=True).score)
+
+
+def _h_score_plain(sample: Sample) -> Kernel:
+    return _regressed(plain_h_score, WhitenedFeatures.of(sample, shrinkage=False).score)
+
+
+def _vci(_sample: Sample) -> Kernel:
+    return _regressed(collapse_index, lambda s: float(collapse_index(s, s.weights)))
+
+
+def _transrate(sample: Sample) -> Kernel:
+    coded = CodedFeatures.of(sample, sample.weights)
+    return _weighted(coding_gain, lambda s: float(coded.gain(s, s.weights)))
+
+
+def _rankme(_sample: Sample) -> Kernel:
+    return _Influenced(lambda s: rankme(s.reduced), rankme_influences)
+
+
+def _alpha_req(_sample: Sample) -> Kernel:
+    return _Influenced(lambda s: alpha_req(s.reduced), alpha_req_influences)
+
+
+def _directional(sample: Sample, seed: int) -> Kernel:
+    x = sample.reduced
+    return _Refitted(
+        lambda s: _directional_cdnv(x, s.index),
+        lambda s, rows: _directional_cdnv(x[rows], s.index[rows]),
+        seed,
+    )
+
+
+def _cdnv(_sample: Sample, seed: int) -> Kernel:
+    return _Refitted(
+        lambda s: _mean_cdnv(s.features, s.index),
+        lambda s, rows: _mean_cdnv(s.features[rows], s.index[rows]),
+        seed,
+    )
+
+
+def _mean_cdnv(x: Tensor, index: Tensor) -> float:
+    return _or_refuse(*mean_cdnv(ClassStatistics.of(x, index)))
+
+
+def _knn(sample: Sample, seed: int) -> Kernel:
+    n = len(sample.index)
+    k = min(N_NEIGHBOURS, n - 1)
+    spare = nearest_neighbours(sample, min(_SPARE_NEIGHBOURS, n - 1))
+
+    def without(s: Sample, rows: Tensor) -> float:
+        kept = torch.zeros_like(s.index, dtype=torch.bool)
+        kept[rows] = True
+        # the kept ones first, each in their order
+        order = (~kept[spare[rows]]).long().argsort(dim=1, stable=True)[:, :k]
+        return float(is_correct(spare[rows].gather(1, order), s, rows).mean())
+
+    return _Refitted(lambda s: float(is_correct(spare[:, :k], s).mean()), without, seed)
+
+
+def _parc(sample: Sample, seed: int) -> Kernel:
+    if len(sample.index) > MAX_PAIRED:
+        return _SampledPairs(seed)
+    ranks = PairRanks.of(sample)
+    return _Influenced(ranks.score, ranks.influences)
+
+
+def _nleep(sample: Sample, seed: int) -> Kernel:
+    mixture = Mixture.of(sample, seed=seed)
+    theta = mixture.posteriors.to(sample.features.device)
+    return _Refitted(
+        lambda s: _likelihood(theta, s),
+        lambda s, rows: _likelihood(mixture.refitted(rows).posteriors.to(theta), s.subset(rows)),
+        seed,
+    )
+
+
+def _likelihood(theta: Tensor, sample: Sample) -> float:
+    return float(expected_log_likelihood(theta, sample, sample.weights))
+
+
+def _ncti(sample: Sample, seed: int) -> Kernel:
+    coordinates = coordinates_of(sample)
+    return _Refitted(
+        lambda s: discriminant_score(coordinates, s),
+        lambda s, rows: discriminant_score(coordinates[rows], s.subset(rows)),
+        seed,
+    )
+
+
+def _directional_cdnv(x: Tensor, index: Tensor) -> float:
+    return _or_refuse(*mean_directional_cdnv(LabelledFeatures.of(x, index)))
+
+
+def _or_refuse(value: Tensor, reasons: tuple[str, ...]) -> float:
+    if reasons:
+        raise ValueError(reasons[0])
+    return float(value)
+
+
+_UNSEEDED: Mapping[str, Callable[[Sample], Kernel]] = MappingProxyType(
+    {
+        "logme": _logme,
+        "h_score": _h_score,
+        "h_score_plain": _h_score_plain,
+        "vci": _vci,
+        "transrate": _transrate,
+        "label_free.rankme": _rankme,
+        "label_free.alpha_req": _alpha_req,
+    }
+)
+_SEEDED: Mapping[str, Callable[[Sample, int], Kernel]] = MappingProxyType(
+    {
+        "cdnv": _cdnv,
+        "directional_cdnv": _directional,
+        "parc": _parc,
+        "nleep": _nleep,
+        "ncti": _ncti,
+        "loo_knn_accuracy": _knn,
+    }
+)
+FROM_FEATURES = frozenset((*_UNSEEDED, *_SEEDED))
+"""Scores that ``kernel_of`` knows: features suffice, no head is needed."""
