@@ -31,18 +31,25 @@ if TYPE_CHECKING:
     from geocollapse.regularizers.complexity import (
         GeometricComplexityPenalty as GeometricComplexityPenalty,
     )
+    from geocollapse.transfer import FewShotAccuracy as FewShotAccuracy
+    from geocollapse.transfer import LearningCurve as LearningCurve
     from geocollapse.transfer import alpha_req as alpha_req
     from geocollapse.transfer import effective_rank as effective_rank
     from geocollapse.transfer import feature_norm as feature_norm
     from geocollapse.transfer import few_shot_accuracy as few_shot_accuracy
+    from geocollapse.transfer import full_data_accuracy as full_data_accuracy
+    from geocollapse.transfer import learning_curve as learning_curve
+    from geocollapse.transfer import paired_difference as paired_difference
     from geocollapse.transfer import rankme as rankme
 
 _HOME = {
     "CollapseMetric": "integrations.metrics",
     "ComplexityComparison": "complexity",
     "Estimate": "estimate",
+    "FewShotAccuracy": "transfer",
     "GeocollapseWarning": "estimate",
     "GeometricComplexityPenalty": "regularizers",
+    "LearningCurve": "transfer",
     "Measurement": "measurement",
     "NearestMeanBound": "bounds",
     "NeuralCollapse": "collapse",
@@ -53,12 +60,15 @@ _HOME = {
     "effective_rank": "transfer",
     "feature_norm": "transfer",
     "few_shot_accuracy": "transfer",
+    "full_data_accuracy": "transfer",
     "geometric_collapse": "collapse",
     "geometric_complexity": "complexity",
+    "learning_curve": "transfer",
     "measure": "measurement",
     "measure_features": "measurement",
     "nearest_mean_bound": "bounds",
     "neural_collapse": "collapse",
+    "paired_difference": "transfer",
     "rankme": "transfer",
     "split": "features",
     "squared_jacobian_norms": "jacobian",

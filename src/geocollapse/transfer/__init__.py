@@ -21,4 +21,5 @@ from geocollapse.transfer.neighbours import NearestNeighbours as NearestNeighbou
 from geocollapse.transfer.probes import LinearProbe as LinearProbe
 from geocollapse.transfer.probes import LogisticProbe as LogisticProbe
 from geocollapse.transfer.summary import TransferDict as TransferDict
+from geocollapse.transfer.summary import summarise as summarise
 from geocollapse.transfer.summary import transfer as transfer
