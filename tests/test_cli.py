@@ -328,8 +328,52 @@ def test_transfer_shows_a_table(tiny, run):
     code, out, _ = run("transfer", tiny, "digits", "--n-episodes", 20, "--quiet")
     assert code == 0
     assert "split test" in out
-    assert "nearest mean" in out
-    assert "5-shot" in out
+    assert out.startswith("Nearest mean: ")
+    assert out.splitlines()[0].endswith(" with 5 labelled examples of each of 5 classes")
+    for part in ("linear probe", "these 10 classes", "others like them", "From 290 labelled"):
+        assert part in out
+
+
+def test_transfer_by_other_classifiers_with_the_value_of_each_episode(tiny, answer, tmp_path):
+    figure = tmp_path / "curve.png"
+    small = ("--n-episodes", 4, "--n-query", 5, "--k-shot", "1,2", "--no-full-data")
+    asked = ("--also", "knn,logistic_probe", "--also", "knn", "--episode-values", "--plot", figure)
+    found = answer("transfer", tiny, "digits", *small, *asked)
+    assert list(found["accuracy"]) == ["nearest_mean", "linear_probe", "logistic_probe", "knn"]
+    values = found["episode_values"]["accuracy"]["knn"]["2"]
+    assert sum(values) / 4 == pytest.approx(found["accuracy"]["knn"]["2"]["value"])
+    assert [len(ways) for ways in found["episode_values"]["classes"]["1"]] == [5] * 4
+    assert found["full_data"] is None
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_transfer_sees_the_same_episodes_whatever_model_and_batch_size(tiny, answer):
+    small = ("--n-episodes", 4, "--k-shot", 1, "--no-full-data")
+    one = answer("transfer", tiny, "digits", *small)
+    other = answer("transfer", tiny, "digits", "--batch-size", 7, "--layer", "", *small)
+    assert one["episodes"] == other["episodes"]
+    assert one["episodes"] != answer("transfer", tiny, "digits", *small, "--seed", 1)["episodes"]
+
+
+def test_transfer_names_the_class_with_too_few_images(tmp_path, run):
+    from PIL import Image
+
+    for name, count in (("cat", 9), ("dog", 3), ("eel", 9)):
+        (tmp_path / name).mkdir()
+        for i in range(count):
+            Image.new("RGB", (8, 8), (20 * i, 9, 9)).save(tmp_path / name / f"{i}.png")
+    small = ("--image-size", 8, "--n-way", 2, "--n-query", 2, "--k-shot", "1,3", "--quiet")
+    factory = "torch.nn:Flatten"
+    code, _, err = run("transfer", factory, f"folder:{tmp_path}", "--layer", "", *small)
+    assert code == 2
+    assert "k_shot + n_query = 5 examples of each class, got 3 of class 'dog'" in err
+
+
+def test_transfer_refuses_an_unknown_classifier_and_a_figure_that_cannot_be_written(tiny, run):
+    code, _, err = run("transfer", tiny, "digits", "--also", "svm")
+    assert (code, "--also: expected names of nearest_mean" in err) == (2, True)
+    code, _, err = run("transfer", tiny, "digits", "--plot", "curve.gif")
+    assert (code, "--plot: expected a file ending in" in err) == (2, True)
 
 
 def test_transfer_of_saved_features(tiny, answer, tmp_path):

@@ -33,16 +33,21 @@ if TYPE_CHECKING:
     from geocollapse.regularizers.complexity import (
         GeometricComplexityPenalty as GeometricComplexityPenalty,
     )
+    from geocollapse.transfer import FewShotAccuracy as FewShotAccuracy
+    from geocollapse.transfer import LearningCurve as LearningCurve
     from geocollapse.transfer import alpha_req as alpha_req
     from geocollapse.transfer import effective_rank as effective_rank
     from geocollapse.transfer import feature_norm as feature_norm
     from geocollapse.transfer import few_shot_accuracy as few_shot_accuracy
+    from geocollapse.transfer import full_data_accuracy as full_data_accuracy
     from geocollapse.transfer import h_score as h_score
+    from geocollapse.transfer import learning_curve as learning_curve
     from geocollapse.transfer import leep as leep
     from geocollapse.transfer import logme as logme
     from geocollapse.transfer import loo_knn_accuracy as loo_knn_accuracy
     from geocollapse.transfer import ncti as ncti
     from geocollapse.transfer import nleep as nleep
+    from geocollapse.transfer import paired_difference as paired_difference
     from geocollapse.transfer import parc as parc
     from geocollapse.transfer import parc_sampled as parc_sampled
     from geocollapse.transfer import rankme as rankme
@@ -53,8 +58,10 @@ _HOME = {
     "CollapseMetric": "integrations.metrics",
     "ComplexityComparison": "complexity",
     "Estimate": "estimate",
+    "FewShotAccuracy": "transfer",
     "GeocollapseWarning": "estimate",
     "GeometricComplexityPenalty": "regularizers",
+    "LearningCurve": "transfer",
     "Measurement": "measurement",
     "NearestMeanBound": "bounds",
     "NeuralCollapse": "collapse",
@@ -65,12 +72,14 @@ _HOME = {
     "effective_rank": "transfer",
     "feature_norm": "transfer",
     "few_shot_accuracy": "transfer",
+    "full_data_accuracy": "transfer",
     "geometric_collapse": "collapse",
     "geometric_complexity": "complexity",
     "h_score": "transfer",
     "leep": "transfer",
     "logme": "transfer",
     "loo_knn_accuracy": "transfer",
+    "learning_curve": "transfer",
     "measure": "measurement",
     "measure_features": "measurement",
     "ncti": "transfer",
@@ -80,6 +89,7 @@ _HOME = {
     "nleep": "transfer",
     "parc": "transfer",
     "parc_sampled": "transfer",
+    "paired_difference": "transfer",
     "rankme": "transfer",
     "score_all": "ranking",
     "split": "features",

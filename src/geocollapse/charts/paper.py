@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geocollapse.charts.chart import Chart, Panel, Series, log_ticks
+from geocollapse.measurement.figure import save_figure
 from geocollapse.runtime.files import written_whole
 
 if TYPE_CHECKING:
@@ -46,6 +47,14 @@ def save(chart: Chart, folder: Path) -> tuple[Path, Path]:
         with written_whole(pdf) as partial:
             figure.savefig(partial, format="pdf", metadata={"CreationDate": None})
     return png, pdf
+
+
+def save_as(chart: Chart, path: Path) -> None:
+    """Write the chart to one file: PNG, PDF or SVG, by the ending of ``path``."""
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        save_figure(draw(chart), path)
 
 
 def draw(chart: Chart) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,16 @@ from geocollapse.cli.options import (
     ModelOptions,
     OutFile,
 )
-from geocollapse.cli.output import check_writable
+from geocollapse.cli.output import OutputFile, check_writable
 from geocollapse.cli.resolve import Request, features_heading, find_device, set_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from geocollapse.cli.schemas import FewShotDict
-    from geocollapse.estimate import IntervalDict
+    from geocollapse.transfer import LearningCurve
+    from geocollapse.transfer.few_shot import Classifier
+    from geocollapse.transfer.summary import FullDataDict
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,49 @@ class EpisodeOptions:
     n_episodes: Annotated[
         int, Option(metavar="N", help="Episodes; more give a shorter interval.")
     ] = 600
+    also: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME",
+            help="Also classify by nearest_mean_normalised, nearest_mean_centred, logistic_probe "
+            "or knn; commas, or repeated.",
+        ),
+    ] = None
+    full_data: Annotated[
+        bool,
+        Option(help="A linear probe and nearest neighbours on all labels but a fifth, to compare."),
+    ] = True
+    episode_values: Annotated[
+        bool, Option("--episode-values", help="Put the value of each episode into the JSON.")
+    ] = False
+    plot: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Draw accuracy against --k-shot. .png, .pdf or .svg."),
+    ] = None
     out: OutFile = None
+
+    def check(self) -> None:
+        """Refuse files that cannot be written, before any work."""
+        from geocollapse.measurement.figure import check_figure
+
+        check_writable(self.out, "--out")
+        check_writable(self.plot, "--plot")
+        if self.plot is not None:
+            check_figure(self.plot, argument="--plot")
+
+    def classifiers(self) -> list[Classifier]:
+        """The default classifiers, then those asked for, each once."""
+        from geocollapse.transfer.few_shot import CLASSIFIERS, DEFAULT_CLASSIFIERS
+
+        asked = [part.strip() for text in self.also or [] for part in text.split(",")]
+        for name in asked:
+            if name not in CLASSIFIERS:
+                raise ValueError(
+                    f"--also: expected names of {', '.join(CLASSIFIERS)}, got {name!r}; do "
+                    f"--also knn"
+                )
+        wanted = {*DEFAULT_CLASSIFIERS, *asked}
+        return [name for name in CLASSIFIERS if name in wanted]
 
 
 @dataclass(frozen=True)
@@ -70,15 +115,15 @@ def transfer(
 ) -> Answer:
     """Few-shot accuracy of a model's embedding.
 
-    By the nearest class mean and by a linear probe, with intervals over episodes. The default split
-    is test. features:FILE in place of MODEL and DATA takes the features that `measure
-    --save-features` kept.
+    By the nearest class mean and by a linear probe, with intervals over episodes and for other
+    classes like these; beside it what the labels of all examples give. The default split is test.
+    features:FILE in place of MODEL and DATA takes the features that `measure --save-features` kept.
     """
-    from geocollapse.runtime.provenance import provenance
-    from geocollapse.transfer import transfer as few_shot
+    from geocollapse.transfer import learning_curve
 
-    check_writable(episodes.out, "--out")
+    episodes.check()
     k_shots = _parse_shots(episodes.k_shot or ["1,5"])
+    classifiers = episodes.classifiers()
     request = Request(model, data, default_split="test")
     path = request.features_file(
         model_options, data_options, machine, used=("--device", "--threads", "--seed")
@@ -88,19 +133,44 @@ def transfer(
         if path is None
         else _of_file(path, machine)
     )
-    accuracy = few_shot(
+    curve = learning_curve(
         found.features,
         found.labels,
-        n_way=episodes.n_way,
         k_shots=k_shots,
+        classifiers=classifiers,
+        n_way=episodes.n_way,
         n_query=episodes.n_query,
         n_episodes=episodes.n_episodes,
         seed=machine.seed,
+        class_names=found.classes,
     )
-    result: FewShotDict = {
+    result = _as_json(curve, found, episodes, machine)
+    return Answer(
+        result,
+        f"{_answered(curve)}\n{found.heading}\n\n{_shown(curve, result)}",
+        out=episodes.out,
+        files=_files_of(curve, episodes),
+    )
+
+
+def _as_json(
+    curve: LearningCurve, found: _Embedded, episodes: EpisodeOptions, machine: MachineOptions
+) -> FewShotDict:
+    from geocollapse.runtime.provenance import provenance
+    from geocollapse.transfer import summarise
+
+    summary = summarise(
+        curve,
+        found.features,
+        found.labels,
+        full_data=episodes.full_data,
+        episode_values=episodes.episode_values,
+        seed=machine.seed,
+    )
+    return {
         "schema_version": SCHEMA_VERSION,
-        **accuracy,
-        "warnings": [*found.notes, *accuracy["warnings"]],
+        **summary,
+        "warnings": [*found.notes, *summary["warnings"]],
         "classes": found.classes,
         "layer": found.layer,
         "n_features": found.features.shape[1],
@@ -111,7 +181,16 @@ def transfer(
             **provenance(seed=machine.seed, device=found.features.device),
         },
     }
-    return Answer(result, f"{found.heading}\n\n{_shown(result)}", out=episodes.out)
+
+
+def _files_of(curve: LearningCurve, episodes: EpisodeOptions) -> list[OutputFile]:
+    """The figure, if it was asked for."""
+    from geocollapse.charts import learning_curve_chart, save_as
+
+    if episodes.plot is None:
+        return []
+    chart = learning_curve_chart(curve)
+    return [OutputFile("--plot", episodes.plot, lambda path: save_as(chart, path))]
 
 
 def _of_model(
@@ -169,24 +248,59 @@ def _of_file(path: Path, machine: MachineOptions) -> _Embedded:
     )
 
 
-def _shown(result: FewShotDict) -> str:
-    """Accuracies with their intervals: a row a classifier, a column a number of shots."""
-    shots = list(next(iter(result["accuracy"].values())))
-    rows = [
-        (name.replace("_", " "), *(_percent(estimates[k]) for k in shots))
-        for name, estimates in result["accuracy"].items()
-    ]
-    layer = result["layer"] or "the output"
-    what = f"{layer}: {result['n_way']} classes an episode, {result['n_episodes']} episodes"
-    notes = [f"note: {warning}" for warning in result["warnings"]]
-    return "\n".join(
-        [what, table(("classifier", *(f"{k}-shot accuracy" for k in shots)), rows), *notes]
+def _answered(curve: LearningCurve) -> str:
+    """The answer in one line: the accuracy of the nearest mean by shots."""
+    name, by_shots = next(iter(curve.accuracy.items()))
+    values = [f"{found.value:.1%} with {k}" for k, found in by_shots.items()]
+    examples = "example" if curve.k_shots[-1] == 1 else "examples"
+    return (
+        f"{name.replace('_', ' ').capitalize()}: {', '.join(values)} labelled {examples} of each "
+        f"of {curve.n_way} classes"
     )
 
 
-def _percent(estimate: IntervalDict) -> str:
-    low, high = estimate["ci95"]
-    return f"{estimate['value']:.2%} ({low:.2%} to {high:.2%})"
+def _shown(curve: LearningCurve, result: FewShotDict) -> str:
+    """A row for each classifier and number of shots, then what all labels give."""
+    rows = [
+        (
+            name.replace("_", " "),
+            k,
+            f"{found.value:.2%}",
+            _range(found.interval()),
+            _range(found.classes_interval()),
+        )
+        for name, by_shots in curve.accuracy.items()
+        for k, found in by_shots.items()
+    ]
+    these = f"these {curve.n_classes} classes"
+    columns = ("classifier", "shots", "accuracy", these, "others like them")
+    layer = result["layer"] or "the output"
+    lines = [
+        f"{layer}: {curve.n_way} classes an episode, {curve.n_episodes} episodes, 95 % intervals",
+        table(columns, rows),
+    ]
+    if result["full_data"] is not None:
+        lines.append(f"\n{_of_all_labels(result['full_data'], curve.n_classes)}")
+    return "\n".join([*lines, *(f"note: {warning}" for warning in result["warnings"])])
+
+
+def _of_all_labels(found: FullDataDict, n_classes: int) -> str:
+    accuracies = [
+        f"{name.replace('_', ' ')} {accuracy['value']:.2%} ({_range(accuracy['ci95'])})"
+        for name, accuracy in found["accuracy"].items()
+    ]
+    return (
+        f"From {found['n_train']} labelled examples, {n_classes} classes at a time, "
+        f"{found['n_test']} tested:\n{', '.join(accuracies)}"
+    )
+
+
+def _range(ends: tuple[float | None, float | None]) -> str | None:
+    """The ends of an interval of a share, cut to what a share can be; None where undefined."""
+    low, high = ends
+    if low is None or high is None or math.isnan(low):
+        return None
+    return f"{max(0.0, low):.2%} to {min(1.0, high):.2%}"
 
 
 def _parse_shots(texts: list[str]) -> list[int]:

@@ -33,5 +33,6 @@ from geocollapse.transfer.parc import parc_sampled as parc_sampled
 from geocollapse.transfer.probes import LinearProbe as LinearProbe
 from geocollapse.transfer.probes import LogisticProbe as LogisticProbe
 from geocollapse.transfer.summary import TransferDict as TransferDict
+from geocollapse.transfer.summary import summarise as summarise
 from geocollapse.transfer.summary import transfer as transfer
 from geocollapse.transfer.transrate import transrate as transrate

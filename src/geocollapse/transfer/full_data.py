@@ -26,6 +26,7 @@ MOST_PRODUCTS = 10_000**2 * 512  # n^2 p: more examples than that are left out
 PENALTIES = tuple(10.0**power for power in range(-4, 3))  # of the mean squared length
 INVERSE_PENALTIES = (1.0, 10.0, 100.0, 1000.0)  # C of the logistic probe
 MOST_STEPS = 200
+LOGISTIC_TIE = 1e-4  # of the largest score: the tolerance of the solver
 
 
 @dataclass(frozen=True, repr=False)
@@ -235,7 +236,7 @@ def _of_penalty(parts: _Split, inverse_penalty: float) -> Tensor:
     scores = torch.from_numpy(probe.decision_function((parts.x_test / scale).cpu().numpy()))
     if scores.ndim == 1:
         scores = torch.stack([-scores, scores], dim=1)
-    return _is_largest(scores, _classes_of(parts)[1])
+    return _is_largest(scores, _classes_of(parts)[1], LOGISTIC_TIE)
 
 
 def _neighbours(parts: _Split) -> Tensor:
@@ -262,9 +263,9 @@ def _classes_of(parts: _Split) -> tuple[Tensor, Tensor]:
     return classes, torch.where(classes[place] == y, place, len(classes))
 
 
-def _is_largest(scores: Tensor, own: Tensor) -> Tensor:
+def _is_largest(scores: Tensor, own: Tensor, tie: float = SOLVED_TIE) -> Tensor:
     """True where the own class has the one largest score (m,); ties by rounding are errors."""
     is_known = own < scores.shape[1]
     taken = scores.gather(1, own.clamp(max=scores.shape[1] - 1)[:, None])
-    rounding = SOLVED_TIE * max(1.0, float(scores.abs().max()))
+    rounding = tie * max(1.0, float(scores.abs().max()))
     return ((scores >= taken - rounding).sum(dim=1) == 1) & is_known

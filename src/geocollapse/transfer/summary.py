@@ -115,36 +115,36 @@ def transfer(
         seed=seed,
         class_names=class_names,
     )
-    return {
-        **of_curve(curve, episode_values=episode_values),
-        "predicted_error": {str(k): None for k in k_shots},
-        "full_data": of_all_labels(features, labels, seed=seed) if full_data else None,
-    }
+    return summarise(
+        curve, features, labels, full_data=full_data, episode_values=episode_values, seed=seed
+    )
 
 
-def of_curve(curve: LearningCurve, *, episode_values: bool = False) -> TransferDict:
-    """The JSON form of a learning curve; nothing else of ``transfer`` is filled in."""
+def summarise(
+    curve: LearningCurve,
+    features: Array,
+    labels: Array,
+    *,
+    full_data: bool = True,
+    episode_values: bool = False,
+    seed: int = 0,
+) -> TransferDict:
+    """The JSON form of a learning curve, with what else the features and labels give."""
     first = next(iter(curve.accuracy.values()))
-    warnings = []
-    if curve.n_way == curve.n_classes:
-        warnings.append(
-            f"classes_ci95: undefined, because every episode holds all {curve.n_classes} classes; "
-            f"fewer ways than classes give it"
-        )
     return {
         "accuracy": {
             name: {str(k): found.to_interval_dict() for k, found in by_shots.items()}
             for name, by_shots in curve.accuracy.items()
         },
-        "predicted_error": {},
-        "full_data": None,
+        "predicted_error": {str(k): None for k in curve.k_shots},
+        "full_data": of_all_labels(features, labels, seed=seed) if full_data else None,
         "n_way": curve.n_way,
         "n_query": curve.n_query,
         "n_episodes": curve.n_episodes,
         "n_classes": curve.n_classes,
         "episodes": {str(k): found.episodes for k, found in first.items()},
         "episode_values": _episode_values(curve) if episode_values else None,
-        "warnings": warnings,
+        "warnings": _warnings(curve),
     }
 
 
@@ -175,3 +175,12 @@ def _episode_values(curve: LearningCurve) -> EpisodeValuesDict:
             for name, by_shots in curve.accuracy.items()
         },
     }
+
+
+def _warnings(curve: LearningCurve) -> list[str]:
+    if curve.n_way < curve.n_classes:
+        return []
+    return [
+        f"classes_ci95: every episode holds all {curve.n_classes} classes, so nothing is known "
+        f"about others; fewer ways than classes give an interval"
+    ]
