@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from reference import transfer as reference
 
 from geocollapse import arrays as inputs
-from geocollapse.transfer import few_shot_accuracy, transfer
+from geocollapse.transfer import few_shot_accuracy, predicted_error, transfer
 from geocollapse.transfer.few_shot import RIDGE, EpisodeSizes, draw_episodes
 
 CLASSIFIERS = ("nearest_mean", "linear_probe")
@@ -216,7 +216,12 @@ def test_transfer_holds_the_single_accuracies():
             single = few_shot_accuracy(x, y, k_shot=int(k_shot), classifier=name, **sizes)
             assert (entry["value"], entry["stderr"]) == (single.value, single.stderr)
             assert tuple(entry["ci95"]) == single.interval()
-    assert found["predicted_error"] == {"1": None, "4": None}
+    for k_shot, entry in found["predicted_error_intervals"].items():
+        single = predicted_error(x, y, n_way=3, k_shot=int(k_shot), n_episodes=20, seed=2)
+        assert found["predicted_error"][k_shot] == entry["value"] == single.value
+        assert entry["stderr"] == single.stderr
+    assert list(found["predicted_error"]) == list(found["predicted_error_intervals"]) == ["1", "4"]
+    assert any("approximate below 5 shots" in note for note in found["warnings"])
     assert (found["n_way"], found["n_query"], found["n_episodes"], found["n_classes"]) == (
         3,
         5,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from geocollapse.transfer import effective_rank as effective_rank
     from geocollapse.transfer import feature_norm as feature_norm
     from geocollapse.transfer import few_shot_accuracy as few_shot_accuracy
+    from geocollapse.transfer import predicted_error as predicted_error
     from geocollapse.transfer import rankme as rankme
 
 _HOME = {
@@ -59,6 +60,7 @@ _HOME = {
     "measure_features": "measurement",
     "nearest_mean_bound": "bounds",
     "neural_collapse": "collapse",
+    "predicted_error": "transfer",
     "rankme": "transfer",
     "split": "features",
     "squared_jacobian_norms": "jacobian",

@@ -173,6 +173,10 @@ def _shown(result: FewShotDict) -> str:
         (name.replace("_", " "), *(_percent(estimates[k]) for k in shots))
         for name, estimates in result["accuracy"].items()
     ]
+    predicted = result["predicted_error_intervals"]
+    if predicted:
+        errors = ("error predicted from geometry", *(_percent(predicted[k]) for k in shots))
+        rows.append(errors)
     layer = result["layer"] or "the output"
     what = f"{layer}: {result['n_way']} classes an episode, {result['n_episodes']} episodes"
     notes = [f"note: {warning}" for warning in result["warnings"]]

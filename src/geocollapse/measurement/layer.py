@@ -134,6 +134,9 @@ class LayerMeasurement(CollapseMeasures):
         poincare_ratio: empirical Poincare ratios.
         neural_collapse: CDNV and NC1 to NC4.
         bounds: nearest-mean bounds by the number of shots: ``"inf"``, ``"1"``, ``"5"``.
+        predicted_error: 1-shot and 5-shot error predicted by ``geocollapse.predicted_error``, among
+            5 classes or all if there are fewer; None where it is undefined. Its standard error is
+            one to two points: 500 queries and 100 sets of classes stand for all.
         label_free: RankMe, effective rank, alpha-ReQ and feature norm.
         samples_for_rtol: number of examples that ``rtol=0.05`` would have probed; None unless all
             were probed.
@@ -150,6 +153,7 @@ class LayerMeasurement(CollapseMeasures):
     poincare_ratio: PoincareDict
     neural_collapse: NeuralCollapse
     bounds: dict[str, NearestMeanBound]
+    predicted_error: dict[str, float | None]
     label_free: LabelFree
     samples_for_rtol: int | None = None
     warnings: tuple[str, ...] = ()
@@ -296,7 +300,7 @@ def _grouped_values(layer: LayerMeasurement) -> dict[str, object]:
         "geometric_collapse": layer.geometric_collapse.to_interval_dict(),
         "poincare_ratio": layer.poincare_ratio,
         "nearest_mean_bound": {shots: bound.to_dict() for shots, bound in layer.bounds.items()},
-        "predicted_error": {"1": None, "5": None},
+        "predicted_error": layer.predicted_error,
         "label_free": layer.label_free.to_dict(),
     }
 

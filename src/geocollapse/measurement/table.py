@@ -40,7 +40,7 @@ _ROWS = (
 )
 _POOLS = {"mean": "mean over positions", "cls": "first token", "last": "last token"}
 # measures that are tried for every layer; why one is undefined is told in the JSON alone
-_UNASKED = ("input_covariance_lambda_max: ", "alpha_req: ")
+_UNASKED = ("input_covariance_lambda_max: ", "alpha_req: ", "predicted_error: ")
 _NOTE_WIDTH = 100
 _MAX_TABLE_WIDTH = 240  # a table is as wide as its columns need, up to here
 

@@ -10,3 +10,7 @@ from geocollapse.transfer.label_free import alpha_req as alpha_req
 from geocollapse.transfer.label_free import effective_rank as effective_rank
 from geocollapse.transfer.label_free import feature_norm as feature_norm
 from geocollapse.transfer.label_free import rankme as rankme
+from geocollapse.transfer.predicted_error import predicted_error as predicted_error
+from geocollapse.transfer.predicted_error import predicted_errors as predicted_errors
+from geocollapse.transfer.prediction import Prediction as Prediction
+from geocollapse.transfer.prediction import quick_prediction as quick_prediction

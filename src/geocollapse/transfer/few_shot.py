@@ -27,7 +27,8 @@ class TransferDict(TypedDict):
 
     Attributes:
         accuracy: mean over episodes, by classifier and number of shots.
-        predicted_error: error predicted from the geometry, by number of shots.
+        predicted_error: error of the nearest mean predicted from the geometry, by number of shots.
+        predicted_error_intervals: the predicted errors with intervals; empty where there are none.
         n_way: classes of an episode.
         n_query: examples of each class to classify.
         n_episodes: number of episodes.
@@ -37,6 +38,7 @@ class TransferDict(TypedDict):
 
     accuracy: dict[str, dict[str, IntervalDict]]
     predicted_error: dict[str, float | None]
+    predicted_error_intervals: dict[str, IntervalDict]
     n_way: int
     n_query: int
     n_episodes: int
@@ -127,6 +129,7 @@ def transfer(
     seed: int = 0,
 ) -> TransferDict:
     """``few_shot_accuracy`` of both classifiers for several numbers of shots, as strict JSON."""
+    from geocollapse.transfer.prediction import prediction  # which draws the episodes of this file
 
     def interval(classifier: Classifier, k_shot: int) -> IntervalDict:
         return few_shot_accuracy(
@@ -140,14 +143,16 @@ def transfer(
             classifier=classifier,
         ).to_interval_dict()
 
+    predicted = prediction(features, labels, n_way, k_shots, n_episodes, seed)
     return {
         "accuracy": {name: {str(k): interval(name, k) for k in k_shots} for name in _CLASSIFIERS},
-        "predicted_error": {str(k): None for k in k_shots},
+        "predicted_error": predicted.values,
+        "predicted_error_intervals": predicted.intervals,
         "n_way": n_way,
         "n_query": n_query,
         "n_episodes": n_episodes,
         "n_classes": len(labelled_arrays(features, labels)[1].unique()),
-        "warnings": [],
+        "warnings": list(predicted.warnings),
     }
 
 
