@@ -22,6 +22,7 @@ from geocollapse.transfer import (
     NormalisedNearestMean,
     few_shot_accuracy,
     learning_curve,
+    predicted_error,
     transfer,
 )
 from geocollapse.transfer.episodes import EpisodeSizes, draw_episodes
@@ -351,7 +352,12 @@ def test_transfer_holds_the_single_accuracies():
             single = few_shot_accuracy(x, y, k_shot=int(k_shot), classifier=name, **sizes)
             assert (entry["value"], entry["stderr"]) == (single.value, single.stderr)
             assert tuple(entry["ci95"]) == single.interval()
-    assert found["predicted_error"] == {"1": None, "4": None}
+    for k_shot, entry in found["predicted_error_intervals"].items():
+        single = predicted_error(x, y, n_way=3, k_shot=int(k_shot), n_episodes=20, seed=2)
+        assert found["predicted_error"][k_shot] == entry["value"] == single.value
+        assert entry["stderr"] == single.stderr
+    assert list(found["predicted_error"]) == list(found["predicted_error_intervals"]) == ["1", "4"]
+    assert any("approximate below 5 shots" in note for note in found["warnings"])
     assert (found["n_way"], found["n_query"], found["n_episodes"], found["n_classes"]) == (
         3,
         5,

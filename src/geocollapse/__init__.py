@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from geocollapse.transfer import paired_difference as paired_difference
     from geocollapse.transfer import parc as parc
     from geocollapse.transfer import parc_sampled as parc_sampled
+    from geocollapse.transfer import predicted_error as predicted_error
     from geocollapse.transfer import rankme as rankme
     from geocollapse.transfer import transrate as transrate
     from geocollapse.transfer import vci as vci
@@ -90,6 +91,7 @@ _HOME = {
     "parc": "transfer",
     "parc_sampled": "transfer",
     "paired_difference": "transfer",
+    "predicted_error": "transfer",
     "rankme": "transfer",
     "score_all": "ranking",
     "split": "features",

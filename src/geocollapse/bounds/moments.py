@@ -1,10 +1,11 @@
-"""Mean and variance of the nearest-mean classifier's decision statistic for pairs of classes."""
+"""Moments of the nearest-mean classifier's decision statistic, for pairs and triples of classes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class DecisionMoments:
         E T_ab = ||D||^2/2 + (tr S_b - tr S_a)/(2m)
         Var T_ab = D^T S_a D + D^T S_b D/m + (tr S_a^2 + tr S_a S_b)/m + (tr S_a^2 + tr S_b^2)/(2
                    m^2) + (q_a + q_b)/(4 m^3) - <t_b, D>/m^2
+        Cov(T_ab, T_ac) = D_ab^T S_a D_ac + (1/m + 1/(2 m^2)) tr S_a^2 + q_a/(4 m^3),    b != c
 
     Cost: two passes over the features in float64, one class at a time; O(min(n, p) n p + C^2 p^2)
     time, memory of the residuals of one class and at most 1 GiB of covariances.
@@ -44,7 +46,8 @@ class DecisionMoments:
         products: tr S_a S_b (C, C).
         excess: q_a (C,).
         skew: <t_b, D_ab> (C, C), row a, column b.
-        stable_rank: min over classes of tr S_c / lambda_max(S_c).
+        stable_rank: min over classes of tr S_c / lambda_max(S_c); NaN where it was not asked for.
+        counts: number of examples n_c of each class, float64 (C,).
     """
 
     distances: Tensor
@@ -54,14 +57,18 @@ class DecisionMoments:
     excess: Tensor
     skew: Tensor
     stable_rank: float
+    counts: Tensor
 
     @classmethod
-    def of(cls, data: LabelledFeatures) -> DecisionMoments:
-        """Moments of the empirical class laws of ``data``."""
+    def of(cls, data: LabelledFeatures, *, stable_rank: bool = True) -> DecisionMoments:
+        """Moments of the empirical class laws of ``data``.
+
+        The stable rank costs an eigenvalue a class: leave it out where no bound is wanted.
+        """
         means = data.statistics.centred_means()
         keeps = _keeps_covariances(len(data.features), *means.shape)
         residuals = enumerate(_class_residuals(data))
-        classes = [_ClassMoments.of(z, means, row, keeps) for row, z in residuals]
+        classes = [_ClassMoments.of(z, means, row, keeps, stable_rank) for row, z in residuals]
         traces = torch.stack([c.trace for c in classes])
         products = _products(data, [c.covariance for c in classes if c.covariance is not None])
         third = torch.stack([c.third for c in classes])
@@ -75,6 +82,7 @@ class DecisionMoments:
             excess=fourth - traces.square() - 2.0 * products.diagonal(),
             skew=across - across.diagonal(),
             stable_rank=min(c.stable_rank for c in classes),
+            counts=data.statistics.counts,
         )
 
     def mean(self, k_shot: float) -> Tensor:
@@ -90,6 +98,103 @@ class DecisionMoments:
         total = total + (self.excess[:, None] + self.excess) / (4 * m**3)
         return (total - self.skew / m**2).clamp(min=0.0)  # rounding
 
+    def corrected(self) -> DecisionMoments:
+        """Moments without the bias of finite samples: those of the laws behind the examples.
+
+        With S the (n-1)-covariance and Q = sum ||z||^4/(n-1),
+
+            tr Sigma^2 ~ (n-1)/(n(n-2)(n-3)) [(n-1)(n-2) tr S^2 + (tr S)^2 - n Q]
+            ||D||^2 ~ ||D^||^2 - tr S_a/n_a - tr S_b/n_b
+            D^T Sigma_a D ~ D^^T S_a D^ - tr Sigma_a^2/n_a - tr Sigma_a Sigma_b/n_b
+
+        and q and t likewise. Exact for Gaussian classes, to order 1/n otherwise. It needs 4
+        examples of each class, and a corrected value can be negative.
+        """
+        n = self.counts
+        f = n / (n - 1)
+        traces = self.traces * f
+        fourth = self.excess + self.traces.square() + 2.0 * self.products.diagonal()
+        own = unbiased_trace_squared(n, traces, self.products.diagonal() * f**2, fourth * f)
+        products = self.products * f * f[:, None]
+        products.diagonal().copy_(own)
+        fourth = fourth * f**2
+        excess = fourth - (traces.square() - (fourth - traces.square()) / n) - 2.0 * own
+        along = self.along * f[:, None] - (own / n)[:, None] - products / n
+        skew = self.skew * (n**2 / ((n - 1) * (n - 2))) + excess / n
+        distances = self.distances - (traces / n)[:, None] - traces / n
+        for of_pairs in (along, skew, distances):
+            of_pairs.fill_diagonal_(0.0)
+        return replace(
+            self,
+            distances=distances,
+            traces=traces,
+            along=along,
+            products=products,
+            excess=excess,
+            skew=skew,
+        )
+
+    def joint(self, rivals: Rivals, along: Tensor, k_shot: int) -> tuple[Tensor, Tensor]:
+        """Mean (B, k-1) and covariance (B, k-1, k-1) of (T_ab) over the rivals b of class a.
+
+        Args:
+            rivals: B times a class a and its k - 1 rivals.
+            along: D_ab^T S_a D_ac (B, k-1, k-1) as ``triples`` gives it, bias-corrected if these
+                moments are; its diagonal is not read.
+            k_shot: shots m.
+        """
+        a, b = rivals
+        own = self.products.diagonal()
+        shared = own * (1.0 / k_shot + 1.0 / (2 * k_shot**2)) + self.excess / (4 * k_shot**3)
+        covariance = along + shared[a, None, None]
+        variance = self.variance(k_shot)[a[:, None], b]
+        covariance.diagonal(dim1=1, dim2=2).copy_(variance)
+        return self.mean(k_shot)[a[:, None], b], covariance
+
+
+class Rivals(NamedTuple):
+    """Classes against which a class is decided, by their rows.
+
+    Attributes:
+        own: class a (B,).
+        others: its k - 1 rivals (B, k-1).
+    """
+
+    own: Tensor
+    others: Tensor
+
+
+def triples(data: LabelledFeatures, rivals: Rivals) -> Tensor:
+    """D_ab^T S_a D_ac (B, k-1, k-1) for the rivals b, c of each class a, from one pass.
+
+    O(n k' (p + k')) time, k' the number of different rivals of a class.
+    """
+    means = data.statistics.centred_means()
+    width = rivals.others.shape[1]
+    found = means.new_zeros(len(rivals.own), width, width)
+    for a, z in enumerate(_class_residuals(data)):
+        rows = (rivals.own == a).nonzero().flatten()
+        if len(rows) == 0:
+            continue
+        columns, places = rivals.others[rows].unique(return_inverse=True)
+        projected = z @ (means[a] - means[columns]).T
+        along = projected.T @ projected / len(z)
+        found[rows] = along[places[:, :, None], places[:, None, :]]
+    return found
+
+
+def corrected_triples(along: Tensor, rivals: Rivals, corrected: DecisionMoments) -> Tensor:
+    """``triples`` without their bias: (n/(n-1)) D^T S_a D' - tr Sigma_a^2/n_a for b != c."""
+    n = corrected.counts[rivals.own, None, None]
+    own = corrected.products.diagonal()[rivals.own, None, None]
+    return along * (n / (n - 1)) - own / n
+
+
+def unbiased_trace_squared(n: Tensor, trace: Tensor, plug_in: Tensor, fourth: Tensor) -> Tensor:
+    """tr Sigma^2 (C,) without bias, from tr S, tr S^2 and sum ||z||^4/(n-1) of S over n - 1."""
+    total = (n - 1) * (n - 2) * plug_in + trace.square() - n * fourth
+    return (n - 1) / (n * (n - 2) * (n - 3)) * total
+
 
 @dataclass(frozen=True, eq=False)
 class _ClassMoments:
@@ -100,7 +205,7 @@ class _ClassMoments:
         along: D_ab^T S D_ab for every b (C,).
         fourth: E||z||^4.
         third: E[z ||z||^2] (p,).
-        stable_rank: tr S / lambda_max(S).
+        stable_rank: tr S / lambda_max(S); NaN where it was not asked for.
         covariance: S (p, p), or None if those of all classes are too large.
     """
 
@@ -112,7 +217,9 @@ class _ClassMoments:
     covariance: Tensor | None
 
     @classmethod
-    def of(cls, z: Tensor, means: Tensor, row: int, keeps_covariance: bool) -> _ClassMoments:
+    def of(
+        cls, z: Tensor, means: Tensor, row: int, keeps_covariance: bool, stable_rank: bool
+    ) -> _ClassMoments:
         squares = z.square().sum(dim=1)
         projected = z @ means.T
         trace = squares.mean()
@@ -122,7 +229,7 @@ class _ClassMoments:
             along=(projected[:, row, None] - projected).square().mean(dim=0),
             fourth=squares.square().mean(),
             third=squares @ z / len(z),
-            stable_rank=_stable_rank(z, covariance, float(trace)),
+            stable_rank=_stable_rank(z, covariance, float(trace)) if stable_rank else math.nan,
             covariance=covariance,
         )
 

@@ -272,6 +272,7 @@ def _shown(curve: LearningCurve, result: FewShotDict) -> str:
         for name, by_shots in curve.accuracy.items()
         for k, found in by_shots.items()
     ]
+    rows += _predicted(result)
     these = f"these {curve.n_classes} classes"
     columns = ("classifier", "shots", "accuracy", these, "others like them")
     layer = result["layer"] or "the output"
@@ -282,6 +283,17 @@ def _shown(curve: LearningCurve, result: FewShotDict) -> str:
     if result["full_data"] is not None:
         lines.append(f"\n{_of_all_labels(result['full_data'], curve.n_classes)}")
     return "\n".join([*lines, *(f"note: {warning}" for warning in result["warnings"])])
+
+
+def _predicted(result: FewShotDict) -> list[tuple[str, int, str, str | None, str | None]]:
+    """The accuracy that the geometry predicts, a row for each number of shots."""
+    rows = []
+    for k, error in result["predicted_error_intervals"].items():
+        low, high = error["ci95"]
+        accuracy = "-" if error["value"] is None else f"{1.0 - error['value']:.2%}"
+        ends = None if low is None or high is None else _range((1.0 - high, 1.0 - low))
+        rows.append(("predicted from geometry", int(k), accuracy, ends, None))
+    return rows
 
 
 def _of_all_labels(found: FullDataDict, n_classes: int) -> str:

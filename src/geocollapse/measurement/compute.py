@@ -30,9 +30,11 @@ from geocollapse.measurement.layer import (
     PerPixel,
 )
 from geocollapse.store import KeptLayer
+from geocollapse.transfer import quick_prediction
 from geocollapse.transfer.label_free import label_free
 
 _BOUND_SHOTS = (math.inf, 1, 5)
+_PREDICTED_SHOTS = (1, 5)
 _NO_NORMS = (
     "geometric_complexity, geometric_collapse and what follows from them: undefined without "
     "squared Jacobian norms; do geocollapse measure MODEL DATA --save-features FILE, which keeps "
@@ -63,6 +65,9 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
     variance = _total_variance(data)
     has_norms = len(kept.context.probed) > 0
     bounds = bounds_of(data, _BOUND_SHOTS, by_class if has_norms else None)
+    predicted = quick_prediction(
+        kept.features, kept.labels, _PREDICTED_SHOTS, seed=kept.context.seed
+    )
     baselines = label_free(kept.features)
     warnings = (
         *kept.context.warnings,
@@ -70,6 +75,7 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
         *collapse.warnings,
         *classifier.notes,
         *_about_limits(len(names), variance),
+        *predicted.warnings,
         *baselines.warnings,
     )
     return LayerMeasurement(
@@ -87,6 +93,7 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
         bounds={
             "inf" if bound.k_shot == math.inf else str(bound.k_shot): bound for bound in bounds
         },
+        predicted_error=predicted.values,
         label_free=baselines,
         estimates=estimates_of(kept, data, terms),
         samples_for_rtol=_samples_for_rtol(kept),

@@ -58,7 +58,8 @@ class MeasurementDict(TypedDict):
         poincare_ratio: variance over geometric complexity of a class.
         nearest_mean_bound: bounds on the nearest-mean error by number of shots, `inf` for the class
             means themselves.
-        predicted_error: few-shot error predicted from the geometry, by number of shots.
+        predicted_error: error of the nearest mean among 5 classes predicted from the geometry, by
+            number of shots; null where it is undefined.
         label_free: measures that use no labels.
         estimates: value, standard error and 95 % interval of the measures that are ranked, for the
             population behind the data, corrected for few examples of a class.

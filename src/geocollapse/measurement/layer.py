@@ -134,6 +134,9 @@ class LayerMeasurement(CollapseMeasures):
         poincare_ratio: empirical Poincare ratios.
         neural_collapse: CDNV and NC1 to NC4.
         bounds: nearest-mean bounds by the number of shots: ``"inf"``, ``"1"``, ``"5"``.
+        predicted_error: 1-shot and 5-shot error predicted by ``geocollapse.predicted_error``, among
+            5 classes or all if there are fewer; None where it is undefined. Its standard error is
+            one to two points: 500 queries and 100 sets of classes stand for all.
         label_free: RankMe, effective rank, alpha-ReQ and feature norm.
         estimates: the measures that are ranked, by their names in ``geocollapse.measures``, for the
             population behind the data. Values are corrected for few examples of a class, so they
@@ -153,6 +156,7 @@ class LayerMeasurement(CollapseMeasures):
     poincare_ratio: PoincareDict
     neural_collapse: NeuralCollapse
     bounds: dict[str, NearestMeanBound]
+    predicted_error: dict[str, float | None]
     label_free: LabelFree
     estimates: dict[str, Estimate]
     samples_for_rtol: int | None = None
@@ -300,7 +304,7 @@ def _grouped_values(layer: LayerMeasurement) -> dict[str, object]:
         "geometric_collapse": layer.geometric_collapse.to_interval_dict(),
         "poincare_ratio": layer.poincare_ratio,
         "nearest_mean_bound": {shots: bound.to_dict() for shots, bound in layer.bounds.items()},
-        "predicted_error": {"1": None, "5": None},
+        "predicted_error": layer.predicted_error,
         "label_free": layer.label_free.to_dict(),
         "estimates": {name: e.to_interval_dict() for name, e in layer.estimates.items()},
     }

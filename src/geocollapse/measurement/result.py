@@ -69,6 +69,7 @@ class Measurement(CollapseMeasures):
     input_covariance_lambda_max = OfTheLayer(lambda layer: layer.input_covariance_lambda_max)
     neural_collapse = OfTheLayer(lambda layer: layer.neural_collapse)
     bounds = OfTheLayer(lambda layer: layer.bounds)
+    predicted_error = OfTheLayer(lambda layer: layer.predicted_error)
     label_free = OfTheLayer(lambda layer: layer.label_free)
     estimates = OfTheLayer(lambda layer: layer.estimates)
     samples_for_rtol = OfTheLayer(lambda layer: layer.samples_for_rtol)

@@ -30,6 +30,10 @@ from geocollapse.transfer.nearest_mean import NormalisedNearestMean as Normalise
 from geocollapse.transfer.neighbours import NearestNeighbours as NearestNeighbours
 from geocollapse.transfer.parc import parc as parc
 from geocollapse.transfer.parc import parc_sampled as parc_sampled
+from geocollapse.transfer.predicted_error import predicted_error as predicted_error
+from geocollapse.transfer.predicted_error import predicted_errors as predicted_errors
+from geocollapse.transfer.prediction import Prediction as Prediction
+from geocollapse.transfer.prediction import quick_prediction as quick_prediction
 from geocollapse.transfer.probes import LinearProbe as LinearProbe
 from geocollapse.transfer.probes import LogisticProbe as LogisticProbe
 from geocollapse.transfer.summary import TransferDict as TransferDict

@@ -16,6 +16,7 @@ from geocollapse.transfer.few_shot import (
     FewShotIntervalDict,
 )
 from geocollapse.transfer.full_data import FullDataClassifier, full_data_accuracy
+from geocollapse.transfer.prediction import prediction
 
 FULL_DATA: tuple[FullDataClassifier, ...] = ("linear_probe", "knn")
 
@@ -51,7 +52,8 @@ class TransferDict(TypedDict):
 
     Attributes:
         accuracy: mean over episodes, by classifier and number of shots.
-        predicted_error: error predicted from the geometry, by number of shots.
+        predicted_error: error of the nearest mean predicted from the geometry, by number of shots.
+        predicted_error_intervals: the predicted errors with intervals; empty where there are none.
         full_data: what the labels of all examples give; null if it was not asked for.
         n_way: classes of an episode.
         n_query: examples of each class to classify.
@@ -64,6 +66,7 @@ class TransferDict(TypedDict):
 
     accuracy: dict[str, dict[str, FewShotIntervalDict]]
     predicted_error: dict[str, float | None]
+    predicted_error_intervals: dict[str, IntervalDict]
     full_data: FullDataDict | None
     n_way: int
     n_query: int
@@ -131,12 +134,14 @@ def summarise(
 ) -> TransferDict:
     """The JSON form of a learning curve, with what else the features and labels give."""
     first = next(iter(curve.accuracy.values()))
+    predicted = prediction(features, labels, curve.n_way, curve.k_shots, curve.n_episodes, seed)
     return {
         "accuracy": {
             name: {str(k): found.to_interval_dict() for k, found in by_shots.items()}
             for name, by_shots in curve.accuracy.items()
         },
-        "predicted_error": {str(k): None for k in curve.k_shots},
+        "predicted_error": predicted.values,
+        "predicted_error_intervals": predicted.intervals,
         "full_data": of_all_labels(features, labels, seed=seed) if full_data else None,
         "n_way": curve.n_way,
         "n_query": curve.n_query,
@@ -144,7 +149,7 @@ def summarise(
         "n_classes": curve.n_classes,
         "episodes": {str(k): found.episodes for k, found in first.items()},
         "episode_values": _episode_values(curve) if episode_values else None,
-        "warnings": _warnings(curve),
+        "warnings": [*_warnings(curve), *predicted.warnings],
     }
 
 
