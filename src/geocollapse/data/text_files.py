@@ -88,9 +88,10 @@ def _column(
             )
         return wanted
     if found is None:
+        likely = known[0] if argument == "text_column" else known[-1]
         raise ValueError(
             f"data: expected columns text and label in {path.name}, got {', '.join(known)}; do "
-            f"name them so in its first line, or {argument}={known[-1]!r}"
+            f"name them so in its first line, or {argument}={likely!r}"
         )
     return found
 
@@ -150,5 +151,5 @@ def _fetch(source: DataSource, file: str, root: Path, download: bool) -> None:
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
             f"data: expected {file} under {root}, and no download from {url} ({error}); "
-            f"do put it there, or --data-root / GEOCOLLAPSE_DATA to where it is"
+            f"do put it there, or set data_root=DIR or GEOCOLLAPSE_DATA to where it is"
         ) from error
