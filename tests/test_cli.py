@@ -652,11 +652,11 @@ def error_of(run, *arguments):
         ),
         (
             ["measure", "timm:resnet18@random", "digits", "--weights", "w.pt"],
-            "weights: expected none with 'timm:resnet18@random', which names its own, got w.pt",
+            "--weights: expected none with 'timm:resnet18@random', which names its own, got w.pt",
         ),
         (
             ["measure", "timm:test_resnet@random", "digits", "--image-size", "0"],
-            "image_size: expected a positive number of pixels, got 0",
+            "--image-size: expected a positive number of pixels, got 0; do --image-size 224",
         ),
         (
             ["measure", "no_such_package:f", "digits"],
@@ -714,7 +714,7 @@ def error_of(run, *arguments):
         (["train", "demo", "--set", "training"], "set: expected key=value, got 'training'"),
         (["train", "demo", "--preset", "smok"], "preset: expected one of smoke, got 'smok'"),
         (["sweep", "demo", "--workers", "0"], "workers: expected at least 1, got 0"),
-        (["sweep", "demo", "--seeds", "0"], "seeds: expected 1 or more, got 0"),
+        (["sweep", "demo", "--seeds", "0"], "--seeds: expected 1 or more, got 0; do --seeds 1"),
         (
             ["transfer", "m.py:f", "digits", "--k-shot", "1,x"],
             "--k-shot: expected positive numbers, got '1,x'",
@@ -762,7 +762,39 @@ def test_weights_that_do_not_fit_are_refused(run, tiny, tmp_path):
 def test_missing_weights_are_named(run, tiny):
     code, _, err = run("measure", tiny, *MEASURE, "--weights", "none.pt")
     assert code == 2
-    assert err.splitlines()[-1].startswith("error: weights: expected a file, got 'none.pt'")
+    assert err.splitlines()[-1].startswith("error: --weights: expected a file, got 'none.pt'")
+
+
+def test_errors_of_the_library_name_the_options(run, tiny, tmp_path):
+    """The library names its arguments: image_size=, model_args=, weights=."""
+    file = tiny.removesuffix(":tiny")
+    code, _, err = run("measure", f"{file}:tiny", *MEASURE, "--model-arg", "depht=3")
+    assert code == 2
+    assert err.splitlines()[-1].endswith(
+        "do check the factory, or its arguments, such as --model-arg KEY=VALUE"
+    )
+    code, _, err = run("measure", "torchvision:resnet18@random", "digits", "--model-arg", "x=1")
+    assert code == 2
+    assert err.splitlines()[-1].endswith("do check --model-arg")
+    (tmp_path / "wide.py").write_text(
+        "import torch\ndef net():\n    return torch.nn.Sequential(torch.nn.Flatten(), "
+        "torch.nn.Linear(99, 3))\n"
+    )
+    code, _, err = run("measure", f"{tmp_path / 'wide.py'}:net", *MEASURE)
+    assert code == 2
+    assert err.splitlines()[-1].endswith(
+        "their size, such as --image-size 224 or --model-arg img_size=32"
+    )
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(run, command, tmp_path):
+    file = tmp_path / "taken"
+    file.write_text("")
+    for place in (file, file / "deeper"):
+        line = error_of(run, command, "demo", "--preset", "smoke", "--out", place)
+        assert line.startswith("--out: expected a folder")
+        assert str(place) in line
 
 
 def test_debug_shows_the_traceback():

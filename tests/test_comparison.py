@@ -28,6 +28,12 @@ def inputs():
     return torch.randn(3000, 5, generator=torch.Generator().manual_seed(3))
 
 
+def test_a_comparison_is_shown_in_a_notebook_too():
+    found = compare_complexity(lambda x: 2 * x, lambda x: x, torch.ones(40, 3))
+    assert str(found).endswith("after 40 examples and 1 look")
+    assert found._repr_html_() == f"<pre>{found}</pre>"
+
+
 def test_looks_double():
     assert comparison_looks(3000) == [256, 512, 1024, 2048, 3000]
     assert comparison_looks(100) == [100]

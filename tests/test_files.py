@@ -55,6 +55,8 @@ def test_after_an_error_the_old_file_is_there_and_nothing_beside_it(tmp_path):
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
+import torch
+from geocollapse.store.formats import write_arrays
 from geocollapse.runtime.files import append, write_whole, written_whole
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -66,7 +68,13 @@ def by_parts():
     with written_whole(path) as partial:
         partial.write_bytes(content)
 
+def arrays(ending):
+    with written_whole(path) as partial:
+        write_arrays(partial, ending, {"features": torch.zeros(999)}, "{}")
+
 ways = {
+    ".safetensors": lambda: arrays(".safetensors"),
+    ".npz": lambda: arrays(".npz"),
     "whole": lambda: write_whole({path.with_name("b"): b"1", path: content}),
     "parts": by_parts,
     "append": lambda: append(path, content),
@@ -79,9 +87,9 @@ except OSError as error:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size")
-@pytest.mark.parametrize("way", ["whole", "parts", "append"])
+@pytest.mark.parametrize("way", ["whole", "parts", "append", ".safetensors", ".npz"])
 def test_a_full_disk_is_reported_with_the_path_and_leaves_nothing(tmp_path, way):
-    """Once without the path, and `.part` files stayed."""
+    """Once without the path, by safetensors as its own error, and `.part` files stayed."""
     path = tmp_path / "a"
     path.write_bytes(b"old")
     done = subprocess.run(

@@ -342,6 +342,17 @@ def test_three_means_make_grey_images_rgb():
         data.load("digits", image_size=16, std=(0.5, 0.5))
 
 
+def test_three_means_make_grey_images_rgb_at_their_own_size():
+    """They were refused unless an image size was given too."""
+    rgb = data.load("digits", subset=20, mean=(0.1, 0.2, 0.3))
+    grey = data.load("digits", subset=20, mean=(0.2,))
+    assert rgb[0][0].shape == (3, *grey[0][0].shape[1:])
+    assert torch.equal(rgb[3][0][1], grey[3][0][0])
+    assert rgb.std == grey.std * 3
+    with pytest.raises(ValueError, match="mean: expected 1 numbers, one for each channel"):
+        data.load("digits", mean=(0.5, 0.5))
+
+
 def test_a_backbone_of_ones_own_on_small_images_at_its_size(tmp_path):
     """The command line of a new user: an ImageNet network on digits at 64 pixels."""
     (tmp_path / "net.py").write_text(

@@ -198,7 +198,7 @@ def test_the_plan_sweeps_one_at_a_time_and_runs_what_is_equal_once(recipe):
 
 def test_the_number_of_seeds_can_be_given(recipe):
     assert len(recipe.planned_runs(1)) == 4
-    assert message(recipe.planned_runs, 0) == "seeds: expected 1 or more, got 0; do --seeds 1"
+    assert message(recipe.planned_runs, 0) == "n_seeds: expected 1 or more, got 0; do n_seeds=1"
 
 
 def test_a_base_outside_its_sweeps_is_run_too():

@@ -444,6 +444,15 @@ def test_spaces_around_labels_and_columns_do_not_count(tmp_path):
     assert (loaded.classes, loaded.targets.tolist()) == (["a", "b"], [0, 0, 1])
 
 
+def test_the_column_of_texts_is_likely_the_first(tmp_path):
+    """The last one was named, which held the classes."""
+    spec = write_csv(tmp_path / "a.csv", "sentence,grade\ngood,1\nbad,2\n")
+    with pytest.raises(ValueError, match="in its first line, or text_column='sentence'$"):
+        data.load(spec)
+    with pytest.raises(ValueError, match="in its first line, or label_column='grade'$"):
+        data.load(spec, text_column="sentence")
+
+
 def test_columns_by_name(tmp_path):
     spec = write_csv(tmp_path / "a.csv", "id,sentence,topic,text\n1,good,x,0\n2,bad,y,0\n")
     loaded = data.load(spec, text_column="sentence", label_column="topic")
@@ -478,7 +487,7 @@ def test_columns_by_option(tmp_path, capsys):
     assert main(["measure", f"{tmp_path / 'net.py'}:Net", spec, *options, *columns]) == 0
     assert json.loads(capsys.readouterr().out)["classes"] == ["x", "y"]
     assert main(["measure", f"{tmp_path / 'net.py'}:Net", spec, *options]) == 2
-    assert "or --text-column 'topic'" in capsys.readouterr().err
+    assert "or --text-column 'sentence'" in capsys.readouterr().err
 
 
 def save_words(folder):

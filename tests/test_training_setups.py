@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import geocollapse as geo
+from geocollapse.models import LoadedModel
 from geocollapse.regularizers import checkpoint_context
 
 X = torch.randn(48, 6, generator=torch.Generator().manual_seed(0))
@@ -46,6 +47,12 @@ def test_a_model_built_in_inference_mode_is_named():
     with pytest.raises(
         RuntimeError, match=r"expected parameters made outside torch.inference_mode"
     ):
+        geo.measure(model, (X, Y))
+
+
+def test_a_lazy_model_that_has_seen_no_input_is_named():
+    model = nn.Sequential(nn.Linear(6, 4), nn.LazyLinear(3)).eval()
+    with pytest.raises(RuntimeError, match=r"got 1\.weight of a lazy module .* do model\(x\) once"):
         geo.measure(model, (X, Y))
 
 
@@ -94,6 +101,16 @@ def test_weight_0_updates_running_statistics_once():
     models[1](X)
     torch.testing.assert_close(models[0][1].running_mean, models[1][1].running_mean)
     assert int(models[0][1].num_batches_tracked) == 1
+
+
+def test_a_loaded_model_is_taken_by_split_and_penalty_too():
+    loaded = LoadedModel(net(), "net")
+    feature_map, head = geo.split(loaded)
+    assert torch.equal(head(feature_map(X)), loaded(X))
+    logits, gc_loss = geo.GeometricComplexityPenalty(1.0)(loaded, X)
+    expected = geo.GeometricComplexityPenalty(1.0)(net(), X)
+    assert torch.equal(logits, expected[0])
+    assert torch.equal(gc_loss, expected[1])
 
 
 def test_a_projection_is_no_classifier():

@@ -13,6 +13,7 @@ import typer
 from geocollapse.cli.answer import Answer, Display, show
 from geocollapse.cli.launch import joined, speaks
 from geocollapse.cli.output import stdout_kept_clean
+from geocollapse.cli.wording import named_as_options
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -39,7 +40,7 @@ def add_command(app: typer.Typer, function: Callable[..., Answer]) -> None:
         options = {name: _group(kind, values) for name, kind in groups.items()}
         display = _group(Display, values)
         with joined(function.__name__, getattr(options.get("machine"), "device", "cpu")):
-            with stdout_kept_clean():
+            with stdout_kept_clean(), named_as_options(values):
                 answer = function(**arguments, **options)
             if speaks():
                 show(answer, display)

@@ -37,11 +37,28 @@ def check_writable(path: Path | None, option: str) -> None:
         return
     if path.is_dir():
         raise ValueError(f"{option}: expected a file, got the folder {str(path)!r}; do name a file")
+    _check_place(path, option, "file")
+
+
+def check_folder(path: Path, option: str) -> None:
+    """Refuse a folder that cannot be written to, before any work.
+
+    Raises:
+        ValueError: a file, a path through a file, or one without the right to write.
+    """
+    if path.is_file():
+        raise ValueError(
+            f"{option}: expected a folder, got the file {str(path)!r}; do name a folder"
+        )
+    _check_place(path, option, "folder")
+
+
+def _check_place(path: Path, option: str, kind: str) -> None:
     there = next(place for place in (path, *path.absolute().parents) if place.exists())
     if there != path and not there.is_dir():
         raise ValueError(
-            f"{option}: expected a file in a folder, got {str(path)!r}, and {there} is no folder; "
-            f"do name another place"
+            f"{option}: expected a {kind} in a folder, got {str(path)!r}, and {there} is no "
+            f"folder; do name another place"
         )
     if not os.access(there, os.W_OK):
         raise ValueError(
@@ -55,14 +72,12 @@ def write_files(files: Sequence[OutputFile]) -> None:
     Raises:
         OSError: names the first file that could not be written.
     """
-    from safetensors import SafetensorError  # which hides a full disk
-
     failures: list[OSError] = []
     for file in files:
         try:
             file.path.parent.mkdir(parents=True, exist_ok=True)
             file.write(file.path)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             reason = getattr(error, "strerror", None) or str(error)
             failure = OSError(
                 f"{file.option}: expected {str(file.path)!r} to be written, got {reason}; the "

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geocollapse.cli.options import DataOptions, Device, MachineOptions, ModelOptions
+from geocollapse.cli.wording import option_of
 
 if TYPE_CHECKING:
     import torch
@@ -21,16 +21,6 @@ if TYPE_CHECKING:
     from geocollapse.store import KeptLayer
 
 
-# arguments of the library whose errors name the options instead
-_NAMED = (
-    "tokenizer",
-    "max_length",
-    "next_tokens",
-    "text_column",
-    "label_column",
-    "image_column",
-    "skip_broken",
-)
 _MOST = 64  # threads or processes that are taken on any machine
 FEATURES = "features:"  # precedes the name of a features file in place of a model
 
@@ -121,26 +111,25 @@ class Request:
     ) -> Prepared:
         from geocollapse.models import prepare
 
-        with named_as_options(*_NAMED):
-            return prepare(
-                loaded,
-                data,
-                default_split=self.default_split,
-                data_root=options.data_root,
-                classes=",".join(options.classes) if options.classes else None,
-                subset=options.subset,
-                seed=seed,
-                image_size=options.image_size,
-                mean=parse_numbers(options.mean, option="--mean"),
-                std=parse_numbers(options.std, option="--std"),
-                text_column=options.text_column,
-                label_column=options.label_column,
-                image_column=options.image_column,
-                skip_broken=options.skip_broken,
-                tokenizer=tokenizer,
-                max_length=options.max_length,
-                next_tokens=options.next_tokens,
-            )
+        return prepare(
+            loaded,
+            data,
+            default_split=self.default_split,
+            data_root=options.data_root,
+            classes=",".join(options.classes) if options.classes else None,
+            subset=options.subset,
+            seed=seed,
+            image_size=options.image_size,
+            mean=parse_numbers(options.mean, option="--mean"),
+            std=parse_numbers(options.std, option="--std"),
+            text_column=options.text_column,
+            label_column=options.label_column,
+            image_column=options.image_column,
+            skip_broken=options.skip_broken,
+            tokenizer=tokenizer,
+            max_length=options.max_length,
+            next_tokens=options.next_tokens,
+        )
 
 
 def features_heading(path: Path, kept: KeptLayer) -> str:
@@ -170,14 +159,13 @@ def load_model(spec: str, options: ModelOptions) -> LoadedModel:
             )
         _check_run(folder)
         return load_run(Path(folder))
-    with named_as_options("weights_key", "weights_prefix"):
-        return models.load(
-            spec,
-            weights=options.weights,
-            weights_key=options.weights_key,
-            weights_prefix=options.weights_prefix,
-            model_args=model_args,
-        )
+    return models.load(
+        spec,
+        weights=options.weights,
+        weights_key=options.weights_key,
+        weights_prefix=options.weights_prefix,
+        model_args=model_args,
+    )
 
 
 def _check_run(folder: str) -> None:
@@ -189,29 +177,6 @@ def _check_run(folder: str) -> None:
         f"MODEL: expected a run folder, with config.yaml, got the folder {folder!r} without one; "
         f"do {kind}"
     )
-
-
-@contextmanager
-def named_as_options(*arguments: str) -> Iterator[None]:
-    """Let errors about ``arguments`` of the library name the options of the command line.
-
-    Examples:
-        >>> with named_as_options("max_length"):
-        ...     raise ValueError("max_length: expected at least 1, got 0; do max_length=128")
-        Traceback (most recent call last):
-        ValueError: --max-length: expected at least 1, got 0; do --max-length 128
-    """
-    try:
-        yield
-    except ValueError as error:
-        text = str(error)
-        for argument in arguments:
-            if text.startswith(f"{argument}: "):
-                text = text.replace(argument, _option(argument), 1)
-            text = text.replace(f" {argument}=", f" {_option(argument)} ")
-        if text == str(error):
-            raise
-        raise ValueError(text) from error
 
 
 def find_device(name: Device) -> torch.device:
@@ -292,14 +257,10 @@ def parse_settings(settings: Sequence[str], *, option: str) -> dict[str, object]
 def _changed(options: DataclassInstance) -> dict[str, object]:
     """The options of a group that differ from their default, as the command line names them."""
     return {
-        _option(field.name): getattr(options, field.name)
+        option_of(field.name): getattr(options, field.name)
         for field in fields(options)
         if getattr(options, field.name) != field.default
     }
-
-
-def _option(argument: str) -> str:
-    return f"--{argument.replace('_', '-')}"
 
 
 def _dtype(name: str | None, device: torch.device) -> torch.dtype | None:

@@ -18,6 +18,7 @@ from geocollapse.cli.options import (
     RecipeArgument,
     Settings,
 )
+from geocollapse.cli.output import check_folder
 
 if TYPE_CHECKING:
     from geocollapse.experiments.cost import Cost
@@ -128,6 +129,7 @@ def _run(recipe: Recipe, folder: Path, options: SweepOptions, display: Display) 
     from geocollapse.papers.registry import find_papers
     from geocollapse.reports.writing import write_report
 
+    check_folder(folder, "--out")
     find_papers(recipe.claims.papers)  # an unknown paper ends the sweep here, not after training
     with signals_raised():  # from the first run to the report: exit code 143 for SIGTERM
         summary = run_sweep(

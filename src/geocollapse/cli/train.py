@@ -16,6 +16,7 @@ from geocollapse.cli.options import (
     Seed,
     Settings,
 )
+from geocollapse.cli.output import check_folder
 from geocollapse.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def train(
     is named by its configuration. A run that was killed goes on from its checkpoint.
     """
     config = read_recipe(recipe, preset, settings).run_config(seed=seed)
-    folder, result = _train(
-        config, out or Path("runs"), device, data_root, is_shown=not display.quiet
-    )
+    place = out or Path("runs")
+    check_folder(place, "--out")
+    folder, result = _train(config, place, device, data_root, is_shown=not display.quiet)
     failed = result["status"] == "failed"
     return Answer(
         {"schema_version": 1, "folder": str(folder), **result},

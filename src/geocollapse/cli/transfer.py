@@ -287,7 +287,7 @@ def _shown(curve: LearningCurve, result: FewShotDict) -> str:
 
 def _predicted(result: FewShotDict) -> list[tuple[str, int, str, str | None, str | None]]:
     """The accuracy that the geometry predicts, a row for each number of shots."""
-    rows = []
+    rows: list[tuple[str, int, str, str | None, str | None]] = []
     for k, error in result["predicted_error_intervals"].items():
         low, high = error["ci95"]
         accuracy = "-" if error["value"] is None else f"{1.0 - error['value']:.2%}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -59,8 +60,13 @@ class ComplexityComparison:
         return (
             f"{self.decision}: GC {self.first:.4g} and {self.second:.4g} at {' and '.join(names)}, "
             f"difference {self.difference.value:.4g} [{low:.4g}, {high:.4g}] after "
-            f"{self.difference.n_samples} examples and {len(self.looks)} looks"
+            f"{self.difference.n_samples} examples and {len(self.looks)} "
+            f"look{'s' if len(self.looks) > 1 else ''}"
         )
+
+    def _repr_html_(self) -> str:
+        """The decision and its numbers, for a notebook."""
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def compare_complexity(

@@ -70,8 +70,9 @@ class Table:
             return wanted
         found = next((column for column in usual if column in known), None)
         if found is None:
+            likely = known[-1] if argument == "label_column" else known[0]
             raise ValueError(
                 f"data: expected columns {self.usual} in {self.file}, got {', '.join(known)}; do "
-                f"name them so {self.place}, or {argument}={known[-1]!r}"
+                f"name them so {self.place}, or {argument}={likely!r}"
             )
         return found

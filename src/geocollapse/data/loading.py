@@ -256,7 +256,7 @@ def _torchvision(
         raise FileNotFoundError(
             f"data: expected the files of {source.name} under {root}, missing {looked_for}, "
             f"and no download from {source.source} ({_first_line(error)}); "
-            f"do put them there, or --data-root / GEOCOLLAPSE_DATA to where they are"
+            f"do put them there, or set data_root=DIR or GEOCOLLAPSE_DATA to where they are"
         ) from error
     images = torch.as_tensor(raw.data)
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)

@@ -91,10 +91,13 @@ def normalised(
     if pixels.preprocessing is not None or pixels.image_size is not None:
         own = (pixels if pixels.preprocessing else _resized(pixels, about)).of_files()
         return one_at_a_time(PilImages(images, own), labels, about, own)
-    check_channels("mean", pixels.mean, images.shape[1])
-    check_channels("std", pixels.std, images.shape[1])
-    means = tuple(pixels.mean or about.mean or ())
-    stds = tuple(pixels.std or about.std or ())
+    n_channels = _n_channels(pixels, images.shape[1])
+    check_channels("mean", pixels.mean, n_channels)
+    check_channels("std", pixels.std, n_channels)
+    means = tuple(pixels.mean or of_channels(about.mean or (), n_channels))
+    stds = tuple(pixels.std or of_channels(about.std or (), n_channels))
+    if images.shape[1] < n_channels:
+        images = images.repeat(1, n_channels, 1, 1)
     if pixels.pad_to is not None:
         images = _padded(images, pixels.pad_to)
     images.sub_(torch.tensor(means)[:, None, None]).div_(torch.tensor(stds)[:, None, None])
@@ -110,16 +113,20 @@ def one_at_a_time(
 
 
 def _resized(pixels: Pixels, about: About) -> Pixels:
-    """A resize that keeps the normalisation of the data set; three values make grey images RGB."""
-    n_channels = len(about.mean or ())
-    if n_channels == 1 and 3 in (len(pixels.mean or ()), len(pixels.std or ())):
-        n_channels = 3
+    """A resize that keeps the normalisation of the data set."""
+    n_channels = _n_channels(pixels, len(about.mean or ()))
     return replace(
         pixels,
         preprocessing=resize_and_crop("image_size", n_channels=n_channels),
         mean=pixels.mean or of_channels(about.mean or (), n_channels),
         std=pixels.std or of_channels(about.std or (), n_channels),
     )
+
+
+def _n_channels(pixels: Pixels, n_channels: int) -> int:
+    """The channels of images of ``n_channels``: three values make grey images RGB."""
+    is_rgb = 3 in (len(pixels.mean or ()), len(pixels.std or ()))
+    return 3 if n_channels == 1 and is_rgb else n_channels
 
 
 def _padded(images: Tensor, side: int) -> Tensor:

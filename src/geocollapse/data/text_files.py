@@ -106,5 +106,5 @@ def _fetch(source: DataSource, file: str, root: Path, download: bool) -> None:
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
             f"data: expected {file} under {root}, and no download from {url} ({error}); "
-            f"do put it there, or --data-root / GEOCOLLAPSE_DATA to where it is"
+            f"do put it there, or set data_root=DIR or GEOCOLLAPSE_DATA to where it is"
         ) from error

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from geocollapse.features.wrapped import without_graphs
 
@@ -32,7 +33,7 @@ def borrowed(model: nn.Module | None, *, evaluation: bool = True) -> Iterator[No
     modes = [module.training for module in modules]
     flags = [parameter.requires_grad for parameter in parameters]
     buffers = [_Buffers(module) for module in modules]
-    _check_outside_inference_mode(model)
+    _check_parameters(model)
     with (
         torch.random.fork_rng(devices=cuda_devices(model)),
         without_graphs(model),
@@ -53,9 +54,15 @@ def borrowed(model: nn.Module | None, *, evaluation: bool = True) -> Iterator[No
                 saved.restore()
 
 
-def _check_outside_inference_mode(model: nn.Module | None) -> None:
-    """Refuse a model whose parameters can have no gradients."""
+def _check_parameters(model: nn.Module | None) -> None:
+    """Refuse a model whose parameters have no shape yet, or can have no gradients."""
     named = [] if model is None else list(model.named_parameters())
+    lazy = [name for name, parameter in named if is_lazy(parameter)]
+    if lazy:
+        raise RuntimeError(
+            f"model: expected parameters with a shape, got {lazy[0]} of a lazy module that has "
+            f"seen no input; do model(x) once"
+        )
     made_inside = [name for name, parameter in named if parameter.is_inference()]
     if made_inside:
         raise RuntimeError(

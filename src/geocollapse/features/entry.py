@@ -198,12 +198,11 @@ def _only_floating(model: nn.Module, inputs: Mapping[str, Tensor]) -> str:
         raise TypeError(
             f"inputs: expected a floating tensor (a Jacobian needs a continuous input), got {got}; "
             f"do inputs.float(), scaled as the model expects, or for tokens input_layer=NAME "
-            f"(--input-layer NAME) of their embedding: {_embeddings(model)}"
+            f"of their embedding: {_embeddings(model)}"
         )
     if len(floating) > 1:
         raise ValueError(
-            f"inputs: expected one floating tensor, got {', '.join(floating)}; do input_layer=NAME "
-            f"(--input-layer NAME)"
+            f"inputs: expected one floating tensor, got {', '.join(floating)}; do input_layer=NAME"
         )
     return floating[0]
 

@@ -66,8 +66,9 @@ def _remedy(error: Exception, inputs: Inputs) -> str:
 def _settings(inputs: Inputs) -> str:
     """The likely causes of a failure on such inputs, for a message."""
     if isinstance(inputs, Tensor) and inputs.ndim == 4:
-        size = "--image-size, or --model-arg img_size=..."
-        return f"that the model takes images, and their size ({size})"
+        size = "such as image_size=224 or model_args={'img_size': 32}"
+        return f"that the model takes images, and their size, {size}"
     if isinstance(inputs, Mapping) or not inputs.is_floating_point():
-        return "that the model needs no other inputs, and the number of tokens (--max-length)"
+        size = "such as max_length=128"
+        return f"that the model needs no other inputs, and the number of tokens, {size}"
     return "the shape that the model takes"

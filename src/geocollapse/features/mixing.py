@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
@@ -33,7 +35,7 @@ def check_mixing_layers(model: nn.Module | None, *, evaluation: bool = False) ->
     if stateless:
         raise RuntimeError(
             f"model: expected examples that do not influence each other, got batch normalisation "
-            f"without running statistics in {_names(stateless)}; do build these layers with "
+            f"without running statistics in {quoted(stateless)}; do build these layers with "
             f"track_running_stats=True"
         )
     active = [
@@ -42,7 +44,7 @@ def check_mixing_layers(model: nn.Module | None, *, evaluation: bool = False) ->
     if active:
         raise RuntimeError(
             f"model: expected evaluation mode, got batch normalisation or dropout in training mode "
-            f"in {_names(active)}; do model.eval() first"
+            f"in {quoted(active)}; do model.eval() first"
         )
 
 
@@ -57,7 +59,7 @@ def check_batch_norm(model: nn.Module) -> None:
     ]
     if active:
         raise RuntimeError(
-            f"model: expected no batch normalisation in training mode, got {_names(active)}; "
+            f"model: expected no batch normalisation in training mode, got {quoted(active)}; "
             f"do batch_norm='running', which takes a second forward pass, or build the model "
             f"without it"
         )
@@ -91,6 +93,7 @@ def _draws(module: nn.Module) -> bool:
     return next((rate > 0 for rate in rates if rate is not None), True)
 
 
-def _names(names: list[str]) -> str:
+def quoted(names: Sequence[str]) -> str:
+    """The first three names in quotes, and how many more there are."""
     shown = ", ".join(repr(name) for name in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

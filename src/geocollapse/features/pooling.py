@@ -75,7 +75,7 @@ def pooled(
         if tokens is not None:
             raise ValueError(
                 f"pool: expected one of {', '.join(get_args(Pool))} for sequences with a mask, "
-                f"whose lengths differ, got None; do pool='mean', or 'last' for a decoder (--pool)"
+                f"whose lengths differ, got None; do pool='mean', or 'last' for a decoder"
             )
         return features
     if features.ndim > 3 or channels_first:

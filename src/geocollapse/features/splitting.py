@@ -9,6 +9,7 @@ from geocollapse.features.feature_map import FeatureMap
 from geocollapse.features.layer import Layer
 from geocollapse.features.outputs import main_output
 from geocollapse.inputs import flatten_features
+from geocollapse.models import LoadedModel, module_of
 
 
 class Head(nn.Module):
@@ -84,11 +85,12 @@ class SplitFeatureMap:
         )
 
 
-def split(model: nn.Module, layer: str | None = None) -> tuple[SplitFeatureMap, Head]:
+def split(model: nn.Module | LoadedModel, layer: str | None = None) -> tuple[SplitFeatureMap, Head]:
     """Split a model at its embedding: ``head(feature_map(x)) == model(x)``.
 
     Args:
-        model: any module; both parts use its parameters, no copy is made.
+        model: any module, or what ``models.load`` gives; both parts use its parameters, no copy is
+            made.
         layer: ``NAME``, ``NAME:in``, ``""`` for the output, or None for the input of the
             classifier, which is found with the first inputs.
 
@@ -105,5 +107,5 @@ def split(model: nn.Module, layer: str | None = None) -> tuple[SplitFeatureMap, 
         >>> feature_map(x).shape, bool(torch.equal(head(feature_map(x)), model(x)))
         (torch.Size([5, 3]), True)
     """
-    feature_map = SplitFeatureMap(model, layer)
+    feature_map = SplitFeatureMap(module_of(model), layer)
     return feature_map, Head(feature_map)

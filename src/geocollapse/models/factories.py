@@ -36,7 +36,8 @@ def make_model(spec: str, model_args: ModelArgs) -> nn.Module:
         raise ValueError(
             f"model: expected {spec} to make a model of {dict(model_args) or 'no arguments'}, got "
             f"{reason}; "
-            f"do check the factory, or its arguments (--model-arg KEY=VALUE)"
+            f"do check the factory, or its arguments, such as "
+            f"model_args={{'KEY': VALUE}}"
         ) from error
     if not isinstance(model, nn.Module):
         raise ValueError(

@@ -212,12 +212,12 @@ def _pretrained(
             f"or from "
             f"huggingface.co, got none; do fetch them where there is a network, or take "
             f"hf:{name}@random or "
-            f"--weights FILE"
+            f"weights=FILE"
         ) from error
     except RuntimeError as error:
         raise ValueError(
             f"model: expected weights that fit {factory.__name__}, got other shapes in hf:{name}; "
-            f"do leave out --model-arg, or take hf:{name}@random"
+            f"do leave out model_args, or take hf:{name}@random"
         ) from error
     model: PreTrainedModel
     model, report = found
@@ -226,7 +226,7 @@ def _pretrained(
         raise ValueError(
             f"model: expected weights for all of {factory.__name__}, got none for "
             f"{', '.join(missing[:3])} and so "
-            f"{len(missing)} random tensors in hf:{name}; do --weights FILE, or hf:{name}@random"
+            f"{len(missing)} random tensors in hf:{name}; do weights=FILE, or hf:{name}@random"
         )
     return model
 

@@ -45,3 +45,8 @@ class LoadedModel:
     def __call__(self, *inputs: object, **named_inputs: object) -> object:
         """The output of the module."""
         return self.model(*inputs, **named_inputs)
+
+
+def module_of(model: nn.Module | LoadedModel) -> nn.Module:
+    """The module of a ``LoadedModel``; a module itself."""
+    return model.model if isinstance(model, LoadedModel) else model

@@ -212,7 +212,7 @@ def _check_timm(timm: ModuleType, name: str, *, is_pretrained: bool, model_args:
             raise ValueError(
                 f"model: expected pretrained weights of timm:{name}, got none, for none are "
                 f"published; "
-                f"do timm:{name}@random, or --weights FILE"
+                f"do timm:{name}@random, or weights=FILE"
             )
 
 
@@ -237,7 +237,7 @@ def _built(
             ) from error
         raise ValueError(
             f"model: expected arguments that {name} takes, got {dict(model_args)} ({reason}); do "
-            f"check --model-arg"
+            f"check model_args"
         ) from error
 
 
@@ -252,7 +252,7 @@ def _missing(name: str, place: str, source: str) -> str:
         f"model: expected the pretrained weights of {name} at {place} or from {source}, got "
         f"neither; "
         f"do fetch them where there is a network, or take {name}@random for untrained ones, or "
-        f"--weights FILE"
+        f"weights=FILE"
     )
 
 
@@ -263,8 +263,8 @@ def _check_classes(name: str, model_args: ModelArgs, n_classes: int | None) -> N
         raise ValueError(
             f"model: expected num_classes={n_classes} of the pretrained {name} (another classifier "
             f"would be random), "
-            f"got {asked}; do num_classes=0 for the embedding alone, {name}@random, or --weights "
-            f"FILE"
+            f"got {asked}; do num_classes=0 for the embedding alone, {name}@random, or "
+            f"weights=FILE"
         )
 
 

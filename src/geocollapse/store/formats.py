@@ -5,7 +5,10 @@ A ``.safetensors`` file is mapped when it is read.
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -120,9 +123,15 @@ def _as_tensor(name: str, array: object) -> Tensor:
 
 
 def _write_safetensors(path: Path, arrays: Mapping[str, Tensor], text: str) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    save_file(dict(arrays), path, metadata={_TEXT: text})
+    try:
+        save_file(dict(arrays), path, metadata={_TEXT: text})
+    except SafetensorError as error:  # "... No space left on device (os error 28)"
+        number = re.search(r"os error (\d+)", str(error))
+        code = errno.EIO if number is None else int(number[1])
+        raise OSError(code, os.strerror(code)) from error
 
 
 def _write_npz(path: Path, arrays: Mapping[str, Tensor], text: str) -> None:

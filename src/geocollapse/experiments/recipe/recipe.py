@@ -136,7 +136,7 @@ class Recipe(Part):
                 recipe refuses.
         """
         if n_seeds is not None and n_seeds < 1:
-            raise ValueError(f"seeds: expected 1 or more, got {n_seeds}; do --seeds 1")
+            raise ValueError(f"n_seeds: expected 1 or more, got {n_seeds}; do n_seeds=1")
         base = self.run_config()
         planned: dict[str, PlannedRun] = {}
         for sweep, setting in self._settings():

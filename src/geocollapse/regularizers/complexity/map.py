@@ -21,6 +21,7 @@ from geocollapse.features.mixing import (
     check_mixing_layers,
     drawing_layers,
     is_batch_norm,
+    quoted,
 )
 from geocollapse.features.padding import NO_MASK, padding_without_mask
 from geocollapse.features.wrapped import Wrapping
@@ -143,10 +144,9 @@ def _check(feature_map: FeatureMap, x: Inputs, settings: MapSettings) -> None:
 
 
 def _drawn(names: list[str]) -> str:
-    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return (
-        f"penalty: {names[0]!r}{others} drops at random, so that the penalty and penalty.last are "
-        f"of the networks that are drawn, not of the whole one; do measure() for that"
+        f"penalty: {quoted(names)} drops at random, so that the penalty and penalty.last are of "
+        f"the networks that are drawn, not of the whole one; do measure() for that"
     )
 
 

@@ -12,6 +12,7 @@ from geocollapse.features.borrow import cuda_devices
 from geocollapse.features.entry import run_model
 from geocollapse.features.wrapped import Wrapping
 from geocollapse.inputs import Inputs, rows_of
+from geocollapse.models import LoadedModel, module_of
 from geocollapse.regularizers.call import check_call
 from geocollapse.regularizers.complexity.checks import check_settings
 from geocollapse.regularizers.complexity.map import (
@@ -135,16 +136,17 @@ class GeometricComplexityPenalty(Penalty):
         return None if self._reading is None else self._reading.collapse
 
     def forward(
-        self, model: nn.Module, x: Inputs, labels: Tensor | None = None
+        self, model: nn.Module | LoadedModel, x: Inputs, labels: Tensor | None = None
     ) -> tuple[object, Tensor]:
         """The model's output (n, ...) for ``x`` and the weighted penalty (0-d); counts one step.
 
         Args:
-            model: the model that is trained.
+            model: the model that is trained, or what ``models.load`` gives.
             x: one tensor (n, ...), or tensors by the names of the model's arguments, such as
                 ``input_ids`` and ``attention_mask``.
             labels: (n,) classes, for ``last_collapse`` alone.
         """
+        model = module_of(model)
         if torch.compiler.is_compiling():  # inside a compiled step the penalty runs uncompiled
             found: tuple[object, Tensor] = torch.compiler.disable(self._call)(model, x, labels)
             return found
