@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from geocollapse.experiments.recipe import Recipe, RunConfig, TrainingConfig
 from geocollapse.experiments.results.folders import RunFolder, load_model
 from geocollapse.experiments.supervised import train
+from geocollapse.experiments.supervised.losses import NonFiniteLossError
 from geocollapse.experiments.supervised.optimizers import OPTIMIZERS, load_state, pack_state
 from geocollapse.experiments.supervised.recording import (
     loss_and_flatness,
@@ -25,7 +26,6 @@ from geocollapse.experiments.supervised.recording import (
 from geocollapse.experiments.supervised.sampling import study_sampling, study_seed
 from geocollapse.experiments.supervised.state import Training, prepare, resume, save
 from geocollapse.experiments.supervised.train import (
-    NonFiniteLossError,
     record_steps,
     take_step,
     train_run,
@@ -462,14 +462,13 @@ def test_flatness_is_the_squared_gradient_of_the_loss() -> None:
     training = prepare(config())
     model, data = training.model.double(), training.source
     data = type(data)(data.inputs.double(), data.targets, data.about)
+    settings = config(training__label_smoothing=0.1).training
     loss = F.cross_entropy(model(data.inputs), data.targets, label_smoothing=0.1)
     expected = sum(
         float(g.square().sum()) for g in torch.autograd.grad(loss, list(model.parameters()))
     )
     for batch_size in (7, 90):
-        mean, _, flatness = loss_and_flatness(
-            model, data, batch_size=batch_size, label_smoothing=0.1
-        )
+        mean, _, flatness = loss_and_flatness(model, data, settings, batch_size=batch_size)
         assert mean == pytest.approx(float(loss.detach()), rel=1e-12)
         assert flatness == pytest.approx(expected, rel=1e-10)
 

@@ -52,6 +52,9 @@ VERSION_1: Mapping[str, frozenset[str]] = {
 LATER: dict[str, object] = {
     "training.optimizer": "sgd",
     "data.image_size": None,
+    "data.n_classes": None,
+    "training.loss": "cross_entropy",
+    "training.memory_format": "contiguous",
 }
 
 
