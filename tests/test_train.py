@@ -523,6 +523,14 @@ def test_learning_rate_schedules(values: dict[str, Any], expected: list[float]) 
 def test_points_are_geometric_from_the_first_step_to_the_limit() -> None:
     run = config(measuring__every=None, measuring__points=4, training__max_steps=1000)
     assert sorted(record_steps(run.measuring, run.training.max_steps)) == [1, 10, 100, 1000]
+    later = run.measuring.model_copy(update={"points": 3, "first": 10})
+    assert sorted(record_steps(later, 1000)) == [10, 100, 1000]
+    assert sorted(record_steps(later, 5)) == [5]
+    assert all(
+        sorted(record_steps(run.measuring.model_copy(update={"points": n}), 60000))
+        == sorted({round(60000 ** (i / (n - 1))) for i in range(n)})
+        for n in range(2, 30)
+    )
 
 
 def test_sampling_study_compares_with_the_exact_value(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ LATER: dict[str, object] = {
     "training.optimizer": "sgd",
     "data.image_size": None,
     "data.n_classes": None,
+    "measuring.first": 1,
     "training.loss": "cross_entropy",
     "training.memory_format": "contiguous",
 }

@@ -153,9 +153,13 @@ class SamplingConfig(Part):
 
 
 class MeasuringConfig(Part):
-    """When and how a run is measured: at ``points`` geometric steps, or ``every`` n steps."""
+    """When and how a run is measured: at ``points`` geometric steps, or ``every`` n steps.
+
+    The geometric steps lead from ``first`` to the limit of steps.
+    """
 
     points: Positive | None = None
+    first: Positive = 1
     every: Positive | None = None
     estimator: Literal["rademacher", "aligned", "gaussian", "orthogonal", "input", "exact"] = (
         "rademacher"

@@ -214,12 +214,16 @@ def learning_rate(step: int, settings: TrainingConfig) -> float:
 def record_steps(measuring: MeasuringConfig, max_steps: int) -> frozenset[int]:
     """Steps at which the recipe asks for a record, besides the first and the last step.
 
-    ``every``: n, 2n, ...; ``points``: that many from 1 to max_steps, in a geometric series.
+    ``every``: n, 2n, ...; ``points``: that many from ``first`` to max_steps, in a geometric series.
     """
     if measuring.every is not None:
         return frozenset(range(measuring.every, max_steps + 1, measuring.every))
     n = measuring.points or 1
-    return frozenset(round(max_steps ** (i / (n - 1))) if n > 1 else max_steps for i in range(n))
+    if n == 1:
+        return frozenset({max_steps})
+    first = min(measuring.first, max_steps)
+    ratio = max_steps / first
+    return frozenset(round(first * ratio ** (i / (n - 1))) for i in range(n))
 
 
 def _check_accuracy(training: Training) -> None:
