@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from geocollapse.experiments.recipe import Recipe, RunConfig, TrainingConfig
 from geocollapse.experiments.results.folders import RunFolder, load_model
 from geocollapse.experiments.supervised import train
+from geocollapse.experiments.supervised.losses import NonFiniteLossError
 from geocollapse.experiments.supervised.optimizers import OPTIMIZERS, load_state, pack_state
 from geocollapse.experiments.supervised.recording import (
     loss_and_flatness,
@@ -25,7 +26,6 @@ from geocollapse.experiments.supervised.recording import (
 from geocollapse.experiments.supervised.sampling import study_sampling, study_seed
 from geocollapse.experiments.supervised.state import Training, prepare, resume, save
 from geocollapse.experiments.supervised.train import (
-    NonFiniteLossError,
     record_steps,
     take_step,
     train_run,
@@ -462,14 +462,13 @@ def test_flatness_is_the_squared_gradient_of_the_loss() -> None:
     training = prepare(config())
     model, data = training.model.double(), training.source
     data = type(data)(data.inputs.double(), data.targets, data.about)
+    settings = config(training__label_smoothing=0.1).training
     loss = F.cross_entropy(model(data.inputs), data.targets, label_smoothing=0.1)
     expected = sum(
         float(g.square().sum()) for g in torch.autograd.grad(loss, list(model.parameters()))
     )
     for batch_size in (7, 90):
-        mean, _, flatness = loss_and_flatness(
-            model, data, batch_size=batch_size, label_smoothing=0.1
-        )
+        mean, _, flatness = loss_and_flatness(model, data, settings, batch_size=batch_size)
         assert mean == pytest.approx(float(loss.detach()), rel=1e-12)
         assert flatness == pytest.approx(expected, rel=1e-10)
 
@@ -524,6 +523,14 @@ def test_learning_rate_schedules(values: dict[str, Any], expected: list[float]) 
 def test_points_are_geometric_from_the_first_step_to_the_limit() -> None:
     run = config(measuring__every=None, measuring__points=4, training__max_steps=1000)
     assert sorted(record_steps(run.measuring, run.training.max_steps)) == [1, 10, 100, 1000]
+    later = run.measuring.model_copy(update={"points": 3, "first": 10})
+    assert sorted(record_steps(later, 1000)) == [10, 100, 1000]
+    assert sorted(record_steps(later, 5)) == [5]
+    assert all(
+        sorted(record_steps(run.measuring.model_copy(update={"points": n}), 60000))
+        == sorted({round(60000 ** (i / (n - 1))) for i in range(n)})
+        for n in range(2, 30)
+    )
 
 
 def test_sampling_study_compares_with_the_exact_value(tmp_path: Path) -> None:

@@ -192,7 +192,11 @@ class TrainDict(TypedDict):
         steps: number of steps taken.
         error: the reason of a failure, in one line; null without one.
         failed_step: the step at which it failed; null if it did not.
-        seconds: of training and measuring.
+        seconds: of training and measuring, without the sampling study.
+        seconds_training: of these, for the steps and the stopping rule.
+        seconds_history: of these, for the records on the way.
+        seconds_final: of these, for the records behind the last step.
+        seconds_sampling: for the sampling study.
         final: the last line of its history.
         history_sha256: checksum of its history.
         sampling: the study of sampled estimates; empty without one.
@@ -209,6 +213,10 @@ class TrainDict(TypedDict):
     error: str | None
     failed_step: int | None
     seconds: float | None
+    seconds_training: NotRequired[float | None]  # results of old runs have none
+    seconds_history: NotRequired[float | None]
+    seconds_final: NotRequired[float | None]
+    seconds_sampling: NotRequired[float | None]
     final: LineDict | None
     history_sha256: NotRequired[str]  # of a run that is done
     sampling: dict[str, Any]

@@ -52,6 +52,10 @@ VERSION_1: Mapping[str, frozenset[str]] = {
 LATER: dict[str, object] = {
     "training.optimizer": "sgd",
     "data.image_size": None,
+    "data.n_classes": None,
+    "measuring.first": 1,
+    "training.loss": "cross_entropy",
+    "training.memory_format": "contiguous",
 }
 
 

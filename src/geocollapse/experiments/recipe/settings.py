@@ -43,12 +43,14 @@ class DataConfig(Part):
     that split of the source classes. The split defaults to `train` for the source and to `test`
     for the target. Classes are numbers or names, in a list or as `0-4,7` and `cat,dog`.
 
-    ``image_size`` resizes and crops images to so many pixels a side.
+    ``image_size`` resizes and crops images to so many pixels a side. ``n_classes`` keeps the first
+    ones of the source classes; a ``subset`` is balanced over those.
     """
 
     name: str
     source_classes: Classes = None
     target_classes: Classes = None
+    n_classes: Annotated[int, Field(ge=2)] | None = None
     source_split: str | None = None
     target_split: str | None = None
     subset: Positive | None = None
@@ -92,8 +94,15 @@ class TrainingConfig(Part):
     takes no ``momentum``, has PyTorch's default betas and eps, and decouples the weight decay: each
     step shrinks the parameters by ``learning_rate * weight_decay``, apart from the gradient.
 
-    Source: definitions 8; Loshchilov and Hutter (2019) for `adamw`.
+    ``loss`` is `cross_entropy`, or `squared`: half the squared distance of the logits from the unit
+    vector of the label. ``memory_format`` `channels_last` stores images and convolutions with the
+    channels side by side, which many processors compute faster, with other rounding.
+
+    Source: definitions 8; Loshchilov and Hutter (2019) for `adamw`; Hui and Belkin (2021) for
+    `squared`.
     """
+
+    loss: Literal["cross_entropy", "squared"] = "cross_entropy"
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -108,6 +117,16 @@ class TrainingConfig(Part):
     stop_accuracy: Share = 0.99
     extra_factor: NotNegative = 1.0
     recalibrate_batch_norm: bool = True
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+
+    @model_validator(mode="after")
+    def _smoothing_belongs_to_cross_entropy(self) -> TrainingConfig:
+        if self.loss != "cross_entropy" and self.label_smoothing != 0.0:
+            raise ValueError(
+                f"label_smoothing: expected 0 with the loss {self.loss}, got "
+                f"{self.label_smoothing:g}; do training.label_smoothing=0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _momentum_belongs_to_sgd(self) -> TrainingConfig:
@@ -134,9 +153,13 @@ class SamplingConfig(Part):
 
 
 class MeasuringConfig(Part):
-    """When and how a run is measured: at ``points`` geometric steps, or ``every`` n steps."""
+    """When and how a run is measured: at ``points`` geometric steps, or ``every`` n steps.
+
+    The geometric steps lead from ``first`` to the limit of steps.
+    """
 
     points: Positive | None = None
+    first: Positive = 1
     every: Positive | None = None
     estimator: Literal["rademacher", "aligned", "gaussian", "orthogonal", "input", "exact"] = (
         "rademacher"

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 Row = dict[str, object]
 
+_OF_THE_RESULT = (
+    *("stop_step", "steps", "error", "failed_step"),
+    *("seconds_training", "seconds_history", "seconds_final", "seconds_sampling"),
+)
+
 
 @dataclass(frozen=True)
 class ReadRun:
@@ -72,7 +77,7 @@ class ReadRun:
             "seed": self.plan.get("seed"),
             **flatten(self.config),
         }
-        row |= {key: result.get(key) for key in ("stop_step", "steps", "error", "failed_step")}
+        row |= {key: result.get(key) for key in _OF_THE_RESULT}
         return row | _columns(last)
 
     def records(self) -> Iterator[Row]:

@@ -56,7 +56,12 @@ class SamplingStudy(TypedDict):
 
 
 class RunResult(TypedDict):
-    """The content of result.json; ``history_sha256`` is of the text of history.jsonl."""
+    """The content of result.json; ``history_sha256`` is of the text of history.jsonl.
+
+    ``seconds`` is ``seconds_training`` (steps and the stopping rule) plus ``seconds_history``
+    (records on the way) plus ``seconds_final`` (the records behind the last step). The sampling
+    study comes on top. Results of earlier releases have ``seconds`` alone.
+    """
 
     schema_version: NotRequired[int]
     run_id: str
@@ -67,6 +72,10 @@ class RunResult(TypedDict):
     error: str | None
     failed_step: int | None
     seconds: float | None
+    seconds_training: NotRequired[float | None]
+    seconds_history: NotRequired[float | None]
+    seconds_final: NotRequired[float | None]
+    seconds_sampling: NotRequired[float | None]
     final: HistoryLine | None
     history_sha256: NotRequired[str]
     sampling: dict[str, SamplingStudy]
@@ -86,5 +95,6 @@ class StateInfo(TypedDict):
     stop_step: int | None
     seconds: float
     seconds_measuring: float
+    seconds_final: NotRequired[float]
     penalty_step: int
     optimizer: NotRequired[dict[str, object]]

@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from geocollapse.data import LabelledData
+from geocollapse.experiments.supervised.losses import loss_of
 from geocollapse.features.mixing import is_batch_norm
 from geocollapse.measurement import measure
 from geocollapse.measures import OF_THE_CLASSIFIER
 from geocollapse.transfer import transfer
 
 if TYPE_CHECKING:
-    from geocollapse.experiments.recipe import MeasuringConfig, RunConfig, TransferConfig
+    from geocollapse.experiments.recipe import (
+        MeasuringConfig,
+        RunConfig,
+        TrainingConfig,
+        TransferConfig,
+    )
     from geocollapse.experiments.results.records import Measured
     from geocollapse.measurement import LayerMeasurement
 
@@ -29,8 +34,8 @@ def measure_record(
     loss, accuracy, flatness = loss_and_flatness(
         model,
         source,
+        config.training,
         batch_size=measuring.evaluation_batch_size,
-        label_smoothing=config.training.label_smoothing,
     )
     values: Measured = {
         "train_loss": loss,
@@ -49,9 +54,9 @@ def measure_record(
 
 
 def loss_and_flatness(
-    model: nn.Module, data: LabelledData, *, batch_size: int, label_smoothing: float = 0.0
+    model: nn.Module, data: LabelledData, settings: TrainingConfig, *, batch_size: int
 ) -> tuple[float, float, float]:
-    """Mean cross-entropy L over the data, accuracy, and learning-path flatness ||grad L||^2.
+    """Mean loss L over the data, accuracy, and learning-path flatness ||grad L||^2.
 
         flatness = ||grad_theta L||^2,  grad_theta L = sum over batches b of (n_b/n) grad_theta L_b
 
@@ -69,7 +74,7 @@ def loss_and_flatness(
     model.eval()
     for x, y in _batches(data, batch_size):
         logits = model(x)
-        total = F.cross_entropy(logits, y, reduction="sum", label_smoothing=label_smoothing)
+        total = loss_of(logits, y, settings, "sum")
         for gathered, gradient in zip(sums, torch.autograd.grad(total, parameters), strict=True):
             gathered += gradient
         loss += float(total.detach())
@@ -80,13 +85,21 @@ def loss_and_flatness(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: LabelledData, *, batch_size: int) -> float:
-    """Accuracy over the data in evaluation mode: one forward pass."""
+def reaches(model: nn.Module, data: LabelledData, accuracy: float, *, batch_size: int) -> bool:
+    """True if the accuracy over the data, in evaluation mode, is at least ``accuracy``.
+
+    Cost: one forward pass, which ends as soon as too many examples are missed.
+    """
     was_training = model.training
     model.eval()
-    hits = sum(int((model(x).argmax(dim=1) == y).sum()) for x, y in _batches(data, batch_size))
+    n = len(data)
+    misses = 0
+    for x, y in _batches(data, batch_size):
+        misses += int((model(x).argmax(dim=1) != y).sum())
+        if (n - misses) / n < accuracy:
+            break
     model.train(was_training)
-    return hits / len(data)
+    return (n - misses) / n >= accuracy
 
 
 def measure_target(

@@ -14,6 +14,7 @@ from geocollapse import data as datasets
 from geocollapse import models
 from geocollapse.data import LabelledData
 from geocollapse.experiments.recipe import run_id
+from geocollapse.experiments.supervised.losses import LossWatch
 from geocollapse.experiments.supervised.optimizers import (
     build_optimizer,
     load_momentum,
@@ -48,12 +49,20 @@ class Progress:
         stop_step: step at which training accuracy was first seen at the level of the stopping rule.
         seconds: spent on the run, over all its resumptions.
         seconds_measuring: of these, spent on records.
+        seconds_final: of these, spent on the records behind the last step.
     """
 
     step: int = 0
     stop_step: int | None = None
     seconds: float = 0.0
     seconds_measuring: float = 0.0
+    seconds_final: float = 0.0
+
+    def measured(self, seconds: float, *, is_final: bool) -> None:
+        """Add the time of a record."""
+        self.seconds += seconds
+        self.seconds_measuring += seconds
+        self.seconds_final += seconds if is_final else 0.0
 
     def last_step(self, training: TrainingConfig) -> int:
         """The step at which training ends, as far as is known: at most ``max_steps``."""
@@ -81,6 +90,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     penalty: GeometricComplexityPenalty | None
     progress: Progress = field(default_factory=Progress)
+    losses: LossWatch = field(default_factory=LossWatch)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -99,6 +109,10 @@ def prepare(
             f"{config.training.batch_size}; do batch_size={len(source)}"
         )
     model = _model(config.model, source, seed=config.seed).to(device)
+    if config.training.memory_format == "channels_last":
+        model = model.to(memory_format=torch.channels_last)
+        source = _channels_last(source)
+        target = None if target is None else _channels_last(target)
     return Training(
         config,
         source,
@@ -109,6 +123,21 @@ def prepare(
     )
 
 
+def _channels_last(data: LabelledData) -> LabelledData:
+    """Images with the channels of a pixel side by side in memory.
+
+    Raises:
+        ValueError: the data are no images.
+    """
+    if data.inputs.ndim != 4:
+        raise ValueError(
+            f"training.memory_format: expected contiguous for inputs that are no images, got "
+            f"channels_last for {tuple(data.inputs.shape[1:])}; do leave it out"
+        )
+    inputs = data.inputs.contiguous(memory_format=torch.channels_last)
+    return LabelledData(inputs, data.targets, data.about)
+
+
 def load_run_data(
     config: DataConfig, *, device: torch.device | str = "cpu", data_root: str | Path | None = None
 ) -> tuple[LabelledData, LabelledData | None]:
@@ -117,7 +146,9 @@ def load_run_data(
     The subsets are the same for every seed: seeds differ in initial weights and in the order of the
     examples.
     """
-    of_source = _Examples(config.source_split, "train", config.source_classes, config.subset)
+    of_source = _Examples(
+        config.source_split, "train", config.source_classes, config.subset, config.n_classes
+    )
     source = _load(config, of_source, data_root).to(device)
     if not config.has_target:
         return source, None
@@ -136,6 +167,7 @@ def save(training: Training, folder: RunFolder) -> None:
         "stop_step": progress.stop_step,
         "seconds": progress.seconds,
         "seconds_measuring": progress.seconds_measuring,
+        "seconds_final": progress.seconds_final,
         "penalty_step": 0 if training.penalty is None else int(training.penalty.step),
         "optimizer": optimizer,
     }
@@ -175,7 +207,11 @@ def _restore(training: Training, saved: Checkpoint) -> None:
     if training.penalty is not None:
         training.penalty.step.fill_(info["penalty_step"])
     training.progress = Progress(
-        info["step"], info["stop_step"], info["seconds"], info["seconds_measuring"]
+        info["step"],
+        info["stop_step"],
+        info["seconds"],
+        info["seconds_measuring"],
+        info.get("seconds_final", 0.0),
     )
 
 
@@ -214,30 +250,41 @@ def _penalty(config: PenaltyConfig, *, seed: int) -> GeometricComplexityPenalty 
 
 @dataclass(frozen=True)
 class _Examples:
-    """Which examples of a data set: a split, or the default one; some classes; a subset."""
+    """Which examples of a data set: a split, or the default one; some classes; a subset.
+
+    ``n_classes`` are the first ones of ``classes``.
+    """
 
     split: str | None
     default_split: str
     classes: Classes
     subset: int | None
+    n_classes: int | None = None
 
 
 def _load(config: DataConfig, examples: _Examples, data_root: str | Path | None) -> LabelledData:
     """Examples of the data set of a run, as tensors in memory."""
-    return _in_memory(
-        datasets.load(
-            config.name,
-            split=examples.split,
-            default_split=examples.default_split,
-            classes=examples.classes,
-            subset=examples.subset,
-            data_root=data_root,
-            mean=config.mean,
-            std=config.std,
-            pad_to=config.pad_to,
-            image_size=config.image_size,
-        )
+    first = examples.n_classes
+    data = datasets.load(
+        config.name,
+        split=examples.split,
+        default_split=examples.default_split,
+        classes=examples.classes,
+        subset=examples.subset if first is None else None,
+        data_root=data_root,
+        mean=config.mean,
+        std=config.std,
+        pad_to=config.pad_to,
+        image_size=config.image_size,
     )
+    if first is None:
+        return _in_memory(data)
+    if first > data.n_classes:
+        raise ValueError(
+            f"data.n_classes: expected at most the {data.n_classes} source classes, got {first}; "
+            f"do data.n_classes={data.n_classes}"
+        )
+    return _in_memory(data.select(classes=data.classes[:first], subset=examples.subset))
 
 
 def _in_memory(data: LabelledData | LabelledImages | LabelledTexts) -> LabelledData:

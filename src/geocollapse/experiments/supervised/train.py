@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from geocollapse import data as datasets
 from geocollapse.estimate import strict_json
 from geocollapse.experiments.recipe import run_id
 from geocollapse.experiments.results.versions import VERSIONS
+from geocollapse.experiments.supervised.losses import NonFiniteLossError, loss_of
 from geocollapse.experiments.supervised.recording import (
-    evaluate,
     has_batch_norm,
     measure_record,
+    reaches,
     recalibrate_batch_norm,
 )
 from geocollapse.experiments.supervised.sampling import study_sampling, study_seed
@@ -43,17 +43,6 @@ if TYPE_CHECKING:
 _SPEAKING = (ValueError, TypeError, RuntimeError, OSError, ImportError)
 
 OnProgress = Callable[[int, int], None]  # (steps taken, steps to take as far as is known)
-
-
-class NonFiniteLossError(RuntimeError):
-    """The training loss is no longer a number: the run has failed at ``step``."""
-
-    def __init__(self, step: int, loss: float) -> None:
-        super().__init__(
-            f"training loss: expected a finite number, got {loss} at step {step}; "
-            "do lower the learning rate"
-        )
-        self.step = step
 
 
 def train_run(
@@ -118,7 +107,7 @@ def _train(training: Training, folder: RunFolder, on_progress: OnProgress | None
     recorded = record_steps(training.config.measuring, settings.max_steps)
     while progress.step < progress.last_step(settings):
         started = time.perf_counter()
-        take_step(training)
+        _step_of_run(training, recorded)
         progress.seconds += time.perf_counter() - started
         if progress.step in recorded:
             line = _record(training, folder)
@@ -133,33 +122,50 @@ def _train(training: Training, folder: RunFolder, on_progress: OnProgress | None
     return _final_record(training, folder, line)
 
 
+def _step_of_run(training: Training, recorded: frozenset[int]) -> None:
+    """One update; then a look at the losses if the device has to be waited for anyway.
+
+    Raises:
+        NonFiniteLossError: also where the update fails in another way, since a network that has
+            diverged may do so.
+    """
+    try:
+        take_step(training)
+    except (ValueError, RuntimeError):
+        training.losses.look()
+        raise
+    step = training.progress.step
+    is_last = step >= training.progress.last_step(training.config.training)
+    if is_last or step in recorded or step % training.steps_per_epoch == 0:
+        training.losses.look()
+
+
 def take_step(training: Training) -> None:
-    """One update: loss = cross-entropy + weight * GC, on the next batch."""
+    """One update: loss + weight * GC, on the next batch; nothing in it waits for the device."""
     step = training.progress.step
     x, y = _next_batch(training)
     for group in training.optimizer.param_groups:
         group["lr"] = learning_rate(step, training.config.training)
 
-    def loss_with_gradient() -> float:
+    def loss_with_gradient() -> Tensor:
         loss = _loss(training, x, y)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise NonFiniteLossError(step, value)
+        training.losses.add(step, loss)
         training.optimizer.zero_grad()
         loss.backward()
-        return value
+        return loss
 
     training.model.train()
-    training.optimizer.step(loss_with_gradient)  # a closure, the form that every optimizer takes
+    # a closure, the form that every optimizer takes
+    training.optimizer.step(loss_with_gradient)  # type: ignore[arg-type]
     training.progress.step += 1
 
 
 def _loss(training: Training, x: Tensor, y: Tensor) -> Tensor:
-    smoothing = training.config.training.label_smoothing
+    settings = training.config.training
     if training.penalty is None:
-        return F.cross_entropy(training.model(x), y, label_smoothing=smoothing)
+        return loss_of(training.model(x), y, settings)
     logits, penalty = training.penalty(training.model, x)
-    return F.cross_entropy(logits, y, label_smoothing=smoothing) + penalty
+    return loss_of(logits, y, settings) + penalty
 
 
 def _next_batch(training: Training) -> tuple[Tensor, Tensor]:
@@ -168,8 +174,9 @@ def _next_batch(training: Training) -> tuple[Tensor, Tensor]:
     step = training.progress.step
     size = config.training.batch_size
     epoch, place = divmod(step, training.steps_per_epoch)
-    order = epoch_order(len(training.source), config.seed, epoch)
-    rows = order[place * size : (place + 1) * size].to(training.source.inputs.device)
+    device = training.source.inputs.device
+    order = epoch_order(len(training.source), config.seed, epoch, device)
+    rows = order[place * size : (place + 1) * size]
     x = training.source.inputs[rows]
     if config.data.augmentation == "crop_flip":
         x = datasets.crop_and_flip(x, generator(config.seed, "augmentation", step))
@@ -177,9 +184,9 @@ def _next_batch(training: Training) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=1)
-def epoch_order(n_examples: int, seed: int, epoch: int) -> Tensor:
-    """The permutation (n_examples,) of an epoch."""
-    return torch.randperm(n_examples, generator=generator(seed, "order", epoch))
+def epoch_order(n_examples: int, seed: int, epoch: int, device: torch.device) -> Tensor:
+    """The permutation (n_examples,) of an epoch, drawn on the CPU and sent to the device once."""
+    return torch.randperm(n_examples, generator=generator(seed, "order", epoch)).to(device)
 
 
 def generator(seed: int, purpose: str, number: int) -> torch.Generator:
@@ -207,28 +214,34 @@ def learning_rate(step: int, settings: TrainingConfig) -> float:
 def record_steps(measuring: MeasuringConfig, max_steps: int) -> frozenset[int]:
     """Steps at which the recipe asks for a record, besides the first and the last step.
 
-    ``every``: n, 2n, ...; ``points``: that many from 1 to max_steps, in a geometric series.
+    ``every``: n, 2n, ...; ``points``: that many from ``first`` to max_steps, in a geometric series.
     """
     if measuring.every is not None:
         return frozenset(range(measuring.every, max_steps + 1, measuring.every))
     n = measuring.points or 1
-    return frozenset(round(max_steps ** (i / (n - 1))) if n > 1 else max_steps for i in range(n))
+    if n == 1:
+        return frozenset({max_steps})
+    first = min(measuring.first, max_steps)
+    ratio = max_steps / first
+    return frozenset(round(first * ratio ** (i / (n - 1))) for i in range(n))
 
 
 def _check_accuracy(training: Training) -> None:
-    """The stopping rule at the end of an epoch: one forward pass over the training data."""
+    """The stopping rule at the end of an epoch: at most one pass over the training data."""
     started = time.perf_counter()
-    accuracy = evaluate(
-        training.model, training.source, batch_size=training.config.measuring.evaluation_batch_size
+    is_reached = reaches(
+        training.model,
+        training.source,
+        training.config.training.stop_accuracy,
+        batch_size=training.config.measuring.evaluation_batch_size,
     )
-    _note_accuracy(training, accuracy)
+    _note_accuracy(training, is_reached=is_reached)
     training.progress.seconds += time.perf_counter() - started
 
 
-def _note_accuracy(training: Training, accuracy: float) -> None:
+def _note_accuracy(training: Training, *, is_reached: bool) -> None:
     """Remember the first step, but the start, at which the accuracy was reached."""
     progress = training.progress
-    is_reached = accuracy >= training.config.training.stop_accuracy
     if progress.step and progress.stop_step is None and is_reached:
         progress.stop_step = progress.step
 
@@ -239,7 +252,8 @@ def _record(training: Training, folder: RunFolder) -> HistoryLine:
     What is kept is written before the checkpoint: a run that is killed in between does it again.
     """
     line = _measured(training, recalibrated=False)
-    _note_accuracy(training, line["train_accuracy"])
+    is_reached = line["train_accuracy"] >= training.config.training.stop_accuracy
+    _note_accuracy(training, is_reached=is_reached)
     folder.append_history(line)
     if training.config.keep_checkpoints == "schedule":
         folder.keep_checkpoint(training.progress.step, training.model.state_dict())
@@ -252,7 +266,9 @@ def _final_record(training: Training, folder: RunFolder, line: HistoryLine) -> H
     settings = training.config.training
     if not (settings.recalibrate_batch_norm and has_batch_norm(training.model)):
         return line
+    started = time.perf_counter()
     recalibrate_batch_norm(training.model, training.source, batch_size=settings.batch_size)
+    training.progress.measured(time.perf_counter() - started, is_final=True)
     final = _measured(training, recalibrated=True)
     save(training, folder)
     return final
@@ -265,9 +281,8 @@ def _measured(training: Training, *, recalibrated: bool) -> HistoryLine:
     values = measure_record(training.model, training.source, training.target, training.config)
     if not math.isfinite(values["train_loss"]):
         raise NonFiniteLossError(progress.step, values["train_loss"])
-    seconds = time.perf_counter() - started
-    progress.seconds += seconds
-    progress.seconds_measuring += seconds
+    is_final = progress.step >= progress.last_step(training.config.training)
+    progress.measured(time.perf_counter() - started, is_final=is_final)
     line: HistoryLine = {
         "schema_version": VERSIONS["history.jsonl"],
         "step": progress.step,
@@ -286,7 +301,10 @@ def _result(
 ) -> RunResult:
     progress = training.progress
     config = training.config
-    seed = study_seed(config)
+    started = time.perf_counter()
+    sampling = study_sampling(
+        training.model, training.source, config.measuring, seed=study_seed(config)
+    )
     result: RunResult = {
         "schema_version": VERSIONS["result.json"],
         "run_id": run_id(config),
@@ -297,9 +315,13 @@ def _result(
         "error": None,
         "failed_step": None,
         "seconds": progress.seconds,
+        "seconds_training": progress.seconds - progress.seconds_measuring,
+        "seconds_history": progress.seconds_measuring - progress.seconds_final,
+        "seconds_final": progress.seconds_final,
+        "seconds_sampling": time.perf_counter() - started,
         "final": final,
         "history_sha256": folder.history_digest(),
-        "sampling": study_sampling(training.model, training.source, config.measuring, seed=seed),
+        "sampling": sampling,
         "provenance": provenance(seed=config.seed, device=device),
     }
     return cast("RunResult", strict_json(result))
