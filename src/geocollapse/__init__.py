@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from geocollapse.measurement import Measurement as Measurement
     from geocollapse.measurement import measure as measure
     from geocollapse.measurement import measure_features as measure_features
+    from geocollapse.ranking import Comparison as Comparison
+    from geocollapse.ranking import Ranking as Ranking
+    from geocollapse.ranking import compare as compare
+    from geocollapse.ranking import rank as rank
     from geocollapse.ranking import score_all as score_all
     from geocollapse.regularizers.complexity import (
         GeometricComplexityPenalty as GeometricComplexityPenalty,
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "CollapseMetric": "integrations.metrics",
+    "Comparison": "ranking",
     "ComplexityComparison": "complexity",
     "Estimate": "estimate",
     "FewShotAccuracy": "transfer",
@@ -66,8 +71,10 @@ _HOME = {
     "Measurement": "measurement",
     "NearestMeanBound": "bounds",
     "NeuralCollapse": "collapse",
+    "Ranking": "ranking",
     "alpha_req": "transfer",
     "cdnv": "collapse",
+    "compare": "ranking",
     "compare_complexity": "complexity",
     "directional_cdnv": "collapse",
     "effective_rank": "transfer",
@@ -92,6 +99,7 @@ _HOME = {
     "parc_sampled": "transfer",
     "paired_difference": "transfer",
     "predicted_error": "transfer",
+    "rank": "ranking",
     "rankme": "transfer",
     "score_all": "ranking",
     "split": "features",

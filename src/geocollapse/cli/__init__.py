@@ -20,12 +20,13 @@ from geocollapse.cli.catalogue import data, models, recipes
 from geocollapse.cli.command import add_command
 from geocollapse.cli.launch import heard, is_joined, leave, speaks
 from geocollapse.cli.measure import measure
+from geocollapse.cli.rank import rank
 from geocollapse.cli.report import report
 from geocollapse.cli.sweep import demo, sweep
 from geocollapse.cli.train import train
 from geocollapse.cli.transfer import transfer
 
-_COMMANDS = (measure, train, sweep, transfer, report, demo, recipes, data, models)
+_COMMANDS = (measure, train, sweep, transfer, rank, report, demo, recipes, data, models)
 # A wrong argument, file or name exits with 2, a failed run with 1; anything else is a bug and shows
 # its traceback. The parent of the public BadParameter is the class of typer's usage errors, which
 # has no public name in all versions.

@@ -20,7 +20,13 @@ from geocollapse.cli.options import (
     OutFile,
 )
 from geocollapse.cli.output import OutputFile, check_writable
-from geocollapse.cli.resolve import Request, features_heading, find_device, set_threads
+from geocollapse.cli.resolve import (
+    Request,
+    features_heading,
+    find_device,
+    parse_bytes,
+    set_threads,
+)
 
 if TYPE_CHECKING:
     from geocollapse.measurement import Measurement
@@ -184,7 +190,8 @@ def _of_model(
     from geocollapse.measurement import measure as measure_model
 
     n_probes = _parse_probes(estimates.n_probes)
-    memory_limit = _parse_bytes(estimates.memory_limit)
+    limit = estimates.memory_limit
+    memory_limit = None if limit is None else parse_bytes(limit, option="--memory-limit")
     names = model_options.layer
     inputs = first_here_first(lambda: request.resolve(model_options, data_options, machine))
     measurement = measure_model(
@@ -226,18 +233,3 @@ def _parse_probes(text: str) -> int | Literal["auto"]:
             f"--n-probes: expected a positive number or auto, got {text!r}; do --n-probes 1"
         )
     return int(text)
-
-
-def _parse_bytes(text: str | None) -> int | None:
-    """`500MB`, `2GB` or a plain number of bytes."""
-    if text is None:
-        return None
-    number = text.rstrip("KMGB")
-    unit = text[len(number) :]
-    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-    if unit not in units or not number.replace(".", "", 1).isdecimal():
-        raise ValueError(
-            f"--memory-limit: expected a size such as 500MB or 2GB, got {text!r}; do "
-            f"--memory-limit 2GB"
-        )
-    return int(float(number) * units[unit])

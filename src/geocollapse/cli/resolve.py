@@ -152,13 +152,13 @@ def load_model(spec: str, options: ModelOptions) -> LoadedModel:
     if Path(folder).is_dir():
         from geocollapse.experiments.results.folders import load_model as load_run
 
-        if model_args or options.weights or at:
+        if model_args or options.weights or not (at or "0").isdecimal():
             raise ValueError(
                 f"--weights: expected none for a run folder, which has its own, got {spec}; do "
-                f"leave it out"
+                f"leave it out, or {folder}@STEP for a checkpoint that it keeps"
             )
         _check_run(folder)
-        return load_run(Path(folder))
+        return load_run(Path(folder), step=None if at is None else int(at))
     return models.load(
         spec,
         weights=options.weights,
@@ -234,6 +234,23 @@ def parse_numbers(text: str | None, *, option: str) -> tuple[float, ...] | None:
         raise ValueError(
             f"{option}: expected numbers separated by commas, got {text!r}; do {option} 0.5"
         ) from None
+
+
+def parse_bytes(text: str, *, option: str) -> int:
+    """`500MB`, `2GB` or a plain number of bytes.
+
+    Examples:
+        >>> parse_bytes("2GB", option="--memory-limit")
+        2000000000
+    """
+    number = text.rstrip("KMGB")
+    unit = text[len(number) :]
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+    if unit not in units or not number.replace(".", "", 1).isdecimal():
+        raise ValueError(
+            f"{option}: expected a size such as 500MB or 2GB, got {text!r}; do {option} 2GB"
+        )
+    return int(float(number) * units[unit])
 
 
 def parse_settings(settings: Sequence[str], *, option: str) -> dict[str, object]:

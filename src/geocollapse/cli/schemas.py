@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from geocollapse.cli.catalogue_types import DataDict, ModelsDict, RecipesDict, RecipeTextDict
 from geocollapse.measurement import LayersDict, MeasurementDict
+from geocollapse.ranking.json_form import RankingDict
 from geocollapse.runtime.provenance import Provenance
 from geocollapse.transfer import TransferDict
 
@@ -262,6 +263,7 @@ RESULTS: dict[str, Any] = {
     "train": TrainDict,
     "sweep": SweepOrPlanDict,
     "transfer": FewShotDict,
+    "rank": RankingDict,
     "report": ReportDict,
     "demo": SweepDict,
     "recipes": RecipesOrTextDict,

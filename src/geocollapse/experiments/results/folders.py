@@ -124,8 +124,12 @@ class SweepFolder:
         return content
 
 
-def load_model(folder: str | Path) -> LoadedRun:
+def load_model(folder: str | Path, *, step: int | None = None) -> LoadedRun:
     """The trained model of a run folder, in evaluation mode.
+
+    Args:
+        folder: of the run.
+        step: of a checkpoint that the run kept; None for the last one.
 
     The weights are those that state.json describes by their SHA-256, and of the run of config.yaml.
     A folder without state.json is taken at its word.
@@ -136,13 +140,18 @@ def load_model(folder: str | Path) -> LoadedRun:
     """
     run = RunFolder(folder)
     config = run.config()
-    path = run.file(WEIGHTS)
+    path = run.file(WEIGHTS) if step is None else run.kept_checkpoint(step)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"MODEL: expected weights at {path}, got none; do geocollapse train for this run"
+        kept = ", ".join(map(str, run.kept_steps())) or "none"
+        remedy = (
+            "do geocollapse train for this run"
+            if step is None
+            else f"do one of its steps: {kept} (keep_checkpoints: schedule keeps them)"
         )
+        raise FileNotFoundError(f"MODEL: expected weights at {path}, got none; {remedy}")
     try:
-        weights, sizes = unpack_weights(_described(run, config))
+        content = _described(run, config) if step is None else path.read_bytes()
+        weights, sizes = unpack_weights(content)
     except ValueError as error:
         raise ValueError(
             f"MODEL: expected weights at {path}, got a file where {error}; "

@@ -193,9 +193,18 @@ class RunFolder:
 
     def keep_checkpoint(self, step: int, weights: Tensors) -> Path:
         """Write checkpoints/<step>.safetensors."""
-        path = self.file("checkpoints") / f"{step}.safetensors"
+        path = self.kept_checkpoint(step)
         write_whole({path: pack_weights(weights)})
         return path
+
+    def kept_checkpoint(self, step: int) -> Path:
+        """The path of the checkpoint of a step, whether or not there is one."""
+        return self.file("checkpoints") / f"{step}.safetensors"
+
+    def kept_steps(self) -> list[int]:
+        """The steps of the checkpoints that were kept, ascending."""
+        paths = self.file("checkpoints").glob("*.safetensors")
+        return sorted(int(path.stem) for path in paths if path.stem.isdecimal())
 
     def load_checkpoint(self, run_id: str | None = None) -> Checkpoint | None:
         """The last checkpoint saved; None if the run has to start anew.

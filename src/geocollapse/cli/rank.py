@@ -1,0 +1,306 @@
+"""`geocollapse rank`: several models on one target, best first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from typer import Argument, Option
+
+from geocollapse.cli.answer import Answer, Display
+from geocollapse.cli.options import DataOptions, MachineOptions, ModelOptions, OutFile
+from geocollapse.cli.output import OutputFile, check_writable
+from geocollapse.cli.resolve import FEATURES, Request, parse_bytes
+
+if TYPE_CHECKING:
+    from geocollapse.ranking.candidate import Candidate, FeatureSettings, Opened
+    from geocollapse.ranking.order import RankSettings
+    from geocollapse.ranking.result import Ranking
+    from geocollapse.store import KeptLayer
+    from geocollapse.store.cache import FeatureCache
+
+_PARTS = re.compile(r"(\d+)")
+_LABELLED = re.compile(r"([^=:/\\@]+)=(.+)")  # LABEL=MODEL, and no = inside a path or a name
+
+ModelsArgument = Annotated[
+    list[str] | None,
+    Argument(
+        metavar="MODEL...",
+        help="As of `measure`, also LABEL=MODEL; features:FILE needs no --data.",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class RankOptions:
+    """The models beside the arguments, the episodes and the cache."""
+
+    data: Annotated[
+        str | None,
+        Option(metavar="DATA", help="Name, kind or path of the target, as DATA of `transfer`."),
+    ] = None
+    models: Annotated[
+        Path | None, Option(metavar="FILE", help="More models, one a line; # begins a comment.")
+    ] = None
+    checkpoints: Annotated[
+        bool,
+        Option(
+            "--checkpoints",
+            help="MODEL is a run folder that keeps checkpoints, or MODEL@FOLDER with one weights "
+            "file each: rank these.",
+        ),
+    ] = False
+    layer: Annotated[
+        str | None,
+        Option(metavar="NAME", help="NAME or NAME:in, of every model; default the classifier's."),
+    ] = None
+    pool: Annotated[
+        Literal["mean", "cls", "last"] | None,
+        Option(help="Of maps and sequences: the mean over positions, the first or the last token."),
+    ] = None
+    tokenizer: Annotated[
+        str | None, Option(metavar="ID|DIR", help="Of texts; default each model's own.")
+    ] = None
+    mode: Annotated[
+        Literal["measured", "predicted"] | None,
+        Option(
+            help="Rank by few-shot accuracy, or by the accuracy that the geometry predicts; "
+            "default measured where the labels suffice."
+        ),
+    ] = None
+    n_way: Annotated[
+        int | None, Option(metavar="N", help="Classes of an episode; default 5, or all if fewer.")
+    ] = None
+    k_shot: Annotated[int, Option(metavar="N", help="Labelled examples of each.")] = 5
+    n_query: Annotated[int, Option(metavar="N", help="Examples of each to classify, at most.")] = 15
+    n_episodes: Annotated[int, Option(metavar="N", help="Episodes.")] = 600
+    classifier: Annotated[
+        Literal[
+            "nearest_mean",
+            "nearest_mean_normalised",
+            "nearest_mean_centred",
+            "linear_probe",
+            "logistic_probe",
+            "knn",
+        ],
+        Option(help="Of the features, as of `transfer`."),
+    ] = "nearest_mean"
+    gc_samples: Annotated[
+        int | None,
+        Option(
+            metavar="N",
+            help="Examples whose Jacobians are probed; default one in 20, at least 50.",
+        ),
+    ] = None
+    no_cache: Annotated[
+        bool, Option("--no-cache", help="Neither read nor keep features on disk.")
+    ] = False
+    cache_size: Annotated[
+        str, Option(metavar="10GB", help="Limit of the cache; what was used last stays.")
+    ] = "10GB"
+    report: Annotated[
+        Path | None,
+        Option(
+            metavar="DIR", help="Write report.html, ranking.json, ranking.csv and figures/ there."
+        ),
+    ] = None
+    out: OutFile = None
+
+
+def rank(
+    model: ModelsArgument,
+    options: RankOptions,
+    data_options: DataOptions,
+    machine: MachineOptions,
+    display: Display,
+) -> Answer:
+    """Rank models by how well their features will do with few labels.
+
+    Few-shot accuracy on the same episodes for all, with the error over other examples like these;
+    which models cannot be told apart, and how many examples would do; the accuracy that the
+    geometry predicts; and how well each transferability score agrees with the measured order. The
+    default split is test. A model that fails is a row with its reason; the others go on.
+    """
+    from geocollapse.ranking.run import rank_candidates
+
+    check_writable(options.out, "--out")
+    _check_folder(options.report)
+    candidates = _candidates(_named(model or [], options), options, data_options, machine)
+    ranking = rank_candidates(
+        candidates,
+        _feature_settings(options, machine, display),
+        _rank_settings(options, machine),
+        cache=_cache(options),
+    )
+    result = ranking.to_dict()
+    return Answer(
+        json=result,
+        text=ranking.to_text(),
+        rows=result["models"],
+        failed=bool(ranking.failed),
+        out=options.out,
+        files=_files(ranking, options.report),
+    )
+
+
+def _named(models: Sequence[str], options: RankOptions) -> dict[str, str]:
+    """The models by label, of the arguments and of the file.
+
+    Raises:
+        ValueError: no model, or two of the same label.
+    """
+    specs = [*models, *_lines(options.models)]
+    if not specs:
+        raise ValueError(
+            "MODEL: expected at least one model, got none; do geocollapse rank MODEL MODEL --data "
+            "DATA"
+        )
+    found: dict[str, str] = {}
+    for given in specs:
+        labelled = _LABELLED.fullmatch(given)
+        label, spec = labelled.groups() if labelled else (given, given)
+        if label in found:
+            raise ValueError(
+                f"MODEL: expected models of different names, got {label!r} twice; do "
+                f"LABEL={spec}, or leave one out"
+            )
+        found[label] = spec
+    return found
+
+
+def _lines(path: Path | None) -> list[str]:
+    """The models of a file, one a line, without comments and empty lines."""
+    if path is None:
+        return []
+    texts = (line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines())
+    return [text for text in texts if text]
+
+
+def _candidates(
+    named: dict[str, str],
+    options: RankOptions,
+    data_options: DataOptions,
+    machine: MachineOptions,
+) -> list[Candidate]:
+    """The models to rank; each is loaded when its turn comes."""
+    from geocollapse.ranking.candidate import Candidate
+
+    found = []
+    for label, spec in named.items():
+        if options.checkpoints:
+            found += _checkpoints(spec, options, data_options, machine)
+            continue
+        opened = partial(_open, spec, options, data_options, machine)
+        found.append(Candidate(label, opened))
+    return found
+
+
+def _open(
+    spec: str, options: RankOptions, data_options: DataOptions, machine: MachineOptions
+) -> Opened | KeptLayer:
+    """A model with the target as it takes it, or the features of a file."""
+    from geocollapse.ranking.candidate import Opened
+    from geocollapse.store import read_features
+
+    if spec.startswith(FEATURES):
+        return read_features(spec.removeprefix(FEATURES))
+    models = ModelOptions(tokenizer=options.tokenizer)
+    inputs = Request(spec, options.data, default_split="test").resolve(
+        models, data_options, machine
+    )
+    return Opened(inputs.model, inputs.source, inputs.origin)
+
+
+def _checkpoints(
+    spec: str, options: RankOptions, data_options: DataOptions, machine: MachineOptions
+) -> list[Candidate]:
+    """The checkpoints of a run folder, or MODEL with each weights file of a folder.
+
+    Raises:
+        ValueError: neither, or a folder without weights.
+    """
+    from geocollapse.experiments.results.run_folder import RunFolder
+    from geocollapse.models import parse_model
+    from geocollapse.ranking.candidate import Candidate
+
+    name, at = parse_model(spec)
+    steps = RunFolder(name).kept_steps() if at is None else []
+    files = [] if at is None else _weights_in(Path(at))
+    specs = {f"step {step}": f"{name}@{step}" for step in steps}
+    specs |= {path.stem: f"{name}@{path}" for path in files}
+    if not specs:
+        raise ValueError(
+            f"MODEL: expected a run folder with checkpoints (keep_checkpoints: schedule keeps "
+            f"them) or MODEL@FOLDER with .safetensors, .pt, .pth or .th files, got {spec}; do "
+            f"leave --checkpoints out"
+        )
+    return [
+        Candidate(label, partial(_open, one, options, data_options, machine))
+        for label, one in specs.items()
+    ]
+
+
+def _weights_in(folder: Path) -> list[Path]:
+    """The weights files of a folder, numbers in their order."""
+    endings = (".safetensors", ".pt", ".pth", ".th")
+    found = [path for path in folder.glob("*") if path.suffix in endings]
+    return sorted(
+        found, key=lambda path: [int(p) if p.isdecimal() else p for p in _PARTS.split(path.stem)]
+    )
+
+
+def _feature_settings(
+    options: RankOptions, machine: MachineOptions, display: Display
+) -> FeatureSettings:
+    from geocollapse.ranking.candidate import FeatureSettings
+
+    return FeatureSettings(
+        layer=options.layer,
+        pool=options.pool,
+        gc_samples=options.gc_samples,
+        batch_size=machine.batch_size,
+        autocast=machine.autocast_dtype(),
+        seed=machine.seed,
+        progress=not display.quiet,
+    )
+
+
+def _rank_settings(options: RankOptions, machine: MachineOptions) -> RankSettings:
+    from geocollapse.ranking.accuracy import EpisodeSettings
+    from geocollapse.ranking.order import RankSettings
+
+    episodes = EpisodeSettings(
+        k_shot=options.k_shot,
+        n_query=options.n_query,
+        n_episodes=options.n_episodes,
+        classifier=options.classifier,
+        seed=machine.seed,
+    )
+    return RankSettings(
+        episodes, n_way=options.n_way, mode=options.mode, is_path=options.checkpoints
+    )
+
+
+def _cache(options: RankOptions) -> FeatureCache | None:
+    from geocollapse.store.cache import FeatureCache
+
+    size_limit = parse_bytes(options.cache_size, option="--cache-size")
+    return None if options.no_cache else FeatureCache(size_limit=size_limit)
+
+
+def _check_folder(path: Path | None) -> None:
+    """Refuse a report that cannot be written, before any work."""
+    if path is not None and path.is_file():
+        raise ValueError(
+            f"--report: expected a folder, got the file {str(path)!r}; do name a folder"
+        )
+    check_writable(None if path is None else path / "report.html", "--report")
+
+
+def _files(ranking: Ranking, folder: Path | None) -> list[OutputFile]:
+    return []

@@ -1,0 +1,95 @@
+"""One model of a ranking: its accuracy, predicted accuracy and scores, from its features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from geocollapse.estimate import Estimate
+from geocollapse.measurement import LayerMeasurement
+from geocollapse.measurement.compute import measure_layer
+from geocollapse.measures import SCORES
+from geocollapse.ranking.accuracy import EpisodeSettings, sampled_accuracy
+from geocollapse.ranking.result import RankedModel
+from geocollapse.ranking.scores import Score, score_all
+from geocollapse.store import KeptLayer
+from geocollapse.transfer import FewShotAccuracy, learning_curve, predicted_error
+
+CURVE_SHOTS = (1, 2, 5, 10, 20, 50)
+SOURCE = "source_scores"  # in the provenance: scores of the model's own training
+_CURVE_EPISODES = 200
+
+
+def rank_model(label: str, kept: KeptLayer, episodes: EpisodeSettings) -> RankedModel:
+    """Accuracy with its error, learning curve, predicted accuracy and scores of one model.
+
+    Episodes without queries ask for the predicted accuracy alone.
+    """
+    x, y = kept.features, kept.labels
+    measured = measure_layer(kept)
+    predicted, notes = _predicted(x, y, episodes)
+    scores = score_all(x, y, head_outputs=kept.context.logits, seed=episodes.seed)
+    scores |= _scores_of(measured)
+    return RankedModel(
+        label=label,
+        kept=kept,
+        sampled=sampled_accuracy(x, y, episodes) if episodes.n_query else None,
+        curve=_curve(x, y, episodes),
+        predicted_accuracy=predicted,
+        geometric_complexity=_defined(measured.geometric_complexity),
+        scores={name: scores[name] for name in SCORES if name in scores},
+        warnings=notes,
+    )
+
+
+def _curve(x: Tensor, y: Tensor, episodes: EpisodeSettings) -> Mapping[int, FewShotAccuracy]:
+    """Accuracy by number of shots, up to as many as leave a query."""
+    smallest = int(y.unique(return_counts=True)[1].min())
+    k_shots = [k for k in CURVE_SHOTS if k < smallest]
+    if not episodes.n_query or not k_shots:
+        return {}
+    found = learning_curve(
+        x,
+        y,
+        k_shots=k_shots,
+        classifiers=[episodes.classifier],
+        n_way=episodes.n_way,
+        n_query=min(episodes.n_query, smallest - k_shots[-1]),
+        n_episodes=_CURVE_EPISODES,
+        seed=episodes.seed,
+    )
+    return next(iter(found.accuracy.values()))
+
+
+def _predicted(
+    x: Tensor, y: Tensor, episodes: EpisodeSettings
+) -> tuple[Estimate | None, tuple[str, ...]]:
+    """Predicted accuracy; None and the reason where the examples do not suffice."""
+    try:
+        error = predicted_error(
+            x, y, n_way=episodes.n_way, k_shot=episodes.k_shot, seed=episodes.seed
+        )
+    except ValueError as reason:
+        return None, (f"predicted accuracy: {reason}",)
+    values = None if error.values is None else 1.0 - error.values
+    return replace(error, value=1.0 - error.value, values=values), error.warnings
+
+
+def _scores_of(measured: LayerMeasurement) -> dict[str, Score]:
+    """The scores that need no labels of the target: of the Jacobians, and of the training."""
+    found: dict[str, Score] = {
+        name: Score(name, measured.estimates[name])
+        for name in ("per_pixel.gc_per_variance", "per_pixel.geometric_collapse")
+        if name in measured.estimates
+    }
+    own = measured.kept.context.provenance.get(SOURCE)
+    for name, value in own.items() if isinstance(own, Mapping) else ():
+        found[name] = Score(name, Estimate(float(value), math.nan, 0, scale="linear"))
+    return found
+
+
+def _defined(estimate: Estimate) -> Estimate | None:
+    return None if math.isnan(estimate.value) else estimate

@@ -1,0 +1,182 @@
+"""From the features of several models on the same examples to their ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from geocollapse.measures import SCORES
+from geocollapse.ranking.accuracy import EpisodeSettings
+from geocollapse.ranking.advice import advise, advise_checkpoint, examples_needed
+from geocollapse.ranking.agreement import Agreement, agreement
+from geocollapse.ranking.model import rank_model
+from geocollapse.ranking.result import RankedModel, Ranking, Target
+from geocollapse.ranking.ties import Pair, compare_all, compare_independent
+from geocollapse.runtime.provenance import provenance
+from geocollapse.store import KeptLayer
+
+Mode = Literal["measured", "predicted"]
+_MOST_WAYS = 5
+_LEAST_FOR_MOMENTS = 4  # examples a class; definitions 4
+
+
+@dataclass(frozen=True)
+class RankSettings:
+    """What models are ranked by.
+
+    Attributes:
+        episodes: ``n_query`` is the most; fewer are taken where a class is small.
+        n_way: classes of an episode; None for 5, or all classes if there are fewer.
+        mode: ``measured`` or ``predicted``; None for measured where the labels suffice.
+        is_path: the models are checkpoints of one training, in its order.
+    """
+
+    episodes: EpisodeSettings
+    n_way: int | None = None
+    mode: Mode | None = None
+    is_path: bool = False
+
+
+def rank_features(kept: Mapping[str, KeptLayer], settings: RankSettings) -> Ranking:
+    """Rank models by their features on the same labelled examples.
+
+    Raises:
+        ValueError: too few examples of a class, which is named with their number.
+    """
+    first = next(iter(kept.values()))
+    target, episodes = fitted(first, settings)
+    models = [rank_model(label, layer, episodes) for label, layer in kept.items()]
+    is_measured = episodes.n_query > 0
+    if is_measured:
+        pairs = compare_all({m.label: m.sampled for m in models if m.sampled is not None})
+    else:
+        pairs = compare_independent({m.label: m.ranked_by for m in models})
+    path = tuple(kept) if settings.is_path else ()
+    models.sort(key=lambda model: -model.ranked_by.value)  # stable: ties keep the order given
+    found = _agreements(models, episodes.seed) if is_measured else {}
+    return Ranking(
+        models=tuple(models),
+        ranked_by="accuracy" if is_measured else "predicted_accuracy",
+        pairs=pairs,
+        agreement=found,
+        advice=_advice(models, pairs, target, path, found),
+        path=path,
+        about=target,
+        warnings=_same_models(models),
+        provenance=provenance(seed=episodes.seed, device=first.features.device),
+    )
+
+
+def check_same_examples(label: str, found: KeptLayer, others: Mapping[str, KeptLayer]) -> None:
+    """Refuse features of other examples than those of the other models.
+
+    Raises:
+        ValueError: another number of examples, or other labels.
+    """
+    for other, kept in others.items():
+        if len(found.labels) != len(kept.labels):
+            raise ValueError(
+                f"data: expected the {len(kept.labels)} examples of {other}, got "
+                f"{len(found.labels)} for {label}; do give all models the same examples"
+            )
+        if not torch.equal(found.labels.cpu(), kept.labels.cpu()):
+            raise ValueError(
+                f"data: expected the examples of {other}, got other labels for {label}; do give "
+                f"all models the same examples in the same order"
+            )
+
+
+def fitted(kept: KeptLayer, settings: RankSettings) -> tuple[Target, EpisodeSettings]:
+    """The episodes that the smallest class allows, and the description of the target."""
+    asked = settings.episodes
+    classes, counts = kept.labels.unique(return_counts=True)
+    given = kept.context.class_names
+    names = tuple(str(c) if given is None else given[c] for c in classes.tolist())
+    least = int(counts.min())
+    smallest = names[int(counts.argmin())]
+    n_way = min(_MOST_WAYS, len(classes)) if settings.n_way is None else settings.n_way
+    n_query = min(asked.n_query, least - asked.k_shot)
+    if settings.mode == "predicted" or (settings.mode is None and n_query < 1):
+        n_query = 0
+        if least < _LEAST_FOR_MOMENTS:
+            raise ValueError(
+                f"data: expected at least {_LEAST_FOR_MOMENTS} examples of each class, got {least} "
+                f"of {smallest!r}; do add examples, or leave the class out"
+            )
+    elif n_query < 1:
+        raise ValueError(
+            f"k_shot: expected at least {asked.k_shot + 1} examples of each class for "
+            f"{asked.k_shot} shots and a query, got {least} of {smallest!r}; do a smaller k_shot, "
+            f"or mode='predicted'"
+        )
+    episodes = replace(asked, n_way=n_way, n_query=n_query)
+    context = kept.context
+    target = Target(
+        data=_text(context.provenance.get("data")),
+        split=context.split,
+        classes=names,
+        n_samples=len(kept.labels),
+        smallest_class=least,
+        n_way=n_way,
+        k_shot=asked.k_shot,
+        n_query=n_query,
+        n_episodes=asked.n_episodes,
+        classifier=asked.classifier,
+    )
+    return target, episodes
+
+
+def _advice(
+    models: Sequence[RankedModel],
+    pairs: Sequence[Pair],
+    target: Target,
+    path: Sequence[str],
+    found: Mapping[str, Agreement],
+) -> str:
+    if path and len(models) > 1:
+        return advise_checkpoint(models, pairs, path, found)
+    return advise(models, pairs, target, _needed(models, pairs))
+
+
+def _agreements(models: Sequence[RankedModel], seed: int) -> dict[str, Agreement]:
+    """The agreement of each score with the measured accuracy."""
+    accuracies = {model.label: model.sampled for model in models if model.sampled is not None}
+    found = {}
+    for name, measure in SCORES.items():
+        values = {
+            model.label: (model.scores[name].value, model.scores[name].estimate.stderr)
+            for model in models
+            if name in model.scores and model.scores[name].valid
+        }
+        if values:
+            higher = measure.better == "higher"
+            found[name] = agreement(values, accuracies, higher_is_better=higher, seed=seed)
+    return found
+
+
+def _needed(models: Sequence[RankedModel], pairs: Sequence[Pair]) -> int | None:
+    """Examples a class that would tell the best model from the next."""
+    if len(models) < 2 or models[0].sampled is None or models[1].sampled is None:
+        return None
+    first, second = models[:2]
+    pair = next(p for p in pairs if {p.first, p.second} == {first.label, second.label})
+    outcomes = models[0].sampled.examples - models[1].sampled.examples
+    return examples_needed(outcomes, first.kept.labels, pair.difference)
+
+
+def _same_models(models: Sequence[RankedModel]) -> tuple[str, ...]:
+    """A warning for each two models with the same features."""
+    notes = []
+    for place, model in enumerate(models):
+        for other in models[:place]:
+            a, b = model.kept.features, other.kept.features
+            if a.shape == b.shape and torch.equal(a, b):
+                notes.append(f"{other.label} and {model.label} have the same features")
+    return tuple(notes)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,93 @@
+"""Paired tests between all models of a ranking, corrected for their number."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from geocollapse.estimate import Estimate
+from geocollapse.multiple_tests import holm
+from geocollapse.ranking.accuracy import SampledAccuracy
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models compared on the same examples and episodes.
+
+    Attributes:
+        first: label of one model.
+        second: label of the other.
+        difference: score of the first less that of the second.
+        p: of no difference, two-sided; NaN where the error is unknown.
+        p_holm: corrected for all pairs of the ranking.
+        is_tie: the two cannot be told apart.
+    """
+
+    first: str
+    second: str
+    difference: Estimate
+    p: float
+    p_holm: float
+    is_tie: bool
+
+
+def compare_all(accuracies: Mapping[str, SampledAccuracy], *, alpha: float = ALPHA) -> list[Pair]:
+    """Test every pair of models for a difference of their mean accuracy on the same episodes.
+
+    Student's t of the paired difference with the error over examples, Holm's correction over the
+    M (M - 1)/2 pairs: of equal models, any two are told apart with probability alpha at most.
+    """
+    names = list(itertools.combinations(accuracies, 2))
+    found = [(accuracies[first] - accuracies[second]).estimate() for first, second in names]
+    return with_tests(names, found, alpha=alpha)
+
+
+def compare_independent(accuracies: Mapping[str, Estimate], *, alpha: float = ALPHA) -> list[Pair]:
+    """Test every pair of values whose errors are taken as independent.
+
+    Errors on the same examples move together, so that fewer models are told apart than could be.
+    """
+    names = list(itertools.combinations(accuracies, 2))
+    found = []
+    for first, second in names:
+        a, b = accuracies[first], accuracies[second]
+        stderr = math.hypot(a.stderr, b.stderr)
+        found.append(
+            replace(a, value=a.value - b.value, stderr=stderr, dof=min(a.dof, b.dof), values=None)
+        )
+    return with_tests(names, found, alpha=alpha)
+
+
+def with_tests(
+    names: Sequence[tuple[str, str]], differences: Sequence[Estimate], *, alpha: float = ALPHA
+) -> list[Pair]:
+    """The pairs with their tests, corrected for their number."""
+    p_values = [p_value(difference) for difference in differences]
+    corrected = holm(p_values)
+    return [
+        Pair(*pair, difference, p, p_holm, is_tie=not p_holm <= alpha)
+        for pair, difference, p, p_holm in zip(names, differences, p_values, corrected, strict=True)
+    ]
+
+
+def p_value(difference: Estimate) -> float:
+    """Two-sided p of a difference of 0, by Student's t; 1 for a difference of exactly 0."""
+    from scipy import stats
+
+    if difference.value == 0.0:
+        return 1.0
+    if math.isnan(difference.stderr):
+        return math.nan
+    if difference.stderr == 0.0:
+        return 0.0
+    return float(2.0 * stats.t.sf(abs(difference.value) / difference.stderr, difference.dof))
+
+
+def tied_with(label: str, pairs: Sequence[Pair]) -> list[str]:
+    """The models that cannot be told apart from one."""
+    ties = [(pair.first, pair.second) for pair in pairs if pair.is_tie]
+    return [b if a == label else a for a, b in ties if label in (a, b)]
