@@ -4,13 +4,13 @@ import html
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 from rich.console import Console
 
+from browser import CHROMIUM, assert_drawn
 from geocollapse.cli import main
 from geocollapse.cli.report import report_text
 from geocollapse.experiments.recipe import load_recipe
@@ -29,10 +29,6 @@ from geocollapse.reports.verdict_grid import VerdictGrid, verdict_table
 from geocollapse.reports.wording import count_sentence, effect_size, number
 from geocollapse.reports.writing import write_report
 from synthetic_sweep import VALUES, write_sweep
-
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
 
 
 @pytest.fixture(scope="module")
@@ -376,36 +372,9 @@ def test_numbers_have_three_digits_and_missing_ones_a_dash():
     ]
 
 
-PROBE = """<script>parent.postMessage([
-  document.documentElement.scrollWidth <= innerWidth ? "fits" : "too wide",
-  document.querySelectorAll(".panel .plot-container").length, "panels"].join(" "), "*");
-</script></body>"""
-FRAME = """<title>nothing came</title>
-<script>addEventListener("message", (m) => { document.title = m.data; });</script>
-<iframe src="page.html" style="width: WIDTHpx; height: 2000px; border: 0"></iframe>"""
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_draws_every_panel_within_the_width_and_without_a_console_message(
     page, tmp_path, width
 ):
-    (tmp_path / "page.html").write_text(page.replace("</body>", PROBE), encoding="utf-8")
-    (tmp_path / "frame.html").write_text(FRAME.replace("WIDTH", str(width)), encoding="utf-8")
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--enable-logging=stderr",
-    ]
-    options += [
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--window-size=1400,2000",
-        "--virtual-time-budget=10000",
-    ]
-    command = [str(CHROMIUM), *options, "--dump-dom", (tmp_path / "frame.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    n_panels = len(re.findall(r"data-panel=", page))
-    assert f"<title>fits {n_panels} panels</title>" in done.stdout
-    assert "CONSOLE" not in done.stderr
+    assert_drawn(page, tmp_path, width)

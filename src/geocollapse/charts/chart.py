@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Scale = Literal["linear", "log"]
+Axis = Literal["x", "y"]
+AXES: tuple[Axis, Axis] = ("x", "y")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Series:
         y: values (n,).
         low: lower end of a band (line) or error bar (points), (n,).
         high: upper end.
+        x_low: left end of a horizontal error bar (points), (n,).
+        x_high: right end.
         hollow: points of runs that did not converge, (n,).
         line: points are joined by a line.
         dashed: a run of the line did not converge.
@@ -65,9 +69,20 @@ class Series:
     y: Array
     low: Array | None = None
     high: Array | None = None
+    x_low: Array | None = None
+    x_high: Array | None = None
     hollow: NDArray[np.bool_] | None = None
     line: bool = False
     dashed: bool = False
+
+    def error_bar(self, axis: Axis) -> Array | None:
+        """Lengths of the error bars below and above the points (2, n), 0 where one is unknown."""
+        low, high = (self.x_low, self.x_high) if axis == "x" else (self.low, self.high)
+        if low is None or high is None:
+            return None
+        values = self.x if axis == "x" else self.y
+        lengths: Array = np.stack([values - low, high - values])
+        return np.maximum(np.nan_to_num(lengths), 0.0)
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,7 @@ class Panel:
         y_scale: linear or log.
         ticks: names of the positions 0, 1, ... of an ordinal x axis.
         curve: a grey reference line: its x, its y and its name.
+        title: what one panel of several says.
     """
 
     x_label: str
@@ -91,6 +107,7 @@ class Panel:
     y_scale: Scale = "linear"
     ticks: tuple[str, ...] = ()
     curve: tuple[Array, Array, str] | None = None
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,7 +126,7 @@ class Chart:
         return list(entries.items())
 
 
-def log_ticks(panel: Panel, axis: Literal["x", "y"]) -> list[float]:
+def log_ticks(panel: Panel, axis: Axis) -> list[float]:
     """Round numbers inside a log axis.
 
     Steps of 1, 2, 5 within two decades, whole decades above; even steps where these are few.

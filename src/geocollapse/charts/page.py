@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from typing_extensions import TypedDict
 
-from geocollapse.charts.chart import Array, Chart, Panel, Scale, Series, log_ticks
+from geocollapse.charts.chart import AXES, Array, Chart, Panel, Scale, Series, log_ticks
 
 _GREY = "#888888"
 _AXIS = {
@@ -102,16 +102,18 @@ def _points(series: Series) -> dict[str, object]:
             "line": {"color": series.mark.colour, "width": 1.8},
         },
     }
-    if series.low is not None and series.high is not None:
-        trace["error_y"] = {
-            "type": "data",
-            "symmetric": False,
-            "array": _plain(series.high - series.y),
-            "arrayminus": _plain(series.y - series.low),
-            "color": series.mark.colour,
-            "thickness": 1,
-            "width": 0,
-        }
+    for axis in AXES:
+        bar = series.error_bar(axis)
+        if bar is not None:
+            trace[f"error_{axis}"] = {
+                "type": "data",
+                "symmetric": False,
+                "array": _plain(bar[1]),
+                "arrayminus": _plain(bar[0]),
+                "color": series.mark.colour,
+                "thickness": 1,
+                "width": 0,
+            }
     return trace
 
 

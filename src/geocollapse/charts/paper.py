@@ -81,9 +81,13 @@ def _draw_panel(panel: Panel, ax: Axes) -> None:
         x, y, _ = panel.curve
         ax.plot(x, y, color="#888888", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     x_label, y_label = (label.replace(" [", "\n[") for label in (panel.x_label, panel.y_label))
+    if panel.title:
+        ax.set_title(panel.title, fontsize=9, loc="left")
     ax.set(xlabel=x_label, ylabel=y_label, xscale=panel.x_scale, yscale=panel.y_scale)
     if panel.x_scale == "log":
         _tick_log(ax.xaxis, log_ticks(panel, "x"))
+    else:
+        ax.locator_params(axis="x", nbins=6)
     if panel.y_scale == "log":
         _tick_log(ax.yaxis, log_ticks(panel, "y"))
     if panel.ticks:
@@ -116,17 +120,16 @@ def _draw_line(series: Series, ax: Axes) -> None:
 def _draw_points(series: Series, ax: Axes) -> None:
     hollow = np.zeros(len(series.x), dtype=bool) if series.hollow is None else series.hollow
     faces = ["white" if empty else series.mark.colour for empty in hollow]
-    if series.low is not None and series.high is not None:
-        bars = np.stack([series.y - series.low, series.high - series.y])
-        ax.errorbar(
-            series.x,
-            series.y,
-            yerr=bars,
-            fmt="none",
-            ecolor=series.mark.colour,
-            elinewidth=0.8,
-            zorder=2,
-        )
+    ax.errorbar(
+        series.x,
+        series.y,
+        xerr=series.error_bar("x"),
+        yerr=series.error_bar("y"),
+        fmt="none",
+        ecolor=series.mark.colour,
+        elinewidth=0.8,
+        zorder=2,
+    )
     ax.scatter(
         series.x,
         series.y,
@@ -150,7 +153,7 @@ def _draw_legend(chart: Chart, figure: Figure) -> None:
             marker=mark.matplotlib,
             linestyle="",
             markersize=6,
-            label=label,
+            label=f" {label}" if label.startswith("_") else label,  # else it is left out
         )
         for label, mark in chart.legend
     ]
@@ -164,6 +167,5 @@ def _draw_legend(chart: Chart, figure: Figure) -> None:
     fitting = int(
         13 * figure.get_figwidth() / (longest + 7)
     )  # about 13 letters an inch at 9 points
-    figure.legend(
-        handles=unique, loc="outside lower center", ncols=max(1, min(len(unique), fitting))
-    )
+    n_rows = -(-len(unique) // max(1, fitting))
+    figure.legend(handles=unique, loc="outside lower center", ncols=-(-len(unique) // n_rows))

@@ -12,24 +12,13 @@ from geocollapse.experiments.results.tables import GC, GC_PER_VARIANCE
 from geocollapse.papers.claims import Claim
 from geocollapse.papers.registry import claims_of
 from geocollapse.papers.verdict import Verdict, View
+from geocollapse.reports.environment import template
 from geocollapse.reports.origin import provenance, recipe_text
 from geocollapse.reports.run_table import run_table, runs_sentence, warnings
 from geocollapse.reports.verdict_grid import VerdictGrid, not_judged
-from geocollapse.reports.wording import (
-    MISSING,
-    SYMBOLS,
-    count_sentence,
-    effect_size,
-    effect_text,
-    interval,
-    number,
-    p_value,
-    words,
-)
+from geocollapse.reports.wording import MISSING, count_sentence
 
 if TYPE_CHECKING:
-    import jinja2
-
     from geocollapse.reports.sweep_report import SweepReport
 
 
@@ -82,60 +71,34 @@ def render(report: SweepReport) -> str:
     missing = not_judged(report.verdicts, claims)
     headings, rows = run_table(results)
     panels = {chart.name: plotly_panels(chart) for chart in report.charts}
-    return (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            recipe=results.recipe,
-            n_seeds=results.runs["seed"].nunique(),
-            counted=count_sentence(report.verdicts),
-            missing=MISSING,
-            runs_sentence=runs_sentence(results),
-            grid=VerdictGrid.of(report.verdicts, claims),
-            claims=[
-                ClaimView.of(place, claim, report.verdicts, report.charts)
-                for place, claim in enumerate(claims.values(), start=1)
-                if claim.name not in missing
-            ],
-            not_judged=[
-                (place, claim, missing[claim.name])
-                for place, claim in enumerate(claims.values(), start=1)
-                if claim.name in missing
-            ],
-            histories=[c for c in report.charts if c.name.startswith(("curves", "training"))],
-            runs=rows,
-            run_headings=headings,
-            failed=results.runs[results.runs["status"] == "failed"].to_dict("records"),
-            problems=results.problems,
-            warnings=warnings(results),
-            provenance=provenance(results),
-            recipe_text=recipe_text(results.recipe),
-            plotly_js=get_plotlyjs(),
-            panels_json=htmlsafe_json_dumps(panels, allow_nan=False),
-        )
+    return template("sweep.html.jinja").render(
+        recipe=results.recipe,
+        n_seeds=results.runs["seed"].nunique(),
+        counted=count_sentence(report.verdicts),
+        missing=MISSING,
+        runs_sentence=runs_sentence(results),
+        grid=VerdictGrid.of(report.verdicts, claims),
+        claims=[
+            ClaimView.of(place, claim, report.verdicts, report.charts)
+            for place, claim in enumerate(claims.values(), start=1)
+            if claim.name not in missing
+        ],
+        not_judged=[
+            (place, claim, missing[claim.name])
+            for place, claim in enumerate(claims.values(), start=1)
+            if claim.name in missing
+        ],
+        histories=[c for c in report.charts if c.name.startswith(("curves", "training"))],
+        runs=rows,
+        run_headings=headings,
+        failed=results.runs[results.runs["status"] == "failed"].to_dict("records"),
+        problems=results.problems,
+        warnings=warnings(results),
+        provenance=provenance(results),
+        recipe_text=recipe_text(results.recipe),
+        plotly_js=get_plotlyjs(),
+        panels_json=htmlsafe_json_dumps(panels, allow_nan=False),
     )
-
-
-def _environment() -> jinja2.Environment:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("geocollapse.reports", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {
-        "number": number,
-        "effect": effect_text,
-        "size": effect_size,
-        "interval": interval,
-        "p": p_value,
-        "words": words,
-    }
-    environment.globals |= {"symbols": SYMBOLS}
-    return environment
 
 
 def _same(verdict: Verdict) -> tuple[str, ...]:

@@ -9,6 +9,13 @@ for (const element of document.querySelectorAll(".panel")) {
   Plotly.newPlot(element, panel.data, layout, { responsive: true, displayModeBar: false });
 }
 
+// What is drawn in a closed <details> has no size until it is opened.
+for (const details of document.querySelectorAll("details")) {
+  details.addEventListener("toggle", () => {
+    for (const element of details.querySelectorAll(".panel")) Plotly.Plots.resize(element);
+  });
+}
+
 // A click on a heading sorts its table by that column, numbers as numbers, what is missing last.
 function compare(a, b) {
   const [x, y] = [Number(a), Number(b)];
