@@ -11,6 +11,7 @@ from torch import Tensor
 
 import geocollapse as geo
 from geocollapse.collapse import ClassStatistics, mean_cdnv
+from geocollapse.transfer.episodes import EpisodeSizes, draw_episodes
 
 _TWO_PASS = "float32 two-pass baseline, pinv"
 
@@ -108,6 +109,32 @@ def _episodes() -> tuple[Work, Work]:
     return ours, lambda: baselines.episode_loop(x, y, 1000)
 
 
+def _same_episodes() -> tuple[Work, Work]:
+    from easyfsl.methods import PrototypicalNetworks
+
+    x, y = _features(10_000, 512, 20)
+    x = x + 4 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))  # some are wrong
+    rows = draw_episodes(y, EpisodeSizes(5, 5, 15, 1000), 0).rows
+    support_labels = torch.arange(5).repeat_interleave(5)
+    query_labels = torch.arange(5).repeat_interleave(15)
+    network = PrototypicalNetworks(torch.nn.Identity())
+
+    def theirs() -> Tensor:
+        values = []
+        for taken in rows:
+            network.process_support_set(x[taken[:, :5].flatten()], support_labels)
+            predicted = network(x[taken[:, 5:].flatten()]).argmax(dim=1)
+            values.append((predicted == query_labels).double().mean())
+        return torch.stack(values)
+
+    return lambda: geo.few_shot_accuracy(x, y, n_episodes=1000), theirs
+
+
+def _same_accuracy(ours: geo.FewShotAccuracy, theirs: Tensor) -> None:
+    if abs(ours.value - float(theirs.mean())) > 1e-4 or not 0.5 < ours.value < 0.99:
+        raise ValueError(f"expected the same accuracy, got {ours.value} and {theirs.mean()}")
+
+
 ROWS = (
     Row(
         name="collapse-kept",
@@ -172,5 +199,13 @@ ROWS = (
         against="loop over episodes",
         reach=0.25,
         prepare=_episodes,
+    ),
+    Row(
+        name="episodes-easyfsl",
+        work="1,000 5-way 5-shot episodes, 10,000 x 512",
+        against="easyfsl 1.5.0 on the same episodes",
+        reach=1.0,
+        prepare=_same_episodes,
+        check=_same_accuracy,
     ),
 )

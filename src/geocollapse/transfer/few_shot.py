@@ -82,9 +82,10 @@ class FewShotAccuracy(Estimate):
         examples, and all subsets of n_way of them as the episodes: a jackknife over classes with
         Student's t (``across_classes``). NaN where every episode holds all classes.
 
-        Measured coverage of 95 %, Gaussian classes of unequal difficulty, 5 ways: 0.957, 0.927,
-        0.953 and 0.940 of 6, 10, 20 and 64 classes. With fewer than 10 classes it is wide, and all
-        that it knows are these classes: one unlike any of them may lie outside.
+        Measured coverage, 400 draws of Gaussian classes of unequal difficulty, 5 ways, 5 shots, 600
+        episodes: 0.953, 0.935, 0.955, 0.953 and 0.963 for 6, 10, 20, 64 and 300 classes. With fewer
+        than 10 classes it is wide, and it knows no others: a class unlike all of these may lie
+        outside.
         """
         return replace(
             self, stderr=self.classes_stderr, dof=self.classes_dof, sequential=False

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from geocollapse.arrays import row_slices
 from geocollapse.transfer.deciding import strictly_largest, without_rounding
@@ -126,20 +127,31 @@ def _float32_is_exact(x: Tensor) -> bool:
 
 def _in_float32(x: Tensor, episodes: Episodes) -> tuple[Tensor, Tensor]:
     """Accuracies (n_episodes,), and True for those that rounding in float32 may have changed."""
-    is_taken = torch.zeros(len(x), dtype=torch.bool)
-    is_taken[episodes.rows] = True
-    moved = x[is_taken] - x[episodes.rows[0, 0, 0]]
+    moved, rows = _moved(x, episodes.rows)
+    n, n_way, n_taken = rows.shape
+    k = episodes.k_shot
     squares = moved.square().sum(dim=1)
-    rows = (is_taken.cumsum(0) - 1)[episodes.rows]
-    values = torch.empty(len(episodes), dtype=torch.float64)
-    is_doubtful = torch.empty(len(episodes), dtype=torch.bool)
-    for part in row_slices(len(rows), rows[0].numel() * x.shape[1], x.device):
-        taken = moved.index_select(0, rows[part].flatten()).view(*rows[part].shape, -1)
-        scores = _scores(taken[:, :, : episodes.k_shot].mean(dim=2), taken[:, :, episodes.k_shot :])
+    values = torch.empty(n, dtype=torch.float64)
+    is_doubtful = torch.empty(n, dtype=torch.bool)
+    for part in row_slices(n, n_way * n_taken * x.shape[1] // 4, x.device):
+        support = rows[part, :, :k].reshape(-1, k)
+        means = functional.embedding_bag(support, moved, mode="mean")  # gathers and means at once
+        query = moved.index_select(0, rows[part, :, k:].flatten())
+        shape = (-1, n_way, n_taken - k, x.shape[1])
+        scores = _scores(means.view(-1, n_way, x.shape[1]), query.view(shape))
         largest = squares[rows[part]].amax(dim=(1, 2))
-        rounding = _rounding(largest, x.shape[1], episodes.k_shot)
-        values[part], is_doubtful[part] = _decided(scores, rounding)
+        values[part], is_doubtful[part] = _decided(scores, _rounding(largest, x.shape[1], k))
     return values, is_doubtful
+
+
+def _moved(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Features relative to one example, all or those that episodes take, and their positions."""
+    is_taken = torch.zeros(len(x), dtype=torch.bool)
+    is_taken[rows] = True
+    origin = x[rows[0, 0, 0]]
+    if 2 * int(is_taken.sum()) > len(x):
+        return x - origin, rows
+    return x[is_taken] - origin, (is_taken.cumsum(0) - 1)[rows]
 
 
 def _decided(scores: Tensor, rounding: Tensor) -> tuple[Tensor, Tensor]:
