@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from geocollapse.estimate import Estimate, strict_json, total_variance
+from geocollapse.estimate import Estimate, paired, strict_json, total_variance
+from geocollapse.influence import Influence
 from geocollapse.numerics import check_finite
 
 
@@ -24,6 +25,64 @@ def test_linear_interval_is_symmetric():
     low, high = Estimate(0.5, 0.1, n_samples=600, dof=599, scale="linear").interval()
     assert 0.5 - low == pytest.approx(high - 0.5)
     assert high - 0.5 == pytest.approx(stats.t.ppf(0.975, 599) * 0.1, rel=1e-12)
+
+
+@pytest.mark.parametrize("hits", [0, 1, 7, 40])
+def test_a_share_has_the_interval_of_wilson(hits):
+    n = 40
+    share = hits / n
+    e = Estimate(share, math.sqrt(share * (1 - share) / n), n_samples=n, scale="share")
+    assert e.interval(0.9) == pytest.approx(
+        tuple(stats.binomtest(hits, n).proportion_ci(0.9, method="wilson")), abs=1e-12
+    )
+    assert all(math.isnan(x) for x in Estimate(math.nan, math.nan, 9, scale="share").interval())
+
+
+def with_influence(value, terms, *, labels=(0, 0, 1, 1), ids=(0, 1, 2, 3), **settings):
+    influence = Influence(torch.tensor(terms).double(), torch.tensor(labels), torch.tensor(ids))
+    stderr, dof = influence.spread()
+    return Estimate(value, stderr, n_samples=4, dof=dof, influence=influence, **settings)
+
+
+def test_paired_estimates_subtract_example_by_example():
+    a = with_influence(2.0, [0.3, -0.3, 0.1, -0.1])
+    b = with_influence(1.5, [0.3, -0.3, 0.2, -0.2])
+    difference = paired(a, b)
+    assert difference.value == pytest.approx(0.5)
+    assert difference.stderr == pytest.approx(math.sqrt(0.02))
+    assert difference.stderr < b.stderr
+    ratio = paired(a, b, scale="log")
+    assert ratio.value == pytest.approx(math.log(2.0 / 1.5))
+    assert ratio.stderr == pytest.approx(math.sqrt(2 * 0.05**2 + 2 * (0.1 / 2 - 0.2 / 1.5) ** 2))
+    assert (ratio.scale, ratio.estimator) == ("linear", "paired")
+    same = paired(a, a)
+    assert (same.value, same.stderr, same.interval()) == (0.0, 0.0, (0.0, 0.0))
+    assert math.isnan(paired(a, with_influence(0.0, [0.0] * 4), scale="log").value)
+
+
+def test_what_cannot_be_paired_is_refused():
+    a = with_influence(2.0, [0.3, -0.3, 0.1, -0.1])
+    for other in ({"ids": (0, 1, 2, 4)}, {"labels": (0, 1, 1, 1)}):
+        with pytest.raises(ValueError, match="b: expected an estimate of the examples of a, got"):
+            paired(a, with_influence(2.0, [0.3, -0.3, 0.1, -0.1], **other))
+    with pytest.raises(ValueError, match=r"b: expected an estimate that knows the influence .* do"):
+        paired(a, Estimate(1.0, 0.1, 4))
+    with pytest.raises(ValueError, match="scale: expected 'linear' or 'log', got 'share'"):
+        paired(a, a, scale="share")
+
+
+def test_degrees_of_freedom_follow_the_fourth_moments():
+    generator = torch.Generator().manual_seed(0)
+    terms = torch.randn(4000, generator=generator).double()
+    classes = torch.arange(4000) % 4
+    light = Influence(terms, classes, classes).spread()
+    assert light[0] == pytest.approx(math.sqrt(4000), rel=0.03)
+    assert light[1] == pytest.approx(4000, rel=0.1)
+    heavy = Influence(terms**3, classes, classes).spread()
+    assert heavy[1] < 1000
+    few = torch.zeros(4000).double()
+    few[:4] = 1.0
+    assert Influence(few, classes * 0, classes).spread()[1] == pytest.approx(2 * 4, rel=0.01)
 
 
 def test_infinite_dof_is_normal():

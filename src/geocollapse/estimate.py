@@ -188,7 +188,7 @@ class Estimate:
         """Wilson's interval; a share of 0 or 1, whose error cannot be seen, counts all examples."""
         inside = self.value * (1.0 - self.value)
         n = inside / self.stderr**2 if inside > 0.0 and self.stderr > 0.0 else self.n_samples
-        if math.isnan(n) or n == 0:
+        if math.isnan(inside) or math.isnan(n) or n == 0:
             return (math.nan, math.nan)
         centre = (self.value + z * z / (2.0 * n)) / (1.0 + z * z / n)
         half = z / (1.0 + z * z / n) * math.sqrt(inside / n + z * z / (4.0 * n * n))

@@ -25,42 +25,58 @@ _FEWEST_OF_A_CLASS = 4
 class Subset:
     """Moments from the same few examples of every class.
 
+    Only corrections of order 1/n need them: rough values will do.
+
     Attributes:
-        traces: tr(Sigma_i Sigma_j) of all pairs of classes (C, C), unbiased.
+        traces: tr(Sigma_i Sigma_j) of all pairs of classes (C, C).
+        traces_outside: that of the covariances outside the span of the class means (C, C).
         margin_scale: standard deviation of the margin to the nearest other mean.
     """
 
     traces: Tensor
+    traces_outside: Tensor
     margin_scale: float
 
 
-def subset_moments(data: LabelledFeatures, nearest: NearestMeans) -> Subset:
+def subset_moments(data: LabelledFeatures, nearest: NearestMeans, basis: Tensor) -> Subset:
     """Products of covariances and the scale of margins, from up to 32 examples of each class.
 
-        tr(Sigma_i Sigma_j) = E <z, z'>^2 over independent pairs of z from i and z' from j
-
-    The residuals of one class sum to 0, so <z, z'> has mean -Var_i/n_i there, whose square is
-    taken off. Only corrections of order 1/n need these numbers: a rough value will do.
+    Args:
+        data: features and labels, two examples of each class at least.
+        nearest: the class means as a classifier.
+        basis: orthonormal columns (p, R) that span the centred means.
     """
-    statistics = data.statistics
-    n_classes, n_features = statistics.offsets.shape
+    n_classes, n_features = data.statistics.offsets.shape
     limit = min(_SUBSET_ROWS // n_classes, _SUBSET_NUMBERS // max(1, n_classes * n_features))
     rows = _spread_rows(data, min(_MOST_OF_A_CLASS, max(_FEWEST_OF_A_CLASS, limit)))
     z, index = data.residuals_of(rows)
+    outside = torch.addmm(z, z @ basis, basis.T, alpha=-1.0)
+    scale = _margin_scale(z.to(data.projection_dtype), index, nearest)
+    of_all, of_outside = (_traces(part, index, data) for part in (z, outside))
+    return Subset(of_all, of_outside, scale)
+
+
+def _traces(z: Tensor, index: Tensor, data: LabelledFeatures) -> Tensor:
+    """tr(Sigma_i Sigma_j) = E <z, z'>^2 over independent pairs of z from i and z' from j (C, C).
+
+    The residuals of one class sum to 0, so <z, z'> has mean -Var_i/n_i there, whose square is
+    taken off.
+    """
     z = z.to(data.projection_dtype)
-    sums = z.new_zeros(n_classes, n_classes)
-    for part in row_slices(len(rows), len(rows), z.device):
+    counts = data.statistics.counts
+    sums = z.new_zeros(len(counts), len(counts))
+    for part in row_slices(len(z), len(z), z.device):
         products = (z @ z[part].T).square_()
-        by_class = z.new_zeros(n_classes, products.shape[1]).index_add_(0, index, products)
+        by_class = z.new_zeros(len(counts), products.shape[1]).index_add_(0, index, products)
         sums.index_add_(0, index[part], by_class.T)
-    own = sums.new_zeros(n_classes).index_add_(0, index, torch.linalg.vecdot(z, z).square())
-    n = index.bincount(minlength=n_classes)
-    pairs = torch.outer(n, n) - n.diag()
+    squares = torch.linalg.vecdot(z, z)
+    own = sums.new_zeros(len(counts)).index_add_(0, index, squares.square())
+    n = index.bincount(minlength=len(counts))
     sums.diagonal().sub_(own)
-    traces = sums.double() / pairs
-    noise = (statistics.sum_squares / (statistics.counts - 1.0) / statistics.counts).square()
-    traces.diagonal().sub_(noise).clamp_(min=0.0)
-    return Subset(traces, _margin_scale(z, index, nearest))
+    traces = sums.double() / (torch.outer(n, n) - n.diag())
+    variances = sums.new_zeros(len(counts)).index_add_(0, index, squares).double() / n
+    traces.diagonal().sub_((variances / counts).square()).clamp_(min=0.0)
+    return traces
 
 
 def _spread_rows(data: LabelledFeatures, n_each: int) -> Tensor:
@@ -96,7 +112,11 @@ class ExampleTerms:
             nearest mean is that of another class.
         rivals: that class b (n,).
         within: Sigma_W v_k (p, K), with equal class weights.
-        noise: sum_c 1/n_c v_k^T Sigma_c v_l (K, K).
+        spanned: sum of ||a||^2 over each class (C,), a_k = <z, v_k> for k <= R.
+        moves: u_c / s (C, R), of M = U S V^T: how much of a class is in each direction.
+        moved: sum of a <a, u_c / s> over each class (C, R).
+        skewed: sum of a times the whitened term over each class (C, R).
+        skewed_outside: sum of a (||z||^2 - ||a||^2) over each class (C, R).
         squares: sum of <z, mu_i - mu_j>^2 over the examples of class i (C, C).
     """
 
@@ -117,7 +137,7 @@ class ExampleTerms:
         n_examples = len(data.features)
         self.spectrum = spectrum
         self.nearest = NearestMeans(data)
-        self.subset = subset_moments(data, self.nearest)
+        self.subset = subset_moments(data, self.nearest, spectrum.basis[:, : spectrum.rank])
         self.width = 6 * n_classes
         counts = statistics.counts
         squared = distances_squared(statistics.centred_means())
@@ -126,7 +146,6 @@ class ExampleTerms:
         self._inverse_square = self.inverse.square().to(dtype)
         self._whitening = spectrum.values[: spectrum.rank].reciprocal().to(dtype)
         self._per_class = (1.0 / (counts - 1.0) / n_classes).to(dtype)
-        self._per_mean = (1.0 / (counts - 1.0) / counts).to(dtype)
         self._per_example = (2.0 / counts).to(dtype)
         # Silverman's rule for the density of margins at 0
         self._bandwidth = 1.06 * self.subset.margin_scale * n_examples**-0.2
@@ -137,7 +156,13 @@ class ExampleTerms:
         self.margins = empty(n_examples)
         self.rivals = empty(n_examples, dtype=torch.int64)
         self.within = torch.zeros(n_features, width, dtype=dtype, device=counts.device)
-        self.noise = torch.zeros(width, width, dtype=dtype, device=counts.device)
+        self.spanned = counts.new_zeros(n_classes)
+        left = statistics.centred_means() @ spectrum.whitening
+        self.moves = left / spectrum.values[: spectrum.rank]
+        self._rounded_moves = self.moves.to(dtype)
+        self.moved = torch.zeros_like(self._rounded_moves)
+        self.skewed = torch.zeros_like(self.moved)
+        self.skewed_outside = torch.zeros_like(self.moved)
         self.squares = counts.new_zeros(n_classes, n_classes)
         self._directional = self.within.new_zeros(n_classes, n_features)
         self._decisions = self.within.new_zeros(n_classes, n_features)
@@ -146,13 +171,19 @@ class ExampleTerms:
     def add(self, chunk: Chunk) -> None:
         """Add the examples of one chunk."""
         z = chunk.residuals
-        coordinates = chunk.coordinates
-        self.norms[chunk.rows] = chunk.norms.double().square()
-        whitened = coordinates[:, : self.spectrum.rank] * self._whitening
-        self.whitened[chunk.rows] = torch.linalg.vecdot(whitened, whitened).double()
+        inside = chunk.coordinates[:, : self.spectrum.rank]
+        norms = chunk.norms.square()
+        self.norms[chunk.rows] = norms.double()
         weights = self._per_class[chunk.index][:, None]
-        self.within.addmm_(z.T, coordinates * weights)
-        self.noise.addmm_(coordinates.T, coordinates * self._per_mean[chunk.index][:, None])
+        self.within.addmm_(z.T, chunk.coordinates * weights)
+        spanned = torch.linalg.vecdot(inside, inside)
+        whitened = (inside * self._whitening).square().sum(dim=1)
+        along = torch.linalg.vecdot(inside, self._rounded_moves.index_select(0, chunk.index))
+        self.whitened[chunk.rows] = whitened.double()
+        self.spanned.index_add_(0, chunk.index, spanned.double())
+        self.moved.index_add_(0, chunk.index, inside * along[:, None])
+        self.skewed.index_add_(0, chunk.index, inside * whitened[:, None])
+        self.skewed_outside.index_add_(0, chunk.index, inside * (norms - spanned)[:, None])
         self._add_steps(chunk)
         self._add_margins(chunk)
 

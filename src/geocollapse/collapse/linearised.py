@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -112,7 +112,7 @@ def directional_linearised(
     kernel = plug_in * terms.inverse.pow(3)
     slopes = terms.directional_slopes
     slopes = slopes - 4.0 * pulled(data.statistics.centred_means(), kernel + kernel.T)
-    return _scaled(value, by_plug_in, terms.along / n_pairs, slopes / n_pairs)
+    return in_proportion(value, by_plug_in, terms.along / n_pairs, slopes / n_pairs)
 
 
 def corrected_along(data: LabelledFeatures, terms: ExampleTerms) -> Tensor:
@@ -122,96 +122,6 @@ def corrected_along(data: LabelledFeatures, terms: ExampleTerms) -> Tensor:
     along = terms.squares / (counts[:, None] - 1.0)
     along = along - (traces.diagonal() / counts)[:, None] - traces / counts
     return along.fill_diagonal_(0.0)
-
-
-def nc1_linearised(data: LabelledFeatures, terms: ExampleTerms) -> Linearised:
-    """NC1 = tr(Sigma_W G^+), G = M^T M, without the noise of the means in G.
-
-        dNC1 = tr(dSigma_W G^+) + 2 <M G^+2 Sigma_W (I - V V^T) - M G^+ Sigma_W G^+, dM>
-
-    for changes dM that leave the rank as it is. Source: the derivative of a pseudo-inverse of
-    constant rank, Golub and Pereyra (1973), eq. 4.12.
-    """
-    counts = data.statistics.counts
-    spectrum = terms.spectrum
-    rank = spectrum.rank
-    basis, s = spectrum.basis[:, :rank], spectrum.values[:rank]
-    left = data.statistics.centred_means() @ spectrum.whitening  # U (C, R)
-    within = terms.within.double()[:, :rank]
-    inside = basis.T @ within
-    outside = within.T - inside.T @ basis.T
-    slopes = 2.0 * left @ (outside / s[:, None].pow(3) - (inside / s[:, None] / s**2) @ basis.T)
-    by_plug_in = float((inside.diagonal() / s**2).sum())
-    own = terms.whitened / len(counts) * (counts / (counts - 1.0))[data.index]
-    value = _corrected_nc1(data, terms, left, inside)
-    excess = _relative_bias(terms, inside, by_plug_in) * float((1.0 / counts).mean())
-    value = value / (1.0 + excess) if excess > 0.0 else value * (1.0 - excess)
-    found = _scaled(value, by_plug_in, own, slopes)
-    traces = float(terms.subset.traces.mean()) * float((1.0 / counts).mean()) ** 2
-    extra = 8.0 * traces * float((inside.diagonal() / s**4).square().sum())
-    return replace(found, extra_variance=extra)
-
-
-def _relative_bias(terms: ExampleTerms, sigma: Tensor, value: float) -> float:
-    """n times the bias that the noise of the means leaves in the corrected NC1, over its value.
-
-    To second order in the noise E, of covariance Sigma/n in each row, with D = diag(1/s_k), all
-    matrices in the basis V, and J = V^T Sigma_W^2 V:
-
-        n bias = 2 [tr S tr D^4 S + tr D^2 tr S D^2 S + 2 tr D^4 S^2 + tr (D^2 S)^2]
-                 + (tr D^2 S)^2 + tr D^4 tr S^2 - 2 [tr D^2 tr J D^2 + 2 tr J D^4 + tr D^4 tr J]
-
-    and (R + 2) tr (D^2 S)^2 + (tr D^2 S)^2 with fewer than C - 1 directions.
-    """
-    rank = terms.spectrum.rank
-    d2 = terms.spectrum.values[:rank].pow(-2)
-    d4 = d2.square()
-    whitened = (d2[:, None] * sigma).double()
-    cross = float((whitened * whitened.T).sum())
-    if rank < len(terms.inverse) - 1:
-        return ((rank + 2) * cross + value**2) / value if value > 0.0 else 0.0
-    squared = (sigma @ sigma).diagonal()
-    within = terms.within.double()[:, :rank]
-    j = within.square().sum(dim=0)
-    first = sigma.trace() * (d4 @ sigma.diagonal()) + d2.sum() * (d2 @ squared)
-    first = 2.0 * (first + 2.0 * (d4 @ squared) + cross)
-    second = value**2 + d4.sum() * squared.sum()
-    third = 2.0 * (d2.sum() * (d2 @ j) + 2.0 * (d4 @ j) + d4.sum() * j.sum())
-    return float(first + second - third) / value if value > 0.0 else 0.0
-
-
-def _corrected_nc1(
-    data: LabelledFeatures, terms: ExampleTerms, left: Tensor, inside: Tensor
-) -> float:
-    """NC1 from moments of the means without their noise.
-
-    With C - 1 directions, in the space of the classes: M M^T carries Var_c/n_c on its diagonal and
-    M Sigma_W M^T carries tr(Sigma_c Sigma_W)/n_c. With fewer, in the space of the features, where
-    M^T M carries (1 - 1/C) sum_c Sigma_c/n_c.
-    """
-    statistics = data.statistics
-    counts = statistics.counts
-    s = terms.spectrum.values[: terms.spectrum.rank]
-    if terms.spectrum.rank < len(counts) - 1:
-        noise = (1.0 - 1.0 / len(counts)) * terms.noise.double()[: len(s), : len(s)]
-        between = (s**2).diag() - noise
-        return _trace_over(inside, between)
-    variances = class_variances(statistics, bias_corrected=True)
-    traces = terms.subset.traces.mean(dim=1)
-    between = (s**2).diag() - left.T @ (left * (variances / counts)[:, None])
-    numerator = s[:, None] * inside * s - left.T @ (left * (traces / counts)[:, None])
-    half = _trace_over(None, between)
-    if math.isnan(half):
-        return math.nan
-    solved = torch.linalg.solve(between, torch.linalg.solve(between, numerator))
-    return float(solved.trace())
-
-
-def _trace_over(numerator: Tensor | None, between: Tensor) -> float:
-    """tr(A B^-1); NaN where B is not positive definite."""
-    if not float(torch.linalg.eigvalsh(between)[0]) > 0.0:
-        return math.nan
-    return 0.0 if numerator is None else float(torch.linalg.solve(between, numerator).trace())
 
 
 def nearest_mean_linearised(
@@ -293,7 +203,7 @@ def centred(values: Tensor, classes: Tensor) -> Tensor:
     return (values - means[index]) / (n * (n - 1.0)).sqrt()[index]
 
 
-def _scaled(value: float, by_plug_in: float, own: Tensor, slopes: Tensor) -> Linearised:
+def in_proportion(value: float, by_plug_in: float, own: Tensor, slopes: Tensor) -> Linearised:
     """Influences of the plug-in value, in proportion to the corrected one."""
     if not value > 0.0:
         value = 0.0 if by_plug_in == 0.0 else math.nan

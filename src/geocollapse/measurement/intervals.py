@@ -16,11 +16,11 @@ from geocollapse.collapse.linearised import (
     cdnv_linearised,
     centred,
     directional_linearised,
-    nc1_linearised,
     nearest_mean_linearised,
     shifts,
     total_variance_linearised,
 )
+from geocollapse.collapse.linearised_nc1 import nc1_linearised
 from geocollapse.estimate import Estimate, Scale
 from geocollapse.influence import Influence
 from geocollapse.store import KeptLayer
@@ -180,7 +180,7 @@ def stratified_mean(y: Tensor, rows: Tensor, data: LabelledFeatures) -> tuple[fl
     counts = index.bincount(minlength=len(data.statistics.counts)).double()
     weights = (data.statistics.counts / counts)[index]
     weights = weights / weights.sum()
-    strata = torch.where(counts > 1, torch.arange(len(counts), device=rows.device), _POOLED)[index]
+    strata = _strata(counts)[index]
     _, stratum, sizes = strata.unique(return_inverse=True, return_counts=True)
 
     def total(values: Tensor) -> Tensor:
@@ -190,6 +190,15 @@ def stratified_mean(y: Tensor, rows: Tensor, data: LabelledFeatures) -> tuple[fl
     own = sizes[stratum] * weights * (y - means[stratum])
     terms = y.new_zeros(len(data.labels)).index_copy_(0, rows, centred(own, strata))
     return float(weights @ y), terms
+
+
+def _strata(counts: Tensor) -> Tensor:
+    """The stratum of each class (C,): its own row, or one that classes with an example share."""
+    strata = torch.arange(len(counts), device=counts.device)
+    strata[counts == 1] = _POOLED
+    if int((counts == 1).sum()) == 1:  # one example tells no variance: the smallest class joins
+        strata[torch.where(counts > 1, counts, torch.inf).argmin()] = _POOLED
+    return strata
 
 
 def _add_accuracy(found: _Found) -> None:
