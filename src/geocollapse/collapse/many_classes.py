@@ -45,21 +45,20 @@ def estimates_of_features(
 
 def about_estimates(estimates: Mapping[str, Estimate], sample: PairSample, n: int) -> list[str]:
     """How many pairs and how many of ``n`` examples were drawn, and what the estimates warn of."""
-    of_pairs = [name for name, found in estimates.items() if found.estimator == "pairs"]
-    of_examples = [name for name in estimates if name not in of_pairs]
+    pairs = {name: found for name, found in estimates.items() if found.estimator == "pairs"}
+    shares = {name: found for name, found in estimates.items() if name not in pairs}
     notes = [
-        f"{', '.join(of_pairs)}: from {len(sample):,} random class pairs of {sample.n_all:,}; read "
-        f"their intervals: {_intervals(estimates, of_pairs)}"
+        f"averages from {len(sample):,} random class pairs of {sample.n_all:,}, with 95 % "
+        f"intervals: {_intervals(pairs)}"
     ]
-    if of_examples:
-        m = estimates[of_examples[0]].n_samples
+    if shares:
+        m = max(found.n_samples for found in shares.values())
         notes.append(
-            f"{', '.join(of_examples)}: from {m:,} random examples of {n:,}; read their intervals: "
-            f"{_intervals(estimates, of_examples)}"
+            f"shares of {m:,} random examples of {n:,}, with 95 % intervals: {_intervals(shares)}"
         )
     return [*notes, *(warning for found in estimates.values() for warning in found.warnings)]
 
 
-def _intervals(estimates: Mapping[str, Estimate], names: list[str]) -> str:
-    ends = (estimates[name].interval() for name in names)
-    return ", ".join(f"[{low:.4g}, {high:.4g}]" for low, high in ends)
+def _intervals(estimates: Mapping[str, Estimate]) -> str:
+    ends = {name: found.interval() for name, found in estimates.items()}
+    return ", ".join(f"{name} [{low:.4g}, {high:.4g}]" for name, (low, high) in ends.items())
