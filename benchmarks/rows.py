@@ -5,5 +5,6 @@ from __future__ import annotations
 import rows_collapse
 import rows_complexity
 import rows_penalty
+import rows_training
 
-ROWS = (*rows_complexity.ROWS, *rows_collapse.ROWS, *rows_penalty.ROWS)
+ROWS = (*rows_complexity.ROWS, *rows_collapse.ROWS, *rows_penalty.ROWS, *rows_training.ROWS)
