@@ -6,5 +6,12 @@ import rows_collapse
 import rows_complexity
 import rows_penalty
 import rows_scores
+import rows_training
 
-ROWS = (*rows_complexity.ROWS, *rows_collapse.ROWS, *rows_penalty.ROWS, *rows_scores.ROWS)
+ROWS = (
+    *rows_complexity.ROWS,
+    *rows_collapse.ROWS,
+    *rows_penalty.ROWS,
+    *rows_scores.ROWS,
+    *rows_training.ROWS,
+)

@@ -174,7 +174,7 @@ def _recipe(recipe: Recipe) -> RecipeDict:
         "source": recipe.source,
         "cost": recipe.cost,
         "data": recipe.data.name,
-        "model": recipe.model.name,
+        "model": recipe.model.name or str(recipe.model.factory),
         "sweeps": {name: list(grid) for name, grid in recipe.sweeps.items()},
         "presets": list(recipe.presets),
         "n_runs": len(recipe.planned_runs()),

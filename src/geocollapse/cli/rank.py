@@ -303,4 +303,14 @@ def _check_folder(path: Path | None) -> None:
 
 
 def _files(ranking: Ranking, folder: Path | None) -> list[OutputFile]:
-    return []
+    """The report that was asked for."""
+    from geocollapse.measures import SCORES
+    from geocollapse.reports.ranking_report import write_ranking
+
+    if folder is None:
+        return []
+
+    def write(path: Path) -> None:
+        write_ranking(path, ranking.to_dict(), scores=SCORES)
+
+    return [OutputFile("--report", folder, write)]

@@ -11,7 +11,7 @@ from geocollapse.experiments.engines.ending import signals_raised
 from geocollapse.experiments.engines.local import Job, run_all
 from geocollapse.experiments.recipe import PlannedRun, Recipe
 from geocollapse.experiments.results.folders import SweepFolder
-from geocollapse.experiments.supervised.state import load_run_data
+from geocollapse.experiments.supervised.state import check_run
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ def run_sweep(
     with signals_raised(), folder.held():
         folder.write_recipe(recipe, planned)
         left = [run for run in planned if not _is_done(folder, run)]
-        # Fetched once; missing data end the sweep here.
-        load_run_data(recipe.data, data_root=data_root)
+        # Data are fetched once; what cannot be had ends the sweep here.
+        check_run(recipe.run_config(), data_root=data_root)
         n_workers = min(n_workers_of(workers, recipe.threads), max(1, len(left)))
         root = None if data_root is None else str(data_root)
         jobs = [Job(run, folder.path, device, root) for run in left]

@@ -26,7 +26,7 @@ def make_model(spec: str, model_args: ModelArgs) -> nn.Module:
         FileNotFoundError: no such file.
         ValueError: no such module or factory, one that fails or returns no Module.
     """
-    factory = _factory(spec)
+    factory = find_factory(spec)
     try:
         model = factory(**model_args)
     except MemoryError:
@@ -47,7 +47,12 @@ def make_model(spec: str, model_args: ModelArgs) -> nn.Module:
     return model
 
 
-def _factory(spec: str) -> Callable[..., object]:
+def find_factory(spec: str) -> Callable[..., object]:
+    """The factory that ``spec`` names, not called.
+
+    Raises:
+        FileNotFoundError, ValueError: as of ``make_model``.
+    """
     source, _, name = spec.rpartition(":")
     if not source or not name.isidentifier() or Path(spec).is_file():
         raise _no_factory(spec)

@@ -12,6 +12,7 @@ from pydantic import Field
 from geocollapse.experiments.recipe.files import RecipeText, read_recipe
 from geocollapse.experiments.recipe.identity import run_id
 from geocollapse.experiments.recipe.names import check_name, check_signs
+from geocollapse.experiments.recipe.network import fingerprinted
 from geocollapse.experiments.recipe.settings import (
     ClaimsConfig,
     DataConfig,
@@ -121,7 +122,7 @@ class Recipe(Part):
         """The configuration of the base setting, with dotted keys set to values, for one seed."""
         changed = self.with_values(values) if values else self
         shared = {key: getattr(changed, key) for key in RunConfig.model_fields if key != "seed"}
-        return RunConfig(**shared, seed=seed)
+        return RunConfig(**shared | {"model": fingerprinted(changed.model)}, seed=seed)
 
     def planned_runs(self, n_seeds: int | None = None) -> list[PlannedRun]:
         """The base setting, then every setting of every sweep, each with every seed.

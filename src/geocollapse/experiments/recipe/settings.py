@@ -16,6 +16,8 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Classes = list[int | str] | str | None  # numbers and names
 Setting = dict[str, object]  # dotted keys and their values
 
+OWN_DATA = ("folder", "csv", "parquet")  # kinds of data of one's own
+
 
 class Part(BaseModel):
     """A part of a recipe: it refuses unknown keys, converts no types, and is immutable."""
@@ -43,6 +45,11 @@ class DataConfig(Part):
     that split of the source classes. The split defaults to `train` for the source and to `test`
     for the target. Classes are numbers or names, in a list or as `0-4,7` and `cat,dog`.
 
+    ``folder``, ``csv`` and ``parquet`` name data of your own, in place of ``name``: `folder: PATH`
+    is `name: folder:PATH`. Texts need a ``text_model``, such as
+    `hf:sentence-transformers/all-MiniLM-L6-v2`: an example is then the mean of its tokens in the
+    last layer, scaled to a root mean square of 1.
+
     ``image_size`` resizes and crops images to so many pixels a side. ``n_classes`` keeps the first
     ones of the source classes; a ``subset`` is balanced over those.
     """
@@ -59,7 +66,22 @@ class DataConfig(Part):
     std: list[float] | None = None
     pad_to: Positive | None = None
     image_size: Positive | None = None
+    text_model: str | None = None
     augmentation: Literal["none", "crop_flip"] = "none"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_of_own_data(cls, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        kinds = [kind for kind in OWN_DATA if data.get(kind) is not None]
+        if len(kinds) + (data.get("name") is not None) > 1:
+            raise ValueError(
+                f"expected one of name, {', '.join(OWN_DATA)}, got "
+                f"{', '.join(filter(data.get, ('name', *OWN_DATA)))}; do set the others to null"
+            )
+        rest = {key: value for key, value in data.items() if key not in OWN_DATA}
+        return rest | ({"name": f"{kinds[0]}:{data[kinds[0]]}"} if kinds else {})
 
     @property
     def has_target(self) -> bool:
@@ -68,10 +90,25 @@ class DataConfig(Part):
 
 
 class ModelConfig(Part):
-    """A network of `geocollapse.models` and the arguments of its factory."""
+    """A network of `geocollapse.models` by ``name``, or one of your own by ``factory``.
 
-    name: str
-    args: dict[str, Any] = {}  # whatever the factory of that name takes
+    ``factory`` is `FILE.py:FUNCTION`, with a path from the current folder, or
+    `package.module:FUNCTION`. ``sha256`` is the digest of the file, filled in for each run.
+    """
+
+    name: str = ""
+    factory: str | None = None
+    sha256: str | None = None
+    args: dict[str, Any] = {}  # whatever the factory takes
+
+    @model_validator(mode="after")
+    def _one_of_name_and_factory(self) -> ModelConfig:
+        if bool(self.name) == bool(self.factory):
+            raise ValueError(
+                f"expected one of name and factory, got name={self.name or None}, "
+                f"factory={self.factory}; do set one, and the other to null"
+            )
+        return self
 
 
 class PenaltyConfig(Part):

@@ -16,7 +16,7 @@ from geocollapse.experiments.results.run_folder import RunFolder as RunFolder
 from geocollapse.experiments.results.tensors import unpack_weights
 from geocollapse.experiments.results.text import read_yaml, to_yaml
 from geocollapse.experiments.results.versions import check_version, unversioned, versioned
-from geocollapse.models import LoadedModel, build
+from geocollapse.models import LoadedModel
 from geocollapse.runtime.files import remove_partial, write_whole
 from geocollapse.runtime.locks import locked
 
@@ -138,6 +138,8 @@ def load_model(folder: str | Path, *, step: int | None = None) -> LoadedRun:
         FileNotFoundError: no configuration or no weights in ``folder``.
         ValueError: one of them cannot be read, is damaged, or is of another run.
     """
+    from geocollapse.experiments.recipe import build_network
+
     run = RunFolder(folder)
     config = run.config()
     path = run.file(WEIGHTS) if step is None else run.kept_checkpoint(step)
@@ -157,7 +159,7 @@ def load_model(folder: str | Path, *, step: int | None = None) -> LoadedRun:
             f"MODEL: expected weights at {path}, got a file where {error}; "
             "do remove result.json and train it again"
         ) from None
-    model = build(config.model.name, **sizes, **config.model.args)
+    model = build_network(config.model, **sizes)
     model.load_state_dict(weights)
     images = config.data
     own = Normalisation(images.mean, images.std, images.pad_to, images.image_size)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from geocollapse import data as datasets
-from geocollapse import models
 from geocollapse.data import LabelledData
-from geocollapse.experiments.recipe import run_id
+from geocollapse.experiments.recipe import build_network, run_id
 from geocollapse.experiments.supervised.losses import LossWatch
 from geocollapse.experiments.supervised.optimizers import (
     build_optimizer,
@@ -21,7 +20,10 @@ from geocollapse.experiments.supervised.optimizers import (
     load_state,
     pack_state,
 )
+from geocollapse.experiments.supervised.sentences import sentence_features
+from geocollapse.features.borrow import borrowed
 from geocollapse.regularizers.complexity import GeometricComplexityPenalty
+from geocollapse.transfer import few_shot_accuracy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,6 +105,7 @@ def prepare(
 ) -> Training:
     """Load the data of a run and build its model and optimizer; torch's random state is kept."""
     source, target = load_run_data(config.data, device=device, data_root=data_root)
+    _check_episodes(config, target)
     if config.training.batch_size > len(source):
         raise ValueError(
             f"batch_size: expected at most the {len(source)} training examples, got "
@@ -120,6 +123,34 @@ def prepare(
         model,
         build_optimizer(model, config.training),
         _penalty(config.training.gc_penalty, seed=config.seed),
+    )
+
+
+def check_run(config: RunConfig, *, data_root: str | Path | None = None) -> None:
+    """Load the data of a run, which fetches them, and refuse what could not be trained or measured.
+
+    Raises:
+        ValueError, FileNotFoundError: data that cannot be had or have too few examples for the
+            episodes, or a factory that is missing or makes no network for these classes.
+    """
+    source, target = load_run_data(config.data, data_root=data_root)
+    _check_episodes(config, target)
+    if config.model.factory is not None:
+        _model(config.model, source, seed=config.seed)
+
+
+def _check_episodes(config: RunConfig, target: LabelledData | None) -> None:
+    """Draw the largest episodes, on features of no content: it raises for too few examples."""
+    if target is None:
+        return
+    episodes = config.transfer
+    few_shot_accuracy(
+        torch.arange(len(target), dtype=torch.float32)[:, None],
+        target.targets.cpu(),
+        n_way=episodes.n_way,
+        k_shot=max(episodes.k_shots),
+        n_query=episodes.n_query,
+        n_episodes=2,
     )
 
 
@@ -227,11 +258,23 @@ def _model(config: ModelConfig, source: LabelledData, *, seed: int) -> nn.Module
     """A network for the source classes, initialised from ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return models.build(
-            config.name,
-            num_classes=source.n_classes,
-            input_shape=source.inputs.shape[1:],
-            **config.args,
+        model = build_network(
+            config, num_classes=source.n_classes, input_shape=source.inputs.shape[1:]
+        )
+        if config.factory is not None:
+            _check_outputs(model, config.factory, source)
+        return model
+
+
+def _check_outputs(model: nn.Module, factory: str, source: LabelledData) -> None:
+    """Refuse a network of one's own without one output for each class."""
+    with borrowed(model), torch.no_grad():
+        output = model(source.inputs[:1].cpu())
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if shape != (1, source.n_classes):
+        raise ValueError(
+            f"model.factory: expected outputs (1, {source.n_classes}) for one example, one for "
+            f"each class, got {shape} from {factory}; do let it take num_classes"
         )
 
 
@@ -278,19 +321,30 @@ def _load(config: DataConfig, examples: _Examples, data_root: str | Path | None)
         image_size=config.image_size,
     )
     if first is None:
-        return _in_memory(data)
+        return _in_memory(data, config.text_model)
     if first > data.n_classes:
         raise ValueError(
             f"data.n_classes: expected at most the {data.n_classes} source classes, got {first}; "
             f"do data.n_classes={data.n_classes}"
         )
-    return _in_memory(data.select(classes=data.classes[:first], subset=examples.subset))
+    chosen = data.select(classes=data.classes[:first], subset=examples.subset)
+    return _in_memory(chosen, config.text_model)
 
 
-def _in_memory(data: LabelledData | LabelledImages | LabelledTexts) -> LabelledData:
+def _in_memory(
+    data: LabelledData | LabelledImages | LabelledTexts, text_model: str | None
+) -> LabelledData:
+    """Images, or the sentence features of texts."""
     if isinstance(data, datasets.LabelledTexts):
+        if text_model is None:
+            raise ValueError(
+                f"data.name: expected images to train on, got the texts of {data.name}; do "
+                f"data.text_model=hf:sentence-transformers/all-MiniLM-L6-v2 or data.name=cifar10"
+            )
+        return sentence_features(data, text_model)
+    if text_model is not None:
         raise ValueError(
-            f"data.name: expected images to train on, got the texts of {data.name}; "
-            "do data.name=cifar10"
+            f"data.text_model: expected none for the images of {data.name}, got {text_model!r}; "
+            f"do leave it out"
         )
     return data if isinstance(data, LabelledData) else data.in_memory()

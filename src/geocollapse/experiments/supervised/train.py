@@ -154,7 +154,8 @@ def take_step(training: Training) -> None:
         loss.backward()
         return loss
 
-    training.model.train()
+    if not training.model.training:
+        training.model.train()
     # a closure, the form that every optimizer takes
     training.optimizer.step(loss_with_gradient)  # type: ignore[arg-type]
     training.progress.step += 1
