@@ -16,8 +16,10 @@ import typer
 from typer.main import get_command
 
 from geocollapse._version import __version__
+from geocollapse.cli.cache import cache
 from geocollapse.cli.catalogue import data, models, recipes
 from geocollapse.cli.command import add_command
+from geocollapse.cli.compare import compare
 from geocollapse.cli.launch import heard, is_joined, leave, speaks
 from geocollapse.cli.measure import measure
 from geocollapse.cli.rank import rank
@@ -26,7 +28,20 @@ from geocollapse.cli.sweep import demo, sweep
 from geocollapse.cli.train import train
 from geocollapse.cli.transfer import transfer
 
-_COMMANDS = (measure, train, sweep, transfer, rank, report, demo, recipes, data, models)
+_COMMANDS = (
+    measure,
+    compare,
+    transfer,
+    rank,
+    train,
+    sweep,
+    report,
+    demo,
+    recipes,
+    data,
+    models,
+    cache,
+)
 # A wrong argument, file or name exits with 2, a failed run with 1; anything else is a bug and shows
 # its traceback. The parent of the public BadParameter is the class of typer's usage errors, which
 # has no public name in all versions.

@@ -136,3 +136,43 @@ class ModelsDict(TypedDict):
     schema_version: int
     models: list[ModelDict]
     forms: list[FormDict]
+
+
+class CacheEntryDict(TypedDict):
+    """One file of the cache of features.
+
+    Attributes:
+        file: its name.
+        model: whose features they are; null where the file does not tell.
+        data: of which data set.
+        split: the part of it.
+        layer: of the features.
+        n_bytes: size of the file.
+        last_used: time in UTC.
+    """
+
+    file: str
+    model: str | None
+    data: str | None
+    split: str | None
+    layer: str | None
+    n_bytes: int
+    last_used: str
+
+
+class CacheDict(TypedDict):
+    """``cache --json``.
+
+    Attributes:
+        schema_version: raised when a key changes its meaning or goes away.
+        folder: of the files.
+        n_bytes: of all files that are there.
+        n_removed: files that were removed.
+        files: the last used first.
+    """
+
+    schema_version: int
+    folder: str
+    n_bytes: int
+    n_removed: int
+    files: list[CacheEntryDict]

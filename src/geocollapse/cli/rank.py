@@ -162,8 +162,7 @@ def _named(models: Sequence[str], options: RankOptions) -> dict[str, str]:
         )
     found: dict[str, str] = {}
     for given in specs:
-        labelled = _LABELLED.fullmatch(given)
-        label, spec = labelled.groups() if labelled else (given, given)
+        label, spec = labelled(given)
         if label in found:
             raise ValueError(
                 f"MODEL: expected models of different names, got {label!r} twice; do "
@@ -171,6 +170,26 @@ def _named(models: Sequence[str], options: RankOptions) -> dict[str, str]:
             )
         found[label] = spec
     return found
+
+
+def labelled(given: str) -> tuple[str, str]:
+    """The label of a model, and its name.
+
+    By default a folder or a file of weights gives its own name, and other models theirs.
+
+    Examples:
+        >>> labelled("wide=timm:resnet50"), labelled("timm:resnet50")
+        (('wide', 'timm:resnet50'), ('timm:resnet50', 'timm:resnet50'))
+    """
+    from geocollapse.models import parse_model
+
+    found = _LABELLED.fullmatch(given)
+    if found:
+        return found[1], found[2]
+    name, at = parse_model(given)
+    if at is not None and Path(at).is_file():
+        return Path(at).stem, given
+    return (Path(name).name if Path(given).is_dir() else given), given
 
 
 def _lines(path: Path | None) -> list[str]:

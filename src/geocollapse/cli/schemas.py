@@ -10,8 +10,15 @@ from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from geocollapse.cli.catalogue_types import DataDict, ModelsDict, RecipesDict, RecipeTextDict
+from geocollapse.cli.catalogue_types import (
+    CacheDict,
+    DataDict,
+    ModelsDict,
+    RecipesDict,
+    RecipeTextDict,
+)
 from geocollapse.measurement import LayersDict, MeasurementDict
+from geocollapse.ranking.comparison import ComparisonDict
 from geocollapse.ranking.json_form import RankingDict
 from geocollapse.runtime.provenance import Provenance
 from geocollapse.transfer import TransferDict
@@ -266,6 +273,8 @@ RESULTS: dict[str, Any] = {
     "rank": RankingDict,
     "report": ReportDict,
     "demo": SweepDict,
+    "compare": ComparisonDict,
+    "cache": CacheDict,
     "recipes": RecipesOrTextDict,
     "data": DataDict,
     "models": ModelsDict,

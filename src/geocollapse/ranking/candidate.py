@@ -91,7 +91,7 @@ def features_of(
     kept = None if cache is None or key is None else cache.read(key)
     is_cached = kept is not None
     if kept is None:
-        kept = _from_pass(opened, settings)
+        kept = _noted(_from_pass(opened, settings), opened.origin)
         if cache is not None and key is not None:
             cache.write(key, kept)
     return _noted(kept, {**opened.origin, "from_cache": is_cached})

@@ -131,8 +131,10 @@ class Comparison:
         split: the part of the data set.
         rows: a row a measure; those before ``n_deciding`` are free of scales and decide.
         n_deciding: the number of rows that decide.
-        warnings: what a reader must know.
+        notes: what a reader must know of the comparison.
+        warnings: the same, and what must be known of each measurement.
         provenance: versions, device, seed and code revision.
+        is_paired: differences are of the same examples.
     """
 
     labels: tuple[str, str]
@@ -141,8 +143,10 @@ class Comparison:
     split: str | None
     rows: tuple[Compared, ...]
     n_deciding: int
+    notes: tuple[str, ...]
     warnings: tuple[str, ...]
     provenance: Mapping[str, object]
+    is_paired: bool = True
 
     def __getitem__(self, name: str) -> Compared:
         """The row of the measure called ``name``."""
@@ -297,6 +301,7 @@ def compare_layers(
         split=context.split,
         rows=(*accuracy, *deciding, *shown),
         n_deciding=len(accuracy) + len(deciding),
+        notes=notes,
         warnings=tuple(dict.fromkeys((*notes, *first.warnings, *second.warnings))),
         provenance=context.provenance,
     )

@@ -27,7 +27,10 @@ def as_text(comparison: Comparison) -> str:
     table.add_column(Text(f"{first} is"))
     for place, row in enumerate(comparison.rows):
         table.add_row(*map(Text, _cells(row)), end_section=place + 1 == comparison.n_deciding)
-    notes = [f"{row.label}: {row.note}" for row in comparison.rows if row.note]
+    notes = [
+        *(f"{row.label}: {row.note}" for row in comparison.rows if row.note),
+        *comparison.notes,
+    ]
     return f"{comparison.answer}\n\n{_place(comparison)}\n{rendered(table, notes)}"
 
 
@@ -36,7 +39,8 @@ def _place(comparison: Comparison) -> str:
     a, b = (layer or "the output" for layer in comparison.layers)
     where = a if a == b else f"{a} and {b}"
     split = "" if comparison.split is None else f", {comparison.split}"
-    return f"{where}: {comparison.n_samples:,} examples{split}, the same for both"
+    same = ", the same for both" if comparison.is_paired else ""
+    return f"{where}: {comparison.n_samples:,} examples{split}{same}"
 
 
 def _cells(row: Compared) -> tuple[str, ...]:

@@ -25,7 +25,11 @@ def as_text(ranking: Ranking) -> str:
     from rich.console import Console
 
     lines = []
-    below = [*_agreement(ranking), *(f"note: {warning}" for warning in ranking.warnings)]
+    below = [
+        *_agreement(ranking),
+        *(f"failed: {failed.label}: {failed.error}" for failed in ranking.failed),
+        *(f"note: {warning}" for warning in ranking.warnings),
+    ]
     for width, part in (
         (_NOTE_WIDTH, ranking.advice),
         (_WIDTH, ""),
@@ -54,7 +58,7 @@ def _table(ranking: Ranking) -> Table:
     for model in ranking.models:
         table.add_row(*map(Text, _cells(model, ranking)))
     for failed in ranking.failed:
-        table.add_row(Text(failed.label), Text(f"failed: {failed.error}"), *[""] * 5)
+        table.add_row(Text(failed.label), "failed", *[""] * 5)
     return table
 
 

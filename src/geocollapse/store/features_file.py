@@ -8,6 +8,7 @@ features file too, as is a ``.pt`` file of a dictionary of tensors.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -105,6 +106,21 @@ def read_features(path: str | Path, *, device: torch.device | str = "cpu") -> Ke
             provenance=_provenance(context.provenance, path, features.device),
         ),
     )
+
+
+def origin_of(path: str | Path) -> dict[str, str | None]:
+    """The layer of a features file and the names of its model, data and split, without its arrays.
+
+    Names that the file does not tell are None.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``read_features``.
+    """
+    text = read_arrays(Path(path), ()).text
+    about = {} if text is None else json.loads(text)
+    found = {**about.get("provenance", {}), "layer": about.get("layer")}
+    names = ("layer", "model", "data", "split")
+    return {name: found[name] if isinstance(found.get(name), str) else None for name in names}
 
 
 def _arrays(kept: KeptLayer) -> dict[str, Tensor]:
