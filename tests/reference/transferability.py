@@ -30,13 +30,14 @@ def logme(features, labels):
         t = (y == c).astype(float)
 
         def loss(log_tau, t=t):
-            kernel = np.eye(n) + x @ x.T * math.exp(-log_tau)
-            beta = n / (t @ np.linalg.solve(kernel, t))
-            logdet = np.linalg.slogdet(kernel)[1]
-            return -0.5 * (n * math.log(beta) - logdet - n - n * math.log(2 * math.pi)) / n
+            tau = math.exp(log_tau)
+            kernel = tau * np.eye(n) + x @ x.T
+            quadratic = tau * (t @ np.linalg.solve(kernel, t))
+            logdet = np.linalg.slogdet(kernel)[1] - n * log_tau
+            return 0.5 * (n * math.log(quadratic / n) + logdet + n + n * math.log(2 * math.pi)) / n
 
         top = math.log(np.linalg.norm(x, 2) ** 2)
-        grid = np.arange(top - 22, top + 20, 0.25)
+        grid = np.arange(top - 28, top + 20, 0.25)
         at = int(np.argmin([loss(value) for value in grid]))
         bounds = (grid[max(at - 1, 0)], grid[min(at + 1, len(grid) - 1)])
         best.append(-minimize_scalar(loss, bounds=bounds, method="bounded").fun)

@@ -66,7 +66,7 @@ _WITH_LABELS = (
         short="TransRate",
         unit="nat",
         better="higher",
-        read_as="bits of code that the classes save, features of mean squared length 1",
+        read_as="code that the classes save, features of mean squared length 1",
         caution="Grows with the directions in use and with p/n, for any labels.",
         source="Huang et al. 2022",
     ),

@@ -14,24 +14,19 @@ from torch import Tensor
 from geocollapse.collapse import ClassStatistics, LabelledFeatures, mean_cdnv
 from geocollapse.collapse.directional import mean_directional_cdnv
 from geocollapse.estimate import Estimate
-from geocollapse.transfer.h_score import (
-    WhitenedFeatures,
-    collapse_index,
-    plain_h_score,
-    shrunk_h_score,
-)
+from geocollapse.transfer.h_score import WhitenedFeatures, collapse_index, shrunk_h_score
 from geocollapse.transfer.knn import is_correct, nearest_neighbours
-from geocollapse.transfer.label_free import alpha_req, rankme
 from geocollapse.transfer.label_free_errors import alpha_req_influences, rankme_influences
 from geocollapse.transfer.leep import Mixture, expected_log_likelihood
 from geocollapse.transfer.logme import LinearEvidence
 from geocollapse.transfer.ncti import coordinates_of, discriminant_score
-from geocollapse.transfer.parc import PairRanks, dealt, parc_sampled
+from geocollapse.transfer.parc import PairRanks, dealt, has_groups, parc_sampled
 from geocollapse.transfer.sample import Sample, class_standard_error, influences
 from geocollapse.transfer.transrate import CodedFeatures, coding_gain
 
 N_GROUPS = 10  # of the jackknife
 MAX_PAIRED = 2000  # examples up to which PARC is exact
+MAX_PAIRED_OF_MANY_CLASSES = 6000  # the same where groups with five of each class are too few
 N_NEIGHBOURS = 5
 _SPARE_NEIGHBOURS = 25  # of which a group leaves 5 to all but one example in 10^13
 
@@ -135,19 +130,6 @@ def _weighted(value: Weighted, kernel: Callable[[Sample], float]) -> Kernel:
     return _Influenced(kernel, lambda sample: influences(lambda w: value(sample, w), sample))
 
 
-def _regressed(value: Weighted, kernel: Callable[[Sample], float]) -> Kernel:
-    """The kernel of a score that inverts the scatter.
-
-    Leaving out an example of leverage h changes such a score by 1/(1 - h) of its influence.
-    """
-
-    def slopes(sample: Sample) -> Tensor:
-        spare = (1.0 - sample.leverages).clamp_min(1.0 / len(sample.index))
-        return influences(lambda w: value(sample, w), sample) / spare
-
-    return _Influenced(kernel, slopes)
-
-
 def _logme(sample: Sample) -> Kernel:
     evidence = LinearEvidence.of(sample)
     return _Influenced(evidence.score, evidence.influences)
@@ -158,11 +140,24 @@ def _h_score(sample: Sample) -> Kernel:
 
 
 def _h_score_plain(sample: Sample) -> Kernel:
-    return _regressed(plain_h_score, WhitenedFeatures.of(sample, shrinkage=False).score)
+    whitened = WhitenedFeatures.of(sample, shrinkage=False)
+    return _Influenced(whitened.score, whitened.influences)
 
 
-def _vci(_sample: Sample) -> Kernel:
-    return _regressed(collapse_index, lambda s: float(collapse_index(s, s.weights)))
+def _vci(sample: Sample) -> Kernel:
+    """On balanced classes VCI is 1 - H/rank, and any labelling costs no more than H does."""
+    if bool((sample.counts == sample.counts[0]).all()):
+        whitened = WhitenedFeatures.of(sample, shrinkage=False)
+        rank = min(sample.n_classes - 1, whitened.root.shape[1])
+        return _Influenced(
+            lambda s: 1.0 - whitened.score(s) / rank, lambda s: -whitened.influences(s) / rank
+        )
+
+    def slopes(s: Sample) -> Tensor:
+        spare = (1.0 - s.leverages).clamp_min(1.0 / len(s.index))
+        return influences(lambda w: collapse_index(s, w), s) / spare
+
+    return _Influenced(lambda s: float(collapse_index(s, s.weights)), slopes)
 
 
 def _transrate(sample: Sample) -> Kernel:
@@ -171,11 +166,16 @@ def _transrate(sample: Sample) -> Kernel:
 
 
 def _rankme(_sample: Sample) -> Kernel:
-    return _Influenced(lambda s: rankme(s.reduced), rankme_influences)
+    return _Influenced(lambda s: s.baselines.rankme, rankme_influences)
 
 
 def _alpha_req(_sample: Sample) -> Kernel:
-    return _Influenced(lambda s: alpha_req(s.reduced), alpha_req_influences)
+    def value(s: Sample) -> float:
+        if math.isnan(s.baselines.alpha_req):
+            raise ValueError(s.baselines.warnings[-1])
+        return s.baselines.alpha_req
+
+    return _Influenced(value, alpha_req_influences)
 
 
 def _directional(sample: Sample, seed: int) -> Kernel:
@@ -215,7 +215,8 @@ def _knn(sample: Sample, seed: int) -> Kernel:
 
 
 def _parc(sample: Sample, seed: int) -> Kernel:
-    if len(sample.index) > MAX_PAIRED:
+    n = len(sample.index)
+    if n > MAX_PAIRED_OF_MANY_CLASSES or (n > MAX_PAIRED and has_groups(sample)):
         return _SampledPairs(seed)
     ranks = PairRanks.of(sample)
     return _Influenced(ranks.score, ranks.influences)

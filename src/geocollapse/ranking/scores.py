@@ -129,10 +129,10 @@ def score_all(
     makes (the infinitesimal jackknife; for LogME, the plain H-score and VCI as if it were left out)
     where that has a closed form or a derivative; from a jackknife over 10 groups for CDNV,
     directional CDNV, NLEEP, NCTI and kNN; from disjoint groups for PARC of more than 2,000
-    examples. It is no bootstrap: a copy of an example is its own nearest neighbour, and scores that
-    fit p directions rise when a third of the examples are copies. The interval is about samples of
-    this size: the bias that many scores have with few examples is in the null as well, not in the
-    interval.
+    examples (6,000 where classes are many). It is no bootstrap: a copy of an example is its own
+    nearest neighbour, and scores that fit p directions rise when a third of the examples are
+    copies. The interval is about samples of this size: the bias that many scores have with few
+    examples is in the null as well, not in the interval.
 
     **Null.** Mean and standard deviation of the score under ``n_nulls`` seeded shuffles of the
     labels, which keep the features and the class counts. A value near it says nothing.

@@ -52,8 +52,7 @@ def h_score(features: Array, labels: Array, *, shrinkage: bool = True) -> float:
         0.9412
     """
     sample = Sample.of(features, labels)
-    value = shrunk_h_score if shrinkage else plain_h_score
-    return float(value(sample, sample.weights))
+    return WhitenedFeatures.of(sample, shrinkage=shrinkage).score(sample)
 
 
 def vci(features: Array, labels: Array) -> float:
@@ -97,16 +96,18 @@ class WhitenedFeatures:
     """The part of the H-scores that does not depend on the labels.
 
     Attributes:
-        coordinates: R^T (f - mu) with R R^T the inverse of the covariance (n, r).
+        features: less their mean (n, p).
+        root: R with R R^T the inverse of the covariance (p, r).
         factor: of the sum of squares of the class means.
     """
 
-    coordinates: Tensor
+    features: Tensor
+    root: Tensor
     factor: float
 
     @classmethod
     def of(cls, sample: Sample, *, shrinkage: bool) -> WhitenedFeatures:
-        """Whiten the features.
+        """Decompose the covariance.
 
         Raises:
             ValueError: the same features for all examples, or, without shrinkage, rank n - 1.
@@ -116,22 +117,34 @@ class WhitenedFeatures:
         if not shrinkage:
             eigenvalues, vectors = sample.spectrum
             _check_rank(len(eigenvalues), n)
-            return cls(z @ (vectors * (n / eigenvalues).sqrt()), 1.0 / n)
+            return cls(z, vectors * (n / eigenvalues).sqrt(), 1.0 / n)
         covariance, intensity = _shrunk(sample, z, sample.weights)
         factor = torch.linalg.cholesky(covariance)
-        coordinates = torch.linalg.solve_triangular(factor, z.T, upper=False).T
-        return cls(coordinates, (1.0 - float(intensity)) / (n - 1))
+        identity = torch.eye(len(factor), dtype=z.dtype, device=z.device)
+        root = torch.linalg.solve_triangular(factor, identity, upper=False).T
+        return cls(z, root, (1.0 - float(intensity)) / (n - 1))
 
     def score(self, sample: Sample) -> float:
         """H of these labels."""
-        sums = sample.class_sums(self.coordinates)
+        sums = sample.class_sums(self.features) @ self.root
         return self.factor * float((sums.square().sum(dim=1) / sample.counts).sum())
 
+    def influences(self, sample: Sample) -> Tensor:
+        """Change of H without shrinkage by each example (n,), as if it were left out.
 
-def plain_h_score(sample: Sample, weights: Tensor) -> Tensor:
-    """H (0-d) of weighted examples."""
-    z, means, counts = _moments(sample, weights)
-    return _trace(z.T @ (weights[:, None] * z), counts.sqrt()[:, None] * means, len(z))
+            (|u|^2 - |u - m|^2 - 1/n sum_c n_c <u, m_c>^2)/n/(1 - h),    u = R^T (f - mu)
+
+        m_c are the class means of u, m that of the example's class, h = |u|^2/n its leverage: the
+        derivative of tr(T^-1 B), T the total scatter and B = T - W, over 1 - h.
+        """
+        u = self.features @ self.root
+        n = len(u)
+        means = sample.class_sums(u) / sample.counts[:, None]
+        squares = u.square().sum(dim=1)
+        within = (u - means[sample.index]).square().sum(dim=1)
+        between = (u @ means.T).square() @ sample.counts / n
+        spare = (1.0 - squares / n).clamp_min(1.0 / n)
+        return (squares - within - between) / n / spare
 
 
 def shrunk_h_score(sample: Sample, weights: Tensor) -> Tensor:

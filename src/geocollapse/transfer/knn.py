@@ -6,9 +6,13 @@ import torch
 from torch import Tensor
 
 from geocollapse.arrays import Array
+from geocollapse.numerics import keeps_float32_products
 from geocollapse.transfer.sample import Sample
 
 _BLOCK = 1024
+_GATHERED = 64  # rows whose shortlists are compared at a time, in cache
+_MANY = 2048  # examples from which a shortlist is faster
+_SPARE = 4  # examples on the shortlist beyond the wanted
 _TIE = 1e-10  # of the mean squared length of a centred feature: closer distances are equal
 
 
@@ -67,15 +71,41 @@ def nearest_neighbours(sample: Sample, k: int) -> Tensor:
     n = len(sample.features)
     if not 1 <= k < n:
         raise ValueError(f"k: expected 1 to {n - 1} (n - 1) neighbours, got {k}; do k=1")
-    z = sample.centred
-    squares = z.square().sum(dim=1)
-    tie = _TIE * float(squares.mean())
+    z = sample.centred / sample.centred.square().sum(dim=1).mean().sqrt()
     n_kept = min(k + 1, n - 1)  # one more, to see ties of the last
-    values, positions = _candidates(z, squares, n_kept).topk(n_kept)
-    tied = (values.diff(dim=1) <= tie).any(dim=1).nonzero().squeeze(1)
+    if n > _MANY and n_kept + _SPARE < n and keeps_float32_products():
+        values, positions = _by_shortlist(z, n_kept)
+    else:
+        values, positions = _candidates(z, z.square().sum(dim=1), n_kept).topk(n_kept)
+    tied = (values.diff(dim=1) <= _TIE).any(dim=1).nonzero().squeeze(1)
     for rows in tied.split(_BLOCK):
-        positions[rows, :k] = _first_of_equals(z, squares, rows, tie, k)
+        positions[rows, :k] = _first_of_equals(z, rows, k)
     return positions[:, :k]
+
+
+def _by_shortlist(z: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest of all rows in float64, from a shortlist by float32 distances.
+
+    Where the rounding of float32 could hide a nearer example, float64 distances to all decide.
+    """
+    low = z.float()
+    lengths = z.norm(dim=1)
+    limits, shortlist = _candidates(low, low.square().sum(dim=1), k + _SPARE).topk(k + _SPARE)
+    rounding = (z.shape[1] + 4) * torch.finfo(torch.float32).eps
+    certain = limits[:, -1].double() - rounding * (lengths + lengths.max()).square()
+    values = z.new_empty(len(z), k)
+    positions = shortlist.new_empty(len(z), k)
+    for rows in torch.arange(len(z), device=z.device).split(_GATHERED):
+        near = shortlist[rows]
+        exact = (z[near] - z[rows, None]).square_().sum(dim=2)
+        values[rows], order = exact.topk(k, dim=1, largest=False)
+        positions[rows] = near.gather(1, order)
+    doubtful = (values[:, -1] >= certain).nonzero().squeeze(1)
+    for rows in doubtful.split(_BLOCK):
+        distances = _distances(z, z.square().sum(dim=1), rows, slice(None))
+        distances.scatter_(1, rows[:, None], torch.inf)
+        values[rows], positions[rows] = distances.topk(k, dim=1, largest=False)
+    return values, positions
 
 
 class _Candidates:
@@ -124,10 +154,11 @@ def _distances(z: Tensor, squares: Tensor, rows: slice | Tensor, columns: slice)
     return distances.add_(squares[rows][:, None])
 
 
-def _first_of_equals(z: Tensor, squares: Tensor, rows: Tensor, tie: float, k: int) -> Tensor:
-    """Neighbours of ``rows`` (m, k), by distance in steps of ``tie`` and then by position."""
+def _first_of_equals(z: Tensor, rows: Tensor, k: int) -> Tensor:
+    """Neighbours of ``rows`` (m, k), by distance in steps of a tie and then by position."""
     n = len(z)
-    steps = (_distances(z, squares, rows, slice(None)) / tie).round_().clamp_(0.0, 2.0**52 / n)
-    keys = steps.mul_(n).add_(torch.arange(n, dtype=z.dtype, device=z.device))
+    distances = _distances(z, z.square().sum(dim=1), rows, slice(None))
+    keys = (distances / _TIE).round_().clamp_(0.0, 2.0**52 / n).mul_(n)
+    keys += torch.arange(n, dtype=z.dtype, device=z.device)
     keys.scatter_(1, rows[:, None], torch.inf)
     return keys.topk(k, dim=1, largest=False).indices

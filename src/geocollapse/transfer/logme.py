@@ -58,7 +58,7 @@ def logme(features: Array, labels: Array) -> float:
     Examples:
         >>> x = torch.tensor([[1.0, 0.2], [0.8, 0.1], [0.1, 1.0], [0.3, 0.9]])
         >>> round(logme(x, torch.tensor([0, 0, 1, 1])), 4)
-        0.1776
+        -0.3464
     """
     sample = Sample.of(features, labels)
     return LinearEvidence.of(sample).score(sample)
@@ -70,11 +70,13 @@ class LinearEvidence:
 
     Attributes:
         eigenvalues: s_k of F^T F above rounding (r,).
-        coordinates: features in its eigenvectors (n, r).
+        vectors: its eigenvectors (p, r).
+        features: (n, p).
     """
 
     eigenvalues: Tensor
-    coordinates: Tensor
+    vectors: Tensor
+    features: Tensor
 
     @classmethod
     def of(cls, sample: Sample) -> LinearEvidence:
@@ -85,7 +87,7 @@ class LinearEvidence:
         """
         _ = sample.centred  # refuses the same features for all
         eigenvalues, vectors = sample.raw_spectrum
-        return cls(eigenvalues, sample.reduced @ vectors)
+        return cls(eigenvalues, vectors, sample.reduced)
 
     def score(self, sample: Sample) -> float:
         """LogME of these labels."""
@@ -108,11 +110,12 @@ class LinearEvidence:
         log_tau = self._best(squares, rest)
         quadratic = self._quadratic(log_tau, squares, rest)
         inverse = 1.0 / (self.eigenvalues + log_tau.exp()[:, None])  # (C, r)
-        sums = sample.class_sums(self.coordinates)
+        coordinates = self.features @ self.vectors
+        sums = sample.class_sums(coordinates)
         indicators = torch.nn.functional.one_hot(sample.index, sample.n_classes).double()
-        errors = indicators - self.coordinates @ (sums * inverse).T
-        spare = (1.0 - self.coordinates.square() @ inverse.T).clamp_min(1e-12)
-        n = len(self.coordinates)
+        errors = indicators - coordinates @ (sums * inverse).T
+        spare = (1.0 - coordinates.square() @ inverse.T).clamp_min(1e-12)
+        n = len(self.features)
         beta = n / quadratic
         density = (
             0.5 * (beta * spare / (2.0 * math.pi)).log() - 0.5 * beta * errors.square() / spare
@@ -125,8 +128,10 @@ class LinearEvidence:
         Raises:
             ValueError: an indicator in the span of fewer directions than examples.
         """
-        squares = sample.class_sums(self.coordinates).square() / self.eigenvalues
-        n, rank = self.coordinates.shape
+        sums = sample.class_sums(self.features) @ self.vectors
+        squares = sums.square() / self.eigenvalues
+        n = len(self.features)
+        rank = len(self.eigenvalues)
         if rank >= n:
             return squares, torch.zeros_like(sample.counts)
         rest = sample.counts - squares.sum(dim=1)
@@ -152,7 +157,7 @@ class LinearEvidence:
         """The log tau of largest evidence of each class (C,): best of a grid, golden sections."""
         logs = self.eigenvalues.log()
         first = float(logs.min()) - _REACH
-        last = float(logs.max()) + math.log(len(self.coordinates)) + _REACH
+        last = float(logs.max()) + math.log(len(self.features)) + _REACH
         grid = torch.arange(first, last + _STEP, _STEP, dtype=logs.dtype, device=logs.device)
         quadratic = squares @ self._kept(grid[:, None]).T + rest[:, None]
         best = grid[self._profile(quadratic, self._log_volume(grid[:, None])).argmax(dim=1)]
@@ -168,7 +173,7 @@ class LinearEvidence:
         return low + 0.5 * width
 
     def _profile(self, quadratic: Tensor, log_volume: Tensor) -> Tensor:
-        n = len(self.coordinates)
+        n = len(self.features)
         constant = 1.0 + math.log(2.0 * math.pi)
         return 0.5 * ((n / quadratic).log() - log_volume / n - constant)
 

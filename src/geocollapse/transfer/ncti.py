@@ -65,7 +65,7 @@ def ncti(features: Array, labels: Array) -> float:
     Examples:
         >>> x = torch.tensor([[0.0], [2.0], [8.0], [10.0]])
         >>> round(ncti(x, torch.tensor([0, 0, 1, 1])), 4)
-        2.0446
+        2.4166
     """
     sample = Sample.of(features, labels)
     return discriminant_score(coordinates_of(sample), sample)

@@ -14,6 +14,7 @@ from geocollapse.estimate import Estimate
 from geocollapse.transfer.sample import Sample
 
 MAX_EXACT = 20_000  # examples: 1.6 GB of pairs
+GROUP_SIZE = 500  # Bolya et al. (2021)
 _BLOCK = 1024
 _GRID = 1e12  # correlations closer than 1e-12 are equal
 _EXAMPLES_PER_CLASS = 5
@@ -67,7 +68,12 @@ def parc(features: Array, labels: Array) -> float:
 
 
 def parc_sampled(
-    features: Array, labels: Array, *, group_size: int = 500, max_groups: int = 20, seed: int = 0
+    features: Array,
+    labels: Array,
+    *,
+    group_size: int = GROUP_SIZE,
+    max_groups: int = 20,
+    seed: int = 0,
 ) -> Estimate:
     """PARC from disjoint random groups of the examples, with a standard error.
 
@@ -100,7 +106,7 @@ def parc_sampled(
     """
     sample = Sample.of(features, labels)
     n = len(sample.features)
-    size = max(group_size, _EXAMPLES_PER_CLASS * sample.n_classes)
+    size = _least_size(sample, group_size)
     n_groups = min(max_groups, n // size)
     if n_groups < _MIN_GROUPS:
         raise ValueError(
@@ -124,6 +130,15 @@ def parc_sampled(
         scale="linear",
         values=terms,
     )
+
+
+def has_groups(sample: Sample, group_size: int = GROUP_SIZE) -> bool:
+    """Return True if there are examples for three groups."""
+    return len(sample.index) >= _MIN_GROUPS * _least_size(sample, group_size)
+
+
+def _least_size(sample: Sample, group_size: int) -> int:
+    return max(group_size, _EXAMPLES_PER_CLASS * sample.n_classes)
 
 
 def dealt(sample: Sample, n_groups: int, seed: int) -> list[Tensor]:
@@ -173,18 +188,17 @@ class PairRanks:
         Raises:
             ValueError: see ``standardised``; equal distances of all pairs.
         """
-        from scipy.stats import rankdata
-
         z = standardised(sample)
         n = len(z)
         rows, columns = torch.triu_indices(n, n, 1)
-        keys = ((z @ z.T)[rows, columns] * -_GRID).round_()
-        ranks = torch.from_numpy(rankdata(keys.cpu().numpy())).to(z.device)
+        keys = ((z @ z.T)[rows, columns] * -_GRID).round_().cpu().numpy()
+        order = keys.argsort()
+        ranks = torch.from_numpy(_mean_ranks(keys, order)).to(z.device)
         deviation = float(ranks.std(correction=0))
         _check_deviation(deviation)
         full = z.new_zeros(n, n)
         full[rows, columns] = ranks
-        return cls(full + full.T, keys.argsort(), deviation)
+        return cls(full + full.T, torch.from_numpy(order).to(z.device), deviation)
 
     def score(self, sample: Sample) -> float:
         """PARC of these labels."""
@@ -279,6 +293,16 @@ def _ties(ordered: np.ndarray) -> float:
     breaks = np.flatnonzero(np.diff(equal) > 1) + 1
     lengths = np.array([len(run) + 1 for run in np.split(equal, breaks)], dtype=float)
     return float((lengths**3 - lengths).sum())
+
+
+def _mean_ranks(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Ranks from 1, the mean of them for equal values; ``order`` sorts the values."""
+    ordered = values[order]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    lengths = np.diff(np.append(starts, len(values)))
+    ranks = np.empty(len(values))
+    ranks[order] = np.repeat(starts + (lengths + 1) / 2.0, lengths)
+    return ranks
 
 
 def _share_within(counts: Tensor) -> float:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from geocollapse.arrays import Array, labelled_arrays
+from geocollapse.transfer.label_free import LabelFree, label_free
 
 # a squared singular value up to this many roundings of the largest is none
 _ROUNDINGS = 8.0
+_BLOCK = 128  # columns of a Gram matrix made at a time
 
 
 class Spectrum(NamedTuple):
@@ -25,7 +27,7 @@ class Spectrum(NamedTuple):
     @classmethod
     def of(cls, x: Tensor) -> Spectrum:
         """Decompose X^T X for the rows of ``x`` (n, p)."""
-        eigenvalues, vectors = torch.linalg.eigh(x.T @ x)
+        eigenvalues, vectors = torch.linalg.eigh(_lower_gram(x))
         kept = eigenvalues > eigenvalue_cut(eigenvalues, len(x))
         return cls(eigenvalues[kept].flip(0), vectors[:, kept].flip(1))
 
@@ -101,7 +103,7 @@ class Sample:
         mean = self.reduced.mean(dim=0)
         z = self.reduced - mean
         rounding = _ROUNDINGS * torch.finfo(z.dtype).eps * float(mean.norm())
-        if float(z.square().sum(dim=1).max().sqrt()) <= rounding:
+        if float(torch.linalg.vector_norm(z, ord=torch.inf)) <= rounding:
             raise ValueError(
                 "features: expected examples that differ by more than rounding, got the same "
                 "features for all; do check the layer"
@@ -112,6 +114,11 @@ class Sample:
     def spectrum(self) -> Spectrum:
         """Eigenvalues and eigenvectors of the total scatter, of ``centred``."""
         return Spectrum.of(self.centred)
+
+    @cached_property
+    def baselines(self) -> LabelFree:
+        """The label-free baselines."""
+        return label_free(self.reduced)
 
     @cached_property
     def leverages(self) -> Tensor:
@@ -127,6 +134,16 @@ class Sample:
     def class_sums(self, values: Tensor) -> Tensor:
         """Sums of ``values`` (n, ...) over the classes (C, ...)."""
         return values.new_zeros(self.n_classes, *values.shape[1:]).index_add(0, self.index, values)
+
+
+def _lower_gram(x: Tensor) -> Tensor:
+    """X^T X on and below its diagonal blocks, of which ``eigh`` reads the lower triangle."""
+    width = x.shape[1]
+    gram = x.new_zeros(width, width)
+    for start in range(0, width, _BLOCK):
+        stop = min(start + _BLOCK, width)
+        gram[start:stop, :stop] = x[:, start:stop].T @ x[:, :stop]
+    return gram
 
 
 def eigenvalue_cut(eigenvalues: Tensor, n: int) -> float:
