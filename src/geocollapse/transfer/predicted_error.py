@@ -58,15 +58,16 @@ def predicted_error(
 
     The standard error covers the finite sample of examples (a jackknife over 10 groups of the
     examples within classes) and, with more classes than ways, of class sets. It does not cover the
-    error of the normal approximation. That is below 0.5 points on Gaussian classes of effective
-    dimension (tr S)^2/tr S^2 of 200, and below 2 points at 25. It grows to 5 points in fewer
-    dimensions and to 4 on real embeddings at one shot; below 5 shots or 25 dimensions ``warnings``
-    say so. Classes of sub-clusters and many shots give predictions that are too low. Nor does it
-    cover the choice of the classes, or another model.
+    error of the normal approximation. That was below 0.5 points on Gaussian classes of effective
+    dimension (tr S)^2/tr S^2 of 200, and below 2 points at 30. It grows to 5 points in fewer
+    dimensions and at one shot; below 5 shots or 25 dimensions ``warnings`` say so. 20 classes at
+    equal distances in as many directions are predicted 1 to 4 points too high, classes of
+    sub-clusters with many shots too low. Nor does the standard error cover the choice of the
+    classes, or another model.
 
-    Range [0, 1]. Invariant under translation, rotation and scaling of the features. Cost: O(n (2000
-    + p) p) for the query-conditional form, ten times O(n p (C + p) + C^2 p^2) for the joint normal
-    one. At most 2,000 examples of a class and 2,000 queries are used.
+    Range [0, 1]. Invariant under translation, rotation and scaling of the features. Cost:
+    O((2000 + max_c n_c) n p) for the query-conditional form, eleven times O(n p (C + p) + C^2 p^2)
+    for the joint normal one. At most 2,000 examples of a class and 2,000 queries are used.
 
     Source: derived in definitions 4, "The decision statistic" and "Prediction, not a bound"; Genz
     (1992) for the orthant probability. Sorscher, Ganguli, Sompolinsky (2022) print an

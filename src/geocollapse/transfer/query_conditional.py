@@ -12,7 +12,7 @@ from geocollapse.bounds.moments import unbiased_trace_squared
 
 _LIMIT = 6.0  # standard normal mass beyond it: 2e-9
 _GRID = 61  # exact to 1e-6 while no s is 10 times another
-_FLOOR = 1e-9  # of a distance: smaller standard deviations are rounding
+_FLOOR = 1e-9  # of the largest distance: smaller standard deviations are rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,17 +139,24 @@ class _Terms:
     def without_themselves(self) -> _Terms:
         """The terms for queries that are examples of the class, each left out of mu, S and t.
 
-        Exact but for t, where terms of order 1/n^2 are dropped.
+        With z = x - mu over all n examples, leaving out x makes y = z n/(n-1), and
+
+            sum <z_i, z>^2 ~ sum <z_i, z>^2 - ||z||^4 n/(n-1)
+            sum ||z_i||^2 <z_i, z> ~ sum ||z_i||^2 <z_i, z> - ||z||^4 (1 + 2/(n-1)^2)
+                + [(sum ||z_i||^2 - ||z||^2) ||z||^2 + 2 (sum <z_i, z>^2 - ||z||^4)]/(n-1)
         """
         n, y2 = self.n, self.squared
         grown = n / (n - 1)
         along = grown**2 * ((n - 1) * self.along - grown * y2.square()) / (n - 2)
-        third = n * self.third - y2.square() + self.trace * y2 + 2.0 * self.along
+        others = (n - 1) * self.trace - y2
+        around = (n - 1) * self.along - y2.square()
+        third = self.third * (n - 1) * (n - 2) / n - y2.square() * (1.0 + 2.0 / (n - 1) ** 2)
+        third = third + (others * y2 + 2.0 * around) / (n - 1)
         return _Terms(
             n=n - 1,
             squared=grown**2 * y2,
             along=along,
-            third=grown * third / (n - 1),
+            third=third * n / ((n - 2) * (n - 3)),
             trace=((n - 1) * self.trace - grown * y2) / (n - 2),
             trace_squared=self.trace_squared,
             excess=self.excess,
@@ -186,7 +193,8 @@ class _Selections:
 
     @classmethod
     def of(cls, examples: Tensor, kept: Tensor) -> _Selections:
-        mean = examples.mean(dim=0)
+        origin = examples[0]  # of equal examples, exactly
+        mean = origin + (examples - origin).mean(dim=0)
         z = examples - mean
         kept = kept.to(z.dtype)
         n = kept.sum(dim=0)
@@ -279,8 +287,8 @@ def right_probabilities(means: Tensor, deviations: Tensor, own: int, ways: Tenso
     found = []
     rows = max(1, CHUNK_NUMBERS // (_GRID * max(1, len(rivals), len(ways))))
     for nu, s in zip(means.split(rows), deviations.split(rows), strict=True):
-        floor = _FLOOR * nu[:, own, None]
-        sd = torch.maximum(s, floor).clamp(min=torch.finfo(s.dtype).tiny ** 0.5)
+        floor = (_FLOOR * nu.amax(dim=1, keepdim=True)).clamp(min=torch.finfo(s.dtype).tiny ** 0.5)
+        sd = torch.maximum(s, floor)
         gap = nu[:, rivals] - nu[:, own, None] - 10.0 * floor
         z = (gap[..., None] - sd[:, own, None, None] * u) / sd[:, rivals, None]
         likely = torch.special.ndtr(z)
