@@ -14,6 +14,7 @@ from torch import nn
 import geocollapse as geo
 from gaussians import classes
 from geocollapse.estimate import Estimate, paired
+from geocollapse.measurement.intervals import about_estimates
 from geocollapse.measures import MEASURES
 from resampled import drawn, estimates, kept_layer, plug_in
 
@@ -190,7 +191,9 @@ def test_noisy_means_are_said():
     same = torch.randn(30, 50, generator=generator)
     found = estimates(kept_layer(same, labels))["cdnv"]
     assert math.isnan(found.value)
-    assert "no interval" in found.warnings[0]
+    assert "do not stand out of their noise" in found.warnings[0]
+    notes = about_estimates(estimates(kept_layer(same, labels)))
+    assert notes[-1].startswith("estimates: no interval for cdnv, directional_cdnv, nc1, ")
 
 
 def test_collapsed_and_constant_features():

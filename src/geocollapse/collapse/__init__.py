@@ -3,7 +3,8 @@
 The files, in the order they build on each other: statistics (streaming, mergeable), labelled (kept
 features), projections (one pass over the residuals for several measures), distances, cdnv, sampled
 (CDNV of some pairs), directional, variability (NC1), simplex (NC2), duality (NC3), decisions (NC4),
-neural_collapse (all of them), geometric (of the data set), distribution.
+neural_collapse (all of them), geometric (of the data set), distribution, example_terms (what each
+example adds), linearised and linearised_nc1 (the measures to first order in the examples).
 """
 
 from geocollapse.collapse.cdnv import ClassPair as ClassPair

@@ -22,7 +22,7 @@ from geocollapse.collapse.example_terms import ExampleTerms
 from geocollapse.complexity.means import dataset_complexity, norms_by_class, samples_needed
 from geocollapse.estimate import Estimate
 from geocollapse.jacobian import SquaredNorms
-from geocollapse.measurement.intervals import estimates_of
+from geocollapse.measurement.intervals import about_estimates, estimates_of
 from geocollapse.measurement.json_form import PoincareDict
 from geocollapse.measurement.layer import (
     SUGGESTED_RTOL,
@@ -63,6 +63,7 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
     has_norms = len(kept.context.probed) > 0
     bounds = bounds_of(data, _BOUND_SHOTS, by_class if has_norms else None)
     baselines = label_free(kept.features)
+    estimates = estimates_of(kept, data, terms)
     warnings = (
         *kept.context.warnings,
         *((*gc.warnings, *gcol.warnings) if has_norms else (_NO_NORMS,)),
@@ -70,6 +71,7 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
         *classifier.notes,
         *_about_limits(len(names), variance),
         *baselines.warnings,
+        *about_estimates(estimates),
     )
     return LayerMeasurement(
         kept=kept,
@@ -87,7 +89,7 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
             "inf" if bound.k_shot == math.inf else str(bound.k_shot): bound for bound in bounds
         },
         label_free=baselines,
-        estimates=estimates_of(kept, data, terms),
+        estimates=estimates,
         samples_for_rtol=_samples_for_rtol(kept),
         warnings=tuple(dict.fromkeys(warnings)),
     )
