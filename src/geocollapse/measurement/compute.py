@@ -22,7 +22,7 @@ from geocollapse.collapse.example_terms import ExampleTerms
 from geocollapse.complexity.means import dataset_complexity, norms_by_class, samples_needed
 from geocollapse.estimate import Estimate
 from geocollapse.jacobian import SquaredNorms
-from geocollapse.measurement.intervals import estimates_of
+from geocollapse.measurement.intervals import about_estimates, estimates_of
 from geocollapse.measurement.json_form import PoincareDict
 from geocollapse.measurement.layer import (
     SUGGESTED_RTOL,
@@ -69,6 +69,7 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
         kept.features, kept.labels, _PREDICTED_SHOTS, seed=kept.context.seed
     )
     baselines = label_free(kept.features)
+    estimates = estimates_of(kept, data, terms)
     warnings = (
         *kept.context.warnings,
         *((*gc.warnings, *gcol.warnings) if has_norms else (_NO_NORMS,)),
@@ -77,6 +78,7 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
         *_about_limits(len(names), variance),
         *predicted.warnings,
         *baselines.warnings,
+        *about_estimates(estimates),
     )
     return LayerMeasurement(
         kept=kept,
@@ -95,7 +97,7 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
         },
         predicted_error=predicted.values,
         label_free=baselines,
-        estimates=estimates_of(kept, data, terms),
+        estimates=estimates,
         samples_for_rtol=_samples_for_rtol(kept),
         warnings=tuple(dict.fromkeys(warnings)),
     )

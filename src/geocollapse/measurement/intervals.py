@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,9 @@ from geocollapse.influence import Influence
 from geocollapse.store import KeptLayer
 
 _NOISY = 0.2  # share of the noise of the means in their squared distances: first order is rough
+_NO_INTERVAL = (
+    "a class has fewer than two probed examples, or the class means do not stand out of their noise"
+)
 _POOLED = -1  # the stratum of classes with fewer than two examples
 
 
@@ -45,9 +49,16 @@ def estimates_of(
     probed = _Probed.of(found)
     for name, group in probed.items():
         found.add(name, *group.mean)
-    if terms is None:
-        return found.estimates
+    if terms is not None:
+        _add_collapse(found, terms, probed)
+    return found.estimates
+
+
+def _add_collapse(found: _Found, terms: ExampleTerms, probed: Mapping[str, _Probed]) -> None:
+    """Add what depends on the class means, whose slopes share one pass over the features."""
+    data = found.data
     distances = CorrectedDistances(data)
+    found.notes = _about_noise(distances.noise_share)
     variance = total_variance_linearised(data, terms)
     collapse = {
         "cdnv": cdnv_linearised(data, terms, distances),
@@ -57,16 +68,15 @@ def estimates_of(
     }
     slopes = [variance.slopes, *(entry.slopes for entry in collapse.values())]
     slopes += [distances.slopes(group.by_class) for group in probed.values()]
-    moved = shifts(data, slopes)
-    notes = _about_noise(distances.noise_share)
-    for (name, entry), shift in zip(collapse.items(), moved[1:], strict=False):
-        found.add_linearised(name, entry, shift, notes)
-    if "cdnv" in found.estimates:
-        found.estimates["cdnv_bias_corrected"] = found.estimates["cdnv"]
-    total = centred(variance.own, data.index) + centred(moved[0], data.index)
-    for (name, group), shift in zip(probed.items(), moved[1 + len(collapse) :], strict=True):
-        _add_ratios(found, name, group, (variance.value, total), shift, distances, notes)
-    return found.estimates
+    of_variance, *moved = shifts(data, slopes)
+    for (name, entry), shift in zip(collapse.items(), moved, strict=False):
+        found.add_linearised(name, entry, shift)
+    found.estimates["cdnv_bias_corrected"] = found.estimates["cdnv"]
+    total = variance.value, centred(variance.own + of_variance, data.index)
+    for (name, group), shift in zip(probed.items(), moved[len(collapse) :], strict=True):
+        prefix = "per_pixel." if name == "gc_pixel" else ""
+        found.add(f"{prefix}gc_per_variance", *_ratio(group.mean, total))
+        found.add(f"{prefix}geometric_collapse", *_collapse(group, distances, shift, data.index))
 
 
 @dataclass
@@ -78,24 +88,16 @@ class _Found:
 
     def __post_init__(self) -> None:
         self.estimates: dict[str, Estimate] = {}
+        self.notes: tuple[str, ...] = ()
         self.ids = self.kept.context.ids
         self.labels = self.kept.labels
 
-    def add(
-        self,
-        name: str,
-        value: float,
-        terms: Tensor,
-        *,
-        scale: Scale = "log",
-        notes: tuple[str, ...] = (),
-    ) -> None:
+    def add(self, name: str, value: float, terms: Tensor, *, scale: Scale = "log") -> None:
         """Add an estimate whose examples have the influences ``terms``."""
         context = self.kept.context
         influence = Influence(terms.cpu(), self.labels, self.ids)
         stderr, dof = influence.spread()
         is_defined = not math.isnan(value) and not math.isnan(stderr)
-        about = f"{name}: no interval, the noise of the class means is larger than their distances"
         is_probed = name.startswith(("g", "per_pixel"))
         self.estimates[name] = Estimate(
             value,
@@ -111,20 +113,17 @@ class _Found:
             layer=self.kept.layer,
             indices=self.ids,
             influence=influence,
-            warnings=notes if is_defined else (about,),
+            warnings=self.notes if is_defined else (_NO_INTERVAL,),
         )
 
-    def add_linearised(
-        self, name: str, entry: Linearised, shift: Tensor, notes: tuple[str, ...]
-    ) -> None:
+    def add_linearised(self, name: str, entry: Linearised, shift: Tensor) -> None:
         """Add a measure of the features alone."""
-        index = self.data.index
-        terms = centred(entry.own, index) + centred(shift, index)
-        if entry.extra_variance > 0.0:
-            variance = float(terms.square().sum())
+        terms = centred(entry.own + shift, self.data.index)
+        variance = float(terms.square().sum())
+        if variance > 0.0:
             terms = terms * math.sqrt(1.0 + entry.extra_variance / variance)
         scale: Scale = "share" if name == "nearest_mean_error" else "log"
-        self.add(name, entry.value, terms, scale=scale, notes=notes)
+        self.add(name, entry.value, terms, scale=scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,26 +212,31 @@ def _add_accuracy(found: _Found) -> None:
     found.add("accuracy", value, terms, scale="share")
 
 
-def _add_ratios(
-    found: _Found,
-    name: str,
-    group: _Probed,
-    variance: tuple[float, Tensor],
-    shift: Tensor,
-    distances: CorrectedDistances,
-    notes: tuple[str, ...],
-) -> None:
-    """Add geometric complexity over the feature variance, and geometric collapse."""
-    prefix = "per_pixel." if name == "gc_pixel" else ""
-    gc, of_gc = group.mean
-    total, of_total = variance
-    ratio = gc / total if total > 0.0 else math.nan
-    found.add(f"{prefix}gc_per_variance", ratio, (of_gc - ratio * of_total) / total)
-    index = found.data.index
-    own = distances.weights[index[group.rows]] * group.norms
-    terms = centred(shift, index).index_add_(0, group.rows, centred(own, index[group.rows]))
-    value = float((distances.weights * group.by_class).sum())
-    found.add(f"{prefix}geometric_collapse", value, terms, notes=notes)
+def _ratio(a: tuple[float, Tensor], b: tuple[float, Tensor]) -> tuple[float, Tensor]:
+    """a/b with its influences, from two values with theirs."""
+    if not b[0] > 0.0:
+        return math.nan, a[1] * math.nan
+    ratio = a[0] / b[0]
+    return ratio, (a[1] - ratio * b[1]) / b[0]
+
+
+def _collapse(
+    group: _Probed, distances: CorrectedDistances, shift: Tensor, index: Tensor
+) -> tuple[float, Tensor]:
+    """Geometric collapse with its influences. Source: definitions 3."""
+    mine = index[group.rows]
+    terms = centred(shift, index)
+    terms.index_add_(0, group.rows, centred(distances.weights[mine] * group.norms, mine))
+    return float((distances.weights * group.by_class).sum()), terms
+
+
+def about_estimates(estimates: Mapping[str, Estimate]) -> tuple[str, ...]:
+    """Notes on estimates that are undefined or rough."""
+    undefined = [name for name, e in estimates.items() if _NO_INTERVAL in e.warnings]
+    notes = [note for e in estimates.values() for note in e.warnings if note != _NO_INTERVAL]
+    if undefined:
+        notes.append(f"estimates: no interval for {', '.join(undefined)}: {_NO_INTERVAL}")
+    return tuple(dict.fromkeys(notes))
 
 
 def _about_noise(share: float) -> tuple[str, ...]:
@@ -240,6 +244,6 @@ def _about_noise(share: float) -> tuple[str, ...]:
     if share <= _NOISY:
         return ()
     return (
-        f"{share:.0%} of the squared distances of the class means is noise: intervals are rough; "
-        f"do measure more examples of each class",
+        f"estimates: {share:.0%} of the squared distances of the class means is noise, so "
+        f"intervals are rough; do measure more examples of each class",
     )
