@@ -4,10 +4,8 @@ The files, in the order they build on each other: statistics (streaming, mergeab
 features), projections (one pass over the residuals for several measures), distances, cdnv, sampled
 (means over some pairs), directional, variability (NC1), simplex (NC2), duality (NC3), decisions
 (NC4), many_classes (what to estimate), neural_collapse (all of them), geometric (of the data set),
-distribution.
-(CDNV of some pairs), directional, variability (NC1), simplex (NC2), duality (NC3), decisions (NC4),
-neural_collapse (all of them), geometric (of the data set), distribution, example_terms (what each
-example adds), linearised and linearised_nc1 (the measures to first order in the examples).
+distribution, example_terms (what each example adds), linearised and linearised_nc1 (the measures to
+first order in the examples).
 """
 
 from geocollapse.collapse.cdnv import ClassPair as ClassPair
