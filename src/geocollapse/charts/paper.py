@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+_LINE_HEIGHT = 0.19  # inches, of a legend
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -70,7 +71,8 @@ def draw(chart: Chart) -> Figure:
     for ax in axes[len(chart.panels) :]:
         ax.set_visible(False)
     figure.suptitle(chart.title, fontsize=11)
-    _draw_legend(chart, figure)
+    n_lines = _draw_legend(chart, figure)
+    figure.set_figheight(figure.get_figheight() + _LINE_HEIGHT * max(0, n_lines - 2))
     return figure
 
 
@@ -142,7 +144,8 @@ def _draw_points(series: Series, ax: Axes) -> None:
     )
 
 
-def _draw_legend(chart: Chart, figure: Figure) -> None:
+def _draw_legend(chart: Chart, figure: Figure) -> int:
+    """Draw one legend below all panels; return its number of lines."""
     from matplotlib.lines import Line2D
 
     entries = [
@@ -167,5 +170,6 @@ def _draw_legend(chart: Chart, figure: Figure) -> None:
     fitting = int(
         13 * figure.get_figwidth() / (longest + 7)
     )  # about 13 letters an inch at 9 points
-    n_rows = -(-len(unique) // max(1, fitting))
-    figure.legend(handles=unique, loc="outside lower center", ncols=-(-len(unique) // n_rows))
+    n_lines = -(-len(unique) // max(1, fitting))
+    figure.legend(handles=unique, loc="outside lower center", ncols=-(-len(unique) // n_lines))
+    return n_lines

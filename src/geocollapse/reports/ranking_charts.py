@@ -15,6 +15,7 @@ from geocollapse.reports.ranking_reading import (
     Interval,
     RankingPage,
     chart_labels,
+    rounded,
 )
 
 N_BEST = 6  # scores in the first figure
@@ -46,8 +47,8 @@ def scores_against_accuracy(
     return Chart(
         "more-scores" if is_rest else "scores",
         "The other scores" if is_rest else "The scores that agree best with the measured accuracy",
-        f"One point a model. {_BARS} τ: Kendall's rank correlation with the measured accuracy, in "
-        f"the better direction of the score, with its 95 % interval.",
+        f"One point a {page.what}. {_BARS} τ: Kendall's rank correlation with the "
+        f"measured accuracy, in the better direction of the score, with its 95 % interval.",
         tuple(panels),
     )
 
@@ -58,7 +59,7 @@ def prediction(page: RankingPage) -> Chart:
     return Chart(
         "prediction",
         "The accuracy that the geometry predicts",
-        f"One point a model. {_BARS}",
+        f"One point a {page.what}. {_BARS}",
         tuple(panels),
     )
 
@@ -167,9 +168,9 @@ def _title(page: RankingPage, name: str) -> str:
     if not tau.is_known:
         return short
     n_models = page.ranking["agreement"][name]["n_models"]
-    some = "" if n_models == len(page.models) else f", {n_models} models"
-    bounds = f" [{tau.low:.2f}, {tau.high:.2f}]" if tau.has_range else ""
-    return f"{short}: τ = {tau.value:.2f}{bounds}{some}"
+    some = "" if n_models == len(page.models) else f", {n_models} {page.what}s"
+    bounds = f" [{rounded(tau.low)}, {rounded(tau.high)}]" if tau.has_range else ""
+    return f"{short}: τ = {rounded(tau.value)}{bounds}{some}"
 
 
 def _with_curves(page: RankingPage) -> list[tuple[int, str]]:

@@ -217,6 +217,11 @@ def shortened(label: str, longest: int = LONGEST_LABEL) -> str:
     return f"{line[: longest - 1 - end]}…{line[len(line) - end :]}"
 
 
+def rounded(value: float) -> str:
+    """A correlation with two decimals, without the sign of a zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
+
+
 def chart_labels(page: RankingPage) -> list[str]:
     """The name of each model in a figure; a shortened one has its place in the ranking before."""
     found = []

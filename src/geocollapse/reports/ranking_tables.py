@@ -15,6 +15,7 @@ from geocollapse.reports.ranking_reading import (
     SHARES,
     Interval,
     RankingPage,
+    rounded,
     shortened,
 )
 from geocollapse.reports.wording import MISSING, p_value
@@ -125,12 +126,11 @@ def agreement_table(page: RankingPage) -> Table:
     for name in names:
         if not found[name]["n_models"]:
             continue
-        tau = page.tau(name)
         rows.append(
             (
                 Cell(*_names(page, name)),
                 Cell(page.named(name).better or MISSING),
-                Cell(f"{tau.value:.2f}" if tau.is_known else MISSING, _range(tau, ".2f")),
+                _correlation(page.tau(name)),
                 Cell(str(found[name]["n_models"])),
                 *_picked(page, name),
             )
@@ -249,6 +249,11 @@ def _bars(values: Sequence[Interval]) -> list[Bar | None]:
         else None
         for v in values
     ]
+
+
+def _correlation(tau: Interval) -> Cell:
+    bounds = f"{rounded(tau.low)} to {rounded(tau.high)}" if tau.has_range else ""
+    return Cell(rounded(tau.value) if tau.is_known else MISSING, bounds)
 
 
 def _costs(model: RankedModelDict) -> tuple[Cell, Cell]:
