@@ -2,13 +2,17 @@
 
 Its parameters have the names of public checkpoints of these networks, so their weights load:
 
-    geocollapse measure examples/cifar_resnet.py:resnet20 cifar10:test --weights resnet20.th \\
-        --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+    geocollapse measure examples/cifar_resnet.py:resnet20 cifar10:test --weights resnet20.th
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from geocollapse.data import Normalisation
+
+# of the public checkpoints: that of ImageNet
+NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 class Block(nn.Module):
@@ -42,6 +46,7 @@ class CifarResNet(nn.Module):
         self.layer2 = self._stage(16, 32, n_blocks, 2)
         self.layer3 = self._stage(32, 64, n_blocks, 2)
         self.linear = nn.Linear(64, num_classes)
+        self.normalisation = NORMALISATION
 
     @staticmethod
     def _stage(in_channels: int, channels: int, n_blocks: int, stride: int) -> nn.Sequential:

@@ -228,3 +228,22 @@ def test_the_table_has_the_times_and_reads_results_without_them(tmp_path: Path) 
         column = runs[f"seconds_{part}"]
         assert math.isnan(column[path.parent.name])
         assert column.drop(path.parent.name).iloc[0] >= 0
+
+
+def test_a_history_of_a_subset_and_a_final_record_of_all(tmp_path: Path) -> None:
+    values: dict[str, Any] = {"training__stop_accuracy": 0.5, "training__max_steps": 400}
+    whole = train_run(config(**values), RunFolder(tmp_path / "whole"))
+    subset = train_run(
+        config(**values, measuring__history_subset=30), RunFolder(tmp_path / "subset")
+    )
+    lines = history(tmp_path / "subset")
+    assert len(lines) > 2
+    assert {line["source"]["n_samples"] for line in lines[:-1]} == {30}
+    assert {line["target"]["n_samples"] for line in lines[:-1]} == {30}
+    assert lines[-1]["source"]["n_samples"] == 90
+    final = subset["final"]
+    assert final["source"]["n_samples"] == final["target"]["n_samples"] == 90
+    # the rule looks at the end of each epoch, and a record of all examples in between as well
+    assert whole["stop_step"] <= subset["stop_step"]
+    assert subset["stop_step"] % 5 == 0
+    assert subset["steps"] == 2 * subset["stop_step"] == final["step"]

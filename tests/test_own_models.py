@@ -182,3 +182,26 @@ def test_texts_without_a_text_model_and_images_with_one_are_refused(tmp_path: Pa
     digits = {"name": "digits", "text_model": "hf:x"}
     with pytest.raises(ValueError, match="data.text_model: expected none for the images"):
         check_run(Recipe.of(SMALL | {"data": digits}).run_config())
+
+
+def test_mini_imagenet_is_the_usual_tree(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        images(tmp_path / "mini-imagenet" / split, n=12)
+    recipe = load_recipe("mini-imagenet-resnet18-learning-rate").with_values(
+        {
+            "data.image_size": 8,
+            "model.args.width": 0.05,
+            "training.batch_size": 12,
+            "training.max_steps": 2,
+            "measuring.points": 2,
+            "transfer": {"n_way": 3, "k_shots": [1, 5], "n_query": 5, "n_episodes": 20},
+            "sweeps": {},
+            "seeds": 1,
+        }
+    )
+    summary = run_sweep(recipe, tmp_path / "out", workers=1, data_root=tmp_path, progress=False)
+    assert (summary.n_done, summary.n_failed) == (1, 0)
+    training = prepare(recipe.run_config(), data_root=tmp_path)
+    assert training.source.inputs.shape == (36, 3, 8, 8)
+    with pytest.raises(FileNotFoundError, match="mini-imagenet/train, val and test with a folder"):
+        prepare(recipe.run_config(), data_root=tmp_path / "out")

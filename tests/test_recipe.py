@@ -34,9 +34,20 @@ PAPER = [
         "cifar100-vgg13",
         "cifar100-resnet18",
         "cifar-fs-resnet18",
+        "mini-imagenet-resnet18",
     )
     for sweep in ("learning-rate", "batch-size", "weight-decay")
 ] + ["cifar10-vgg13-gc-penalty", "cifar10-vgg13-bound", "cifar10-vgg13-sampling"]
+PAPER += ["cifar-fs-resnet18-gc-penalty", "cifar10-vgg13-squared-loss", "banking77-text"]
+# experiments without a sign that the paper expects
+OPEN = ["cifar-fs-resnet18-n-classes", "cifar10-vgg13-variants"]
+REDUCED = [
+    *(f"cifar10-vgg13-{s}" for s in ("learning-rate", "batch-size", "weight-decay", "gc-penalty")),
+    *(f"cifar-fs-resnet18-{s}" for s in ("learning-rate", "batch-size", "weight-decay")),
+    *("cifar-fs-resnet18-gc-penalty", "cifar-fs-resnet18-n-classes", "banking77-text"),
+    *("fashion-mnist-vgg11-learning-rate", "mnist-vgg11-weight-decay"),
+    *("cifar10-vgg13-bound", "cifar10-vgg13-sampling"),
+]
 
 MINIMAL = {
     "name": "small",
@@ -146,7 +157,7 @@ def test_unknown_names_name_the_nearest(recipe):
     assert message(load_recipe, "cifar10-vgg13-weight-decy").endswith(
         "; do cifar10-vgg13-weight-decay"
     )
-    assert "demo, cifar-fs-resnet18-batch-size" in message(load_recipe, "nope")
+    assert "demo, banking77-text, cifar-fs-resnet18-batch-size" in message(load_recipe, "nope")
     assert (
         message(recipe.with_preset, "smke")
         == "preset: expected one of smoke, got 'smke'; do --preset smoke"
@@ -347,10 +358,38 @@ def test_a_recipe_file_that_cannot_be_read_is_refused(tmp_path):
 
 def test_the_papers_experiments_are_shipped():
     assert recipe_names()[0] == "demo"
-    assert set(recipe_names()) == {"demo", *PAPER}
+    assert set(recipe_names()) == {"demo", *PAPER, *OPEN}
 
 
-@pytest.mark.parametrize("name", ["demo", *PAPER])
+@pytest.mark.parametrize("name", REDUCED)
+def test_a_reduced_preset_has_grids_that_verdicts_can_be_passed_on(name):
+    recipe = load_recipe(name).with_preset("reduced")
+    assert recipe.seeds >= 3
+    for sweep, grid in recipe.sweeps.items():
+        (values,) = grid.values()
+        assert len(values) >= (3 if sweep == "training_time" else 7)
+        settings = {run.run_id for run in recipe.planned_runs(1) if sweep in run.sweeps}
+        assert len(settings) == len(values)
+    of_base = [run for run in recipe.planned_runs(1) if recipe.sweeps and not run.sweeps]
+    assert not of_base  # the base setting is one of the grid: no run is trained for nothing
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_preset_of_the_paper_is_the_published_setting(name):
+    recipe = load_recipe(name)
+    if "paper" in recipe.presets:
+        paper = recipe.with_preset("paper")
+        assert (paper.sweeps, paper.seeds) == (recipe.sweeps, 5)
+        assert (paper.data, paper.model, paper.training) == (
+            recipe.data,
+            recipe.model,
+            recipe.training,
+        )
+    else:
+        assert name == "banking77-text"
+
+
+@pytest.mark.parametrize("name", ["demo", *PAPER, *OPEN])
 def test_a_shipped_recipe_expands(name):
     recipe = load_recipe(name)
     assert recipe.title

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from geocollapse.reports.sweep_report import FailedRun
 
 
+_FOR_A_GPU = "paper"  # the preset at the size of the paper
+
+
 @dataclass(frozen=True)
 class SweepOptions:
     """How the runs of a sweep are carried out."""
@@ -59,6 +62,9 @@ def sweep(
     dry_run: Annotated[
         bool, Option("--dry-run", help="Only list the runs and estimate the time.")
     ] = False,
+    yes: Annotated[
+        bool, Option("--yes", help="Run --preset paper without a GPU, however long it takes.")
+    ] = False,
 ) -> Answer:
     """Train all runs of a recipe and report.
 
@@ -69,8 +75,11 @@ def sweep(
 
     planned = read_recipe(recipe, preset, settings)
     folder = options.out or Path("runs") / "-".join(filter(None, (planned.name, preset)))
-    carry_out = _plan if dry_run else _run
-    return carry_out(planned, folder, options, display)
+    if dry_run:
+        return _plan(planned, folder, options, display)
+    if preset == _FOR_A_GPU and not yes and options.torch_device == "cpu":
+        raise ValueError(_unasked(planned, options, display))
+    return _run(planned, folder, options, display)
 
 
 def demo(options: SweepOptions, display: Display, preset: Preset = None) -> Answer:
@@ -87,22 +96,37 @@ def demo(options: SweepOptions, display: Display, preset: Preset = None) -> Answ
 
 def _plan(recipe: Recipe, folder: Path, options: SweepOptions, display: Display) -> Answer:
     """The runs of a recipe and their cost, without running them."""
+    cost = _cost(recipe, options, display)
+    runs = [run.entry() for run in recipe.planned_runs(options.seeds)]
+    return Answer(
+        {"schema_version": 1, "folder": str(folder), **asdict(cost), "runs": runs},
+        _plan_text(recipe, folder, cost),
+        rows=[dict(run) for run in runs],
+    )
+
+
+def _cost(recipe: Recipe, options: SweepOptions, display: Display) -> Cost:
+    """What a sweep would cost here."""
     from geocollapse.experiments.cost import estimate_cost
 
     if not display.quiet:
         print("timing a few steps and one measurement of the base setting", file=sys.stderr)
-    cost = estimate_cost(
+    return estimate_cost(
         recipe,
         workers=options.workers,
         n_seeds=options.seeds,
         device=options.torch_device,
         data_root=options.data_root,
     )
-    runs = [run.entry() for run in recipe.planned_runs(options.seeds)]
-    return Answer(
-        {"schema_version": 1, "folder": str(folder), **asdict(cost), "runs": runs},
-        _plan_text(recipe, folder, cost),
-        rows=[dict(run) for run in runs],
+
+
+def _unasked(recipe: Recipe, options: SweepOptions, display: Display) -> str:
+    """The refusal of a sweep of the paper without a GPU, with the hours that it would take."""
+    cost = _cost(recipe, options, display)
+    return (
+        f"preset: expected a GPU for {_FOR_A_GPU}, got none, and {cost.n_runs} runs would take up "
+        f"to {cost.seconds / 3600:,.0f} hours here; do --yes to start all the same, or another "
+        "preset"
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from geocollapse.data import mini_imagenet
 from geocollapse.data.columns import Columns
 from geocollapse.data.folders import read_folder
 from geocollapse.data.labelled import About, Classes, LabelledImages
@@ -97,6 +98,8 @@ def load(
         (torch.Size([1, 8, 8]), ['0', '1', '2', '3', '4'])
     """
     name, in_spec = parse_spec(spec)
+    if name == mini_imagenet.NAME:
+        name = mini_imagenet.folder_of(find_root(data_root))
     wanted = split or in_spec
     pixels = Pixels(mean, std, pad_to, image_size, preprocessing)
     kind = name.partition(":")[0]

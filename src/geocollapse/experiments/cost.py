@@ -18,6 +18,7 @@ from geocollapse.experiments.supervised.train import record_steps, take_step
 from geocollapse.experiments.sweep import n_workers_of
 
 _SLOW_RECORD = 5.0  # seconds
+_SLOW_STEPS = 20.0  # seconds after which no further step is timed
 _TIMED_STEPS = 20  # steps behind the estimate of a run's cost
 
 
@@ -79,16 +80,21 @@ def _threads(threads: int) -> Iterator[None]:
 def _timed(config: RunConfig, device: str, data_root: str | Path | None) -> tuple[float, float]:
     """Seconds of one step and of one record; the first of either does not count, unless slow."""
     training = prepare(config, device=device, data_root=data_root)
-    n_steps = min(_TIMED_STEPS, config.training.max_steps)
     take_step(training)
+    training.losses.look()
+    n_steps = 0
     started = time.perf_counter()
-    for _ in range(n_steps):
+    while n_steps < min(_TIMED_STEPS, config.training.max_steps):
         take_step(training)
+        n_steps += 1
+        if time.perf_counter() - started > _SLOW_STEPS:
+            break
+    training.losses.look()  # waits for the device
     step = (time.perf_counter() - started) / n_steps
     record = math.inf
     for _ in range(2):
         started = time.perf_counter()
-        measure_record(training.model, training.source, training.target, config)
+        measure_record(training.model, *training.recorded_data(), config)
         record = min(record, time.perf_counter() - started)
         if record > _SLOW_RECORD:
             break

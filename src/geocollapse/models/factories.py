@@ -12,6 +12,7 @@ from types import ModuleType
 
 from torch import nn
 
+from geocollapse.data import Normalisation
 from geocollapse.models.loaded import ModelArgs
 from geocollapse.models.model_files import definitions, runnable
 
@@ -45,6 +46,21 @@ def make_model(spec: str, model_args: ModelArgs) -> nn.Module:
             f"{spec!r}"
         )
     return model
+
+
+def normalisation_of(model: nn.Module) -> Normalisation:
+    """How a module says that its images are normalised and resized; nothing without a word.
+
+    Raises:
+        TypeError: an attribute ``normalisation`` of another type.
+    """
+    found = getattr(model, "normalisation", None)
+    if found is not None and not isinstance(found, Normalisation):
+        raise TypeError(
+            f"model: expected a geocollapse.data.Normalisation as its attribute normalisation, got "
+            f"{type(found).__name__}; do Normalisation(mean=[...], std=[...], image_size=224)"
+        )
+    return found or Normalisation()
 
 
 def find_factory(spec: str) -> Callable[..., object]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from geocollapse.models.factories import make_model
+from geocollapse.models.factories import make_model, normalisation_of
 from geocollapse.models.hugging_face import load_hugging_face
 from geocollapse.models.loaded import RANDOM, LoadedModel, ModelArgs
 from geocollapse.models.vision import load_timm, load_torchvision
@@ -34,8 +34,9 @@ def load(
     Args:
         spec: ``timm:NAME``, ``torchvision:NAME``, ``hf:ID`` or ``hf:DIR``, pretrained unless
             ``weights`` or ``NAME@random`` are given; ``file.py:factory`` or
-            ``package.module:factory``, which returns a Module. ``MODEL@FILE`` is MODEL with the
-            weights of FILE.
+            ``package.module:factory``, which returns a Module, whose attribute ``normalisation``
+            (a ``geocollapse.data.Normalisation``) may say how its images are normalised and
+            resized. ``MODEL@FILE`` is MODEL with the weights of FILE.
         weights: safetensors, or a ``.pt``, ``.pth`` or ``.th`` state dict; None keeps those of the
             name or the factory.
         weights_key: entry of the file that holds the state dict; by default the only one that fits.
@@ -69,7 +70,8 @@ def load(
             f"do {name}, whose factory makes its own"
         )
     else:
-        loaded = LoadedModel(make_model(name, model_args or {}), spec)
+        model = make_model(name, model_args or {})
+        loaded = LoadedModel(model, spec, normalisation=normalisation_of(model))
     loaded.model.eval()
     if file is None:
         return replace(loaded, name=spec)

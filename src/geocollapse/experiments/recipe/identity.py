@@ -57,6 +57,7 @@ LATER: dict[str, object] = {
     "model.factory": None,
     "model.sha256": None,
     "measuring.first": 1,
+    "measuring.history_subset": None,
     "training.loss": "cross_entropy",
     "training.memory_format": "contiguous",
 }

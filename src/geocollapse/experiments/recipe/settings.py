@@ -192,7 +192,9 @@ class SamplingConfig(Part):
 class MeasuringConfig(Part):
     """When and how a run is measured: at ``points`` geometric steps, or ``every`` n steps.
 
-    The geometric steps lead from ``first`` to the limit of steps.
+    The geometric steps lead from ``first`` to the limit of steps. With a ``history_subset``, the
+    records before the last step use so many examples, balanced over classes, of the source and of
+    the target; the stopping rule and the final record use all.
     """
 
     points: Positive | None = None
@@ -203,6 +205,7 @@ class MeasuringConfig(Part):
     )
     n_probes: Positive | Literal["auto"] = "auto"
     max_samples: Positive | None = None
+    history_subset: Positive | None = None
     evaluation_batch_size: Positive = 500
     sampling: SamplingConfig | None = None
 

@@ -93,6 +93,22 @@ class Training:
     penalty: GeometricComplexityPenalty | None
     progress: Progress = field(default_factory=Progress)
     losses: LossWatch = field(default_factory=LossWatch)
+    watched: tuple[LabelledData, LabelledData | None] | None = None
+
+    @property
+    def is_at_its_end(self) -> bool:
+        """True if no step is left."""
+        return self.progress.step >= self.progress.last_step(self.config.training)
+
+    def recorded_data(self) -> tuple[LabelledData, LabelledData | None]:
+        """The examples of a record now: those of the recipe's ``history_subset`` before the end."""
+        size = self.config.measuring.history_subset
+        if size is None or self.is_at_its_end:
+            return self.source, self.target
+        if self.watched is None:
+            target = None if self.target is None else _at_most(self.target, size)
+            self.watched = _at_most(self.source, size), target
+        return self.watched
 
     @property
     def steps_per_epoch(self) -> int:
@@ -152,6 +168,11 @@ def _check_episodes(config: RunConfig, target: LabelledData | None) -> None:
         n_query=episodes.n_query,
         n_episodes=2,
     )
+
+
+def _at_most(data: LabelledData, size: int) -> LabelledData:
+    """A balanced subset of ``size`` examples, or all."""
+    return data if size >= len(data) else data.select(subset=size)
 
 
 def _channels_last(data: LabelledData) -> LabelledData:

@@ -109,17 +109,24 @@ def _train(training: Training, folder: RunFolder, on_progress: OnProgress | None
         started = time.perf_counter()
         _step_of_run(training, recorded)
         progress.seconds += time.perf_counter() - started
+        is_epoch_end = progress.step % training.steps_per_epoch == 0
+        if is_epoch_end and progress.stop_step is None and _needs_check(training, recorded):
+            _check_accuracy(training)
         if progress.step in recorded:
             line = _record(training, folder)
-        elif progress.step % training.steps_per_epoch:
+        elif not is_epoch_end:
             continue
-        elif progress.stop_step is None:
-            _check_accuracy(training)
         if on_progress is not None:
             on_progress(progress.step, progress.last_step(settings))
     if line["step"] != progress.step:
         line = _record(training, folder)
     return _final_record(training, folder, line)
+
+
+def _needs_check(training: Training, recorded: frozenset[int]) -> bool:
+    """False where a record of all examples says if the accuracy is reached."""
+    is_recorded = training.progress.step in recorded
+    return not is_recorded or training.recorded_data()[0] is not training.source
 
 
 def _step_of_run(training: Training, recorded: frozenset[int]) -> None:
@@ -135,8 +142,7 @@ def _step_of_run(training: Training, recorded: frozenset[int]) -> None:
         training.losses.look()
         raise
     step = training.progress.step
-    is_last = step >= training.progress.last_step(training.config.training)
-    if is_last or step in recorded or step % training.steps_per_epoch == 0:
+    if training.is_at_its_end or step in recorded or step % training.steps_per_epoch == 0:
         training.losses.look()
 
 
@@ -253,8 +259,9 @@ def _record(training: Training, folder: RunFolder) -> HistoryLine:
     What is kept is written before the checkpoint: a run that is killed in between does it again.
     """
     line = _measured(training, recalibrated=False)
-    is_reached = line["train_accuracy"] >= training.config.training.stop_accuracy
-    _note_accuracy(training, is_reached=is_reached)
+    if training.recorded_data()[0] is training.source:
+        is_reached = line["train_accuracy"] >= training.config.training.stop_accuracy
+        _note_accuracy(training, is_reached=is_reached)
     folder.append_history(line)
     if training.config.keep_checkpoints == "schedule":
         folder.keep_checkpoint(training.progress.step, training.model.state_dict())
@@ -279,10 +286,10 @@ def _measured(training: Training, *, recalibrated: bool) -> HistoryLine:
     """One line of the history, timed."""
     progress = training.progress
     started = time.perf_counter()
-    values = measure_record(training.model, training.source, training.target, training.config)
+    is_final = training.is_at_its_end
+    values = measure_record(training.model, *training.recorded_data(), training.config)
     if not math.isfinite(values["train_loss"]):
         raise NonFiniteLossError(progress.step, values["train_loss"])
-    is_final = progress.step >= progress.last_step(training.config.training)
     progress.measured(time.perf_counter() - started, is_final=is_final)
     line: HistoryLine = {
         "schema_version": VERSIONS["history.jsonl"],
