@@ -113,11 +113,11 @@ class RankOptions:
 
 
 def rank(
-    model: ModelsArgument,
     options: RankOptions,
     data_options: DataOptions,
     machine: MachineOptions,
     display: Display,
+    model: ModelsArgument = None,
 ) -> Answer:
     """Rank models by how well their features will do with few labels.
 
