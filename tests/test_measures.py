@@ -51,6 +51,7 @@ ATTRIBUTES = {
     "neural_collapse": geo.NeuralCollapse,
     "bounds": dict,
     "label_free": LabelFree,
+    "predicted_error": dict,
     "samples_for_rtol": int,
     "warnings": tuple,
     **{
