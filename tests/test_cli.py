@@ -328,7 +328,7 @@ def test_transfer_shows_a_table(tiny, run):
     code, out, _ = run("transfer", tiny, "digits", "--n-episodes", 20, "--quiet")
     assert code == 0
     assert "split test" in out
-    assert "nearest mean" in out
+    assert "nearest mean, predicted from geometry" in out
     assert "5-shot" in out
 
 

@@ -175,8 +175,8 @@ def _shown(result: FewShotDict) -> str:
     ]
     predicted = result["predicted_error_intervals"]
     if predicted:
-        errors = ("error predicted from geometry", *(_percent(predicted[k]) for k in shots))
-        rows.append(errors)
+        accuracies = (_predicted_percent(predicted[k]) for k in shots)
+        rows.append(("nearest mean, predicted from geometry", *accuracies))
     layer = result["layer"] or "the output"
     what = f"{layer}: {result['n_way']} classes an episode, {result['n_episodes']} episodes"
     notes = [f"note: {warning}" for warning in result["warnings"]]
@@ -188,6 +188,15 @@ def _shown(result: FewShotDict) -> str:
 def _percent(estimate: IntervalDict) -> str:
     low, high = estimate["ci95"]
     return f"{estimate['value']:.2%} ({low:.2%} to {high:.2%})"
+
+
+def _predicted_percent(error: IntervalDict) -> str:
+    """A predicted error as an accuracy; without an interval where it has none."""
+    low, high = error["ci95"]
+    accuracy = f"{1.0 - (error['value'] or 0.0):.2%}"
+    if low is None or high is None:
+        return accuracy
+    return f"{accuracy} ({1.0 - high:.2%} to {1.0 - low:.2%})"
 
 
 def _parse_shots(texts: list[str]) -> list[int]:
