@@ -17,13 +17,17 @@ _TWO_PASS = "float32 two-pass baseline, pinv"
 
 
 def _features(
-    n: int = 50_000, p: int = 512, n_classes: int = 100, dtype: torch.dtype = torch.float32
+    n: int = 50_000,
+    p: int = 512,
+    n_classes: int = 100,
+    dtype: torch.dtype = torch.float32,
+    spread: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Gaussian classes of unit variance around Gaussian means."""
+    """Gaussian classes of unit variance around Gaussian means of standard deviation ``spread``."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, n_classes, (n,), generator=generator)
     means = torch.randn(n_classes, p, generator=generator)
-    return (means[labels] + torch.randn(n, p, generator=generator)).to(dtype), labels
+    return (spread * means[labels] + torch.randn(n, p, generator=generator)).to(dtype), labels
 
 
 def _kept(dtype: torch.dtype) -> tuple[Work, Work]:
@@ -135,6 +139,16 @@ def _same_accuracy(ours: geo.FewShotAccuracy, theirs: Tensor) -> None:
         raise ValueError(f"expected the same accuracy, got {ours.value} and {theirs.mean()}")
 
 
+def _predicted_error() -> tuple[Work, Work]:
+    x, y = _features(10_000, spread=0.15)
+    return lambda: geo.predicted_error(x, y), lambda: geo.few_shot_accuracy(x, y)
+
+
+def _same_error(ours: geo.Estimate, theirs: geo.Estimate) -> None:
+    if abs(ours.value + theirs.value - 1.0) > 0.02:
+        raise ValueError(f"expected one error and its accuracy, got {ours} and {theirs}")
+
+
 ROWS = (
     Row(
         name="collapse-kept",
@@ -207,5 +221,14 @@ ROWS = (
         reach=1.0,
         prepare=_same_episodes,
         check=_same_accuracy,
+    ),
+    Row(
+        name="predicted-error",
+        work="predicted 5-way 5-shot error with interval, 10,000 x 512, C = 100",
+        against="600 episodes of the same, without other samples in their interval",
+        reach=60.0,
+        prepare=_predicted_error,
+        repeats=3,
+        check=_same_error,
     ),
 )

@@ -330,7 +330,13 @@ def test_transfer_shows_a_table(tiny, run):
     assert "split test" in out
     assert out.startswith("Nearest mean: ")
     assert out.splitlines()[0].endswith(" with 5 labelled examples of each of 5 classes")
-    for part in ("linear probe", "these 10 classes", "others like them", "From 290 labelled"):
+    for part in (
+        "linear probe",
+        "predicted from geometry",
+        "these 10 classes",
+        "others like them",
+        "From 290 labelled",
+    ):
         assert part in out
 
 

@@ -52,6 +52,7 @@ ATTRIBUTES = {
     "bounds": dict,
     "label_free": LabelFree,
     "estimates": dict,
+    "predicted_error": dict,
     "samples_for_rtol": int,
     "warnings": tuple,
     **{

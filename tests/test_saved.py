@@ -180,6 +180,7 @@ def test_features_and_labels_alone_give_all_but_complexity(model, data, tmp_path
         "nc1_rank",
         "nc2_max_angle",
         "nearest_mean_error",
+        "predicted_error",
         "label_free",
         "n_samples",
         "classes",
@@ -197,6 +198,8 @@ def test_features_and_labels_alone_give_all_but_complexity(model, data, tmp_path
     assert [note.split(":")[0] for note in found["warnings"]] == [
         "geometric_complexity, geometric_collapse and what follows from them",
         "nc3, nc4 and nc2_weight",
+        "predicted_error",
+        "predicted_error",
         "alpha_req",
     ]
 

@@ -66,7 +66,7 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
     has_norms = len(kept.context.probed) > 0
     bounds = bounds_of(data, _BOUND_SHOTS, by_class if has_norms else None)
     predicted = quick_prediction(
-        kept.features, kept.labels, _PREDICTED_SHOTS, seed=kept.context.seed
+        data.features, data.labels, _PREDICTED_SHOTS, seed=kept.context.seed
     )
     baselines = label_free(kept.features)
     estimates = estimates_of(kept, data, terms)
