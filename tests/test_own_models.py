@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from geocollapse.cli import main
 from geocollapse.experiments.recipe import Recipe, load_recipe, run_id
 from geocollapse.experiments.results.folders import load_model
 from geocollapse.experiments.supervised.state import check_run, prepare
@@ -205,3 +206,18 @@ def test_mini_imagenet_is_the_usual_tree(tmp_path: Path) -> None:
     assert training.source.inputs.shape == (36, 3, 8, 8)
     with pytest.raises(FileNotFoundError, match="mini-imagenet/train, val and test with a folder"):
         prepare(recipe.run_config(), data_root=tmp_path / "out")
+
+
+def test_the_recipe_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    section = page.partition("## Your own network and data")[2]
+    code, recipe = (
+        section.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("python", "yaml")
+    )
+    assert len(recipe.splitlines()) <= 10
+    monkeypatch.chdir(tmp_path)
+    images(tmp_path / "photos")
+    (tmp_path / "my_network.py").write_text(code)
+    (tmp_path / "mine.yaml").write_text(recipe)
+    assert main(["sweep", "mine.yaml", "--workers", "1", "--quiet"]) == 0
+    assert (tmp_path / "runs" / "mine" / "report.html").is_file()
