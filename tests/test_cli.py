@@ -1024,3 +1024,18 @@ def test_a_closed_stdout_leaves_the_file(tiny, tmp_path):
     done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(path.read_text())["n_samples"] == 40
+
+
+def test_the_preset_of_the_paper_asks_before_it_starts_without_a_gpu(run, monkeypatch, tmp_path):
+    from geocollapse.experiments import cost
+
+    hours = cost.Cost(30, 2, 1.0, 1.0, 3600.0, 2 * 3600.0)
+    monkeypatch.setattr(cost, "estimate_cost", lambda *_, **__: hours)
+    folder = tmp_path / "out"
+    command = ["sweep", "cifar10-vgg13-learning-rate", "--preset", "paper", "--quiet"]
+    text = error_of(run, *command, "--device", "cpu", "--out", str(folder))
+    assert text == (
+        "preset: expected a GPU for paper, got none, and 30 runs would take up to 2 hours here; "
+        "do --yes to start all the same, or another preset"
+    )
+    assert not folder.exists()
