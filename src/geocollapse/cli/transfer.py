@@ -282,7 +282,8 @@ def _shown(curve: LearningCurve, result: FewShotDict) -> str:
     ]
     if result["full_data"] is not None:
         lines.append(f"\n{_of_all_labels(result['full_data'], curve.n_classes)}")
-    return "\n".join([*lines, *(f"note: {warning}" for warning in result["warnings"])])
+    notes = [w for w in result["warnings"] if not w.startswith("predicted_error: ")]
+    return "\n".join([*lines, *(f"note: {note}" for note in notes)])
 
 
 def _predicted(result: FewShotDict) -> list[tuple[str, int, str, str | None, str | None]]:
