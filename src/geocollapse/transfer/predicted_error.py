@@ -246,8 +246,8 @@ def _notes(dimension: float, k_shot: int, least_examples: int) -> tuple[str, ...
     found = []
     if k_shot < ENOUGH_SHOTS:
         found.append(
-            f"predicted_error: approximate below {ENOUGH_SHOTS} shots, 1 to 5 points too high on "
-            f"real embeddings; few_shot_accuracy measures it"
+            f"predicted_error: approximate below {ENOUGH_SHOTS} shots, up to 5 points too high "
+            f"on real embeddings; few_shot_accuracy measures it"
         )
     if dimension < ENOUGH_DIMENSIONS:
         found.append(
