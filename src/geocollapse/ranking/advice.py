@@ -129,12 +129,13 @@ def advise(
     if not ties:
         return f"{best.label} is best, and told apart from all others."
     tied = [model for model in models if model.label in ties]
-    names = _listed([model.label for model in (best, *tied)])
+    others = _listed([model.label for model in tied])
     enough = "even 100,000 would hardly do" if needed is None else f"about {needed:,} would do"
     if len(tied) > 1:
         enough += f" for {best.label} and {tied[0].label}"
     advice = (
-        f"{names} cannot be told apart with {target.smallest_class:,} examples a class; {enough}."
+        f"{best.label} comes first, and cannot be told apart from {others} with "
+        f"{target.smallest_class:,} examples a class; {enough}."
     )
     fastest = _fastest([best, *tied])
     return advice if fastest is None else f"{advice} {fastest} is the fastest of them."
@@ -176,7 +177,7 @@ def advise_checkpoint(
 
 def _listed(names: Sequence[str]) -> str:
     """Names in a sentence."""
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _fastest(models: Sequence[RankedModel]) -> str | None:
