@@ -828,8 +828,8 @@ def test_the_command_itself_exits_with_the_code():
 def test_without_arguments_there_is_help(run):
     code, out, err = run()
     assert (code, err) == (0, "")
-    assert "measure" in out
-    assert "rank" not in out
+    assert all(name in out for name in ("measure", "compare", "transfer", "rank"))
+    assert "ood" not in out
 
 
 def test_version(run):
@@ -857,19 +857,19 @@ def test_numbers_and_settings_are_parsed():
     [("500", 500), ("500B", 500), ("2KB", 2000), ("1.5MB", 1_500_000), ("2GB", 2 * 10**9)],
 )
 def test_sizes_of_memory(text, size):
-    from geocollapse.cli.measure import _parse_bytes
+    from geocollapse.cli.resolve import parse_bytes
 
-    assert _parse_bytes(text) == size
+    assert parse_bytes(text, option="--memory-limit") == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "2TB", "-1", "1.2.3MB"])
 def test_bad_sizes_of_memory(text):
-    from geocollapse.cli.measure import _parse_bytes
+    from geocollapse.cli.resolve import parse_bytes
 
     with pytest.raises(
         ValueError, match="--memory-limit: expected a size such as 500MB or 2GB, got"
     ):
-        _parse_bytes(text)
+        parse_bytes(text, option="--memory-limit")
 
 
 # results are not lost, and stdout is clean

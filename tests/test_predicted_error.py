@@ -294,7 +294,7 @@ def test_values_belong_to_the_classes_of_the_episodes():
     found = predicted_error(x, y, n_way=3, n_episodes=30, seed=5)
     assert found.n_samples == len(found.values) == 30
     laws.assert_close(found.values.mean(), found.value)
-    episodes = y[draw_episodes(y, EpisodeSizes(3, 5, 15, 30), 5)[:, :, 0]]
+    episodes = draw_episodes(y, EpisodeSizes(3, 5, 15, 30), 5).ways
     for ways, value in zip(episodes[:6], found.values, strict=False):
         rows = torch.isin(y, ways)
         alone = predicted_error(x[rows], y[rows], n_way=3, seed=5)

@@ -57,8 +57,8 @@ def compare(
     Two run folders without DATA are compared by what they recorded of their own data.
     """
     from geocollapse.ranking.accuracy import EpisodeSettings
-    from geocollapse.ranking.comparison import compare_layers
     from geocollapse.ranking.order import RankSettings
+    from geocollapse.ranking.two_models import compare_layers
 
     check_writable(options.out, "--out")
     labels, specs = _named(first, second)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 # arguments of the library that are options, and the options that have another name
 _ARGUMENTS = (
     "data_root",
+    "image_column",
     "image_size",
     "input_layer",
     "label_column",
@@ -17,6 +18,7 @@ _ARGUMENTS = (
     "next_tokens",
     "n_seeds",
     "pool",
+    "skip_broken",
     "text_column",
     "tokenizer",
     "weights",
@@ -55,6 +57,7 @@ def _in_options(text: str, parameters: Collection[str]) -> str:
         if argument == "model_args":
             text = _ITEM.sub(rf"{option} \1=\2", text)
             text = re.sub(r" model_args\b(?!=)", f" {option}", text)
+        text = re.sub(rf"(?<= ){argument}=True\b", option, text)
         text = re.sub(rf"(?<= ){argument}=", f"{option} ", text)
     return text
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from geocollapse.bounds import MAX_MOMENT_CLASSES, bounds_of
+from geocollapse.bounds import MAX_MOMENT_CLASSES, NearestMeanBound, bounds_of
 from geocollapse.collapse import (
     ClassStatistics,
     LabelledFeatures,
+    NeuralCollapse,
     PoincareRatios,
     geometric_collapse,
     measure_collapse,
@@ -56,20 +58,16 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
     names = _class_names(kept, data)
     by_class, gc = _complexity(kept, kept.norms)
     classifier = _fitting_classifier(kept, data)
-    terms = ExampleTerms.of(data)
-    beside = () if terms is None else (terms,)
-    collapse = measure_collapse(data, weight=classifier.weight, bias=classifier.bias, beside=beside)
+    collapse, estimates = _collapse(kept, data, classifier)
     means = data.statistics.means
     rounding = data.statistics.rounding_squared()
     gcol = geometric_collapse(by_class, means, rounding=rounding)
     variance = _total_variance(data)
     has_norms = len(kept.context.probed) > 0
-    bounds = bounds_of(data, _BOUND_SHOTS, by_class if has_norms else None)
     predicted = quick_prediction(
         data.features, data.labels, _PREDICTED_SHOTS, seed=kept.context.seed
     )
     baselines = label_free(kept.features)
-    estimates = estimates_of(kept, data, terms)
     warnings = (
         *kept.context.warnings,
         *((*gc.warnings, *gcol.warnings) if has_norms else (_NO_NORMS,)),
@@ -92,15 +90,31 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
             poincare_ratios(data.statistics.variances(), by_class, means, rounding=rounding), names
         ),
         neural_collapse=collapse,
-        bounds={
-            "inf" if bound.k_shot == math.inf else str(bound.k_shot): bound for bound in bounds
-        },
+        bounds=_bounds(data, by_class if has_norms else None),
         predicted_error=predicted.values,
         label_free=baselines,
         estimates=estimates,
         samples_for_rtol=_samples_for_rtol(kept),
         warnings=tuple(dict.fromkeys(warnings)),
     )
+
+
+def _collapse(
+    kept: KeptLayer, data: LabelledFeatures, classifier: _Classifier
+) -> tuple[NeuralCollapse, dict[str, Estimate]]:
+    """Neural collapse, and the estimates of the ranked measures from the same pass."""
+    terms = ExampleTerms.of(data)
+    beside = () if terms is None else (terms,)
+    found = measure_collapse(data, weight=classifier.weight, bias=classifier.bias, beside=beside)
+    return found, estimates_of(kept, data, terms)
+
+
+def _bounds(
+    data: LabelledFeatures, by_class: Sequence[Estimate] | None
+) -> dict[str, NearestMeanBound]:
+    """Nearest-mean bounds by the number of shots, ``inf`` for the class means themselves."""
+    found = bounds_of(data, _BOUND_SHOTS, by_class)
+    return {"inf" if bound.k_shot == math.inf else str(bound.k_shot): bound for bound in found}
 
 
 def _class_names(kept: KeptLayer, data: LabelledFeatures) -> tuple[str, ...]:

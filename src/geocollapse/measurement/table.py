@@ -40,7 +40,12 @@ _ROWS = (
 )
 _POOLS = {"mean": "mean over positions", "cls": "first token", "last": "last token"}
 # measures that are tried for every layer; why one is undefined is told in the JSON alone
-_UNASKED = ("input_covariance_lambda_max: ", "alpha_req: ", "predicted_error: ")
+_UNASKED = (
+    "input_covariance_lambda_max: ",
+    "alpha_req: ",
+    "predicted_error: ",
+    "estimates: no interval",
+)
 _CORRECTED = (
     "intervals for examples like these allow for few examples of a class, the values beside them "
     "do not"
