@@ -198,9 +198,9 @@ def test_features_and_labels_alone_give_all_but_complexity(model, data, tmp_path
     assert [note.split(":")[0] for note in found["warnings"]] == [
         "geometric_complexity, geometric_collapse and what follows from them",
         "nc3, nc4 and nc2_weight",
-        "predicted_error",
-        "predicted_error",
         "alpha_req",
+        "predicted_error",
+        "predicted_error",
     ]
 
 

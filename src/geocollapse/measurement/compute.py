@@ -32,11 +32,9 @@ from geocollapse.measurement.layer import (
     PerPixel,
 )
 from geocollapse.store import KeptLayer
-from geocollapse.transfer import quick_prediction
 from geocollapse.transfer.label_free import label_free
 
 _BOUND_SHOTS = (math.inf, 1, 5)
-_PREDICTED_SHOTS = (1, 5)
 _NO_NORMS = (
     "geometric_complexity, geometric_collapse and what follows from them: undefined without "
     "squared Jacobian norms; do geocollapse measure MODEL DATA --save-features FILE, which keeps "
@@ -64,9 +62,6 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
     gcol = geometric_collapse(by_class, means, rounding=rounding)
     variance = _total_variance(data)
     has_norms = len(kept.context.probed) > 0
-    predicted = quick_prediction(
-        data.features, data.labels, _PREDICTED_SHOTS, seed=kept.context.seed
-    )
     baselines = label_free(kept.features)
     warnings = (
         *kept.context.warnings,
@@ -74,7 +69,6 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
         *collapse.warnings,
         *classifier.notes,
         *_about_limits(len(names), variance),
-        *predicted.warnings,
         *baselines.warnings,
         *about_estimates(estimates),
     )
@@ -91,7 +85,6 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
         ),
         neural_collapse=collapse,
         bounds=_bounds(data, by_class if has_norms else None),
-        predicted_error=predicted.values,
         label_free=baselines,
         estimates=estimates,
         samples_for_rtol=_samples_for_rtol(kept),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Generic, NamedTuple, Protocol, TypeVar, cast, overload
@@ -18,8 +19,10 @@ from geocollapse.measurement.json_form import MeasurementDict, PoincareDict
 from geocollapse.measurement.near_names import NearNames
 from geocollapse.measures import MEASURES
 from geocollapse.store import KeptLayer, write_features
-from geocollapse.transfer import LabelFree
+from geocollapse.transfer import LabelFree, quick_prediction
+from geocollapse.transfer.prediction import Prediction
 
+PREDICTED_SHOTS = (1, 5)
 SUGGESTED_RTOL = 0.05  # the precision that the table suggests
 _HEADLINES = (
     "accuracy",
@@ -134,9 +137,6 @@ class LayerMeasurement(CollapseMeasures):
         poincare_ratio: empirical Poincare ratios.
         neural_collapse: CDNV and NC1 to NC4.
         bounds: nearest-mean bounds by the number of shots: ``"inf"``, ``"1"``, ``"5"``.
-        predicted_error: 1-shot and 5-shot error predicted by ``geocollapse.predicted_error``, among
-            5 classes or all if there are fewer; None where it is undefined. Its standard error is
-            one to two points: 500 queries and 100 sets of classes stand for all.
         label_free: RankMe, effective rank, alpha-ReQ and feature norm.
         estimates: the measures that are ranked, by their names in ``geocollapse.measures``, for the
             population behind the data. Values are corrected for few examples of a class, so they
@@ -156,7 +156,6 @@ class LayerMeasurement(CollapseMeasures):
     poincare_ratio: PoincareDict
     neural_collapse: NeuralCollapse
     bounds: dict[str, NearestMeanBound]
-    predicted_error: dict[str, float | None]
     label_free: LabelFree
     estimates: dict[str, Estimate]
     samples_for_rtol: int | None = None
@@ -171,6 +170,22 @@ class LayerMeasurement(CollapseMeasures):
     def gc_pixel(self) -> Estimate | None:
         """Geometric complexity per unit of the raw [0, 1] pixel; None where that is not known."""
         return None if self.per_pixel is None else self.per_pixel.geometric_complexity
+
+    @cached_property
+    def prediction(self) -> Prediction:
+        """1-shot and 5-shot error predicted from the geometry, computed when it is asked for.
+
+        Among 5 classes, or all if there are fewer. Its standard error is one to two points: 500
+        queries and 100 sets of classes stand for all; see ``geocollapse.predicted_error``.
+        """
+        return quick_prediction(
+            self.features, self.labels, PREDICTED_SHOTS, seed=self.kept.context.seed
+        )
+
+    @cached_property
+    def predicted_error(self) -> dict[str, float | None]:
+        """The predicted errors by number of shots; None where one is undefined."""
+        return self.prediction.values
 
     @property
     def features(self) -> Tensor:
@@ -322,6 +337,6 @@ def _circumstances(layer: LayerMeasurement) -> dict[str, object]:
         "layer": layer.layer,
         "split": context.split,
         "preprocessing": context.preprocessing,
-        "warnings": layer.warnings,
+        "warnings": tuple(dict.fromkeys((*layer.warnings, *layer.prediction.warnings))),
         "provenance": context.provenance,
     }

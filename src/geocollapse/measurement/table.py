@@ -43,7 +43,6 @@ _POOLS = {"mean": "mean over positions", "cls": "first token", "last": "last tok
 _UNASKED = (
     "input_covariance_lambda_max: ",
     "alpha_req: ",
-    "predicted_error: ",
     "estimates: no interval",
 )
 _CORRECTED = (
