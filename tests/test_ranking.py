@@ -14,7 +14,9 @@ from geocollapse.estimate import Estimate
 from geocollapse.ranking.accuracy import EpisodeSettings, half_samples, sampled_accuracy
 from geocollapse.ranking.advice import examples_needed
 from geocollapse.ranking.agreement import agreement
+from geocollapse.ranking.candidate import Candidate, FeatureSettings, Opened
 from geocollapse.ranking.order import RankSettings, rank_features
+from geocollapse.ranking.run import rank_candidates
 from geocollapse.ranking.ties import compare_all, compare_independent
 from geocollapse.store.cache import FeatureCache
 
@@ -358,3 +360,18 @@ def test_checkpoints_say_where_transfer_peaked():
     assert "Transfer peaks at step 100" in ranking.advice
     assert "falls to" in ranking.advice
     assert ranking.to_dict()["checkpoints"] == ["step 0", "step 100", "step 200"]
+
+
+def test_target_classes_that_a_model_was_trained_on_are_said():
+    x, y = sample(n_classes=3)
+    data = torch.utils.data.TensorDataset(x, y)
+    data.classes = ["tench", "Sports_Car", "quokka"]
+    opened = Opened(blurred(0.0), data, trained_on=("tench, Tinca tinca", "sports car"))
+    ranking = rank_candidates(
+        [Candidate("a", lambda: opened)],
+        FeatureSettings(layer=""),
+        RankSettings(EpisodeSettings(n_episodes=50)),
+    )
+    (warning,) = ranking.warnings
+    assert warning.startswith("a: trained on target classes: tench, Sports_Car; new classes may")
+    assert "trained on target classes" in str(ranking)

@@ -232,7 +232,7 @@ def _open(
     inputs = Request(spec, options.data, default_split="test").resolve(
         models, data_options, machine
     )
-    return Opened(inputs.model, inputs.source, inputs.origin)
+    return Opened(inputs.model, inputs.source, inputs.origin, inputs.trained_on)
 
 
 def _checkpoints(

@@ -34,12 +34,14 @@ class ModelAndData:
         dataset: the examples, with their `name`, `split` and `classes`.
         source: the data set, or a DataLoader over it if worker processes were asked for.
         origin: model, weights, data and split, for the provenance.
+        trained_on: names of the classes that the model was trained on, where they are known.
     """
 
     model: nn.Module
     dataset: Prepared
     source: Prepared | DataLoader[object]
     origin: dict[str, str | None]
+    trained_on: tuple[str, ...] = ()
 
     def heading(self) -> str:
         """One line that names model, weights, data and split."""
@@ -104,7 +106,8 @@ class Request:
             "data": dataset.name,
             "split": dataset.split,
         }
-        return ModelAndData(model, dataset, _with_workers(dataset, machine), origin)
+        source = _with_workers(dataset, machine)
+        return ModelAndData(model, dataset, source, origin, loaded.classes)
 
     def _dataset(
         self, data: str, loaded: LoadedModel, tokenizer: str | None, options: DataOptions, seed: int

@@ -60,7 +60,7 @@ COMPLEXITY = (
         unit="1 / pixel unit²",
         better="lower",
         invariant_to=(*_SCALE_FREE, "input scale"),
-        read_as="free of both scales: rank by it",
+        read_as="free of both scales",
         caution="Depends on the resolution: rank it only among models of equal input size.",
     ),
     Measure(
@@ -72,7 +72,7 @@ COMPLEXITY = (
         unit="1 / pixel unit²",
         better="lower",
         invariant_to=(*_SCALE_FREE, "input scale"),
-        read_as="free of both scales: rank by it",
+        read_as="free of both scales",
         caution="Depends on the resolution: rank it only among models of equal input size.",
     ),
     Measure(

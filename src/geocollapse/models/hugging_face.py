@@ -51,8 +51,20 @@ def load_hugging_face(name: str, *, is_pretrained: bool, model_args: ModelArgs) 
         tokenizer = _tokenizer(name) if takes == "input_ids" else None
     weights = name if is_pretrained else RANDOM
     return LoadedModel(
-        model.eval(), f"hf:{name}", weights, preprocessing=preprocessing, tokenizer=tokenizer
+        model.eval(),
+        f"hf:{name}",
+        weights,
+        preprocessing=preprocessing,
+        tokenizer=tokenizer,
+        classes=_classes(config) if is_pretrained else (),
     )
+
+
+def _classes(config: object) -> tuple[str, ...]:
+    """The names of the classes in a configuration; none where they are numbers."""
+    names = getattr(config, "id2label", None) or {}
+    found = tuple(str(name) for name in names.values())
+    return () if any(name.startswith("LABEL_") for name in found) else found
 
 
 def load_tokenizer(name: str) -> Tokenizer:

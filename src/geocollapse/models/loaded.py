@@ -31,6 +31,7 @@ class LoadedModel:
         preprocessing: of its images; None if its source names none.
         tokenizer: of its texts, if one lies with it.
         normalisation: of the images it was trained on, for a run folder.
+        classes: that it was trained on, by name; empty where its source tells none.
     """
 
     model: nn.Module
@@ -41,6 +42,7 @@ class LoadedModel:
     preprocessing: ImagePreprocessing | None = None
     tokenizer: Tokenizer | None = None
     normalisation: Normalisation = field(default_factory=Normalisation)
+    classes: tuple[str, ...] = ()
 
     def __call__(self, *inputs: object, **named_inputs: object) -> object:
         """The output of the module."""

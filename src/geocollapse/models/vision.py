@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _PIP = 'do pip install "geocollapse[vision]"'
+_IMAGENET = 1000  # classes
 
 
 class TimmConfig(TypedDict):
@@ -94,6 +95,7 @@ def load_timm(name: str, *, is_pretrained: bool, model_args: ModelArgs) -> Loade
         f"timm:{name}",
         weights=weights if is_pretrained else RANDOM,
         preprocessing=timm_preprocessing(config, n_channels),
+        classes=_imagenet(timm) if is_pretrained and published["num_classes"] == _IMAGENET else (),
     )
 
 
@@ -151,6 +153,7 @@ def load_torchvision(name: str, *, is_pretrained: bool, model_args: ModelArgs) -
         f"torchvision:{name}",
         weights=str(weights) if is_pretrained else RANDOM,
         preprocessing=torchvision_preprocessing(weights),
+        classes=tuple(weights.meta["categories"]) if is_pretrained else (),
     )
 
 
@@ -188,6 +191,12 @@ def torchvision_preprocessing(
         source="torchvision",
         make=functools.partial(torchvision_preprocessing, weights),
     )
+
+
+def _imagenet(timm: ModuleType) -> tuple[str, ...]:
+    """The names of ImageNet's 1,000 classes."""
+    info = timm.data.ImageNetInfo("imagenet-1k")
+    return tuple(info.index_to_description(label) for label in range(_IMAGENET))
 
 
 def _size_of(step: object) -> tuple[int, int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -20,6 +20,8 @@ from geocollapse.runtime.provenance import provenance
 from geocollapse.store import KeptLayer
 from geocollapse.store.cache import FeatureCache, key_of
 
+TRAINED_ON = "trained on target classes"
+_SHOWN = 5
 _TIMED = 16  # examples of a forward pass that is timed
 _LEAST_PROBED = 50
 _PROBED_SHARE = 20  # one example in so many: a probe costs two forward passes, so 10 % more time
@@ -33,11 +35,13 @@ class Opened:
         model: a module, a loaded model or a callable from inputs to features.
         data: as ``geocollapse.measure`` takes them.
         origin: the names of model, weights, data and split, for the provenance.
+        trained_on: names of the classes that the model was trained on, where they are known.
     """
 
     model: Model
     data: Data
     origin: Mapping[str, object] = field(default_factory=dict)
+    trained_on: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +98,25 @@ def features_of(
         kept = _noted(_from_pass(opened, settings), opened.origin)
         if cache is not None and key is not None:
             cache.write(key, kept)
-    return _noted(kept, {**opened.origin, "from_cache": is_cached})
+    found = _noted(kept, {**opened.origin, "from_cache": is_cached})
+    return _warned(found, _known_classes(opened.trained_on, kept.context.class_names))
+
+
+def _known_classes(trained_on: Sequence[str], target: Sequence[str] | None) -> str | None:
+    """A warning where target classes are among those of the training, by name."""
+    known = {part.strip().casefold() for name in trained_on for part in name.split(",")}
+    both = [name for name in target or () if name.strip().casefold().replace("_", " ") in known]
+    if not both:
+        return None
+    more = f" and {len(both) - _SHOWN} more" if len(both) > _SHOWN else ""
+    return f"{TRAINED_ON}: {', '.join(both[:_SHOWN])}{more}; new classes may do worse"
+
+
+def _warned(kept: KeptLayer, warning: str | None) -> KeptLayer:
+    if warning is None:
+        return kept
+    context = kept.context
+    return replace(kept, context=replace(context, warnings=(*context.warnings, warning)))
 
 
 def _from_pass(opened: Opened, settings: FeatureSettings) -> KeptLayer:

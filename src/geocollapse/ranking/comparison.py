@@ -74,6 +74,7 @@ class Compared:
     Attributes:
         name: of the measure.
         label: in words.
+        short: the same in a sentence.
         first: of the first model.
         second: of the second model.
         difference: the first less the second; None where it has no interval.
@@ -83,6 +84,7 @@ class Compared:
 
     name: str
     label: str
+    short: str
     first: float
     second: float
     difference: Estimate | None
@@ -147,7 +149,7 @@ class Comparison:
         for row in self.rows[: self.n_deciding]:
             better = self.better(row)
             if better is not None:
-                wins[better].append(row.label)
+                wins[better].append(row.short)
         first, second = (wins[label] for label in self.labels)
         if not first and not second:
             return (

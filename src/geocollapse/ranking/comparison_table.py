@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import TYPE_CHECKING
 
 from geocollapse.measurement.table import rendered
@@ -31,7 +32,8 @@ def as_text(comparison: Comparison) -> str:
         *(f"{row.label}: {row.note}" for row in comparison.rows if row.note),
         *comparison.notes,
     ]
-    return f"{comparison.answer}\n\n{_place(comparison)}\n{rendered(table, notes)}"
+    answer = textwrap.fill(comparison.answer, 100)
+    return f"{answer}\n\n{_place(comparison)}\n{rendered(table, notes)}"
 
 
 def _place(comparison: Comparison) -> str:

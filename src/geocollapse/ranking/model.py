@@ -41,7 +41,7 @@ def rank_model(label: str, kept: KeptLayer, episodes: EpisodeSettings) -> Ranked
         predicted_accuracy=predicted,
         geometric_complexity=_defined(measured.geometric_complexity),
         scores={name: scores[name] for name in SCORES if name in scores},
-        warnings=notes,
+        warnings=(*kept.context.warnings, *notes),
     )
 
 

@@ -12,6 +12,7 @@ from geocollapse.measures import SCORES
 from geocollapse.ranking.accuracy import EpisodeSettings
 from geocollapse.ranking.advice import advise, advise_checkpoint, examples_needed
 from geocollapse.ranking.agreement import Agreement, agreement
+from geocollapse.ranking.candidate import TRAINED_ON
 from geocollapse.ranking.model import rank_model
 from geocollapse.ranking.result import RankedModel, Ranking, Target
 from geocollapse.ranking.ties import Pair, compare_all, compare_independent
@@ -65,7 +66,7 @@ def rank_features(kept: Mapping[str, KeptLayer], settings: RankSettings) -> Rank
         advice=_advice(models, pairs, target, path, found),
         path=path,
         about=target,
-        warnings=_same_models(models),
+        warnings=(*_same_models(models), *_trained_on_target(models), *_inputs(models)),
         provenance=provenance(seed=episodes.seed, device=first.features.device),
     )
 
@@ -176,6 +177,30 @@ def _same_models(models: Sequence[RankedModel]) -> tuple[str, ...]:
             if a.shape == b.shape and torch.equal(a, b):
                 notes.append(f"{other.label} and {model.label} have the same features")
     return tuple(notes)
+
+
+def _trained_on_target(models: Sequence[RankedModel]) -> tuple[str, ...]:
+    """The warnings on models that have seen target classes."""
+    return tuple(
+        f"{model.label}: {warning}"
+        for model in models
+        for warning in model.warnings
+        if warning.startswith(TRAINED_ON)
+    )
+
+
+def _inputs(models: Sequence[RankedModel]) -> tuple[str, ...]:
+    """A note where the models take images of other sizes or normalisations."""
+    prepared = {model.label: model.kept.context.preprocessing for model in models}
+    kinds = {str([p.get(key) for key in ("image_size", "mean", "std")]) for p in prepared.values()}
+    if len(kinds) < 2:
+        return ()
+    parts = [f"{label} {_size(p.get('image_size'))}" for label, p in prepared.items()]
+    return (f"each model has its own preprocessing: {', '.join(parts)}",)
+
+
+def _size(value: object) -> str:
+    return " x ".join(map(str, value)) if isinstance(value, list) else "the images' own size"
 
 
 def _text(value: object) -> str | None:

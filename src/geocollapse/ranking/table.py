@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _BEST_SCORES = 3
-_LEAST_FOR_AGREEMENT = 3  # models: two have one order or the other
+_LEAST_FOR_AGREEMENT = 4  # models: three agree by luck in one case of six
 _WIDTH = 240  # a table is as wide as its columns need, up to here
 _NOTE_WIDTH = 100
 

@@ -23,7 +23,7 @@ _DECIDING = (
     ("directional_cdnv",),
     ("nc1",),
 )
-_SHOWN = ("geometric_complexity", "accuracy", "nearest_mean_error")
+_SHOWN = ("geometric_complexity", "nearest_mean_error")
 
 
 def compare(
@@ -156,6 +156,7 @@ def _row(
     return Compared(
         name=name,
         label=measure_.full_name,
+        short=measure_.short,
         first=_value(name, first),
         second=_value(name, second),
         difference=difference,
@@ -205,6 +206,7 @@ def _few_shot(
     row = Compared(
         name="few_shot_accuracy",
         label=label,
+        short=label,
         first=a.over_episodes.value,
         second=b.over_episodes.value,
         difference=(a - b).estimate(),

@@ -105,7 +105,7 @@ def _row(name: str, label: str, a: Estimate, b: Estimate, better: Direction | No
     difference = Estimate(
         a.value - b.value, math.hypot(a.stderr, b.stderr), n_samples=0, scale="linear"
     )
-    return Compared(name, label, a.value, b.value, difference, better)
+    return Compared(name, label, label, a.value, b.value, difference, better)
 
 
 def _estimate(found: Mapping[str, float] | None) -> Estimate | None:

@@ -163,7 +163,23 @@ def load_model(folder: str | Path, *, step: int | None = None) -> LoadedRun:
     model.load_state_dict(weights)
     images = config.data
     own = Normalisation(images.mean, images.std, images.pad_to, images.image_size)
-    return LoadedRun(model.eval(), str(folder), str(path), normalisation=own, config=config)
+    return LoadedRun(
+        model.eval(),
+        str(folder),
+        str(path),
+        normalisation=own,
+        classes=_trained_classes(run),
+        config=config,
+    )
+
+
+def _trained_classes(run: RunFolder) -> tuple[str, ...]:
+    """The classes that a run was trained on, as its records name them; none without records."""
+    for line in run.history():
+        source = line["source"]
+        if source is not None:
+            return tuple(source["classes"])
+    return ()
 
 
 def _described(run: RunFolder, config: RunConfig) -> bytes:
