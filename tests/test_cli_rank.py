@@ -172,3 +172,15 @@ def test_the_cache_is_listed_and_cleared(networks, capsys):
     assert (entry["model"], entry["data"], entry["split"]) == (f"{networks}:wide", "digits", "test")
     assert "1 files" in run(capsys, "cache", "clear")[0]
     assert json.loads(run(capsys, "cache", "--json")[0])["files"] == []
+
+
+def test_several_layers_are_ranked_each(networks, capsys):
+    out, _ = run(
+        capsys, "rank", f"net={networks}:wide", *DIGITS, "--layer", "0", "--layer", "2", "--json"
+    )
+    models = {model["label"]: model for model in json.loads(out)["models"]}
+    assert {label: model["n_features"] for label, model in models.items()} == {
+        "net 0": 64,
+        "net 2": 64,
+    }
+    assert {model["layer"] for model in models.values()} == {"0", "2"}

@@ -401,7 +401,8 @@ def test_measure_gives_a_reason_where_a_class_has_too_few_examples():
     inputs = torch.randn(43, 6, generator=torch.manual_seed(0))
     m = geo.measure(model, (inputs, torch.tensor([0, 1] * 20 + [2] * 3)))
     assert m.predicted_error == {"1": None, "5": None}
-    assert any(note.startswith("predicted_error: undefined, class 2") for note in m.warnings)
+    notes = m.to_dict()["warnings"]
+    assert any(note.startswith("predicted_error: undefined, class 2") for note in notes)
 
 
 # real embeddings

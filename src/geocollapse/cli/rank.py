@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,8 +56,12 @@ class RankOptions:
         ),
     ] = False
     layer: Annotated[
-        str | None,
-        Option(metavar="NAME", help="NAME or NAME:in, of every model; default the classifier's."),
+        list[str] | None,
+        Option(
+            metavar="NAME",
+            help="NAME or NAME:in, of every model; default the classifier's. Several are ranked "
+            "each.",
+        ),
     ] = None
     pool: Annotated[
         Literal["mean", "cls", "last"] | None,
@@ -207,7 +211,6 @@ def _candidates(
     machine: MachineOptions,
 ) -> list[Candidate]:
     """The models to rank; each is loaded when its turn comes."""
-    from geocollapse.ranking.candidate import Candidate
 
     found = []
     for label, spec in named.items():
@@ -215,8 +218,21 @@ def _candidates(
             found += _checkpoints(spec, options, data_options, machine)
             continue
         opened = partial(_open, spec, options, data_options, machine)
-        found.append(Candidate(label, opened))
+        found += _at_layers(label, opened, options)
     return found
+
+
+def _at_layers(
+    label: str, opened: Callable[[], Opened | KeptLayer], options: RankOptions
+) -> list[Candidate]:
+    """A model at each layer that was asked for; several are named in its label."""
+    from geocollapse.ranking.candidate import Candidate
+
+    layers: list[str | None] = [*options.layer] if options.layer else [None]
+    return [
+        Candidate(label if len(layers) == 1 else f"{label} {layer}", opened, layer)
+        for layer in layers
+    ]
 
 
 def _open(
@@ -245,7 +261,6 @@ def _checkpoints(
     """
     from geocollapse.experiments.results.run_folder import RunFolder
     from geocollapse.models import parse_model
-    from geocollapse.ranking.candidate import Candidate
 
     name, at = parse_model(spec)
     steps = RunFolder(name).kept_steps() if at is None else []
@@ -258,10 +273,10 @@ def _checkpoints(
             f"them) or MODEL@FOLDER with .safetensors, .pt, .pth or .th files, got {spec}; do "
             f"leave --checkpoints out"
         )
-    return [
-        Candidate(label, partial(_open, one, options, data_options, machine))
-        for label, one in specs.items()
-    ]
+    opened = {
+        label: partial(_open, one, options, data_options, machine) for label, one in specs.items()
+    }
+    return [found for label, one in opened.items() for found in _at_layers(label, one, options)]
 
 
 def _weights_in(folder: Path) -> list[Path]:
@@ -279,7 +294,6 @@ def _feature_settings(
     from geocollapse.ranking.candidate import FeatureSettings
 
     return FeatureSettings(
-        layer=options.layer,
         pool=options.pool,
         gc_samples=options.gc_samples,
         batch_size=machine.batch_size,

@@ -178,8 +178,9 @@ class LayerMeasurement(CollapseMeasures):
         Among 5 classes, or all if there are fewer. Its standard error is one to two points: 500
         queries and 100 sets of classes stand for all; see ``geocollapse.predicted_error``.
         """
+        data = LabelledFeatures.of(self.features, self.labels)  # where there is float64
         return quick_prediction(
-            self.features, self.labels, PREDICTED_SHOTS, seed=self.kept.context.seed
+            data.features, data.labels, PREDICTED_SHOTS, seed=self.kept.context.seed
         )
 
     @cached_property

@@ -51,10 +51,12 @@ class Candidate:
     Attributes:
         label: its name in the ranking.
         open: loads the model and its data, or reads a features file.
+        layer: of its features, in place of the one of the settings.
     """
 
     label: str
     open: Callable[[], Opened | KeptLayer]
+    layer: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,8 @@ def features_of(
     From the cache, if it holds those of the same weights, code, data, preprocessing and settings.
     The provenance has the number of parameters and the time of a forward pass.
     """
+    if candidate.layer is not None:
+        settings = replace(settings, layer=candidate.layer)
     opened = candidate.open()
     if isinstance(opened, KeptLayer):
         return opened
