@@ -17,12 +17,14 @@ from geocollapse.cli.output import OutputFile, check_writable
 from geocollapse.cli.resolve import FEATURES, Request, parse_bytes
 
 if TYPE_CHECKING:
+    from geocollapse.data import Labelled
     from geocollapse.ranking.candidate import Candidate, FeatureSettings, Opened
     from geocollapse.ranking.order import RankSettings
     from geocollapse.ranking.result import Ranking
     from geocollapse.store import KeptLayer
     from geocollapse.store.cache import FeatureCache
 
+_IN_FILES = ("folder:", "parquet:")
 _PARTS = re.compile(r"(\d+)")
 _LABELLED = re.compile(r"([^=:/\\@]+)=(.+)")  # LABEL=MODEL, and no = inside a path or a name
 
@@ -134,7 +136,9 @@ def rank(
 
     check_writable(options.out, "--out")
     _check_folder(options.report)
-    candidates = _candidates(_named(model or [], options), options, data_options, machine)
+    named = _named(model or [], options)
+    read = _read_once(options.data, data_options, machine.seed)
+    candidates = _candidates(named, read, options, data_options, machine)
     ranking = rank_candidates(
         candidates,
         _feature_settings(options, machine, display),
@@ -204,8 +208,34 @@ def _lines(path: Path | None) -> list[str]:
     return [text for text in texts if text]
 
 
+def _read_once(data: str | None, options: DataOptions, seed: int) -> Labelled | None:
+    """The examples of a data set that is held in memory, to be prepared for each model.
+
+    Images in files are read anew for each model, one at a time.
+    """
+    from geocollapse import data as datasets
+
+    if data is None or data.startswith(_IN_FILES):
+        return None
+    found = datasets.load(
+        data,
+        default_split="test",
+        data_root=options.data_root,
+        classes=",".join(options.classes) if options.classes else None,
+        subset=options.subset,
+        seed=seed,
+        text_column=options.text_column,
+        label_column=options.label_column,
+        image_column=options.image_column,
+        skip_broken=options.skip_broken,
+    )
+    is_held = isinstance(found, datasets.LabelledData | datasets.LabelledTexts)
+    return found if is_held else None
+
+
 def _candidates(
     named: dict[str, str],
+    read: Labelled | None,
     options: RankOptions,
     data_options: DataOptions,
     machine: MachineOptions,
@@ -215,9 +245,9 @@ def _candidates(
     found = []
     for label, spec in named.items():
         if options.checkpoints:
-            found += _checkpoints(spec, options, data_options, machine)
+            found += _checkpoints(spec, read, options, data_options, machine)
             continue
-        opened = partial(_open, spec, options, data_options, machine)
+        opened = partial(_open, spec, read, options, data_options, machine)
         found += _at_layers(label, opened, options)
     return found
 
@@ -236,7 +266,11 @@ def _at_layers(
 
 
 def _open(
-    spec: str, options: RankOptions, data_options: DataOptions, machine: MachineOptions
+    spec: str,
+    read: Labelled | None,
+    options: RankOptions,
+    data_options: DataOptions,
+    machine: MachineOptions,
 ) -> Opened | KeptLayer:
     """A model with the target as it takes it, or the features of a file."""
     from geocollapse.ranking.candidate import Opened
@@ -245,14 +279,17 @@ def _open(
     if spec.startswith(FEATURES):
         return read_features(spec.removeprefix(FEATURES))
     models = ModelOptions(tokenizer=options.tokenizer)
-    inputs = Request(spec, options.data, default_split="test").resolve(
-        models, data_options, machine
-    )
+    request = Request(spec, options.data, default_split="test", read=read)
+    inputs = request.resolve(models, data_options, machine)
     return Opened(inputs.model, inputs.source, inputs.origin, inputs.trained_on)
 
 
 def _checkpoints(
-    spec: str, options: RankOptions, data_options: DataOptions, machine: MachineOptions
+    spec: str,
+    read: Labelled | None,
+    options: RankOptions,
+    data_options: DataOptions,
+    machine: MachineOptions,
 ) -> list[Candidate]:
     """The checkpoints of a run folder, or MODEL with each weights file of a folder.
 
@@ -274,7 +311,8 @@ def _checkpoints(
             f"leave --checkpoints out"
         )
     opened = {
-        label: partial(_open, one, options, data_options, machine) for label, one in specs.items()
+        label: partial(_open, one, read, options, data_options, machine)
+        for label, one in specs.items()
     }
     return [found for label, one in opened.items() for found in _at_layers(label, one, options)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import DataLoader
 
+    from geocollapse.data import Labelled
     from geocollapse.models import LoadedModel, Prepared
     from geocollapse.store import KeptLayer
 
@@ -61,6 +63,7 @@ class Request:
     model: str
     data: str | None
     default_split: str
+    read: Labelled | None = None  # the examples of ``data``, where several models share them
 
     def features_file(self, *options: DataclassInstance, used: Collection[str] = ()) -> Path | None:
         """The FILE of a MODEL ``features:FILE``, else None.
@@ -114,24 +117,29 @@ class Request:
     ) -> Prepared:
         from geocollapse.models import prepare
 
-        return prepare(
+        make = partial(
+            prepare,
             loaded,
-            data,
+            image_size=options.image_size,
+            mean=parse_numbers(options.mean, option="--mean"),
+            std=parse_numbers(options.std, option="--std"),
+            tokenizer=tokenizer,
+            max_length=options.max_length,
+            next_tokens=options.next_tokens,
+        )
+        if self.read is not None:
+            return make(data=self.read)
+        return make(
+            data=data,
             default_split=self.default_split,
             data_root=options.data_root,
             classes=",".join(options.classes) if options.classes else None,
             subset=options.subset,
             seed=seed,
-            image_size=options.image_size,
-            mean=parse_numbers(options.mean, option="--mean"),
-            std=parse_numbers(options.std, option="--std"),
             text_column=options.text_column,
             label_column=options.label_column,
             image_column=options.image_column,
             skip_broken=options.skip_broken,
-            tokenizer=tokenizer,
-            max_length=options.max_length,
-            next_tokens=options.next_tokens,
         )
 
 
