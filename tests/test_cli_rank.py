@@ -184,3 +184,14 @@ def test_several_layers_are_ranked_each(networks, capsys):
         "net 2": 64,
     }
     assert {model["layer"] for model in models.values()} == {"0", "2"}
+
+
+def test_the_report_of_a_ranking_is_made_again_from_its_json(networks, capsys):
+    run(capsys, "rank", f"{networks}:wide", f"{networks}:narrow", *DIGITS, "--report", "r")
+    page = Path("r/report.html").read_bytes()
+    Path("r/report.html").unlink()
+    out, _ = run(capsys, "report", "r")
+    assert Path("r/report.html").read_bytes() == page
+    assert "is best" in out
+    found = json.loads(run(capsys, "report", "r", "--json")[0])
+    jsonschema.validate(found, schema("report"))

@@ -16,15 +16,22 @@ if TYPE_CHECKING:
 
 
 def report(
-    folder: Annotated[Path, Argument(metavar="DIR", help="A folder of `geocollapse sweep`.")],
+    folder: Annotated[
+        Path,
+        Argument(
+            metavar="DIR", help="A folder of `geocollapse sweep`, or of `rank --report` again."
+        ),
+    ],
 ) -> Answer:
     """Write the report of a sweep folder.
 
     report.html (self-contained), figures/*.png and *.pdf, and table.csv, made from the folder
-    alone: weights are not needed.
+    alone: weights are not needed. A folder with ranking.json gets the report of the ranking again.
     """
     from geocollapse.reports.writing import write_report
 
+    if (folder / "ranking.json").is_file():
+        return _of_ranking(folder)
     written = write_report(folder)
     result = report_json(written)
     return Answer(
@@ -32,6 +39,24 @@ def report(
         text=report_text(written),
         rows=[dict(verdict) for verdict in result["verdicts"]],
     )
+
+
+def _of_ranking(folder: Path) -> Answer:
+    """The report of a ranking from its ranking.json."""
+    from geocollapse.measures import SCORES
+    from geocollapse.reports.ranking_report import read_ranking, write_ranking
+
+    ranking = read_ranking(folder)
+    page = write_ranking(folder, ranking, scores=SCORES)
+    result: ReportDict = {
+        "schema_version": 1,
+        "report": str(page),
+        "table": str(folder / "ranking.csv"),
+        "figures": sorted(str(path) for path in (folder / "figures").glob("*.png")),
+        "verdicts": [],
+        "problems": [],
+    }
+    return Answer(json=dict(result), text=f"{ranking['advice']}\nreport: {page.resolve()}")
 
 
 def report_json(written: SweepReport) -> ReportDict:

@@ -136,8 +136,8 @@ def _from_pass(opened: Opened, settings: FeatureSettings) -> KeptLayer:
         n_probed = settings.gc_samples or _n_probed(setup)
         request = replace(request, rule=StoppingRule(max_samples=n_probed))
         setup = replace(setup, request=request)
-        seconds = _seconds_per_example(setup)
         kept = keep_layers(setup, progress=settings.progress)[0]
+        seconds = _seconds_per_example(setup)  # once memory is there
     module = setup.module
     about = {
         "n_parameters": None if module is None else sum(p.numel() for p in module.parameters()),

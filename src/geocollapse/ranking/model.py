@@ -20,6 +20,7 @@ from geocollapse.transfer import FewShotAccuracy, learning_curve, predicted_erro
 
 CURVE_SHOTS = (1, 2, 5, 10, 20, 50)
 SOURCE = "source_scores"  # in the provenance: scores of the model's own training
+_UNASKED = ("input_covariance_lambda_max: ", "accuracy: ", "gc_pixel: ")  # of no interest here
 _CURVE_EPISODES = 200
 
 
@@ -41,7 +42,7 @@ def rank_model(label: str, kept: KeptLayer, episodes: EpisodeSettings) -> Ranked
         predicted_accuracy=predicted,
         geometric_complexity=_defined(measured.geometric_complexity),
         scores={name: scores[name] for name in SCORES if name in scores},
-        warnings=(*kept.context.warnings, *notes),
+        warnings=(*(w for w in kept.context.warnings if not w.startswith(_UNASKED)), *notes),
     )
 
 

@@ -152,7 +152,7 @@ def _agreements(models: Sequence[RankedModel], seed: int) -> dict[str, Agreement
             for model in models
             if name in model.scores and model.scores[name].valid
         }
-        if values:
+        if values and measure.better is not None:
             higher = measure.better == "higher"
             found[name] = agreement(values, accuracies, higher_is_better=higher, seed=seed)
     return found
