@@ -14,7 +14,7 @@ from geocollapse.experiments.results import checkpoints
 from geocollapse.experiments.results.checkpoints import WEIGHTS, DamagedFileError, State
 from geocollapse.experiments.results.run_folder import RunFolder as RunFolder
 from geocollapse.experiments.results.tensors import unpack_weights
-from geocollapse.experiments.results.text import read_yaml, to_yaml
+from geocollapse.experiments.results.text import json_object, read_yaml, to_yaml
 from geocollapse.experiments.results.versions import check_version, unversioned, versioned
 from geocollapse.models import LoadedModel
 from geocollapse.runtime.files import remove_partial, write_whole
@@ -175,10 +175,10 @@ def load_model(folder: str | Path, *, step: int | None = None) -> LoadedRun:
 
 def _trained_classes(run: RunFolder) -> tuple[str, ...]:
     """The classes that a run was trained on, as its records name them; none without records."""
-    for line in run.history():
-        source = line["source"]
-        if source is not None:
-            return tuple(source["classes"])
+    for line in run.history_text().splitlines():
+        source = (json_object(line) or {}).get("source")
+        if isinstance(source, dict):
+            return tuple(map(str, source.get("classes", ())))
     return ()
 
 
