@@ -190,9 +190,7 @@ class Estimate:
         n = inside / self.stderr**2 if inside > 0.0 and self.stderr > 0.0 else self.n_samples
         if math.isnan(inside) or math.isnan(n) or n == 0:
             return (math.nan, math.nan)
-        centre = (self.value + z * z / (2.0 * n)) / (1.0 + z * z / n)
-        half = z / (1.0 + z * z / n) * math.sqrt(inside / n + z * z / (4.0 * n * n))
-        return (max(0.0, centre - half), min(1.0, centre + half))
+        return wilson_interval(self.value, n, z)
 
     def top_examples(self, k: int = 10) -> list[TopExample]:
         """List the k examples that carry most of the mean, largest first.
@@ -350,6 +348,17 @@ def strict_json(value: object) -> Json:
 def finite_or_none(value: float) -> float | None:
     """Return ``value``, or None for NaN and infinities, which strict JSON has no word for."""
     return float(value) if math.isfinite(value) else None
+
+
+def wilson_interval(share: float, n: float, z: float) -> tuple[float, float]:
+    """Wilson's score interval of a share of ``n`` trials, inside [0, 1] also at shares of 0 and 1.
+
+    Source: Wilson (1927).
+    """
+    shrink = 1.0 + z * z / n
+    centre = (share + z * z / (2.0 * n)) / shrink
+    half = z * math.sqrt(share * (1.0 - share) / n + z * z / (4.0 * n * n)) / shrink
+    return (max(0.0, centre - half), min(1.0, centre + half))
 
 
 def total_variance(variances: Sequence[float], dofs: Sequence[float]) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from typer import Argument, Option
 
 from geocollapse.cli.answer import Answer, Display
 from geocollapse.cli.options import DataOptions, MachineOptions, ModelOptions, OutFile
-from geocollapse.cli.output import OutputFile, check_writable
+from geocollapse.cli.output import OutputFile, check_folder, check_writable
 from geocollapse.cli.resolve import FEATURES, Request, parse_bytes
 
 if TYPE_CHECKING:
@@ -135,7 +135,8 @@ def rank(
     from geocollapse.ranking.run import rank_candidates
 
     check_writable(options.out, "--out")
-    _check_folder(options.report)
+    if options.report is not None:
+        check_folder(options.report, "--report")
     named = _named(model or [], options)
     read = _read_once(options.data, data_options, machine.seed)
     candidates = _candidates(named, read, options, data_options, machine)
@@ -362,15 +363,6 @@ def _cache(options: RankOptions) -> FeatureCache | None:
 
     size_limit = parse_bytes(options.cache_size, option="--cache-size")
     return None if options.no_cache else FeatureCache(size_limit=size_limit)
-
-
-def _check_folder(path: Path | None) -> None:
-    """Refuse a report that cannot be written, before any work."""
-    if path is not None and path.is_file():
-        raise ValueError(
-            f"--report: expected a folder, got the file {str(path)!r}; do name a folder"
-        )
-    check_writable(None if path is None else path / "report.html", "--report")
 
 
 def _files(ranking: Ranking, folder: Path | None) -> list[OutputFile]:

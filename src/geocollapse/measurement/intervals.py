@@ -208,8 +208,8 @@ def _add_accuracy(found: _Found) -> None:
     hits = (
         (context.logits.argmax(dim=1).cpu() == context.labels).double().to(found.data.index.device)
     )
-    value, terms = stratified_mean(hits, torch.arange(len(hits), device=hits.device), found.data)
-    found.add("accuracy", value, terms, scale="share")
+    _, terms = stratified_mean(hits, torch.arange(len(hits), device=hits.device), found.data)
+    found.add("accuracy", context.accuracy, terms, scale="share")
 
 
 def _ratio(a: tuple[float, Tensor], b: tuple[float, Tensor]) -> tuple[float, Tensor]:

@@ -12,6 +12,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from geocollapse import estimate
+
 Array = NDArray[np.float64]
 
 EXACT_SETTINGS = 8  # up to here all n! orders are visited (40,320); above it N_PERMUTATIONS
@@ -111,11 +113,7 @@ def wilson_interval(n_hits: int, n_trials: int, *, z: float = 1.959964) -> tuple
     """
     if n_trials == 0:
         return (math.nan, math.nan)
-    share = n_hits / n_trials
-    shrink = 1 + z * z / n_trials
-    centre = (share + z * z / (2 * n_trials)) / shrink
-    half = z * math.sqrt(share * (1 - share) / n_trials + z * z / (4 * n_trials**2)) / shrink
-    return (max(0.0, centre - half), min(1.0, centre + half))
+    return estimate.wilson_interval(n_hits / n_trials, n_trials, z)
 
 
 def _ranks(rows: Array) -> Array:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from geocollapse.arrays import Array, labelled_arrays
 from geocollapse.estimate import Estimate
-from geocollapse.transfer.episode_classifier import EpisodeClassifier
+from geocollapse.transfer.episode_classifier import shares
 from geocollapse.transfer.episodes import EpisodeSizes, draw_episodes
 from geocollapse.transfer.few_shot import (
     Classifier,
     FewShotAccuracy,
     find_classifier,
-    measured,
+    over_episodes,
     paired_difference,
 )
 
@@ -121,8 +121,7 @@ def sampled_accuracy(features: Array, labels: Array, settings: EpisodeSettings) 
     x, y = labelled_arrays(features, labels)
     classifier = find_classifier(settings.classifier)
     episodes = draw_episodes(y, settings.sizes, settings.seed)
-    parts = episodes.gathered(x, classifier.origin(x, episodes), classifier.n_chunks)
-    right = torch.cat([classifier.right(*part) for part in parts]).cpu()
+    right = classifier.outcomes(x, episodes)
     halves = right.new_zeros(0, HALF_EPISODES, dtype=torch.float64)
     smallest = int(y.unique(return_counts=True)[1].min())
     n_query = min(settings.n_query, smallest // 2 - settings.k_shot)
@@ -130,13 +129,17 @@ def sampled_accuracy(features: Array, labels: Array, settings: EpisodeSettings) 
         sizes = replace(settings.sizes, n_query=n_query, n_episodes=HALF_EPISODES)
         halves = torch.stack(
             [
-                _accuracies(x[rows], y[rows], sizes, settings.seed + number + 1, classifier)
+                classifier.accuracies(
+                    x[rows], draw_episodes(y[rows], sizes, settings.seed + number + 1)
+                )
                 for number, rows in enumerate(half_samples(y, settings.seed))
             ]
         )
     queries = episodes.rows[:, :, settings.k_shot :]
     return SampledAccuracy(
-        measured(x, episodes, classifier), halves, _share_right(right, queries, len(y))
+        over_episodes(shares(right), episodes, classifier),
+        halves,
+        _share_right(right, queries, len(y)),
     )
 
 
@@ -145,12 +148,6 @@ def _share_right(right: Tensor, rows: Tensor, n: int) -> Tensor:
     hits = torch.zeros(n, dtype=torch.float64)
     hits.index_add_(0, rows.flatten(), right.flatten().double())
     return hits / torch.bincount(rows.flatten(), minlength=n)
-
-
-def _accuracies(
-    x: Tensor, y: Tensor, sizes: EpisodeSizes, seed: int, classifier: EpisodeClassifier
-) -> Tensor:
-    return classifier.accuracies(x, draw_episodes(y, sizes, seed))
 
 
 def half_samples(labels: Tensor, seed: int) -> list[Tensor]:

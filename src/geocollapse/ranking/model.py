@@ -19,7 +19,6 @@ from geocollapse.store import KeptLayer
 from geocollapse.transfer import FewShotAccuracy, learning_curve, predicted_error
 
 CURVE_SHOTS = (1, 2, 5, 10, 20, 50)
-SOURCE = "source_scores"  # in the provenance: scores of the model's own training
 _UNASKED = ("input_covariance_lambda_max: ", "accuracy: ", "gc_pixel: ")  # of no interest here
 _CURVE_EPISODES = 200
 
@@ -80,16 +79,10 @@ def _predicted(
 
 
 def _scores_of(measured: LayerMeasurement) -> dict[str, Score]:
-    """The scores that need no labels of the target: of the Jacobians, and of the training."""
-    found: dict[str, Score] = {
-        name: Score(name, measured.estimates[name])
-        for name in ("per_pixel.gc_per_variance", "per_pixel.geometric_collapse")
-        if name in measured.estimates
-    }
-    own = measured.kept.context.provenance.get(SOURCE)
-    for name, value in own.items() if isinstance(own, Mapping) else ():
-        found[name] = Score(name, Estimate(float(value), math.nan, 0, scale="linear"))
-    return found
+    """The scores that the Jacobians give."""
+    names = ("per_pixel.gc_per_variance", "per_pixel.geometric_collapse")
+    estimates = measured.estimates
+    return {str(name): Score(name, estimates[name]) for name in names if name in estimates}
 
 
 def _defined(estimate: Estimate) -> Estimate | None:

@@ -14,7 +14,7 @@ from geocollapse.ranking.advice import advise, advise_checkpoint, examples_neede
 from geocollapse.ranking.agreement import Agreement, agreement
 from geocollapse.ranking.candidate import TRAINED_ON
 from geocollapse.ranking.model import rank_model
-from geocollapse.ranking.result import RankedModel, Ranking, Target
+from geocollapse.ranking.result import RankedModel, Ranking, Target, text_or_none
 from geocollapse.ranking.ties import Pair, compare_all, compare_independent
 from geocollapse.runtime.provenance import provenance
 from geocollapse.store import KeptLayer
@@ -116,7 +116,7 @@ def fitted(kept: KeptLayer, settings: RankSettings) -> tuple[Target, EpisodeSett
     episodes = replace(asked, n_way=n_way, n_query=n_query)
     context = kept.context
     target = Target(
-        data=_text(context.provenance.get("data")),
+        data=text_or_none(context.provenance.get("data")),
         split=context.split,
         classes=names,
         n_samples=len(kept.labels),
@@ -201,7 +201,3 @@ def _inputs(models: Sequence[RankedModel]) -> tuple[str, ...]:
 
 def _size(value: object) -> str:
     return " x ".join(map(str, value)) if isinstance(value, list) else "the images' own size"
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None

@@ -81,8 +81,8 @@ class RankedModel:
         over_episodes = None if self.sampled is None else self.sampled.over_episodes
         return {
             "label": self.label,
-            "model": _text(origin.get("model")),
-            "weights": _text(origin.get("weights")),
+            "model": text_or_none(origin.get("model")),
+            "weights": text_or_none(origin.get("weights")),
             "layer": self.kept.layer,
             "n_features": self.kept.features.shape[1],
             "n_parameters": self.n_parameters,
@@ -226,7 +226,8 @@ def _interval_dict(estimate: Estimate | None) -> IntervalDict | None:
     return None if estimate is None else estimate.to_interval_dict()
 
 
-def _text(value: object) -> str | None:
+def text_or_none(value: object) -> str | None:
+    """An entry of a provenance, if it is a text."""
     return value if isinstance(value, str) else None
 
 

@@ -68,7 +68,7 @@ def _cells(model: RankedModel, ranking: Ranking) -> tuple[str, ...]:
         percent(model.accuracy),
         percent(model.predicted_accuracy, with_interval=False),
         _interval(model.geometric_complexity),
-        "-" if model.n_parameters is None else _count(model.n_parameters),
+        "-" if model.n_parameters is None else counted(model.n_parameters),
         "-" if model.seconds_per_example is None else f"{1e3 * model.seconds_per_example:.3g} ms",
         ", ".join(tied_with(model.label, ranking.pairs)) or "-",
     )
@@ -91,7 +91,7 @@ def _interval(estimate: Estimate | None) -> str:
     return f"{estimate.value:.4g} ({low:.4g} to {high:.4g})"
 
 
-def _count(number: int) -> str:
+def counted(number: int) -> str:
     """1.2M, 45.3k."""
     for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if number >= size:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from geocollapse.experiments.results.tables import flatten
 from geocollapse.measures import MEASURES
+from geocollapse.ranking.table import counted
 from geocollapse.reports.ranking_reading import (
     ACCURACY,
     PREDICTED,
@@ -261,17 +262,9 @@ def _costs(model: RankedModelDict) -> tuple[Cell, Cell]:
     n_parameters = model["n_parameters"]
     seconds = model["seconds_per_example"]
     return (
-        Cell(MISSING if n_parameters is None else _count(n_parameters)),
+        Cell(MISSING if n_parameters is None else counted(n_parameters)),
         Cell(MISSING if seconds is None else f"{1e3 * seconds:.3g} ms"),
     )
-
-
-def _count(number: int) -> str:
-    """1.2M, 45.3k."""
-    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return str(number)
 
 
 def _ties(page: RankingPage, model: RankedModelDict) -> Cell:

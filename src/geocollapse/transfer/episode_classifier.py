@@ -41,10 +41,14 @@ class EpisodeClassifier(ABC):
         """
         return x[episodes.rows[0, 0, 0]].double()
 
+    def outcomes(self, x: Tensor, episodes: Episodes) -> Tensor:
+        """True for each query of each episode that gets its own class (n_episodes, n_way, q)."""
+        parts = episodes.gathered(x, self.origin(x, episodes), self.n_chunks)
+        return torch.cat([self.right(*part) for part in parts]).cpu()
+
     def accuracies(self, x: Tensor, episodes: Episodes) -> Tensor:
         """Share of each episode's queries that get their own class: (n_episodes,) in float64."""
-        parts = episodes.gathered(x, self.origin(x, episodes), self.n_chunks)
-        return torch.cat([shares(self.right(*part)) for part in parts]).cpu()
+        return shares(self.outcomes(x, episodes))
 
 
 def shares(right: Tensor) -> Tensor:

@@ -165,8 +165,15 @@ def few_shot_accuracy(
 
 def measured(x: Tensor, episodes: Episodes, classifier: EpisodeClassifier) -> FewShotAccuracy:
     """The accuracy of a classifier on drawn episodes of features (n, p)."""
+    return over_episodes(classifier.accuracies(x, episodes), episodes, classifier)
+
+
+def over_episodes(
+    values: Tensor, episodes: Episodes, classifier: EpisodeClassifier
+) -> FewShotAccuracy:
+    """The mean of the accuracies (n_episodes,) of a classifier on drawn episodes."""
     return _of_values(
-        classifier.accuracies(x, episodes),
+        values,
         name=classifier.name,
         ways=episodes.ways,
         n_classes=len(episodes.classes),
