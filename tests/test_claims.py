@@ -125,11 +125,13 @@ def test_a_perfect_order_of_five_settings_holds(tmp_path):
         + verdicts(tmp_path, claim="transfer")
     ):
         assert verdict.verdict == "holds"
-        assert verdict.p == pytest.approx(1 / 120)
+        by_page = verdict.claim == "training-choices"
+        assert verdict.p == pytest.approx(1 / 120**2 if by_page else 1 / 120)
         assert abs(verdict.effect) == pytest.approx(1.0)
-    assert [v.p_holm for v in verdicts(tmp_path, claim="training-choices")] == pytest.approx(
-        [3 / 120] * 3
-    )
+        assert abs(verdict.kendall) == pytest.approx(1.0)
+        assert verdict.test == ("Page's L" if by_page else "permutation of the settings")
+        assert abs(verdict.within_seeds) == pytest.approx(1.0 if by_page else math.nan, nan_ok=True)
+    assert [v.p_holm for v in verdicts(tmp_path, claim="transfer")] == pytest.approx([2 / 120] * 2)
 
 
 def test_four_settings_are_always_undecided(tmp_path):
@@ -181,9 +183,13 @@ def test_sweeps_are_judged_apart(tmp_path):
 
 
 def test_holm_over_all_sweeps_is_said_where_it_would_undecide(tmp_path):
-    write_sweep(tmp_path, sweeps=("learning_rate", "batch_size", "weight_decay"))
-    assert all("p = 0.075" in v.note for v in verdicts(tmp_path, claim="training-choices"))
-    assert not any("all sweeps" in v.note for v in verdicts(tmp_path, claim="transfer"))
+    three = write_sweep(tmp_path / "3", sweeps=("learning_rate", "batch_size", "weight_decay"))
+    assert not any("all sweeps" in v.note for v in verdicts(three, claim="transfer"))
+    four = write_sweep(
+        tmp_path / "4", sweeps=("learning_rate", "batch_size", "weight_decay", "gc_penalty")
+    )
+    assert all("p = 0.067" in v.note for v in verdicts(four, claim="transfer"))
+    assert not any("all sweeps" in v.note for v in verdicts(four, claim="training-choices"))
 
 
 def test_runs_that_did_not_converge_are_left_out_and_the_verdict_is_repeated_with_them(tmp_path):
@@ -318,7 +324,7 @@ def test_without_an_expected_sign_the_numbers_are_reported_and_nothing_holds(tmp
         assert verdict.verdict == "undecided"
         assert verdict.effect == pytest.approx(-1.0)
         assert verdict.interval == pytest.approx((-1.0, -1.0))
-        assert verdict.p_two_sided == pytest.approx(2 / 120)
+        assert verdict.p_two_sided == pytest.approx(2 / 120**2)
         assert math.isnan(verdict.p)
         assert "no claims.expected_signs.training.learning_rate" in verdict.note
 

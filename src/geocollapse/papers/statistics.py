@@ -45,7 +45,49 @@ def spearman(x: Array, y: Array) -> float:
 
 def spearman_rows(x: Array, y: Array) -> Array:
     """Spearman's rho of each row of ``x`` (m, n) with the same row of ``y`` (m, n) -> (m,)."""
-    return _row_correlations(_ranks(x), _ranks(y))
+    return _row_correlations(ranks(x), ranks(y))
+
+
+def kendall(x: Array, y: Array) -> float:
+    """Kendall's tau-b of two vectors of settings; NaN if one of them is constant.
+
+        tau = (concordant - discordant) / sqrt((pairs - ties in x) (pairs - ties in y))
+
+    Range [-1, 1]; unchanged by increasing transforms of either vector. (1 + tau) / 2 is the share
+    of pairs of settings in the same order by both, where there are no ties.
+
+    Source: Kendall (1945).
+
+    Args:
+        x: values (n,).
+        y: values (n,).
+    """
+    from scipy import stats
+
+    return float(stats.kendalltau(x, y).statistic) if len(x) > 1 else math.nan
+
+
+def partial_spearman(x: Array, y: Array, given: Array) -> float:
+    """Spearman's rho of x and y, given a third vector.
+
+        rho_xy.z = (rho_xy - rho_xz rho_yz) / sqrt((1 - rho_xz^2) (1 - rho_yz^2))
+
+    Range [-1, 1]. NaN if a vector is constant, or has the order of ``given`` or its reverse: then
+    nothing is left to correlate.
+
+    Source: Kendall (1942), with Spearman's rho for tau.
+
+    Args:
+        x: values (n,).
+        y: values (n,).
+        given: what both may follow (n,).
+    """
+    xz = spearman(x, given)
+    yz = spearman(y, given)
+    left = (1.0 - xz * xz) * (1.0 - yz * yz)
+    if not left > _TIE:
+        return math.nan
+    return float(np.clip((spearman(x, y) - xz * yz) / math.sqrt(left), -1.0, 1.0))
 
 
 def bootstrap_interval(
@@ -86,7 +128,7 @@ def permutation_p(x: Array, y: Array, *, sign: int, seed: int = 0) -> float:
         return math.nan
     orders = permutations(len(y), seed=seed)
     permuted = _row_correlations(
-        np.broadcast_to(_ranks(x[None]), orders.shape), _ranks(y[None])[0][orders]
+        np.broadcast_to(ranks(x[None]), orders.shape), ranks(y[None])[0][orders]
     )
     if sign == 0:
         as_far = int(np.count_nonzero(np.abs(permuted) >= abs(observed) - _TIE))
@@ -116,8 +158,8 @@ def wilson_interval(n_hits: int, n_trials: int, *, z: float = 1.959964) -> tuple
     return estimate.wilson_interval(n_hits / n_trials, n_trials, z)
 
 
-def _ranks(rows: Array) -> Array:
-    """Ranks within each row; ties share their mean rank."""
+def ranks(rows: Array) -> Array:
+    """Ranks within each row (m, n); ties share their mean rank."""
     from scipy import stats
 
     return np.asarray(stats.rankdata(rows, axis=1), dtype=np.float64)

@@ -38,10 +38,14 @@ class Verdict:
         effect_name: the name of `effect`, e.g. Spearman's rho.
         effect: effect size; NaN where it is undefined.
         interval: 95 % interval of the effect; NaN where there is none.
+        test: the test behind p, in words; empty where there is none.
         p: one-sided p on the expected side.
         p_holm: p after Holm's correction within the claim.
         p_opposite: Holm-corrected p on the other side, behind `does not hold`.
         p_two_sided: p on both sides, where no sign is expected; it decides nothing.
+        kendall: Kendall's tau over the settings, beside rho.
+        partial: rho given the log of the training loss at the end of the runs.
+        within_seeds: mean over the seeds of rho within a seed.
         remark: a few words that belong to the verdict itself, such as how often a bound is vacuous.
         note: what a reader must know beside it.
         figure: name of the figure that shows it.
@@ -60,10 +64,14 @@ class Verdict:
     effect_name: str = "Spearman's rho"
     effect: float = math.nan
     interval: tuple[float, float] = (math.nan, math.nan)
+    test: str = ""
     p: float = math.nan
     p_holm: float = math.nan
     p_opposite: float = math.nan
     p_two_sided: float = math.nan
+    kendall: float = math.nan
+    partial: float = math.nan
+    within_seeds: float = math.nan
     remark: str = ""
     note: str = ""
 

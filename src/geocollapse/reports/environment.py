@@ -11,6 +11,7 @@ from geocollapse.reports.wording import (
     interval,
     number,
     p_value,
+    signed,
     words,
 )
 
@@ -35,6 +36,7 @@ def template(name: str) -> jinja2.Template:
         "size": effect_size,
         "interval": interval,
         "p": p_value,
+        "signed": signed,
         "words": words,
     }
     environment.globals |= {"symbols": SYMBOLS}

@@ -154,8 +154,11 @@ def _unexpected(report: SweepReport) -> str:
 
 
 def _beside(verdict: Verdict) -> str:
-    """The remark on a verdict, or the size of its effect; without an expected sign all numbers."""
+    """The remark on a verdict, or its effect with p; without an expected sign the interval too."""
     if not math.isnan(verdict.p_two_sided):
         p = p_value(verdict.p_two_sided)
         return f" {effect_size(verdict)} {interval(verdict.interval)}, two-sided p {p}"
-    return f"; {verdict.remark}" if verdict.remark else f" {effect_size(verdict)}"
+    if verdict.remark:
+        return f"; {verdict.remark}"
+    p = "" if math.isnan(verdict.p_holm) else f", p {p_value(verdict.p_holm)}"
+    return f" {effect_size(verdict)}{p}"

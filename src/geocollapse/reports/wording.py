@@ -53,6 +53,11 @@ def interval(bounds: tuple[float, float]) -> str:
     return f"[{bounds[0]:.2f}, {bounds[1]:.2f}]"
 
 
+def signed(value: float) -> str:
+    """Two decimals with the sign; a dash where it is undefined."""
+    return MISSING if math.isnan(value) else f"{value:+.2f}"
+
+
 def p_value(value: float) -> str:
     """Three decimals; a dash where it is undefined."""
     if math.isnan(value):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,11 +14,14 @@ from geocollapse.papers.collapse_transfer.expectations import Hypothesis
 from geocollapse.papers.statistics import (
     Array,
     bootstrap_interval,
+    kendall,
+    partial_spearman,
     permutation_p,
     permutations,
     spearman,
     spearman_rows,
 )
+from geocollapse.papers.trends import mean_rank_correlation, page_p
 from geocollapse.papers.verdict import Outcome, Verdict, View
 
 if TYPE_CHECKING:
@@ -57,22 +60,25 @@ def judge_sweep(
     return verdicts
 
 
-def setting_means(runs: pd.DataFrame, x: str, y: str) -> tuple[Array, Array, int]:
-    """Means over the seeds of each setting, and the number of runs that recorded both columns."""
+def setting_means(runs: pd.DataFrame, *columns: str) -> tuple[list[Array], int]:
+    """Means of ``columns`` over the seeds of each setting, and the number of runs with all.
+
+    Empty arrays if a column was not recorded.
+    """
+    values = _numbers(runs, columns)
+    means = values.groupby("position")[list(columns)].mean()
+    return [means[name].to_numpy() for name in columns], len(values)
+
+
+def _numbers(runs: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Position, seed and ``columns`` of the runs that have finite numbers in all of them."""
     import pandas as pd
 
-    columns = list(dict.fromkeys((x, y)))
-    if not set(columns) <= set(runs.columns):
-        return np.empty(0), np.empty(0), 0
-    values = (
-        runs[["position", *columns]]
-        .set_index("position")
-        .apply(pd.to_numeric, errors="coerce")
-        .astype(float)
-    )
-    values = values.replace([math.inf, -math.inf], math.nan).dropna()
-    means = values.groupby(level="position").mean()
-    return means[x].to_numpy(), means[y].to_numpy(), len(values)
+    wanted = list(dict.fromkeys(("position", "seed", *columns)))
+    if not set(wanted) <= set(runs.columns):
+        return pd.DataFrame(columns=wanted, dtype=float)
+    values = runs[wanted].apply(pd.to_numeric, errors="coerce").astype(float)
+    return values.replace([math.inf, -math.inf], math.nan).dropna()
 
 
 def part_whole_note(runs: pd.DataFrame, *, seed: int = 0) -> str:
@@ -84,7 +90,7 @@ def part_whole_note(runs: pd.DataFrame, *, seed: int = 0) -> str:
     """
     if not {GC, GCOL} <= set(runs.columns):
         return ""
-    gc, distance, _ = setting_means(runs.assign(distance=runs[GC] / runs[GCOL]), GC, "distance")
+    (gc, distance), _ = setting_means(runs.assign(distance=runs[GC] / runs[GCOL]), GC, "distance")
     if len(gc) < 3 or not (gc > 0).all() or not (distance > 0).all():
         return ""
     alone = spearman(np.log(gc), np.log(distance))
@@ -104,7 +110,7 @@ def opposite_sign_note(runs: pd.DataFrame) -> str:
     """A note with rho of source NC with source GC and with target NC: their signs can differ."""
     pairs = {"source GC with source NC": (GC, NC), "source NC with target NC": (NC, TARGET_NC)}
     values = {
-        name: spearman(*setting_means(runs, *pair)[:2])
+        name: spearman(*setting_means(runs, *pair)[0])
         for name, pair in pairs.items()
         if _enough(runs, *pair)
     }
@@ -116,8 +122,7 @@ def _test(
     sweep: str, runs: pd.DataFrame, hypothesis: Hypothesis, *, view: View, seed: int
 ) -> Verdict:
     """The numbers of one hypothesis, before correction and decision."""
-    x, y, n_runs = setting_means(runs, hypothesis.x, hypothesis.y)
-    effect = spearman(x, y) if len(x) > 1 else math.nan
+    (x, y), n_runs = setting_means(runs, hypothesis.x, hypothesis.y)
     verdict = Verdict(
         claim=hypothesis.claim,
         statement=hypothesis.statement,
@@ -129,20 +134,70 @@ def _test(
         figure=f"{hypothesis.figure}-{sweep}",
         view=view,
         n_settings=len(x),
-        effect=effect,
     )
     if len(x) < 2:
         return replace(verdict, note=_missing(runs, hypothesis))
-    verdict = replace(verdict, interval=bootstrap_interval(x, y, seed=seed))
+    verdict = replace(
+        verdict,
+        effect=spearman(x, y),
+        interval=bootstrap_interval(x, y, seed=seed),
+        kendall=kendall(x, y),
+        partial=math.nan if view == "at matched training loss" else _given_loss(runs, hypothesis),
+    )
+    ordered = _Trend.of(runs, hypothesis) if hypothesis.is_swept else _Means(x, y)
+    verdict = replace(verdict, test=ordered.name, within_seeds=ordered.within_seeds)
     if hypothesis.sign == 0:
-        p = permutation_p(x, y, sign=0, seed=seed)
-        return replace(verdict, p_two_sided=p, note=_unexpected(hypothesis))
+        return replace(verdict, p_two_sided=ordered.p(0, seed), note=_unexpected(hypothesis))
     return replace(
         verdict,
-        p=permutation_p(x, y, sign=hypothesis.sign, seed=seed),
-        p_opposite=permutation_p(x, y, sign=-hypothesis.sign, seed=seed),
-        note=_little(len(x), effect),
+        p=ordered.p(hypothesis.sign, seed),
+        p_opposite=ordered.p(-hypothesis.sign, seed),
+        note=_little(len(x), verdict.effect),
     )
+
+
+@dataclass(frozen=True)
+class _Means:
+    """The test of two measures: permutations of the means of the settings."""
+
+    x: Array
+    y: Array
+    name: str = "permutation of the settings"
+    within_seeds: float = math.nan
+
+    def p(self, sign: int, seed: int) -> float:
+        return permutation_p(self.x, self.y, sign=sign, seed=seed)
+
+
+@dataclass(frozen=True)
+class _Trend:
+    """The test of a swept value and a measure: Page's, with the seeds as blocks."""
+
+    x: Array
+    y: Array
+    blocks: Array
+    name: str = "Page's L"
+
+    @classmethod
+    def of(cls, runs: pd.DataFrame, hypothesis: Hypothesis) -> _Trend:
+        values = _numbers(runs, (hypothesis.x, hypothesis.y))
+        x, y, blocks = (values[name].to_numpy() for name in (hypothesis.x, hypothesis.y, "seed"))
+        return cls(x, y, blocks)
+
+    @property
+    def within_seeds(self) -> float:
+        return mean_rank_correlation(self.x, self.y, self.blocks)
+
+    def p(self, sign: int, seed: int) -> float:
+        return page_p(self.x, self.y, self.blocks, sign=sign, seed=seed)
+
+
+def _given_loss(runs: pd.DataFrame, hypothesis: Hypothesis) -> float:
+    """Rho of the means given the log of the training loss: progress alone can correlate them."""
+    (x, y, loss), _ = setting_means(runs, hypothesis.x, hypothesis.y, "train_loss")
+    if len(x) < 4 or not (loss > 0).all():
+        return math.nan
+    return partial_spearman(x, y, np.log(loss))
 
 
 def _unexpected(hypothesis: Hypothesis) -> str:
@@ -190,4 +245,4 @@ def _missing(runs: pd.DataFrame, hypothesis: Hypothesis) -> str:
 
 
 def _enough(runs: pd.DataFrame, x: str, y: str) -> bool:
-    return len(setting_means(runs, x, y)[0]) > 1
+    return len(setting_means(runs, x, y)[0][0]) > 1

@@ -57,6 +57,11 @@ class Hypothesis:
         """True if one of the columns is GC."""
         return GC in (self.x, self.y)
 
+    @property
+    def is_swept(self) -> bool:
+        """True if the first column is a swept value."""
+        return self.x.startswith("swept.")
+
     def per_variance(self) -> Hypothesis:
         """This hypothesis with GC divided by the total feature variance."""
         swap = {GC: GC_PER_VARIANCE}
