@@ -255,7 +255,12 @@ def test_a_recipe_without_sweeps_is_reported_on_its_thresholds(tmp_path):
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(recipe | {"runs": runs, "sweeps": {}}))
     results = read_sweep(tmp_path)
     assert {verdict.claim for verdict in judge(results)} == {"poincare-bound", "sampling"}
-    assert [chart.name for chart in charts(results)] == ["poincare-ratio", "bound", "sampling"]
+    assert [chart.name for chart in charts(results)] == [
+        "poincare-ratio",
+        "bound",
+        "sampling",
+        "bounds-through-training",
+    ]
     assert "No sweep of this folder has settings to compare." in words(
         write_report(tmp_path).path.read_text(encoding="utf-8")
     )

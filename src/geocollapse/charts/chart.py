@@ -98,6 +98,7 @@ class Panel:
         ticks: names of the positions 0, 1, ... of an ordinal x axis.
         curve: a grey reference line: its x, its y and its name.
         title: what one panel of several says.
+        shaded_above: the part of the panel above this y is shaded.
     """
 
     x_label: str
@@ -108,6 +109,7 @@ class Panel:
     ticks: tuple[str, ...] = ()
     curve: tuple[Array, Array, str] | None = None
     title: str = ""
+    shaded_above: float | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,8 @@ class Chart:
 def log_ticks(panel: Panel, axis: Axis) -> list[float]:
     """Round numbers inside a log axis.
 
-    Steps of 1, 2, 5 within two decades, whole decades above; even steps where these are few.
+    Steps of 1, 2, 5 within two decades, whole decades above, or 1, 3 where these are few; even
+    steps where all are few.
     """
     values = np.concatenate([getattr(series, axis) for series in panel.series])
     values = values[np.isfinite(values) & (values > 0)]
@@ -144,11 +147,16 @@ def log_ticks(panel: Panel, axis: Axis) -> list[float]:
         for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         if k % every == 0
     ]
-    steps = (1, 2, 5) if decades < 2 else (1,)
-    ticks = [
-        tick for k in exponents for step in steps if low <= (tick := float(f"{step}e{k}")) <= high
-    ]
-    return ticks if len(ticks) > 2 else _even_ticks(low, high)
+    for steps in ((1, 2, 5),) if decades < 2 else ((1,), (1, 3), (1, 2, 5)):
+        ticks = [
+            tick
+            for k in exponents
+            for step in steps
+            if low <= (tick := float(f"{step}e{k}")) <= high
+        ]
+        if len(ticks) > 2:
+            return ticks
+    return _even_ticks(low, high)
 
 
 def _even_ticks(low: float, high: float) -> list[float]:

@@ -128,6 +128,7 @@ def _layout(panel: Panel) -> dict[str, object]:
         x_axis |= {"tickvals": list(range(len(panel.ticks))), "ticktext": list(panel.ticks)}
         x_axis |= {"range": [-0.5, len(panel.ticks) - 0.5]}
     return {
+        "shapes": [] if panel.shaded_above is None else [_shade(panel, panel.shaded_above)],
         "xaxis": x_axis,
         "yaxis": y_axis,
         "showlegend": False,
@@ -136,6 +137,22 @@ def _layout(panel: Panel) -> dict[str, object]:
         "paper_bgcolor": "#ffffff",
         "plot_bgcolor": "#ffffff",
         "hovermode": "closest",
+    }
+
+
+def _shade(panel: Panel, low: float) -> dict[str, object]:
+    """The part of a panel above ``low``, in grey below the lines."""
+    tops = [float(np.nanmax(series.y)) for series in panel.series]
+    return {
+        "type": "rect",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": low,
+        "y1": max([low, *tops]),
+        "fillcolor": _transparent(_GREY, 0.12),
+        "line": {"width": 0},
+        "layer": "below",
     }
 
 

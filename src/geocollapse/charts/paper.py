@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LINE_HEIGHT = 0.19  # inches, of a legend
+_TICK_LETTERS = 45  # that fit below a panel side by side
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -83,6 +84,9 @@ def _draw_panel(panel: Panel, ax: Axes) -> None:
         x, y, _ = panel.curve
         ax.plot(x, y, color="#888888", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     x_label, y_label = (label.replace(" [", "\n[") for label in (panel.x_label, panel.y_label))
+    if panel.shaded_above is not None:
+        top = max(ax.get_ylim()[1], panel.shaded_above)
+        ax.axhspan(panel.shaded_above, top, color="#888888", alpha=0.12, linewidth=0, zorder=0)
     if panel.title:
         ax.set_title(panel.title, fontsize=9, loc="left")
     ax.set(xlabel=x_label, ylabel=y_label, xscale=panel.x_scale, yscale=panel.y_scale)
@@ -93,7 +97,8 @@ def _draw_panel(panel: Panel, ax: Axes) -> None:
     if panel.y_scale == "log":
         _tick_log(ax.yaxis, log_ticks(panel, "y"))
     if panel.ticks:
-        ax.set_xticks(range(len(panel.ticks)), panel.ticks)
+        is_long = sum(map(len, panel.ticks)) > _TICK_LETTERS
+        ax.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=90 if is_long else 0)
         ax.set_xlim(-0.5, len(panel.ticks) - 0.5)
 
 

@@ -11,7 +11,9 @@ import numpy as np
 from geocollapse.charts.chart import Array, Chart, Panel, Scale, Series, mark
 from geocollapse.charts.labels import axis_label, setting_label, shown_value
 from geocollapse.experiments.results.tables import ACCURACY, GC, GCOL, NC, TARGET_NC, SweepResults
-from geocollapse.papers.collapse_transfer.poincare import RATIO, error_and_bound
+from geocollapse.papers.collapse_transfer.poincare import RATIO
+from geocollapse.reports.bound_charts import bound, bounds_through_training
+from geocollapse.reports.sampling_chart import sampling
 from geocollapse.reports.wording import words
 
 if TYPE_CHECKING:
@@ -23,7 +25,6 @@ _BAND = (
     "Dashed: a seed did not converge."
 )
 _LINEAR = (ACCURACY, "train_accuracy")
-_SHOWN_INTERVALS = 100
 
 
 def charts(results: SweepResults) -> list[Chart]:
@@ -40,7 +41,13 @@ def charts(results: SweepResults) -> list[Chart]:
             curves(sweep, members, results.history),
             training(sweep, members, results.history),
         ]
-    found += [poincare(done, results), bound(done, results.history), sampling(results.sampling)]
+    found += [
+        poincare(done, results),
+        bound(done, results.history, HOLLOW),
+        sampling(results.sampling, done),
+    ]
+    if not results.sweeps:
+        found.append(bounds_through_training(done, results.history))
     return [chart for chart in found if chart.panels]
 
 
@@ -117,70 +124,6 @@ def poincare(runs: pd.DataFrame, results: SweepResults) -> Chart:
         "First the largest Var/GC of a class, a line per run; then NC against GCol, a point per "
         "run, with c the largest ratio of these runs, so that no point can lie above the line. "
         f"{HOLLOW}",
-        tuple(panels),
-    )
-
-
-def bound(runs: pd.DataFrame, history: pd.DataFrame) -> Chart:
-    """Measured error against the nearest-mean bound, at the end of every run."""
-    last = history[history["run_id"].isin(runs["run_id"])].groupby("run_id").tail(1)
-    compared = error_and_bound(last)
-    compared = compared[compared["bound"] > 0]
-    hollow = compared["run_id"].map(~runs.set_index("run_id")["converged"].astype(bool))
-    series = tuple(
-        Series(
-            str(name),
-            mark(i),
-            _array(group["bound"]),
-            _array(group["error"]),
-            hollow=_flags(hollow[group.index]),
-        )
-        for i, (name, group) in enumerate(compared.groupby("compared", sort=False))
-    )
-    smallest = min(float(compared["bound"].min()), 0.1) if len(compared) else 0.1
-    line = np.geomspace(smallest, 1.0, 50)
-    panel = Panel(
-        "nearest-mean bound [share; 1 and above is vacuous]",
-        "measured error [share]",
-        series,
-        x_scale="log",
-        curve=(line, line, "error = bound, up to 1"),
-    )
-    return Chart(
-        "bound",
-        "Nearest-mean error against its bound",
-        f"One point per run, at the end of training; points must lie below the grey line. {HOLLOW}",
-        (panel,) if series else (),
-    )
-
-
-def sampling(estimates: pd.DataFrame) -> Chart:
-    """Sampled estimates, divided by the full value, with their intervals."""
-    complete = estimates.dropna(subset=["full", "value", "low", "high"])
-    complete = complete[complete["full"] != 0]
-    panels = []
-    for i, (method, group) in enumerate(complete.groupby("method", sort=False)):
-        shown = group.iloc[np.argsort(_array(group["value"] / group["full"]), kind="stable")]
-        shown = shown.iloc[np.unique(np.linspace(0, len(shown) - 1, _SHOWN_INTERVALS).astype(int))]
-        order = np.arange(len(shown), dtype=float)
-        value, low, high = (
-            _array(shown[name] / shown["full"]) for name in ("value", "low", "high")
-        )
-        whole = (np.array([0.0, len(shown) - 1.0]), np.ones(2), "full value")
-        series = Series(str(method), mark(i), order, value, low, high)
-        panels.append(
-            Panel(
-                f"estimates by {method}, in order [number]",
-                "GC / full GC [no unit]",
-                (series,),
-                curve=whole,
-            )
-        )
-    return Chart(
-        "sampling",
-        "Sampled estimates of GC against the full value",
-        f"With 95 % intervals; at most {_SHOWN_INTERVALS} a panel, evenly over the sorted "
-        "estimates.",
         tuple(panels),
     )
 
