@@ -22,7 +22,7 @@ class Provenance(TypedDict):
         revision: commit of its source, with a `+` if files differ; null if it is installed.
         torch: version of PyTorch.
         python: version of Python.
-        machine: operating system and processor.
+        machine: operating system, processor and cores.
         device: that computed: `cpu`, `mps`, or the name of a GPU.
         threads: CPU threads.
         n_processes: processes that shared the work.
@@ -47,7 +47,7 @@ def provenance(*, seed: int, device: torch.device | str = "cpu") -> Provenance:
         "revision": _revision(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
+        "machine": f"{platform.system()} {platform.machine()}{_processor()}",
         "device": _device_name(torch.device(device)),
         "threads": torch.get_num_threads(),
         "n_processes": share()[1],
@@ -60,9 +60,20 @@ def _device_name(device: torch.device) -> str:
 
 
 @cache
+def _processor() -> str:
+    """The name of the processor and the number of its cores, where Linux says them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f", {names[0]}, {len(names)} cores" if names else ""
+
+
+@cache
 def _revision() -> str | None:
     """The commit of a source checkout, with a ``+`` if files differ; None if installed."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return None
     try:
