@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,16 @@ def save(chart: Chart, folder: Path) -> tuple[Path, Path]:
         with written_whole(pdf) as partial:
             figure.savefig(partial, format="pdf", metadata={"CreationDate": None})
     return png, pdf
+
+
+def png(chart: Chart) -> bytes:
+    """The chart as the bytes of a PNG, the same each time."""
+    from matplotlib import rc_context
+
+    written = io.BytesIO()
+    with rc_context(STYLE):
+        draw(chart).savefig(written, format="png", dpi=110, metadata={"Software": None})
+    return written.getvalue()
 
 
 def save_as(chart: Chart, path: Path) -> None:

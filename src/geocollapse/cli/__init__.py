@@ -24,6 +24,7 @@ from geocollapse.cli.launch import heard, is_joined, leave, speaks
 from geocollapse.cli.measure import measure
 from geocollapse.cli.rank import rank
 from geocollapse.cli.report import report
+from geocollapse.cli.reproduce import reproduce
 from geocollapse.cli.sweep import demo, sweep
 from geocollapse.cli.train import train
 from geocollapse.cli.transfer import transfer
@@ -36,6 +37,7 @@ _COMMANDS = (
     train,
     sweep,
     report,
+    reproduce,
     demo,
     recipes,
     data,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,14 +60,14 @@ def _of_ranking(folder: Path) -> Answer:
 
 def report_json(written: SweepReport) -> ReportDict:
     """The JSON form of a report."""
-    from geocollapse.estimate import strict_json
+    from geocollapse.papers.verdict import to_json
 
     return {
         "schema_version": 1,
         "report": str(written.path),
         "table": str(written.table),
         "figures": [str(path) for path in written.figures],
-        "verdicts": [strict_json(asdict(verdict)) for verdict in written.verdicts],
+        "verdicts": [to_json(verdict) for verdict in written.verdicts],
         "problems": list(written.results.problems),
     }
 

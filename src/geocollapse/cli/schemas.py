@@ -18,34 +18,11 @@ from geocollapse.cli.catalogue_types import (
     RecipeTextDict,
 )
 from geocollapse.measurement import LayersDict, MeasurementDict
+from geocollapse.papers.verdict import VerdictDict
 from geocollapse.ranking.comparison import ComparisonDict
 from geocollapse.ranking.json_form import RankingDict
 from geocollapse.runtime.provenance import Provenance
 from geocollapse.transfer import TransferDict
-
-
-class VerdictDict(TypedDict):
-    """One verdict with the numbers behind it; see ``geocollapse.papers.verdict.Verdict``."""
-
-    claim: str
-    statement: str
-    sweep: str
-    x: str
-    y: str
-    view: str
-    verdict: str
-    n_runs: int
-    n_settings: int | None
-    effect_name: str
-    effect: float | None
-    interval: tuple[float | None, float | None]
-    p: float | None
-    p_holm: float | None
-    p_opposite: float | None
-    p_two_sided: float | None
-    remark: str
-    note: str
-    figure: str
 
 
 class ReportDict(TypedDict):
@@ -66,6 +43,54 @@ class ReportDict(TypedDict):
     figures: list[str]
     verdicts: list[VerdictDict]
     problems: list[str]
+
+
+class ExperimentDict(TypedDict):
+    """One experiment of ``reproduce --json``.
+
+    Attributes:
+        recipe: that repeats it.
+        question: that it answers.
+        published: what the paper shows.
+        command: that makes the sweep.
+        stored: false if there is no sweep yet.
+        convergence: runs and settings that reached the stopping rule, in words.
+        verdicts: the main ones on its claims.
+        hours: of all runs, one worker; null without a sweep.
+        history_share: time of records during training over that of the steps.
+    """
+
+    recipe: str
+    question: str
+    published: str
+    command: str
+    stored: bool
+    convergence: str
+    verdicts: list[VerdictDict]
+    hours: float | None
+    history_share: float | None
+
+
+class ReproductionDict(TypedDict):
+    """``reproduce --json``.
+
+    Attributes:
+        schema_version: raised when a key changes its meaning or goes away.
+        answer: a sentence for each claim.
+        lessons: a sentence for each sweep with target classes, on source NC and transfer.
+        experiments: one for each figure of the paper, and the questions beside it.
+        hours: of all stored runs.
+        machines: that ran them.
+        page: path of the page.
+    """
+
+    schema_version: int
+    answer: list[str]
+    lessons: list[str]
+    experiments: list[ExperimentDict]
+    hours: float
+    machines: list[str]
+    page: str
 
 
 class FailureDict(TypedDict):
@@ -272,6 +297,7 @@ RESULTS: dict[str, Any] = {
     "transfer": FewShotDict,
     "rank": RankingDict,
     "report": ReportDict,
+    "reproduce": ReproductionDict,
     "demo": SweepDict,
     "compare": ComparisonDict,
     "cache": CacheDict,

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
+
+from typing_extensions import TypedDict
+
+from geocollapse.estimate import strict_json
 
 Outcome = Literal["holds", "does not hold", "undecided"]
 View = Literal[
@@ -74,6 +78,39 @@ class Verdict:
     within_seeds: float = math.nan
     remark: str = ""
     note: str = ""
+
+
+class VerdictDict(TypedDict):
+    """The JSON form of a ``geocollapse.papers.verdict.Verdict``; null where it has NaN."""
+
+    claim: str
+    statement: str
+    sweep: str
+    x: str
+    y: str
+    view: str
+    verdict: str
+    n_runs: int
+    n_settings: int | None
+    effect_name: str
+    effect: float | None
+    interval: tuple[float | None, float | None]
+    test: str
+    p: float | None
+    p_holm: float | None
+    p_opposite: float | None
+    p_two_sided: float | None
+    kendall: float | None
+    partial: float | None
+    within_seeds: float | None
+    remark: str
+    note: str
+    figure: str
+
+
+def to_json(verdict: Verdict) -> VerdictDict:
+    """The JSON form of a verdict."""
+    return VerdictDict(**strict_json(asdict(verdict)))  # type: ignore[typeddict-item]
 
 
 def count(verdicts: Iterable[Verdict]) -> dict[Outcome, int]:

@@ -11,6 +11,7 @@ from geocollapse.reports.wording import (
     interval,
     number,
     p_value,
+    percent,
     signed,
     words,
 )
@@ -25,7 +26,7 @@ def template(name: str) -> jinja2.Template:
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("geocollapse.reports", "templates"),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(["html.jinja", "css", "js"]),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
@@ -36,6 +37,7 @@ def template(name: str) -> jinja2.Template:
         "size": effect_size,
         "interval": interval,
         "p": p_value,
+        "percent": percent,
         "signed": signed,
         "words": words,
     }

@@ -58,6 +58,11 @@ def signed(value: float) -> str:
     return MISSING if math.isnan(value) else f"{value:+.2f}"
 
 
+def percent(share: float | None) -> str:
+    """A share in percent; a dash where there is none."""
+    return MISSING if share is None else f"{100 * share:.1f} %"
+
+
 def p_value(value: float) -> str:
     """Three decimals; a dash where it is undefined."""
     if math.isnan(value):

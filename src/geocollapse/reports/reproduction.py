@@ -1,0 +1,198 @@
+"""The reproduction of a paper: its experiments beside the stored sweeps that repeat them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from geocollapse.charts.chart import Chart
+from geocollapse.papers.collapse_transfer.experiments import EXPERIMENTS, Experiment
+from geocollapse.papers.verdict import Verdict
+from geocollapse.reports.sweep_report import SweepReport, read_report
+
+PRESET = "reduced"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the runs of a sweep took, in seconds of wall time on one worker.
+
+    Attributes:
+        training: steps.
+        history: records during training.
+        final: the last record, and the sampling study.
+    """
+
+    training: float
+    history: float
+    final: float
+
+    @property
+    def hours(self) -> float:
+        """All of it, in hours."""
+        return (self.training + self.history + self.final) / 3600
+
+    @property
+    def history_share(self) -> float | None:
+        """Records during training, as a share of the time of the steps; None without any."""
+        return self.history / self.training if self.training else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment and its stored sweep.
+
+    Attributes:
+        experiment: what the paper shows.
+        preset: of its recipe.
+        report: of the sweep; None if it is not stored, or not complete.
+    """
+
+    experiment: Experiment
+    preset: str
+    report: SweepReport | None
+
+    @property
+    def command(self) -> str:
+        """The command that makes the sweep."""
+        recipe = self.experiment.recipe
+        seeds = self.experiment.seeds
+        out = f"results/{recipe}/{self.preset}"
+        return f"geocollapse sweep {recipe} --preset {self.preset} --seeds {seeds} --out {out}"
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """The main verdicts with data on the claims of the experiment."""
+        passed = self.report.verdicts if self.report else ()
+        claims = self.experiment.claims
+        return tuple(
+            verdict
+            for verdict in passed
+            if verdict.view == "main" and verdict.claim in claims and verdict.n_runs
+        )
+
+    @property
+    def charts(self) -> tuple[Chart, ...]:
+        """The figures that show the answer: one for each sweep of the recipe."""
+        drawn: Sequence[Chart] = self.report.charts if self.report else ()
+        return tuple(chart for chart in drawn if chart.name.startswith(self.experiment.chart))
+
+    @property
+    def cost(self) -> Cost | None:
+        """What its runs took."""
+        if self.report is None:
+            return None
+        runs = self.report.results.runs
+        spent = {
+            part: float(runs[f"seconds_{part}"].astype(float).sum())
+            for part in ("training", "history", "final", "sampling")
+        }
+        return Cost(spent["training"], spent["history"], spent["final"] + spent["sampling"])
+
+    @property
+    def machines(self) -> list[str]:
+        """The machines that ran it, as the runs recorded them."""
+        origins = self.report.results.provenance.values() if self.report else ()
+        return list(dict.fromkeys(origin.get("machine", "") for origin in origins if origin))
+
+    @property
+    def convergence(self) -> str:
+        """How many runs and settings reached the stopping rule, and the training accuracy."""
+        if self.report is None:
+            return ""
+        runs = self.report.results.runs
+        converged = runs[runs["converged"].astype(bool)]
+        accuracy = converged["train_accuracy"].astype(float).min()
+        said = []
+        for sweep in self.report.results.sweeps:
+            members = self.report.results.of_sweep(sweep)
+            reached = members[members["converged"].astype(bool)]
+            total = members["setting"].nunique()
+            said.append(f"{reached['setting'].nunique()} of {total} settings")
+        words = f"{len(converged)} of {len(runs)} runs converged"
+        if said:
+            words += f" ({', '.join(said)})"
+        return f"{words}, at a training accuracy of at least {100 * accuracy:.1f} %"
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """All experiments, in the order of the paper.
+
+    Attributes:
+        folder: that holds RECIPE/PRESET.
+        rows: one for each experiment.
+    """
+
+    folder: Path
+    rows: tuple[Row, ...]
+
+    @property
+    def stored(self) -> tuple[Row, ...]:
+        """The rows with a sweep."""
+        return tuple(row for row in self.rows if row.report is not None)
+
+    @property
+    def hours(self) -> float:
+        """What all stored runs took."""
+        return sum(row.cost.hours for row in self.stored if row.cost)
+
+    @property
+    def machines(self) -> list[str]:
+        """All machines."""
+        return list(dict.fromkeys(machine for row in self.stored for machine in row.machines))
+
+
+def read_reproduction(
+    folder: str | Path, *, preset: str = PRESET, only: Iterable[str] = ()
+) -> Reproduction:
+    """Read and judge the stored sweeps of every experiment.
+
+    Args:
+        folder: that holds RECIPE/PRESET for each stored sweep.
+        preset: of the recipes.
+        only: names of recipes; all by default.
+
+    Raises:
+        FileNotFoundError: ``folder`` holds no sweep of an experiment.
+        ValueError: a name that no experiment has.
+    """
+    folder = Path(folder)
+    chosen = chosen_experiments(only)
+    rows = tuple(
+        Row(experiment, preset, _stored(folder / experiment.recipe / preset))
+        for experiment in chosen
+    )
+    found = Reproduction(folder, rows)
+    if not found.stored:
+        raise FileNotFoundError(
+            f"results: expected sweeps in {folder}/RECIPE/{preset}, got none; do it in a checkout "
+            "of the repository, which has them in results/, or with --from-scratch"
+        )
+    return found
+
+
+def chosen_experiments(only: Iterable[str] = ()) -> tuple[Experiment, ...]:
+    """The experiments of these recipes; all by default.
+
+    Raises:
+        ValueError: a name that no experiment has.
+    """
+    names = tuple(only)
+    known = [experiment.recipe for experiment in EXPERIMENTS]
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"only: expected recipes among {', '.join(known)}, got {name!r}; do only {known[0]}"
+            )
+    return tuple(e for e in EXPERIMENTS if not names or e.recipe in names)
+
+
+def _stored(folder: Path) -> SweepReport | None:
+    """The report of a sweep folder; None if there is none, or runs of it are still to be done."""
+    if not (folder / "sweep.yaml").is_file():
+        return None
+    report = read_report(folder)
+    is_complete = (report.results.runs["status"] != "unfinished").all()
+    return report if is_complete else None
