@@ -115,6 +115,17 @@ def _sampling(passed: Sequence[Verdict]) -> Iterator[str]:
         )
 
 
+def learning_rate_sign(found: Reproduction) -> str:
+    """What the learning rate does to GC in each sweep; empty without such a sweep."""
+    parts = [
+        f"{row.experiment.recipe} rho = {signed(verdict.effect)} {interval(verdict.interval)}"
+        for row in found.stored
+        for verdict in row.verdicts
+        if verdict.x == "swept.training.learning_rate" and verdict.y == GC
+    ]
+    return f"Learning rate with GC: {'; '.join(parts)}." if parts else ""
+
+
 def lessons(found: Reproduction) -> list[str]:
     """What the paper does not say: does lower source NC go with better transfer?
 

@@ -12,7 +12,7 @@ from geocollapse.papers.collapse_transfer.claims import CLAIMS
 from geocollapse.papers.verdict import Verdict
 from geocollapse.reports.environment import template
 from geocollapse.reports.reproduction import Reproduction, Row
-from geocollapse.reports.reproduction_answer import answer, lessons
+from geocollapse.reports.reproduction_answer import answer, learning_rate_sign, lessons
 from geocollapse.runtime.files import write_whole
 
 _BY_METHODS = {claim.name for claim in CLAIMS if claim.judged_by == "methods"}
@@ -54,6 +54,7 @@ def _render(found: Reproduction, name: str, image: Callable[[Row, Chart], str]) 
         found=found,
         preset=found.rows[0].preset,
         answer=answer(found),
+        learning_rate_sign=learning_rate_sign(found),
         lessons=lessons(found),
         images=images,
         statement=_statement,
