@@ -1,6 +1,8 @@
 """A lock is held by a process, tells who that is, and is free when the process has ended."""
 
+import errno
 import os
+import re
 import subprocess
 import sys
 import time
@@ -75,3 +77,14 @@ def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch):
     monkeypatch.setattr(locks.fcntl, "flock", refuse)
     with locked(tmp_path / "a", what="a"):
         assert (tmp_path / "a").exists()
+
+
+def test_a_full_disk_is_reported_with_the_path_of_the_lock(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    path = tmp_path / "run.lock"
+    with pytest.raises(OSError, match=re.escape(str(path))), locked(path, what="folder"):
+        pass
+    assert not path.exists()

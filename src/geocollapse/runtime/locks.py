@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from socket import gethostname
 
+from geocollapse.runtime.files import named
+
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -50,8 +52,9 @@ def locked(path: Path, *, what: str, patience: float = 0.0) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = _acquired(path, what, time.monotonic() + patience)
     try:
-        os.ftruncate(file, 0)
-        os.write(file, json.dumps(_myself()).encode())
+        with named(path):
+            os.ftruncate(file, 0)
+            os.write(file, json.dumps(_myself()).encode())
         yield
     finally:
         with suppress(PermissionError):  # Windows removes no open file
