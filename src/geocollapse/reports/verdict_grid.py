@@ -11,7 +11,14 @@ from geocollapse.charts.labels import short_name
 from geocollapse.papers.claims import Claim
 from geocollapse.papers.registry import claims_of
 from geocollapse.papers.verdict import Verdict
-from geocollapse.reports.wording import count_sentence, effect_size, interval, p_value, words
+from geocollapse.reports.wording import (
+    MISSING,
+    count_sentence,
+    effect_size,
+    interval,
+    p_value,
+    words,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -160,5 +167,7 @@ def _beside(verdict: Verdict) -> str:
         return f" {effect_size(verdict)} {interval(verdict.interval)}, two-sided p {p}"
     if verdict.remark:
         return f"; {verdict.remark}"
-    p = "" if math.isnan(verdict.p_holm) else f", p {p_value(verdict.p_holm)}"
-    return f" {effect_size(verdict)}{p}"
+    p = p_value(verdict.p_holm)
+    if p == MISSING:
+        return f" {effect_size(verdict)}"
+    return f" {effect_size(verdict)}, {f'p{p}' if p.startswith('<') else f'p={p}'}"

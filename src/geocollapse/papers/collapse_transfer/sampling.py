@@ -72,11 +72,12 @@ def _judge(
 
 
 def _name(estimate: pd.Series) -> str:
-    """The method in words: `examples, n_samples = 64, n_probes = 1`, without missing numbers."""
+    """The method in words: its name, which has the size of the sample, or both numbers."""
+    method = str(estimate["method"])
+    if method[-1].isdigit():
+        return method
     stated = estimate[["n_samples", "n_probes"]].dropna()
-    return ", ".join(
-        [str(estimate["method"]), *(f"{key} = {value:g}" for key, value in stated.items())]
-    )
+    return ", ".join([method, *(f"{key} = {value:g}" for key, value in stated.items())])
 
 
 def _no_study(view: View) -> Verdict:
