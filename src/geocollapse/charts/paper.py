@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LINE_HEIGHT = 0.19  # inches, of a legend
-_TICK_LETTERS = 45  # that fit below a panel side by side
+_TICK_LETTERS = 34  # of 9 points, below a panel
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -108,9 +109,17 @@ def _draw_panel(panel: Panel, ax: Axes) -> None:
     if panel.y_scale == "log":
         _tick_log(ax.yaxis, log_ticks(panel, "y"))
     if panel.ticks:
-        is_long = sum(map(len, panel.ticks)) > _TICK_LETTERS
-        ax.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=90 if is_long else 0)
+        ax.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=_rotation(panel.ticks))
         ax.set_xlim(-0.5, len(panel.ticks) - 0.5)
+
+
+def _rotation(ticks: Sequence[str]) -> int:
+    """The angle at which names of ticks do not touch, in degrees."""
+    longest = max(map(len, ticks))
+    fitting = _TICK_LETTERS / len(ticks)
+    if longest < fitting:
+        return 0
+    return 45 if longest < 2 * fitting else 90
 
 
 def _tick_log(axis: Axis, ticks: list[float]) -> None:
