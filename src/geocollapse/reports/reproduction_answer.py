@@ -96,12 +96,10 @@ def _thresholds(passed: Sequence[Verdict]) -> Iterator[str]:
     """The nearest-mean bound."""
     for verdict in passed:
         if verdict.claim == POINCARE_BOUND.name and verdict.x == "nearest-mean bound":
-            is_above = {
-                "holds": "no measured error lies above",
-                "does not hold": "an error lies above",
-            }
-            said = is_above.get(verdict.verdict, "nothing was compared with")
-            yield f"Bound: {said} the nearest-mean bound; {verdict.remark}."
+            errors = {"holds": "No measured error", "does not hold": "A measured error"}
+            if verdict.verdict in errors:
+                said = errors[verdict.verdict]
+                yield f"{said} lies above the nearest-mean bound; {verdict.remark}."
 
 
 def _sampling(passed: Sequence[Verdict]) -> Iterator[str]:
