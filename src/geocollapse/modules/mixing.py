@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeGuard
 
 from torch import nn
 
@@ -66,7 +67,7 @@ def check_batch_norm(model: nn.Module) -> None:
         )
 
 
-def is_batch_norm(module: nn.Module) -> bool:
+def is_batch_norm(module: nn.Module) -> TypeGuard[nn.modules.batchnorm._BatchNorm]:
     """True for a layer that normalises by the statistics of its batch in training mode."""
     return isinstance(module, _BATCH_NORM)
 
@@ -91,6 +92,35 @@ def running_statistics(model: nn.Module) -> Iterator[None]:
         for layer, own in zip(layers, buffers, strict=True):
             layer.training = True
             layer._buffers.update(own)
+
+
+@contextmanager
+def of_the_batch(model: nn.Module) -> Iterator[None]:
+    """Make batch normalisation in training mode leave its running statistics alone."""
+    layers = [module for module in model.modules() if is_batch_norm(module) and module.training]
+    tracking = [layer.track_running_stats for layer in layers]
+    try:
+        for layer in layers:
+            layer.track_running_stats = False
+        yield
+    finally:
+        for layer, tracks in zip(layers, tracking, strict=True):
+            layer.track_running_stats = tracks
+
+
+def padding_rows(model: nn.Module) -> dict[str, int]:
+    """The rows of embedding weights that stand for padding and are not trained, by parameter.
+
+    A weight that another module shares is trained there, and left out.
+    """
+    shared = [id(p) for _, p in model.named_parameters(remove_duplicate=False)]
+    return {
+        f"{name}.weight" if name else "weight": module.padding_idx
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+        and module.padding_idx is not None
+        and shared.count(id(module.weight)) == 1
+    }
 
 
 def drawing_layers(model: nn.Module) -> list[str]:

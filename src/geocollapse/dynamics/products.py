@@ -1,0 +1,166 @@
+"""Products of a Hessian with vectors, by three methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from geocollapse.dynamics.trees import Tree, minus, norm, plus, scaled, zeros
+from geocollapse.modules.second_derivatives import plain_attention, twice_differentiable
+from geocollapse.numerics import coarse_rounding
+
+if TYPE_CHECKING:
+    from geocollapse.dynamics.losses import Landscape
+
+Method = Literal["double_backward", "forward_over_reverse", "finite_difference"]
+Product = Callable[[Tree], Tree]
+
+# Words in torch's errors about operations without the derivative that is asked for.
+_REFUSALS = ("derivative", "differentiate", "forward ad", "forward mode", "jvp", "functorch")
+
+
+def double_backward(landscape: Landscape, at: Tree, partial: bool) -> Product:
+    """grad <g, v>: one graph of the gradient, kept, and one backward pass through it a product."""
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in at.items()}
+    with _refused("forward_over_reverse"), twice_differentiable():
+        _, found = landscape.differentiate(leaves, create_graph=True)
+    if not partial:
+        landscape.check_paths(found)
+    curved = {name: g for name, g in found.items() if g is not None and g.requires_grad}
+
+    def product(v: Tree) -> Tree:
+        if not curved:
+            return zeros(at)
+        with _refused("forward_over_reverse"):
+            rows = torch.autograd.grad(
+                list(curved.values()),
+                list(leaves.values()),
+                [v[name].to(g) for name, g in curved.items()],
+                retain_graph=True,
+                allow_unused=True,
+            )
+        return _filled(dict(zip(leaves, rows, strict=True)), at)
+
+    return product
+
+
+def forward_over_reverse(landscape: Landscape, at: Tree, partial: bool) -> Product:
+    """d/dt g(theta + t v): the gradient itself in forward mode, without a graph of it."""
+    landscape.value_and_gradient(at, partial=partial)  # the checks, which torch.func hides
+
+    def product(v: Tree) -> Tree:
+        with _refused("double_backward"), plain_attention():
+            tangent = torch.func.jvp(landscape.pure_gradient, (at,), (v,))[1]
+        return {name: z.detach() for name, z in tangent.items()}
+
+    return product
+
+
+def finite_difference(landscape: Landscape, at: Tree, partial: bool) -> Product:
+    """(g(theta + t u) - g(theta - t u))/(2 t) ||v|| with u = v/||v||, of error O(t^2)."""
+    check_precision(at)
+    with _Rounded() as rounded:
+        landscape.gradient(at, partial=partial)
+    if rounded.dtype is not None:
+        raise _too_coarse(str(rounded.dtype))
+    step = _step(at)
+
+    def product(v: Tree) -> Tree:
+        size = norm(v)
+        if size == 0.0:
+            return zeros(at)
+        ahead = landscape.gradient(plus(at, v, step / size), partial=partial)
+        behind = landscape.gradient(plus(at, v, -step / size), partial=partial)
+        return scaled(minus(ahead, behind), size / (2.0 * step))
+
+    return product
+
+
+METHODS: dict[str, Callable[[Landscape, Tree, bool], Product]] = {
+    "double_backward": double_backward,
+    "forward_over_reverse": forward_over_reverse,
+    "finite_difference": finite_difference,
+}
+
+
+def _step(at: Tree) -> float:
+    """t: the cube root of the rounding unit times the size of the parameters, at least 1."""
+    dtype = next(iter(at.values())).dtype
+    return float(torch.finfo(dtype).eps ** (1 / 3)) * max(1.0, norm(at))
+
+
+def check_precision(at: Tree) -> None:
+    """Refuse finite differences of gradients that may be rounded to half precision.
+
+    Raises:
+        TypeError: half-precision parameters, autocast or TF32.
+    """
+    halves = {tensor.dtype for tensor in at.values()} & {torch.float16, torch.bfloat16}
+    device = next(iter(at.values())).device
+    got = str(min(map(str, halves))) if halves else coarse_rounding(device)
+    if got is not None:
+        raise _too_coarse(got)
+
+
+def _too_coarse(got: str) -> TypeError:
+    return TypeError(
+        f"method: expected float32 or float64, as coarser rounding drowns a finite difference, got "
+        f"{got}; do method='double_backward'"
+    )
+
+
+class _Rounded(TorchDispatchMode):
+    """Sees a tensor of half precision, as autocast inside the loss makes them.
+
+    Attributes:
+        dtype: of the first one, None if there is none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtype: torch.dtype | None = None
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        _types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.dtype in (torch.float16, torch.bfloat16):
+            self.dtype = self.dtype or result.dtype
+        return result
+
+
+def _filled(found: dict[str, Tensor | None], like: Tree) -> Tree:
+    """Zeros in place of None."""
+    rows = {}
+    for name, tensor in like.items():
+        row = found[name]
+        rows[name] = torch.zeros_like(tensor) if row is None else row.detach()
+    return rows
+
+
+@contextmanager
+def _refused(other: str) -> Iterator[None]:
+    """Name the method to use where torch lacks a derivative.
+
+    Raises:
+        NotImplementedError: an operation without the derivative.
+    """
+    try:
+        yield
+    except (NotImplementedError, RuntimeError) as error:
+        if not any(word in str(error).lower() for word in _REFUSALS):
+            raise
+        reason = str(error).splitlines()[0]
+        raise NotImplementedError(
+            f"method: expected a loss with second derivatives, got {reason!r}; do "
+            f"method={other!r}, or for a smooth loss method='finite_difference'"
+        ) from error
