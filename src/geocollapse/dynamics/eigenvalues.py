@@ -26,6 +26,9 @@ _SMALL = 50  # entries up to which the whole Hessian is formed
 # relative asymmetry that is rounding, through all layers and under autocast
 _ASYMMETRY = {torch.float64: 1e-6}
 _COARSE_ASYMMETRY = 2e-2
+# vectors that Lanczos builds before it restarts, from a random vector and from a good one
+_KRYLOV = 20
+_KRYLOV_AGAIN = 8
 _SLACK = 10.0  # a residual above this many tolerances is worth a warning
 
 
@@ -140,7 +143,7 @@ class Solver:
 
         n = operator.n
         start = operator.first() if self.start is None else flat(self.start).numpy()
-        n_vectors = min(n, max(2 * k + 1, 20))
+        n_vectors = min(n, max(2 * k + 1, _KRYLOV if self.start is None else _KRYLOV_AGAIN))
         try:
             values, vectors = eigsh(
                 LinearOperator((n, n), matvec=operator, dtype=np.float64),

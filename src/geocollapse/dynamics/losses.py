@@ -110,8 +110,10 @@ class Landscape:
         value = _check_value(self.evaluate(leaves))
         if not value.requires_grad:
             raise _no_path(list(leaves))
+        # With a graph behind it, the graph of the gradient shows operations that have no other.
+        one = torch.ones_like(value, requires_grad=create_graph)
         found = torch.autograd.grad(
-            value, list(leaves.values()), create_graph=create_graph, allow_unused=True
+            value, list(leaves.values()), one, create_graph=create_graph, allow_unused=True
         )
         if all(gradient is None for gradient in found):
             raise _no_path(list(leaves))
@@ -303,8 +305,8 @@ def _check_value(value: object) -> Tensor:
         )
     if not bool(torch.isfinite(value)):
         raise ValueError(
-            f"loss: expected a finite number, got {float(value)}; do look for NaN and infinity in "
-            f"the inputs and parameters"
+            f"loss: expected a finite number, got {float(value.detach())}; do look for NaN "
+            f"and infinity in the inputs and parameters"
         )
     return value
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from geocollapse.dynamics.trees import Tree, minus, norm, plus, scaled, zeros
-from geocollapse.modules.second_derivatives import plain_attention, twice_differentiable
+from geocollapse.modules.second_derivatives import is_cut, plain_attention, twice_differentiable
 from geocollapse.numerics import coarse_rounding
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Method = Literal["double_backward", "forward_over_reverse", "finite_difference"]
 Product = Callable[[Tree], Tree]
 
+_FORWARD = "forward_over_reverse"
 # Words in torch's errors about operations without the derivative that is asked for.
 _REFUSALS = ("derivative", "differentiate", "forward ad", "forward mode", "jvp", "functorch")
 
@@ -27,16 +28,18 @@ _REFUSALS = ("derivative", "differentiate", "forward ad", "forward mode", "jvp",
 def double_backward(landscape: Landscape, at: Tree, partial: bool) -> Product:
     """grad <g, v>: one graph of the gradient, kept, and one backward pass through it a product."""
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in at.items()}
-    with _refused("forward_over_reverse"), twice_differentiable():
+    with _refused(_FORWARD), twice_differentiable():
         _, found = landscape.differentiate(leaves, create_graph=True)
     if not partial:
         landscape.check_paths(found)
     curved = {name: g for name, g in found.items() if g is not None and g.requires_grad}
+    if is_cut(*curved.values()):
+        raise _no_second_derivative("an operation that is once_differentiable", _FORWARD)
 
     def product(v: Tree) -> Tree:
         if not curved:
             return zeros(at)
-        with _refused("forward_over_reverse"):
+        with _refused(_FORWARD):
             rows = torch.autograd.grad(
                 list(curved.values()),
                 list(leaves.values()),
@@ -159,8 +162,11 @@ def _refused(other: str) -> Iterator[None]:
     except (NotImplementedError, RuntimeError) as error:
         if not any(word in str(error).lower() for word in _REFUSALS):
             raise
-        reason = str(error).splitlines()[0]
-        raise NotImplementedError(
-            f"method: expected a loss with second derivatives, got {reason!r}; do "
-            f"method={other!r}, or for a smooth loss method='finite_difference'"
-        ) from error
+        raise _no_second_derivative(repr(str(error).splitlines()[0]), other) from error
+
+
+def _no_second_derivative(got: str, other: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"method: expected a loss with second derivatives, got {got}; do method={other!r}, or for "
+        f"a smooth loss method='finite_difference'"
+    )

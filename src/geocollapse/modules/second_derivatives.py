@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+_ONCE = "torch::autograd::Error"  # the node of an operation that is differentiable only once
 _is_inside: ContextVar[bool] = ContextVar("twice_differentiable", default=False)
 
 
@@ -84,6 +85,21 @@ def _without_fast_path() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def is_cut(*tensors: Tensor) -> bool:
+    """True if the graph behind tensors has an operation that is differentiable only once."""
+    left = [tensor.grad_fn for tensor in tensors]
+    seen = set()
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == _ONCE:
+            return True
+        seen.add(node)
+        left += [following for following, _ in node.next_functions]
+    return False
 
 
 class TwiceDifferentiable(TorchFunctionMode):
