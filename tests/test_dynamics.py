@@ -334,7 +334,7 @@ def test_eigenvalues_of_a_small_model_are_those_of_its_whole_hessian():
     values = np.linalg.eigvalsh(ONE.hessian(START))[::-1]
     assert_close(found.values, values.copy())
     with landscape(Point(), loss_of(ONE)) as here:
-        assert_close(dense_hessian(here), ONE.hessian(START))
+        assert_close(dense_hessian(here.hessian(), here.point), ONE.hessian(START))
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_sharpness_of_a_network_is_that_of_its_whole_hessian(make, trained):
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trained in name)
     with landscape(model, loss) as here:
-        whole = torch.linalg.eigvalsh(dense_hessian(here))
+        whole = torch.linalg.eigvalsh(dense_hessian(here.hessian(), here.point))
     found = sharpness(model, loss, k=2, tolerance=1e-8)
     assert_close(found.values, whole.flip(0)[:2], rtol=1e-6)
 

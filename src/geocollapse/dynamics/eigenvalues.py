@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geocollapse.dynamics.losses import BatchNorm, Landscape, Loss, landscape
+from geocollapse.dynamics.losses import BatchNorm, Loss, landscape
 from geocollapse.dynamics.products import Method, Product
 from geocollapse.dynamics.trees import Tree, flat, n_entries, unflat
 from geocollapse.estimate import GeocollapseWarning
@@ -110,7 +110,7 @@ def sharpness(
     """
     with landscape(model, loss, batch_norm=batch_norm) as found:
         solver = Solver(tolerance=tolerance, max_products=max_products, start=start)
-        return solver.solve(found, k, which=which, method=method)
+        return solver.solve(found.hessian(method=method), found.point, k, which=which)
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,11 @@ class Solver:
     max_products: int = 1000
     start: Tree | None = None
 
-    def solve(
-        self, found: Landscape, k: int, *, which: Which = "largest", method: Method
-    ) -> Eigenvalues:
-        """The top k eigenvalues of the Hessian of a landscape."""
-        n = n_entries(found.point)
+    def solve(self, product: Product, at: Tree, k: int, *, which: Which = "largest") -> Eigenvalues:
+        """The top k eigenvalues of a Hessian by its products, for trees like ``at``."""
+        n = n_entries(at)
         _check_request(k, n, which)
-        operator = _Operator(found.hessian(method=method), found.point)
+        operator = _Operator(product, at)
         operator.check_symmetry()
         values, vectors = (
             _dense(operator, which, k)
@@ -226,10 +224,9 @@ class _Operator:
             )
 
 
-def dense_hessian(found: Landscape, *, method: Method = "double_backward") -> Tensor:
+def dense_hessian(product: Product, like: Tree) -> Tensor:
     """The whole Hessian (n, n) in float64, symmetrised; n products."""
-    operator = _Operator(found.hessian(method=method), found.point)
-    return torch.from_numpy(_matrix(operator))
+    return torch.from_numpy(_matrix(_Operator(product, like)))
 
 
 def _matrix(operator: _Operator) -> NDArray[np.float64]:

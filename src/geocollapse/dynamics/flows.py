@@ -55,7 +55,7 @@ def modified_flow(f1: Field, f2: Field | None, lr: float) -> Field:
     Cost of one evaluation: F1, F2 and one forward-mode derivative of F1.
 
     Source: Hairer, Lubich, Wanner (2006), Geometric Numerical Integration, IX.1; Barrett, Dherin
-    (2021), arXiv 2009.11162, theorem 3.1.
+    (2021), arXiv 2009.11162, section 3.
 
     Args:
         f1: F1, of operations that ``torch.func.jvp`` can differentiate, such as

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from geocollapse.dynamics.products import METHODS, Method, Product
+from geocollapse.dynamics.products import METHODS, Expansion, Method, Product, filled
 from geocollapse.dynamics.trees import Tree, check_tree
 from geocollapse.models import LoadedModel, module_of
 from geocollapse.modules.borrow import borrowed, cuda_devices
@@ -54,32 +55,32 @@ class Landscape:
         self, at: Tree | None = None, *, partial: bool = False
     ) -> tuple[Tensor, Tree]:
         """E and grad E, from one forward and one backward pass."""
-        leaves = _leaves(self.point if at is None else at)
-        value, found = self.differentiate(leaves)
+        value, found = self.value_and_paths(at)
         if not partial:
             self.check_paths(found)
-        gradients = {
-            name: torch.zeros_like(leaf) if found[name] is None else found[name]
-            for name, leaf in leaves.items()
-        }
-        return value.detach(), {name: z for name, z in gradients.items() if z is not None}
+        return value.detach(), filled(found, self.point)
 
-    def touched(self) -> set[str]:
-        """The names of the parameters that the loss depends on."""
-        _, found = self.differentiate(_leaves(self.point))
-        return {name for name, gradient in found.items() if gradient is not None}
+    def value_and_paths(self, at: Tree | None = None) -> tuple[Tensor, dict[str, Tensor | None]]:
+        """E and grad E, with None for parameters that the loss does not depend on."""
+        return self.differentiate(_leaves(self.point if at is None else at))
 
     def hessian(
         self, at: Tree | None = None, *, method: Method = "double_backward", partial: bool = False
     ) -> Product:
         """The product v -> H v with the Hessian at a point, to be applied to many vectors."""
+        return self.expand(at, method=method, partial=partial).product
+
+    def expand(
+        self, at: Tree | None = None, *, method: Method = "double_backward", partial: bool = False
+    ) -> Expansion:
+        """E, grad E and the product with the Hessian at a point, from one gradient."""
         if method not in METHODS:
             raise ValueError(
                 f"method: expected one of {', '.join(METHODS)}, got {method!r}; do "
                 f"method='double_backward'"
             )
-        product = METHODS[method](self, self.point if at is None else at, partial)
-        return lambda v: product(self.without_padding(v))
+        found = METHODS[method](self, self.point if at is None else at, partial)
+        return replace(found, product=lambda v: found.product(self.without_padding(v)))
 
     def without_padding(self, v: Tree) -> Tree:
         """v with zeros at the embeddings of padding, which torch gives no gradient."""

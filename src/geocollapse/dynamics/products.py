@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -20,16 +21,34 @@ if TYPE_CHECKING:
 Method = Literal["double_backward", "forward_over_reverse", "finite_difference"]
 Product = Callable[[Tree], Tree]
 
+
+@dataclass(frozen=True)
+class Expansion:
+    """A loss near a point, to second order.
+
+    Attributes:
+        value: E, 0-d.
+        gradient: g; zero in parameters that the loss does not depend on.
+        product: v -> H v, to be applied to many vectors.
+        touched: the names of the parameters that the loss depends on.
+    """
+
+    value: Tensor
+    gradient: Tree
+    product: Product
+    touched: frozenset[str]
+
+
 _FORWARD = "forward_over_reverse"
 # Words in torch's errors about operations without the derivative that is asked for.
 _REFUSALS = ("derivative", "differentiate", "forward ad", "forward mode", "jvp", "functorch")
 
 
-def double_backward(landscape: Landscape, at: Tree, partial: bool) -> Product:
+def double_backward(landscape: Landscape, at: Tree, partial: bool) -> Expansion:
     """grad <g, v>: one graph of the gradient, kept, and one backward pass through it a product."""
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in at.items()}
     with _refused(_FORWARD), twice_differentiable():
-        _, found = landscape.differentiate(leaves, create_graph=True)
+        value, found = landscape.differentiate(leaves, create_graph=True)
     if not partial:
         landscape.check_paths(found)
     curved = {name: g for name, g in found.items() if g is not None and g.requires_grad}
@@ -47,28 +66,32 @@ def double_backward(landscape: Landscape, at: Tree, partial: bool) -> Product:
                 retain_graph=True,
                 allow_unused=True,
             )
-        return _filled(dict(zip(leaves, rows, strict=True)), at)
+        return filled(dict(zip(leaves, rows, strict=True)), at)
 
-    return product
+    return Expansion(value.detach(), filled(found, at), product, touched(found))
 
 
-def forward_over_reverse(landscape: Landscape, at: Tree, partial: bool) -> Product:
+def forward_over_reverse(landscape: Landscape, at: Tree, partial: bool) -> Expansion:
     """d/dt g(theta + t v): the gradient itself in forward mode, without a graph of it."""
-    landscape.value_and_gradient(at, partial=partial)  # the checks, which torch.func hides
+    value, found = landscape.value_and_paths(at)  # with the checks, which torch.func hides
+    if not partial:
+        landscape.check_paths(found)
 
     def product(v: Tree) -> Tree:
         with _refused("double_backward"), plain_attention():
             tangent = torch.func.jvp(landscape.pure_gradient, (at,), (v,))[1]
         return {name: z.detach() for name, z in tangent.items()}
 
-    return product
+    return Expansion(value.detach(), filled(found, at), product, touched(found))
 
 
-def finite_difference(landscape: Landscape, at: Tree, partial: bool) -> Product:
+def finite_difference(landscape: Landscape, at: Tree, partial: bool) -> Expansion:
     """(g(theta + t u) - g(theta - t u))/(2 t) ||v|| with u = v/||v||, of error O(t^2)."""
     check_precision(at)
     with _Rounded() as rounded:
-        landscape.gradient(at, partial=partial)
+        value, found = landscape.value_and_paths(at)
+    if not partial:
+        landscape.check_paths(found)
     if rounded.dtype is not None:
         raise _too_coarse(str(rounded.dtype))
     step = _step(at)
@@ -81,10 +104,10 @@ def finite_difference(landscape: Landscape, at: Tree, partial: bool) -> Product:
         behind = landscape.gradient(plus(at, v, -step / size), partial=partial)
         return scaled(minus(ahead, behind), size / (2.0 * step))
 
-    return product
+    return Expansion(value.detach(), filled(found, at), product, touched(found))
 
 
-METHODS: dict[str, Callable[[Landscape, Tree, bool], Product]] = {
+METHODS: dict[str, Callable[[Landscape, Tree, bool], Expansion]] = {
     "double_backward": double_backward,
     "forward_over_reverse": forward_over_reverse,
     "finite_difference": finite_difference,
@@ -141,8 +164,13 @@ class _Rounded(TorchDispatchMode):
         return result
 
 
-def _filled(found: dict[str, Tensor | None], like: Tree) -> Tree:
-    """Zeros in place of None."""
+def touched(found: Mapping[str, Tensor | None]) -> frozenset[str]:
+    """The names with a gradient path."""
+    return frozenset(name for name, gradient in found.items() if gradient is not None)
+
+
+def filled(found: Mapping[str, Tensor | None], like: Tree) -> Tree:
+    """Zeros in place of None, without graphs."""
     rows = {}
     for name, tensor in like.items():
         row = found[name]
