@@ -38,7 +38,7 @@ def tree_of(x):
 
 def vector(tree):
     """A tree as one numpy vector."""
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tree.values()]).numpy()
+    return torch.cat([tensor.detach().reshape(-1).double() for tensor in tree.values()]).numpy()
 
 
 def cross_entropy(x, labels):

@@ -137,7 +137,8 @@ def multitask_bias(
         pairs = [task.value_and_paths() for task in tasks]
         _check_shared([touched(found) for _, found in pairs])
         gradients = [filled(found, tasks[0].point) for _, found in pairs]
-    gramian = torch.tensor([[float(inner(a, b)) for b in gradients] for a in gradients]).double()
+    rows = [[float(inner(a, b)) for b in gradients] for a in gradients]
+    gramian = torch.tensor(rows, dtype=torch.float64)
     flatness = lr / 4.0 * float(gramian.diagonal().sum())
     conflict = lr / 2.0 * float(gramian.triu(1).sum())
     values = torch.tensor([float(value.detach()) for value, _ in pairs], dtype=torch.float64)

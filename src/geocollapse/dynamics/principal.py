@@ -151,7 +151,7 @@ def principal_coefficients(products: Tensor) -> Tensor:
     """
     z = products.double()
     size = torch.where(z < 0.5, torch.log1p(-z.clamp(max=0.5)), _log_of(z - 1.0))
-    phase = torch.where(z > 1.0, math.pi, 0.0).double()
+    phase = math.pi * (z > 1.0).double()
     nonzero = torch.where(z == 0.0, 1.0, z)
     return torch.where(z == 0.0, -1.0 + 0j, torch.complex(size, phase) / nonzero)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from geocollapse.dynamics.trees import Tree, minus, norm, plus, scaled, zeros
+from geocollapse.dynamics.trees import Tree, minus, n_entries, norm, plus, scaled, zeros
 from geocollapse.modules.second_derivatives import is_cut, plain_attention, twice_differentiable
 from geocollapse.numerics import coarse_rounding
 
@@ -115,9 +116,10 @@ METHODS: dict[str, Callable[[Landscape, Tree, bool], Expansion]] = {
 
 
 def _step(at: Tree) -> float:
-    """t: the cube root of the rounding unit times the size of the parameters, at least 1."""
+    """t: the cube root of the rounding unit times the typical size of a parameter, at least 1."""
     dtype = next(iter(at.values())).dtype
-    return float(torch.finfo(dtype).eps ** (1 / 3)) * max(1.0, norm(at))
+    size = norm(at) / math.sqrt(n_entries(at))
+    return float(torch.finfo(dtype).eps ** (1 / 3)) * max(1.0, size)
 
 
 def check_precision(at: Tree) -> None:
