@@ -9,6 +9,7 @@ from laws import assert_close, assert_order
 from reference import dynamics as reference
 from reference.dynamics import ONE, START
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from geocollapse import dynamics
 from geocollapse.dynamics import gradient, hessian_vector_product, landscape, sharpness
@@ -173,6 +174,30 @@ def test_gradients_and_products_pass_gradcheck():
         assert torch.autograd.gradgradcheck(value, at)
 
 
+class Counting(nn.Module):
+    """Its output depends on a buffer that each forward pass changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3).double())
+        self.register_buffer("count", torch.ones(()).double())
+
+    def forward(self):
+        self.count.mul_(2.0)
+        return (self.count * self.weight).square().sum()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_evaluation_starts_from_the_same_buffers(method):
+    model = Counting()
+    v = {"weight": torch.arange(3).double()}
+    with landscape(model, lambda m: m()) as found:
+        assert float(found.value()) == float(found.value()) == 12.0
+        for _ in range(2):
+            assert_close(found.hessian(method=method)(v)["weight"], 8.0 * v["weight"], rtol=1e-8)
+    assert model.count.item() == 1.0
+
+
 def test_weight_decay_over_the_models_own_parameters_is_seen():
     model, loss = mlp()
 
@@ -293,6 +318,40 @@ def test_operations_that_are_differentiable_only_once():
             hessian_vector_product(model, loss, v, method=method)
     found = hessian_vector_product(model, loss, v, method="finite_difference")
     assert_close(found["weight"], 6 * model.weight.detach() * v["weight"], rtol=1e-7)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x):
+        return checkpoint(self.block, x, use_reentrant=False)
+
+
+def test_checkpointed_attention_is_recomputed_from_the_same_parameters():
+    torch.manual_seed(0)
+    block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0).double()
+    x = torch.randn(3, 5, 8).double()
+    v = random_tree(block)
+    plain = vector(hessian_vector_product(block, lambda m: m(x).pow(3).sum(), v))
+    model = Checkpointed(block)
+    of_model = {f"block.{name}": z for name, z in v.items()}
+    for method in ("double_backward", "finite_difference"):
+        found = hessian_vector_product(model, lambda m: m(x).pow(3).sum(), of_model, method=method)
+        assert np.allclose(vector(found), plain, rtol=1e-6, atol=1e-6)
+    with pytest.raises(NotImplementedError, match="saved tensor hooks.*double_backward"):
+        hessian_vector_product(
+            model, lambda m: m(x).pow(3).sum(), of_model, method="forward_over_reverse"
+        )
+
+
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_on_inside(without):
+    model, loss = mlp()
+    expected = vector(gradient(model, loss))
+    with without():
+        assert_close(vector(gradient(model, loss)), expected)
 
 
 def test_a_linear_loss_has_no_curvature():

@@ -206,8 +206,9 @@ def test_a_loss_of_f_star_itself_is_the_end_and_says_nothing():
 def test_a_zero_gradient_takes_no_step_and_warns_once(build):
     model = Scalar(0.0)
     optimizer = build(model.parameters())
-    with pytest.warns(GeocollapseWarning, match="no step, as the gradient is zero"):
+    with pytest.warns(GeocollapseWarning, match="no step, as the gradient is zero") as seen:
         found = take(optimizer, model, lambda m: m.x.square().sum() + 1)
+    assert seen[0].filename == __file__
     assert found.tolist() == [0.0]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,12 @@ from geocollapse.models import LoadedModel, module_of
 from geocollapse.modules.borrow import borrowed, cuda_devices
 from geocollapse.modules.mixing import (
     check_batch_norm,
-    of_the_batch,
     padding_rows,
     running_statistics,
 )
 from geocollapse.modules.wrapped import Wrapping
 
+T = TypeVar("T")
 Loss = Callable[[nn.Module], Tensor]
 BatchNorm = Literal["refuse", "running", "batch"]
 
@@ -89,11 +89,18 @@ class Landscape:
 
     def evaluate(self, at: Tree) -> Tensor:
         """E(theta) with its graph, unchecked: a pure function of ``at`` for ``torch.func``."""
+        return self.within(at, self._module.loss)
+
+    def within(self, at: Tree, work: Callable[[], T]) -> T:
+        """Run ``work`` while the module has the parameters ``at``.
+
+        Backward passes run inside as well, where checkpoints recompute activations from them.
+        """
         buffers = {name: b.detach().clone() for name, b in self._module.named_buffers()}
         swapped = {f"model.{name}": tensor for name, tensor in at.items()} | buffers
         with torch.random.fork_rng(devices=self._devices):
-            value: Tensor = torch.func.functional_call(self._module, swapped, ())
-        return value
+            result: T = torch.func.functional_call(self._module, swapped, (work,))
+        return result
 
     def pure_gradient(self, at: Tree) -> Tree:
         """grad E by ``torch.func``, which can be differentiated in forward mode; unchecked."""
@@ -108,17 +115,23 @@ class Landscape:
         self, leaves: Tree, *, create_graph: bool = False
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
         """E and its gradient in leaves that require gradients; None without a gradient path."""
-        value = _check_value(self.evaluate(leaves))
+        value, found = self.within(leaves, lambda: self._reverse(leaves, create_graph))
+        if all(gradient is None for gradient in found):
+            raise _no_path(list(leaves))
+        return value, dict(zip(leaves, found, strict=True))
+
+    def _reverse(
+        self, leaves: Tree, create_graph: bool
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        value = _check_value(self._module.loss())
         if not value.requires_grad:
             raise _no_path(list(leaves))
         # With a graph behind it, the graph of the gradient shows operations that have no other.
         one = torch.ones_like(value, requires_grad=create_graph)
-        found = torch.autograd.grad(
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(
             value, list(leaves.values()), one, create_graph=create_graph, allow_unused=True
         )
-        if all(gradient is None for gradient in found):
-            raise _no_path(list(leaves))
-        return value, dict(zip(leaves, found, strict=True))
+        return value, found
 
     def check_paths(self, found: Mapping[str, Tensor | None]) -> None:
         """Refuse a parameter that the loss does not depend on."""
@@ -258,15 +271,19 @@ def hessian_vector_product(
 
 
 class _Applied(nn.Module):
-    """The loss of a model as a module without inputs, whose parameters can be swapped."""
+    """A model and its loss as one module, whose parameters ``torch.func`` can swap."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
         self.model = model
         self._loss = loss
 
-    def forward(self) -> Tensor:
+    def loss(self) -> Tensor:
+        """The loss at the present parameters."""
         return self._loss(self.model)
+
+    def forward(self, work: Callable[[], T]) -> T:
+        return work()
 
 
 def _leaves(at: Tree) -> Tree:
@@ -288,8 +305,7 @@ def _normalising(model: nn.Module, batch_norm: str) -> AbstractContextManager[No
         )
     if batch_norm == "refuse":
         check_batch_norm(model)
-        return nullcontext()
-    return running_statistics(model) if batch_norm == "running" else of_the_batch(model)
+    return running_statistics(model) if batch_norm == "running" else nullcontext()
 
 
 def _check_value(value: object) -> Tensor:

@@ -42,7 +42,10 @@ class Expansion:
 
 _FORWARD = "forward_over_reverse"
 # Words in torch's errors about operations without the derivative that is asked for.
-_REFUSALS = ("derivative", "differentiate", "forward ad", "forward mode", "jvp", "functorch")
+_REFUSALS = (
+    *("derivative", "differentiate", "forward ad", "forward mode", "jvp"),
+    *("functorch", "torch.func"),
+)
 
 
 def double_backward(landscape: Landscape, at: Tree, partial: bool) -> Expansion:
@@ -56,17 +59,22 @@ def double_backward(landscape: Landscape, at: Tree, partial: bool) -> Expansion:
     if is_cut(*curved.values()):
         raise _no_second_derivative("an operation that is once_differentiable", _FORWARD)
 
+    def pull_back(vectors: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
+            list(curved.values()),
+            list(leaves.values()),
+            vectors,
+            retain_graph=True,
+            allow_unused=True,
+        )
+        return gradients
+
     def product(v: Tree) -> Tree:
         if not curved:
             return zeros(at)
-        with _refused(_FORWARD):
-            rows = torch.autograd.grad(
-                list(curved.values()),
-                list(leaves.values()),
-                [v[name].to(g) for name, g in curved.items()],
-                retain_graph=True,
-                allow_unused=True,
-            )
+        vectors = [v[name].to(g) for name, g in curved.items()]
+        with _refused(_FORWARD), twice_differentiable():
+            rows = landscape.within(leaves, lambda: pull_back(vectors))
         return filled(dict(zip(leaves, rows, strict=True)), at)
 
     return Expansion(value.detach(), filled(found, at), product, touched(found))

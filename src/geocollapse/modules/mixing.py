@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeGuard
 
 from torch import nn
 
@@ -67,7 +66,7 @@ def check_batch_norm(model: nn.Module) -> None:
         )
 
 
-def is_batch_norm(module: nn.Module) -> TypeGuard[nn.modules.batchnorm._BatchNorm]:
+def is_batch_norm(module: nn.Module) -> bool:
     """True for a layer that normalises by the statistics of its batch in training mode."""
     return isinstance(module, _BATCH_NORM)
 
@@ -92,20 +91,6 @@ def running_statistics(model: nn.Module) -> Iterator[None]:
         for layer, own in zip(layers, buffers, strict=True):
             layer.training = True
             layer._buffers.update(own)
-
-
-@contextmanager
-def of_the_batch(model: nn.Module) -> Iterator[None]:
-    """Make batch normalisation in training mode leave its running statistics alone."""
-    layers = [module for module in model.modules() if is_batch_norm(module) and module.training]
-    tracking = [layer.track_running_stats for layer in layers]
-    try:
-        for layer in layers:
-            layer.track_running_stats = False
-        yield
-    finally:
-        for layer, tracks in zip(layers, tracking, strict=True):
-            layer.track_running_stats = tracks
 
 
 def padding_rows(model: nn.Module) -> dict[str, int]:

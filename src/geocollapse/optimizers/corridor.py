@@ -133,12 +133,12 @@ class Corridor(torch.optim.Optimizer):
         return min(above / (squares + number_of(group, "eps")), number_of(group, "max_lr"))
 
     def _say(self, reason: str, remedy: str) -> None:
-        kind = remedy
-        if kind not in self._said:
-            self._said.add(kind)
-            warnings.warn(
-                f"Corridor: no step, as {reason}; do {remedy}", GeocollapseWarning, stacklevel=5
-            )
+        """Warn of a step that is not taken, once for each remedy."""
+        if remedy in self._said:
+            return
+        self._said.add(remedy)
+        note = f"Corridor: no step, as {reason}; do {remedy}"
+        warnings.warn(note, GeocollapseWarning, stacklevel=6)
 
 
 def check_loss(loss: object) -> float:

@@ -103,7 +103,9 @@ class DAL(torch.optim.Optimizer):
             loss, squares, curvature = _differentiated(closure, named, is_due, foreach)
         curvature = first["curvature"] if curvature is None else curvature
         n_steps = first["n_steps"] + 1
-        rates = [self._rate(squares, curvature, group) for group in self.param_groups]
+        rates = []
+        for group in self.param_groups:
+            rates.append(self._rate(squares, curvature, group))  # before any parameter moves
         for group, rate in zip(self.param_groups, rates, strict=True):
             group["curvature"] = curvature
             group["n_steps"] = n_steps
