@@ -6,7 +6,9 @@ example of its input.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -83,3 +85,14 @@ class Shapes(TorchDispatchMode):
             tuple(leaf.shape) for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)
         }
         return result
+
+
+def assert_order(
+    error_of: Callable[[float], float],
+    expected: float,
+    steps: Sequence[float] = (0.08, 0.04, 0.02),
+) -> None:
+    """The error falls as h to the expected power, within 0.15, at each halving of h."""
+    errors = [error_of(h) for h in steps]
+    orders = [math.log2(a / b) for a, b in pairwise(errors)]
+    assert all(abs(order - expected) <= 0.15 for order in orders), orders

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from geocollapse.features.borrow import borrowed
-from geocollapse.features.mixing import check_mixing_layers
+from geocollapse.modules.borrow import borrowed
+from geocollapse.modules.mixing import check_mixing_layers
 
 
 class Counting(nn.Module):

@@ -327,15 +327,15 @@ def test_a_step_that_is_compiled_as_a_whole(method):
 
 
 def test_finite_differences_are_refused_with_tf32(monkeypatch):
-    from geocollapse.regularizers.complexity.methods import _rounding_of
+    from geocollapse.numerics import coarse_rounding
 
     cuda = torch.device("cuda")
     monkeypatch.setattr("torch.is_autocast_enabled", lambda kind: False)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    assert _rounding_of(cuda) == "torch.backends.cudnn.allow_tf32 = True"
+    assert coarse_rounding(cuda) == "torch.backends.cudnn.allow_tf32 = True"
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    assert _rounding_of(cuda) is None
-    assert _rounding_of(torch.device("cpu")) is None
+    assert coarse_rounding(cuda) is None
+    assert coarse_rounding(torch.device("cpu")) is None
 
 
 def test_operations_without_derivatives():

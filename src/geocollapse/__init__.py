@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from geocollapse._version import __version__
 
 if TYPE_CHECKING:
+    from geocollapse import dynamics as dynamics
+    from geocollapse import optimizers as optimizers
     from geocollapse.bounds import NearestMeanBound as NearestMeanBound
     from geocollapse.bounds import nearest_mean_bound as nearest_mean_bound
     from geocollapse.collapse import NeuralCollapse as NeuralCollapse
@@ -108,11 +110,15 @@ _HOME = {
     "vci": "transfer",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]
+_ROOMS = ("dynamics", "optimizers")  # packages that are used by their own name
+
+__all__ = ["__version__", *sorted([*_HOME, *_ROOMS])]
 
 
 def __getattr__(name: str) -> Any:
     """The public names, imported on first use (PEP 562)."""
+    if name in _ROOMS:
+        return import_module(f"geocollapse.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'geocollapse' has no attribute {name!r}")
     value = getattr(import_module(f"geocollapse.{_HOME[name]}"), name)

@@ -21,6 +21,17 @@ def keeps_float32_products() -> bool:
         return False
 
 
+def coarse_rounding(device: torch.device) -> str | None:
+    """Name the setting that rounds float32 inside a map, None if there is none."""
+    if torch.is_autocast_enabled(device.type):
+        return "autocast"
+    if device.type == "cuda" and torch.backends.cudnn.allow_tf32:  # the default of convolutions
+        return "torch.backends.cudnn.allow_tf32 = True"
+    if device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
+        return "torch.backends.cuda.matmul.allow_tf32 = True"
+    return None
+
+
 def sum_of_squares(rows: Tensor) -> Tensor:
     """Sum the squares of each row of (n, ...) in float64."""
     return rows.flatten(1).to(accumulation_dtype(rows.device)).square().sum(dim=1)

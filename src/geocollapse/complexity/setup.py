@@ -21,13 +21,13 @@ from geocollapse.complexity.schedule import (
 from geocollapse.complexity.stopping import StoppingRule
 from geocollapse.estimate import Population
 from geocollapse.features import CallableMap, Embedding, FeatureMap, Pool, check_autocast
-from geocollapse.features.borrow import borrowed
 from geocollapse.features.located import check_map, locate
-from geocollapse.features.mixing import check_mixing_layers
-from geocollapse.features.wrapped import without_data_parallel
 from geocollapse.inputs import Inputs, Map, move, rows_of
 from geocollapse.jacobian import Estimator, ProbePlan, check_estimator, push_forward
 from geocollapse.models import LoadedModel
+from geocollapse.modules.borrow import borrowed
+from geocollapse.modules.mixing import check_mixing_layers
+from geocollapse.modules.wrapped import without_data_parallel
 
 Model = nn.Module | Map
 Data = object  # a loader, a data set, a pair of tensors or a stream of batches: see as_examples

@@ -1,12 +1,11 @@
 """A model as a map from its inputs to the features at its layers.
 
-The files, in the order they build on each other: wrapped (models inside torch.compile or
-DistributedDataParallel), borrow (a model handed back as it was), hooks (run while a block runs),
-rounding (how far two passes may differ), mixing (layer types that mix examples), moved (the first
-module that mixes), independence (that no module does), padding (of texts), outputs (tuples and
-mappings), entry (where a Jacobian begins), layer (a place in a model, by name), pooling (over
-positions), failing (errors of the model's own), feature_map (from inputs to features), embedding
-(where a model is split), splitting (both parts of it), located (the layers that a caller names).
+The files, in the order they build on each other: hooks (run while a block runs), rounding (how far
+two passes may differ), moved (the first module that mixes), independence (that no module does),
+padding (of texts), outputs (tuples and mappings), entry (where a Jacobian begins), layer (a place
+in a model, by name), pooling (over positions), failing (errors of the model's own), feature_map
+(from inputs to features), embedding (where a model is split), splitting (both parts of it), located
+(the layers that a caller names).
 """
 
 from geocollapse.features.embedding import Embedding as Embedding

@@ -9,13 +9,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from geocollapse.features.borrow import borrowed
 from geocollapse.features.entry import run_model
 from geocollapse.features.failing import forward_pass
 from geocollapse.features.hooks import hooked
 from geocollapse.features.layer import Layer
 from geocollapse.features.outputs import main_output, part_names
 from geocollapse.inputs import Inputs
+from geocollapse.modules.borrow import borrowed
 
 # transformers' names for the output of an encoder, and for what its projection makes of it
 _EMBEDDINGS = ("image_embeds", "text_embeds", "last_hidden_state")

@@ -10,11 +10,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from geocollapse.features.borrow import borrowed
 from geocollapse.features.hooks import hooked
 from geocollapse.features.padding import tokens_of
-from geocollapse.features.wrapped import uncompiled_name
 from geocollapse.inputs import MASK, Inputs, tensors_of, unshared
+from geocollapse.modules.borrow import borrowed
+from geocollapse.modules.wrapped import uncompiled_name
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from geocollapse.features.padding import (
     without_left_padding,
 )
 from geocollapse.features.pooling import Pool, is_channels_first, pooled
-from geocollapse.features.wrapped import compiled_parts, without_graphs
 from geocollapse.inputs import Inputs, Map, Take, check_floating, flatten_features, unshared
+from geocollapse.modules.wrapped import compiled_parts, without_graphs
 
 _EAGER = "model: measured without torch.compile, whose graphs hooks do not reach"
 

@@ -10,10 +10,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from geocollapse.features.borrow import borrowed
 from geocollapse.features.moved import Moved, first_to_move
 from geocollapse.features.rounding import equal, half_of, rounding_of
 from geocollapse.inputs import Enter, Inputs, Take, dtype_of, n_rows, rows_of
+from geocollapse.modules.borrow import borrowed
 
 _Run = Callable[[], list[Tensor]]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from geocollapse.features.hooks import ForwardHook, PreHook, hooked
 from geocollapse.features.outputs import part_names, part_of
-from geocollapse.features.wrapped import uncompiled_name
+from geocollapse.modules.wrapped import uncompiled_name
 
 _PART = re.compile(r"(?P<name>[^\[\]]*)\[(?P<part>\w+)\]")
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from geocollapse.features.borrow import borrowed
 from geocollapse.features.rounding import equal, half_of, rounding_of
 from geocollapse.inputs import MASK, TOKENS, Enter, Inputs, dtype_of, n_rows
+from geocollapse.modules.borrow import borrowed
 
 NO_MASK = (
     "attention_mask: padding was found among the tokens but no mask that marks it, so it "

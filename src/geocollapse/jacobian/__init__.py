@@ -9,7 +9,6 @@ batch is probed).
 
 from geocollapse.jacobian.estimators import Estimator as Estimator
 from geocollapse.jacobian.estimators import check_estimator as check_estimator
-from geocollapse.jacobian.forward import plain_attention as plain_attention
 from geocollapse.jacobian.forward import push_forward as push_forward
 from geocollapse.jacobian.memory import examples_that_fit as examples_that_fit
 from geocollapse.jacobian.norms import SquaredNorms as SquaredNorms
@@ -18,5 +17,4 @@ from geocollapse.jacobian.plan import ProbedBatch as ProbedBatch
 from geocollapse.jacobian.plan import ProbePlan as ProbePlan
 from geocollapse.jacobian.plan import squared_jacobian_norms as squared_jacobian_norms
 from geocollapse.jacobian.reverse import in_right_order as in_right_order
-from geocollapse.jacobian.tangents import TwiceDifferentiable as TwiceDifferentiable
 from geocollapse.jacobian.tangents import differentiable_push_forward as differentiable_push_forward

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from geocollapse.inputs import Take
+from geocollapse.modules.second_derivatives import plain_attention
 
 
 def push_forward(take: Take, x: Tensor, u: Tensor) -> tuple[list[Tensor], object, list[Tensor]]:
@@ -47,27 +46,3 @@ def forward_mode(argument: str, remedy: str) -> Iterator[None]:
                 f"{argument}: expected a map with forward-mode derivatives, got {reason!r}; do "
                 f"{remedy}"
             ) from error
-
-
-@contextmanager
-def plain_attention() -> Iterator[None]:
-    """Use the math kernel for attention: fused ones lack forward mode and second derivatives."""
-    with sdpa_kernel(SDPBackend.MATH), _without_fast_path():
-        yield
-
-
-@contextmanager
-def _without_fast_path() -> Iterator[None]:
-    """Make transformer layers take their plain path: the fast one has no forward mode.
-
-    torch reads its table of forward-mode rules at the first sweep, and warns of a deprecation in
-    it. The caller cannot act on that, so it is silenced.
-    """
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)

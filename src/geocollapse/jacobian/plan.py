@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from geocollapse.features import CallableMap
-from geocollapse.features.borrow import borrowed
 from geocollapse.features.independence import check_independence
-from geocollapse.features.mixing import check_mixing_layers
 from geocollapse.inputs import Map, Take, check_floating, track
 from geocollapse.jacobian import probes
 from geocollapse.jacobian.checks import check_terms
@@ -29,6 +27,8 @@ from geocollapse.jacobian.masked import masked_entries
 from geocollapse.jacobian.memory import examples_that_fit
 from geocollapse.jacobian.norms import SquaredNorms, channel_scale, mean_of_probes
 from geocollapse.jacobian.reverse import pull_back, unit_vectors
+from geocollapse.modules.borrow import borrowed
+from geocollapse.modules.mixing import check_mixing_layers
 from geocollapse.numerics import accumulation_dtype, check_finite, sum_of_squares
 
 

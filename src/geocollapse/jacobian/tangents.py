@@ -116,23 +116,6 @@ class _OutOfPlace(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class TwiceDifferentiable(TorchFunctionMode):
-    """Replaces operations that can be differentiated only once by equal ones without this limit."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        _types: Sequence[type],
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        if func is not F.hardsigmoid:
-            return func(*args, **(kwargs or {}))
-        call = Call(F.hardsigmoid, args, kwargs or {})
-        y = F.relu6(call.x + 3) / 6
-        return call.x.copy_(y) if call.is_in_place else y
-
-
 def _is_transformed() -> bool:
     """Return True inside a transform of torch.func (``vmap``), which our rules do not support."""
     return torch._C._functorch.peek_interpreter_stack() is not None

@@ -10,10 +10,10 @@ from torch.utils.data import TensorDataset
 
 from geocollapse.batches import Examples, MapExamples
 from geocollapse.complexity.setup import Setup
-from geocollapse.features.wrapped import uncompiled_name
 from geocollapse.inputs import device_of, dtype_of
 from geocollapse.measurement.classifier import accuracy
 from geocollapse.measurement.reading import Reading
+from geocollapse.modules.wrapped import uncompiled_name
 from geocollapse.runtime.provenance import provenance
 from geocollapse.store import Context
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from geocollapse.features.entry import run_model
-from geocollapse.features.wrapped import Wrapping
 from geocollapse.inputs import Inputs, n_rows, rows_of, tensors_of
 from geocollapse.jacobian.probes import random_order
+from geocollapse.modules.wrapped import Wrapping
 from geocollapse.runtime.processes import share
 
 _STRIDE = 1 << 24  # examples of different steps and processes have different numbers

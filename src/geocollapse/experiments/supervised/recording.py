@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from geocollapse.data import LabelledData
 from geocollapse.experiments.supervised.losses import loss_of
-from geocollapse.features.mixing import is_batch_norm
 from geocollapse.measurement import measure
 from geocollapse.measures import OF_THE_CLASSIFIER
+from geocollapse.modules.mixing import is_batch_norm
 from geocollapse.transfer import transfer
 
 if TYPE_CHECKING:

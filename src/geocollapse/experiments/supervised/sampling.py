@@ -12,8 +12,8 @@ from geocollapse.complexity import geometric_complexity
 from geocollapse.data import LabelledData
 from geocollapse.experiments.recipe import run_id
 from geocollapse.features import FeatureMap, find_embedding
-from geocollapse.features.borrow import borrowed
 from geocollapse.jacobian import Estimator
+from geocollapse.modules.borrow import borrowed
 
 if TYPE_CHECKING:
     from geocollapse.experiments.recipe import MeasuringConfig, RunConfig, SamplingConfig

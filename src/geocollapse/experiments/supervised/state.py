@@ -21,7 +21,7 @@ from geocollapse.experiments.supervised.optimizers import (
     pack_state,
 )
 from geocollapse.experiments.supervised.sentences import sentence_features
-from geocollapse.features.borrow import borrowed
+from geocollapse.modules.borrow import borrowed
 from geocollapse.regularizers.complexity import GeometricComplexityPenalty
 from geocollapse.transfer import few_shot_accuracy
 

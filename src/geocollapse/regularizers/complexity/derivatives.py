@@ -15,6 +15,7 @@ from torch.utils.checkpoint import CheckpointError
 from geocollapse.estimate import GeocollapseWarning
 from geocollapse.features import FeatureMap
 from geocollapse.inputs import Inputs, dtype_of, tensors_of
+from geocollapse.modules.second_derivatives import is_cut
 from geocollapse.regularizers.complexity.methods import (
     ProbeVectors,
     no_parameter,
@@ -23,7 +24,6 @@ from geocollapse.regularizers.complexity.methods import (
     tracked,
 )
 
-_ONCE = "torch::autograd::Error"  # the node of an operation that is differentiable only once
 # Words in torch's errors about such operations.
 _REFUSALS = ("derivative", "differentiate", "checkpoint", "inplace operation")
 # Share of the whole gradient below which the gradient in one parameter may be rounding.
@@ -100,7 +100,7 @@ def _by_double_backward(
         gradient = pull_back(feature_map, features, leaf, v)
     except CheckpointError as error:
         raise _other_recomputation() from error
-    if _is_cut(gradient):
+    if is_cut(gradient):
         raise _no_second_derivative("an operation that is once_differentiable", "forward_mode")
     value = (gradient * _signs(leaf).view_as(leaf)).sum()
     return _Mixed(
@@ -148,21 +148,6 @@ def _no_second_derivative(got: str, other: str) -> NotImplementedError:
         f"method: expected a map with second derivatives, got {got}; do method={other!r}, or for a "
         f"smooth map method='finite_difference'"
     )
-
-
-def _is_cut(tensor: Tensor) -> bool:
-    """True if the graph behind a tensor has an operation that is differentiable only once."""
-    left = [tensor.grad_fn]
-    seen = set()
-    while left:
-        node = left.pop()
-        if node is None or node in seen:
-            continue
-        if node.name() == _ONCE:
-            return True
-        seen.add(node)
-        left += [following for following, _ in node.next_functions]
-    return False
 
 
 def _compare(found: _Mixed, expected: _Mixed, trained: Mapping[str, Tensor]) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,18 +12,18 @@ from torch import nn
 
 from geocollapse.estimate import GeocollapseWarning
 from geocollapse.features import FeatureMap, Layer, Pool
-from geocollapse.features.borrow import cuda_devices
 from geocollapse.features.located import check_map, locate
-from geocollapse.features.mixing import (
+from geocollapse.features.padding import NO_MASK, padding_without_mask
+from geocollapse.inputs import Inputs, n_rows, rows_of
+from geocollapse.modules.borrow import cuda_devices
+from geocollapse.modules.mixing import (
     check_batch_norm,
     check_mixing_layers,
     drawing_layers,
-    is_batch_norm,
     quoted,
+    running_statistics,
 )
-from geocollapse.features.padding import NO_MASK, padding_without_mask
-from geocollapse.features.wrapped import Wrapping
-from geocollapse.inputs import Inputs, n_rows, rows_of
+from geocollapse.modules.wrapped import Wrapping
 from geocollapse.regularizers.complexity.checks import check_output
 from geocollapse.regularizers.complexity.derivatives import check_derivatives
 from geocollapse.regularizers.complexity.methods import Method, check_precision
@@ -148,25 +146,3 @@ def _drawn(names: list[str]) -> str:
         f"penalty: {quoted(names)} drops at random, so that the penalty and penalty.last are of "
         f"the networks that are drawn, not of the whole one; do measure() for that"
     )
-
-
-@contextmanager
-def running_statistics(model: nn.Module) -> Iterator[None]:
-    """Make batch normalisation use its running statistics without updating them.
-
-    All other modules stay in their mode. The layers use copies of the statistics: the graph keeps
-    what they use, and the next forward pass in training mode changes the statistics.
-    """
-    layers = [module for module in model.modules() if is_batch_norm(module) and module.training]
-    buffers = [dict(layer._buffers) for layer in layers]
-    try:
-        for layer in layers:
-            layer.training = False  # eval() would reach the modules inside the layer as well
-            layer._buffers.update(
-                {name: None if b is None else b.clone() for name, b in layer._buffers.items()}
-            )
-        yield
-    finally:
-        for layer, own in zip(layers, buffers, strict=True):
-            layer.training = True
-            layer._buffers.update(own)

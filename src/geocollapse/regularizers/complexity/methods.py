@@ -16,7 +16,8 @@ from geocollapse.jacobian import (
     in_right_order,
     probes,
 )
-from geocollapse.regularizers.complexity.recompute import twice_differentiable
+from geocollapse.modules.second_derivatives import twice_differentiable
+from geocollapse.numerics import coarse_rounding
 
 Method = Literal["forward_mode", "double_backward", "finite_difference"]
 NumberOfProbes = int | Literal["exact"]
@@ -141,23 +142,12 @@ def check_precision(model: nn.Module, inputs: Inputs) -> None:
     """
     tensors = [*tensors_of(inputs), *model.parameters()]
     halves = {tensor.dtype for tensor in tensors} & {torch.float16, torch.bfloat16}
-    got = str(min(map(str, halves))) if halves else _rounding_of(tensors[0].device)
+    got = str(min(map(str, halves))) if halves else coarse_rounding(tensors[0].device)
     if got is not None:
         raise TypeError(
             f"method: expected float32 or float64, as coarser rounding drowns a finite difference, "
             f"got {got}; do method='forward_mode'"
         )
-
-
-def _rounding_of(device: torch.device) -> str | None:
-    """The setting that rounds float32 inside a map, None if there is none."""
-    if torch.is_autocast_enabled(device.type):
-        return "autocast"
-    if device.type == "cuda" and torch.backends.cudnn.allow_tf32:  # the default of convolutions
-        return "torch.backends.cudnn.allow_tf32 = True"
-    if device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
-        return "torch.backends.cuda.matmul.allow_tf32 = True"
-    return None
 
 
 def push_forward(

@@ -8,18 +8,18 @@ from torch import Tensor, nn
 from geocollapse.complexity.means import EstimateSettings
 from geocollapse.estimate import Estimate
 from geocollapse.features import FeatureMap, Pool
-from geocollapse.features.borrow import cuda_devices
 from geocollapse.features.entry import run_model
-from geocollapse.features.wrapped import Wrapping
 from geocollapse.inputs import Inputs, rows_of
 from geocollapse.models import LoadedModel, module_of
+from geocollapse.modules.borrow import cuda_devices
+from geocollapse.modules.mixing import running_statistics
+from geocollapse.modules.wrapped import Wrapping
 from geocollapse.regularizers.call import check_call
 from geocollapse.regularizers.complexity.checks import check_settings
 from geocollapse.regularizers.complexity.map import (
     BatchNorm,
     MapSettings,
     PenalisedMaps,
-    running_statistics,
 )
 from geocollapse.regularizers.complexity.methods import (
     METHODS,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from geocollapse.features.wrapped import without_graphs
+from geocollapse.modules.wrapped import without_graphs
 
 
 @contextmanager

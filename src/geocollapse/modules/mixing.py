@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import nn
 
@@ -68,6 +69,43 @@ def check_batch_norm(model: nn.Module) -> None:
 def is_batch_norm(module: nn.Module) -> bool:
     """True for a layer that normalises by the statistics of its batch in training mode."""
     return isinstance(module, _BATCH_NORM)
+
+
+@contextmanager
+def running_statistics(model: nn.Module) -> Iterator[None]:
+    """Make batch normalisation use its running statistics without updating them.
+
+    All other modules stay in their mode. The layers use copies of the statistics: the graph keeps
+    what they use, and the next forward pass in training mode changes the statistics.
+    """
+    layers = [module for module in model.modules() if is_batch_norm(module) and module.training]
+    buffers = [dict(layer._buffers) for layer in layers]
+    try:
+        for layer in layers:
+            layer.training = False  # eval() would reach the modules inside the layer as well
+            layer._buffers.update(
+                {name: None if b is None else b.clone() for name, b in layer._buffers.items()}
+            )
+        yield
+    finally:
+        for layer, own in zip(layers, buffers, strict=True):
+            layer.training = True
+            layer._buffers.update(own)
+
+
+def padding_rows(model: nn.Module) -> dict[str, int]:
+    """The rows of embedding weights that stand for padding and are not trained, by parameter.
+
+    A weight that another module shares is trained there, and left out.
+    """
+    shared = [id(p) for _, p in model.named_parameters(remove_duplicate=False)]
+    return {
+        f"{name}.weight" if name else "weight": module.padding_idx
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+        and module.padding_idx is not None
+        and shared.count(id(module.weight)) == 1
+    }
 
 
 def drawing_layers(model: nn.Module) -> list[str]:

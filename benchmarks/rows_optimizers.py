@@ -1,0 +1,52 @@
+"""Comparisons of optimizers' steps with torch's own."""
+
+from __future__ import annotations
+
+import torch
+from harness import Row, Work
+from torch import nn
+
+from geocollapse.models import build
+from geocollapse.optimizers import Corridor
+
+
+def _with_gradients() -> nn.Module:
+    """VGG-13 of width 32 with a gradient at each parameter."""
+    torch.manual_seed(0)
+    model = build("vgg13", num_classes=10, input_shape=(3, 32, 32), width=32)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    return model
+
+
+def _corridor_step(n_steps: int) -> tuple[Work, Work]:
+    """Steps with the corridor learning rate, and SGD's steps after the norm of the gradient."""
+    ours, theirs = _with_gradients(), _with_gradients()
+    corridor = Corridor(ours.parameters(), foreach=True)
+    sgd = torch.optim.SGD(theirs.parameters(), lr=1e-6, foreach=True)
+    loss = torch.tensor(1e-6)
+
+    def step() -> None:
+        for _ in range(n_steps):
+            corridor.step(loss=loss)
+
+    def baseline() -> None:
+        for _ in range(n_steps):
+            gradients = [p.grad for p in theirs.parameters() if p.grad is not None]
+            float(nn.utils.get_total_norm(gradients, foreach=True))
+            sgd.step()
+
+    return step, baseline
+
+
+ROWS = (
+    Row(
+        "corridor-step",
+        "100 steps of Corridor, VGG-13 width 32",
+        "gradient norm and SGD's foreach step, 1 thread",
+        1.15,
+        lambda: _corridor_step(100),
+        repeats=15,
+        single=True,
+    ),
+)

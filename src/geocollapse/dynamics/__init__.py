@@ -1,0 +1,43 @@
+"""How training moves: what a step of gradient descent does beside following the gradient.
+
+The files, in the order they build on each other: trees (vectors in parameter space), products
+(Hessian-vector products), losses (a loss as a function of the parameters), flows (of vector
+fields), eigenvalues (of the Hessian), corridor (how straight descent is), stability (along each
+eigenvector), principal (the principal flow), multitask (several tasks), monitors (of a training
+loop).
+"""
+
+from geocollapse.dynamics.corridor import CorridorDiagnostics as CorridorDiagnostics
+from geocollapse.dynamics.corridor import corridor_diagnostics as corridor_diagnostics
+from geocollapse.dynamics.eigenvalues import Eigenvalues as Eigenvalues
+from geocollapse.dynamics.eigenvalues import sharpness as sharpness
+from geocollapse.dynamics.flows import flow as flow
+from geocollapse.dynamics.flows import modified_flow as modified_flow
+from geocollapse.dynamics.losses import BatchNorm as BatchNorm
+from geocollapse.dynamics.losses import Landscape as Landscape
+from geocollapse.dynamics.losses import Loss as Loss
+from geocollapse.dynamics.losses import gradient as gradient
+from geocollapse.dynamics.losses import hessian_vector_product as hessian_vector_product
+from geocollapse.dynamics.losses import landscape as landscape
+from geocollapse.dynamics.losses import landscapes as landscapes
+from geocollapse.dynamics.monitors import CorridorMonitor as CorridorMonitor
+from geocollapse.dynamics.monitors import CorridorRecord as CorridorRecord
+from geocollapse.dynamics.monitors import SharpnessMonitor as SharpnessMonitor
+from geocollapse.dynamics.monitors import SharpnessRecord as SharpnessRecord
+from geocollapse.dynamics.multitask import Alignments as Alignments
+from geocollapse.dynamics.multitask import LieBracket as LieBracket
+from geocollapse.dynamics.multitask import MultitaskBias as MultitaskBias
+from geocollapse.dynamics.multitask import OrderEffect as OrderEffect
+from geocollapse.dynamics.multitask import lie_bracket as lie_bracket
+from geocollapse.dynamics.multitask import multitask_bias as multitask_bias
+from geocollapse.dynamics.multitask import order_effect as order_effect
+from geocollapse.dynamics.principal import PrincipalFlow as PrincipalFlow
+from geocollapse.dynamics.principal import principal_field as principal_field
+from geocollapse.dynamics.principal import principal_flow as principal_flow
+from geocollapse.dynamics.products import Expansion as Expansion
+from geocollapse.dynamics.products import Method as Method
+from geocollapse.dynamics.stability import Behaviour as Behaviour
+from geocollapse.dynamics.stability import Direction as Direction
+from geocollapse.dynamics.stability import stability as stability
+from geocollapse.dynamics.trees import Field as Field
+from geocollapse.dynamics.trees import Tree as Tree

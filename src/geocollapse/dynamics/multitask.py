@@ -1,0 +1,284 @@
+"""What training on several tasks adds to their losses: flatness, conflict and the Lie bracket."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from geocollapse.dynamics.corridor import check_lr
+from geocollapse.dynamics.losses import BatchNorm, Landscape, Loss, landscapes
+from geocollapse.dynamics.products import Method, filled, touched
+from geocollapse.dynamics.trees import Tree, cosine, inner, minus, norm, plus, scaled
+from geocollapse.models import LoadedModel
+
+
+@dataclass(frozen=True)
+class MultitaskBias:
+    """The terms that a step of gradient descent on a sum of losses adds to it.
+
+    Attributes:
+        flatness: h/4 sum_i ||g_i||^2.
+        conflict: h/2 sum_{i<j} <g_i, g_j>; negative where tasks pull apart.
+        losses: (T,) L_i.
+        gramian: (T, T) <g_i, g_j>, float64.
+        lr: h.
+    """
+
+    flatness: float
+    conflict: float
+    losses: Tensor
+    gramian: Tensor
+    lr: float
+
+    @property
+    def modified_loss(self) -> float:
+        """L~ = sum_i L_i + flatness + conflict, which the steps descend."""
+        return float(self.losses.sum()) + self.flatness + self.conflict
+
+
+@dataclass(frozen=True)
+class Alignments:
+    """Cosines of a vector with the gradients of two tasks; NaN where a vector is zero.
+
+    Attributes:
+        a: with g_a.
+        b: with g_b.
+        total: with g_a + g_b.
+    """
+
+    a: float
+    b: float
+    total: float
+
+
+@dataclass(frozen=True)
+class LieBracket:
+    """The Lie bracket of the gradient fields of two losses at a point; in general no gradient.
+
+    Attributes:
+        field: [g_a, g_b] = H_b g_a - H_a g_b, a tree.
+        norm: of the field.
+        alignments: with the gradients.
+    """
+
+    field: Tree = dataclasses.field(repr=False)
+    norm: float
+    alignments: Alignments
+
+
+@dataclass(frozen=True)
+class OrderEffect:
+    """What the order of two tasks changes, measured and predicted.
+
+    Attributes:
+        difference: theta_ab - theta_ba of two runs, a tree.
+        predicted: (m h)^2 [g_a, g_b], a tree.
+        norm: of the difference.
+        predicted_norm: of the prediction.
+        cosine: between both; NaN where one is zero.
+        relative_error: ||difference - predicted||/||predicted||; NaN where it is zero.
+    """
+
+    difference: Tree = dataclasses.field(repr=False)
+    predicted: Tree = dataclasses.field(repr=False)
+    norm: float
+    predicted_norm: float
+    cosine: float
+    relative_error: float
+
+
+def multitask_bias(
+    losses: Sequence[Loss],
+    model: nn.Module | LoadedModel,
+    lr: float = 0.1,
+    *,
+    batch_norm: BatchNorm = "refuse",
+) -> MultitaskBias:
+    """The implicit bias of gradient descent on a sum of losses, in its two terms.
+
+        L~ = sum_i L_i + h/4 sum_i ||g_i||^2 + h/2 sum_{i<j} <g_i, g_j>
+
+    Steps of size h follow the gradient flow of L~ to second order: the first term seeks flat
+    regions of every task, the second keeps the tasks from pulling together. Their sum is
+    h/4 ||sum_i g_i||^2. Invariant to the order of the losses. Cost: one gradient and its memory a
+    task. torchjd's ``Engine`` computes the same Gramian without the gradients' memory.
+
+    Source: Dherin (2023), arXiv 2311.00235, multitask learning.
+
+    Args:
+        losses: each from the module to a 0-d tensor.
+        model: the module that they share; each may have parameters of its own.
+        lr: h.
+        batch_norm: see ``landscape``.
+
+    Raises:
+        ValueError: no losses, ``lr`` that is not positive, several losses that share no parameter;
+            see ``gradient``.
+        RuntimeError: batch normalisation in training mode.
+
+    Examples:
+        >>> model = nn.Linear(1, 1, bias=False).double()
+        >>> _ = nn.init.ones_(model.weight)
+        >>> tasks = [lambda m: m.weight.square().sum(), lambda m: -3 * m.weight.sum()]
+        >>> found = multitask_bias(tasks, model, lr=0.1)  # g_1 = 2, g_2 = -3
+        >>> round(found.flatness, 6), round(found.conflict, 6)
+        (0.325, -0.3)
+    """
+    check_lr(lr)
+    if not losses:
+        raise ValueError("losses: expected at least one, got none; do [loss_a, loss_b]")
+    with landscapes(model, losses, batch_norm=batch_norm) as tasks:
+        pairs = [task.value_and_paths() for task in tasks]
+        _check_shared([touched(found) for _, found in pairs])
+        gradients = [filled(found, tasks[0].point) for _, found in pairs]
+    rows = [[float(inner(a, b)) for b in gradients] for a in gradients]
+    gramian = torch.tensor(rows, dtype=torch.float64)
+    flatness = lr / 4.0 * float(gramian.diagonal().sum())
+    conflict = lr / 2.0 * float(gramian.triu(1).sum())
+    values = torch.tensor([float(value.detach()) for value, _ in pairs], dtype=torch.float64)
+    return MultitaskBias(flatness, conflict, values, gramian, lr)
+
+
+def lie_bracket(
+    loss_a: Loss,
+    loss_b: Loss,
+    model: nn.Module | LoadedModel,
+    *,
+    method: Method = "double_backward",
+    batch_norm: BatchNorm = "refuse",
+) -> LieBracket:
+    """The Lie bracket of two tasks: how their order matters, to second order.
+
+        [g_a, g_b] = H_b g_a - H_a g_b,   theta_ab - theta_ba = h^2 [g_a, g_b] + O(h^3)
+
+    for one step of size h on each, a before b and b before a; training a before b adds
+    h_a h_b/2 [g_a, g_b] to the flow of both. Antisymmetric; zero for quadratics that commute and
+    share their minimiser. It is in general no gradient, so no loss stands for it. Cost: two
+    gradients with their graphs and two Hessian-vector products.
+
+    Source: Dherin (2023), arXiv 2311.00235, continual learning.
+
+    Args:
+        loss_a: the first task's, from the module to a 0-d tensor.
+        loss_b: the second task's.
+        model: the module that they share; each may have parameters of its own.
+        method: of the products; see ``hessian_vector_product``.
+        batch_norm: see ``landscape``.
+
+    Raises:
+        ValueError: losses that share no parameter; see ``gradient``.
+        RuntimeError: batch normalisation in training mode.
+        NotImplementedError: an operation without the derivatives that the method takes.
+
+    Examples:
+        >>> model = nn.Linear(1, 1, bias=False).double()
+        >>> found = lie_bracket(lambda m: m.weight.sum(), lambda m: m.weight.square().sum(), model)
+        >>> found.field["weight"]  # H_b g_a - H_a g_b = 2 * 1 - 0
+        tensor([[2.]], dtype=torch.float64)
+    """
+    with _pair(loss_a, loss_b, model, batch_norm) as (a, b):
+        return _bracket(a, b, method)
+
+
+def order_effect(
+    loss_a: Loss,
+    loss_b: Loss,
+    model: nn.Module | LoadedModel,
+    lr: float = 0.01,
+    n_steps: int = 1,
+    *,
+    method: Method = "double_backward",
+    batch_norm: BatchNorm = "refuse",
+) -> OrderEffect:
+    """The effect of the order of two tasks, measured by two runs beside its prediction.
+
+        theta_ab - theta_ba = (m h)^2 [g_a, g_b] + O((m h)^3)
+
+    theta_ab: m steps of gradient descent on a, then m on b; theta_ba the other way round. The
+    measurement needs no Hessian. Cost: 4 m gradients, and the bracket.
+
+    Source: Dherin (2023), arXiv 2311.00235, continual learning.
+
+    Args:
+        loss_a: the one task's, from the module to a 0-d tensor.
+        loss_b: the other task's.
+        model: the module that they share; its parameters stay as they are.
+        lr: h.
+        n_steps: m.
+        method: of the bracket's products; see ``hessian_vector_product``.
+        batch_norm: see ``landscape``.
+
+    Raises:
+        ValueError: ``lr`` that is not positive, ``n_steps`` below 1, losses that share no
+            parameter, a run that diverges; see ``gradient``.
+        RuntimeError: batch normalisation in training mode.
+
+    Examples:
+        >>> model = nn.Linear(1, 1, bias=False).double()
+        >>> square = lambda m: m.weight.square().sum()
+        >>> found = order_effect(lambda m: m.weight.sum(), square, model, lr=0.1)
+        >>> round(found.norm, 6), round(found.predicted_norm, 6)
+        (0.02, 0.02)
+    """
+    check_lr(lr)
+    if n_steps < 1:
+        raise ValueError(f"n_steps: expected at least 1, got {n_steps}; do n_steps=1")
+    with _pair(loss_a, loss_b, model, batch_norm) as (a, b):
+        bracket = _bracket(a, b, method)
+        start = a.point
+        ab = _descended(b, _descended(a, start, lr, n_steps), lr, n_steps)
+        ba = _descended(a, _descended(b, start, lr, n_steps), lr, n_steps)
+    difference = minus(ab, ba)
+    predicted = scaled(bracket.field, (n_steps * lr) ** 2)
+    size = norm(predicted)
+    return OrderEffect(
+        difference=difference,
+        predicted=predicted,
+        norm=norm(difference),
+        predicted_norm=size,
+        cosine=cosine(difference, predicted),
+        relative_error=norm(minus(difference, predicted)) / size if size > 0.0 else math.nan,
+    )
+
+
+@contextmanager
+def _pair(
+    loss_a: Loss, loss_b: Loss, model: nn.Module | LoadedModel, batch_norm: BatchNorm
+) -> Iterator[tuple[Landscape, Landscape]]:
+    """Two losses of one model."""
+    with landscapes(model, [loss_a, loss_b], batch_norm=batch_norm) as (a, b):
+        yield a, b
+
+
+def _bracket(a: Landscape, b: Landscape, method: Method) -> LieBracket:
+    near_a = a.expand(method=method, partial=True)
+    near_b = b.expand(method=method, partial=True)
+    _check_shared([near_a.touched, near_b.touched])
+    found = minus(near_b.product(near_a.gradient), near_a.product(near_b.gradient))
+    total = plus(near_a.gradient, near_b.gradient)
+    alignments = Alignments(
+        cosine(found, near_a.gradient), cosine(found, near_b.gradient), cosine(found, total)
+    )
+    return LieBracket(found, norm(found), alignments)
+
+
+def _descended(task: Landscape, at: Tree, lr: float, n_steps: int) -> Tree:
+    for _ in range(n_steps):
+        at = plus(at, task.gradient(at, partial=True), -lr)
+    return at
+
+
+def _check_shared(names: Sequence[frozenset[str]]) -> None:
+    """Refuse several losses of which no two depend on the same parameter."""
+    if len(names) > 1 and len(frozenset().union(*names)) == sum(map(len, names)):
+        first, second = (min(of_one) for of_one in names[:2])
+        raise ValueError(
+            f"losses: expected losses that share a parameter, got {first!r} of one and "
+            f"{second!r} of another, and none of both; do pass the module that the tasks share"
+        )
