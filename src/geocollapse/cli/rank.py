@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -242,6 +242,7 @@ def _candidates(
     machine: MachineOptions,
 ) -> list[Candidate]:
     """The models to rank; each is loaded when its turn comes."""
+    from geocollapse.ranking.candidate import Candidate
 
     found = []
     for label, spec in named.items():
@@ -249,21 +250,8 @@ def _candidates(
             found += _checkpoints(spec, read, options, data_options, machine)
             continue
         opened = partial(_open, spec, read, options, data_options, machine)
-        found += _at_layers(label, opened, options)
+        found.append(Candidate(label, opened, options.layer or ()))
     return found
-
-
-def _at_layers(
-    label: str, opened: Callable[[], Opened | KeptLayer], options: RankOptions
-) -> list[Candidate]:
-    """A model at each layer that was asked for; several are named in its label."""
-    from geocollapse.ranking.candidate import Candidate
-
-    layers: list[str | None] = [*options.layer] if options.layer else [None]
-    return [
-        Candidate(label if len(layers) == 1 else f"{label} {layer}", opened, layer)
-        for layer in layers
-    ]
 
 
 def _open(
@@ -299,6 +287,7 @@ def _checkpoints(
     """
     from geocollapse.experiments.results.run_folder import RunFolder
     from geocollapse.models import parse_model
+    from geocollapse.ranking.candidate import Candidate
 
     name, at = parse_model(spec)
     steps = RunFolder(name).kept_steps() if at is None else []
@@ -311,11 +300,12 @@ def _checkpoints(
             f"them) or MODEL@FOLDER with .safetensors, .pt, .pth or .th files, got {spec}; do "
             f"leave --checkpoints out"
         )
-    opened = {
-        label: partial(_open, one, read, options, data_options, machine)
+    return [
+        Candidate(
+            label, partial(_open, one, read, options, data_options, machine), options.layer or ()
+        )
         for label, one in specs.items()
-    }
-    return [found for label, one in opened.items() for found in _at_layers(label, one, options)]
+    ]
 
 
 def _weights_in(folder: Path) -> list[Path]:

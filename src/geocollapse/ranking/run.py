@@ -24,16 +24,6 @@ from geocollapse.store import KeptLayer, read_features
 from geocollapse.store.cache import FeatureCache
 from geocollapse.transfer.few_shot import Classifier
 
-_FAILURES = (
-    ValueError,
-    TypeError,
-    ImportError,
-    RuntimeError,
-    ArithmeticError,
-    MemoryError,
-    OSError,
-)
-
 
 def rank(
     models: Mapping[str, object],
@@ -140,22 +130,30 @@ def rank_candidates(
         ValueError: no model, two of the same label.
         Exception: that of the first model, if all fail.
     """
-    _check_labels([candidate.label for candidate in candidates])
+    _check_labels([label for candidate in candidates for label in candidate.labels])
     kept: dict[str, KeptLayer] = {}
     failures: dict[str, Exception] = {}
     for candidate in candidates:
-        try:
-            found = features_of(candidate, features, cache)
-            check_same_examples(candidate.label, found, kept)
-        except _FAILURES as error:
-            failures[candidate.label] = error
-        else:
-            kept[candidate.label] = found
+        for label, found in features_of(candidate, features, cache).items():
+            error = found if isinstance(found, Exception) else _mismatch(label, found, kept)
+            if isinstance(found, KeptLayer) and error is None:
+                kept[label] = found
+            elif error is not None:
+                failures[label] = error
     if not kept:
         raise next(iter(failures.values()))
     ranking = rank_features(kept, settings)
     failed = tuple(FailedModel(label, one_line(error)) for label, error in failures.items())
     return replace(ranking, failed=(*failed, *ranking.failed))
+
+
+def _mismatch(label: str, found: KeptLayer, others: Mapping[str, KeptLayer]) -> Exception | None:
+    """The error of features of other examples than those of the other models."""
+    try:
+        check_same_examples(label, found, others)
+    except ValueError as error:
+        return error
+    return None
 
 
 def one_line(error: Exception) -> str:
