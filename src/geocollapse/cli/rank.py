@@ -270,7 +270,7 @@ def _open(
     models = ModelOptions(tokenizer=options.tokenizer)
     request = Request(spec, options.data, default_split="test", read=read)
     inputs = request.resolve(models, data_options, machine)
-    return Opened(inputs.model, inputs.source, inputs.origin, inputs.trained_on)
+    return Opened(inputs.model, inputs.source, inputs.origin, inputs.trained_on, inputs.record)
 
 
 def _checkpoints(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from geocollapse.data import Labelled
-    from geocollapse.models import LoadedModel, Prepared
+    from geocollapse.models import LoadedModel, Prepared, TrainingRecord
     from geocollapse.store import KeptLayer
 
 
@@ -37,6 +37,7 @@ class ModelAndData:
         source: the data set, or a DataLoader over it if worker processes were asked for.
         origin: model, weights, data and split, for the provenance.
         trained_on: names of the classes that the model was trained on, where they are known.
+        record: of the training of a run folder.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class ModelAndData:
     source: Prepared | DataLoader[object]
     origin: dict[str, str | None]
     trained_on: tuple[str, ...] = ()
+    record: TrainingRecord | None = None
 
     def heading(self) -> str:
         """One line that names model, weights, data and split."""
@@ -110,7 +112,7 @@ class Request:
             "split": dataset.split,
         }
         source = _with_workers(dataset, machine)
-        return ModelAndData(model, dataset, source, origin, loaded.classes)
+        return ModelAndData(model, dataset, source, origin, loaded.classes, loaded.record)
 
     def _dataset(
         self, data: str, loaded: LoadedModel, tokenizer: str | None, options: DataOptions, seed: int

@@ -14,7 +14,7 @@ from geocollapse.complexity.stopping import StoppingRule
 from geocollapse.features import Pool, forward_pass
 from geocollapse.inputs import device_of, move
 from geocollapse.measurement.run import keep_layers
-from geocollapse.models import LoadedModel
+from geocollapse.models import LoadedModel, TrainingRecord
 from geocollapse.models.fingerprint import fingerprint
 from geocollapse.runtime.provenance import provenance
 from geocollapse.store import KeptLayer
@@ -45,12 +45,27 @@ class Opened:
         data: as ``geocollapse.measure`` takes them.
         origin: the names of model, weights, data and split, for the provenance.
         trained_on: names of the classes that the model was trained on, where they are known.
+        record: of its training, where there is one.
     """
 
     model: Model
     data: Data
     origin: Mapping[str, object] = field(default_factory=dict)
     trained_on: Sequence[str] = ()
+    record: TrainingRecord | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """One layer of a model on the target.
+
+    Attributes:
+        kept: its features, labels and squared Jacobian norms.
+        record: of the training of the model, where there is one.
+    """
+
+    kept: KeptLayer
+    record: TrainingRecord | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +115,7 @@ class FeatureSettings:
 
 def features_of(
     candidate: Candidate, settings: FeatureSettings, cache: FeatureCache | None
-) -> dict[str, KeptLayer | Exception]:
+) -> dict[str, Taken | Exception]:
     """Features, labels and squared Jacobian norms of one model on the target, for each layer.
 
     From the cache, if it holds those of the same weights, code, data, preprocessing and settings.
@@ -114,9 +129,13 @@ def features_of(
     try:
         opened = candidate.open()
         if isinstance(opened, KeptLayer):
-            return dict.fromkeys(labels, opened)
+            return dict.fromkeys(labels, Taken(opened))
         layers: Sequence[str | None] = candidate.layers or (settings.layer,)
-        return dict(zip(labels, _at_layers(opened, layers, settings, cache), strict=True))
+        found = _at_layers(opened, layers, settings, cache)
+        return {
+            label: one if isinstance(one, Exception) else Taken(one, opened.record)
+            for label, one in zip(labels, found, strict=True)
+        }
     except FAILURES as error:
         return dict.fromkeys(labels, error)
 

@@ -15,9 +15,9 @@ from geocollapse.data import LabelledData, LabelledTexts, RawImages
 from geocollapse.data.labelled import Described
 from geocollapse.features import Pool
 from geocollapse.measurement import LayerMeasurement, Measurement
-from geocollapse.models import LoadedModel, prepare
+from geocollapse.models import LoadedModel, TrainingRecord, prepare
 from geocollapse.ranking.accuracy import EpisodeSettings
-from geocollapse.ranking.candidate import Candidate, FeatureSettings, Opened, features_of
+from geocollapse.ranking.candidate import Candidate, FeatureSettings, Opened, Taken, features_of
 from geocollapse.ranking.order import Mode, RankSettings, check_same_examples, rank_features
 from geocollapse.ranking.result import FailedModel, Ranking
 from geocollapse.store import KeptLayer, read_features
@@ -132,17 +132,20 @@ def rank_candidates(
     """
     _check_labels([label for candidate in candidates for label in candidate.labels])
     kept: dict[str, KeptLayer] = {}
+    records: dict[str, TrainingRecord] = {}
     failures: dict[str, Exception] = {}
     for candidate in candidates:
         for label, found in features_of(candidate, features, cache).items():
-            error = found if isinstance(found, Exception) else _mismatch(label, found, kept)
-            if isinstance(found, KeptLayer) and error is None:
-                kept[label] = found
-            elif error is not None:
+            error = found if isinstance(found, Exception) else _mismatch(label, found.kept, kept)
+            if error is not None:
                 failures[label] = error
+            elif isinstance(found, Taken):
+                kept[label] = found.kept
+                if found.record is not None:
+                    records[label] = found.record
     if not kept:
         raise next(iter(failures.values()))
-    ranking = rank_features(kept, settings)
+    ranking = rank_features(kept, settings, records)
     failed = tuple(FailedModel(label, one_line(error)) for label, error in failures.items())
     return replace(ranking, failed=(*failed, *ranking.failed))
 
@@ -173,8 +176,10 @@ def _opened(model: object, data: Data | None) -> Opened | KeptLayer:
         model, data = model
     if data is None:
         raise ValueError("data: expected examples for the models, got none; do rank(models, data)")
-    if isinstance(model, LoadedModel) and _is_raw(data):
-        data = prepare(model, cast("str", data), default_split="test")
+    if isinstance(model, LoadedModel):
+        is_raw = _is_raw(data)
+        ready = prepare(model, cast("str", data), default_split="test") if is_raw else data
+        return Opened(cast("Model", model), ready, record=model.record)
     return Opened(cast("Model", model), data)
 
 
