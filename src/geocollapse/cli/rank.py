@@ -131,6 +131,9 @@ def rank(
     which models cannot be told apart, and how many examples would do; the accuracy that the
     geometry predicts; and how well each transferability score agrees with the measured order. The
     default split is test. A model that fails is a row with its reason; the others go on.
+
+    DATA without labels (a folder of images without class folders, a csv:FILE without a label
+    column, features files without labels) orders the models by a guess: RankMe, which needs none.
     """
     from geocollapse.ranking.run import rank_candidates
 
@@ -229,6 +232,7 @@ def _read_once(data: str | None, options: DataOptions, seed: int) -> Labelled | 
         label_column=options.label_column,
         image_column=options.image_column,
         skip_broken=options.skip_broken,
+        require_labels=False,
     )
     is_held = isinstance(found, datasets.LabelledData | datasets.LabelledTexts)
     return found if is_held else None
@@ -266,9 +270,9 @@ def _open(
     from geocollapse.store import read_features
 
     if spec.startswith(FEATURES):
-        return read_features(spec.removeprefix(FEATURES))
+        return read_features(spec.removeprefix(FEATURES), require_labels=False)
     models = ModelOptions(tokenizer=options.tokenizer)
-    request = Request(spec, options.data, default_split="test", read=read)
+    request = Request(spec, options.data, default_split="test", read=read, require_labels=False)
     inputs = request.resolve(models, data_options, machine)
     return Opened(inputs.model, inputs.source, inputs.origin, inputs.trained_on, inputs.record)
 

@@ -66,6 +66,7 @@ class Request:
     data: str | None
     default_split: str
     read: Labelled | None = None  # the examples of ``data``, where several models share them
+    require_labels: bool = True
 
     def features_file(self, *options: DataclassInstance, used: Collection[str] = ()) -> Path | None:
         """The FILE of a MODEL ``features:FILE``, else None.
@@ -142,6 +143,7 @@ class Request:
             label_column=options.label_column,
             image_column=options.image_column,
             skip_broken=options.skip_broken,
+            require_labels=self.require_labels,
         )
 
 

@@ -21,7 +21,7 @@ from geocollapse.store import KeptLayer
 from geocollapse.transfer import FewShotAccuracy, learning_curve, predicted_error
 
 CURVE_SHOTS = (1, 2, 5, 10, 20, 50)
-_UNASKED = ("input_covariance_lambda_max: ", "accuracy: ", "gc_pixel: ")  # of no interest here
+UNASKED = ("input_covariance_lambda_max: ", "accuracy: ", "gc_pixel: ")  # of no interest here
 _CURVE_EPISODES = 200
 
 
@@ -51,7 +51,7 @@ def rank_model(
         predicted_accuracy=predicted,
         geometric_complexity=_defined(measured.geometric_complexity),
         scores={name: scores[name] for name in SCORES if name in scores},
-        warnings=(*(w for w in kept.context.warnings if not w.startswith(_UNASKED)), *notes),
+        warnings=(*(w for w in kept.context.warnings if not w.startswith(UNASKED)), *notes),
     )
 
 

@@ -14,6 +14,7 @@ from geocollapse.ranking.accuracy import EpisodeSettings
 from geocollapse.ranking.advice import advise, advise_checkpoint, examples_needed
 from geocollapse.ranking.agreement import Agreement, agreement
 from geocollapse.ranking.candidate import TRAINED_ON
+from geocollapse.ranking.guess import guess, is_unlabelled
 from geocollapse.ranking.model import rank_model
 from geocollapse.ranking.result import RankedModel, Ranking, Target, text_or_none
 from geocollapse.ranking.ties import Pair, compare_all, compare_independent
@@ -58,6 +59,8 @@ def rank_features(
         ValueError: too few examples of a class, which is named with their number.
     """
     first = next(iter(kept.values()))
+    if is_unlabelled(first):
+        return guess(kept, settings.mode, settings.episodes.seed, records or {}, settings.is_path)
     target, episodes = fitted(first, settings)
     recorded = records or {}
     models = [

@@ -51,7 +51,7 @@ def rank(
     significant after Holm's correction for all pairs. Beside it stand the accuracy predicted from
     the geometry and the transferability scores of ``geocollapse.measures.SCORES``, each with its
     agreement with the measured order. Predicted: for too few labels to measure with, the models are
-    ordered by the predicted accuracy.
+    ordered by the predicted accuracy. Without labels, or with one class: by RankMe, a guess.
 
     Cost: one forward pass of each model, probes of one example in 20, and about a second a model
     for 1,000 examples.
@@ -62,8 +62,8 @@ def rank(
         models: by label: a module, a loaded model, a callable from inputs to features, a pair
             (model, data) for data of its own, a measurement, or the path of a features file.
         data: of the models without their own: as ``geocollapse.measure`` takes it, or the name of
-            a data set, or raw images or texts, which each loaded model prepares in its own way.
-            All models must see the same examples in the same order.
+            a data set, or raw images or texts, which each loaded model prepares in its own way; a
+            tensor of inputs has no labels. All models must see the same examples in the same order.
         n_way: classes of an episode; None for 5, or all if there are fewer.
         k_shot: labelled examples of each class.
         n_query: examples of each class to classify, at most; fewer where a class is small.
@@ -171,15 +171,19 @@ def _opened(model: object, data: Data | None) -> Opened | KeptLayer:
     if isinstance(model, KeptLayer):
         return model
     if isinstance(model, str | Path):
-        return read_features(model)
+        return read_features(model, require_labels=False)
     if isinstance(model, tuple):
         model, data = model
     if data is None:
         raise ValueError("data: expected examples for the models, got none; do rank(models, data)")
+    if isinstance(data, torch.Tensor):  # inputs without labels
+        data = data, torch.zeros(len(data), dtype=torch.int64)
     if isinstance(model, LoadedModel):
         is_raw = _is_raw(data)
-        ready = prepare(model, cast("str", data), default_split="test") if is_raw else data
-        return Opened(cast("Model", model), ready, record=model.record)
+        if is_raw:
+            raw = cast("str", data)
+            data = prepare(model, raw, default_split="test", require_labels=False)
+        return Opened(cast("Model", model), data, record=model.record)
     return Opened(cast("Model", model), data)
 
 

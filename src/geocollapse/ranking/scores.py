@@ -173,6 +173,24 @@ def score_all(
     return {name: _scored(name, sample, theta, shuffled, seed) for name in wanted}
 
 
+def score_unlabelled(features: Array, *, seed: int = 0) -> dict[str, Score]:
+    """The scores of features that need no labels, with an error for other examples like these.
+
+    Args:
+        features: (n, p) floating point.
+        seed: of groups of examples.
+
+    Raises:
+        TypeError, ValueError: features that are no finite floating-point matrix.
+    """
+    x = as_features(features)
+    check_finite("features", x)
+    index = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    sample = Sample(x.double(), index, x.new_tensor([len(x)], dtype=torch.float64))
+    names = [name for name in FROM_FEATURES if SCORES[name].needs == "nothing"]
+    return {name: _scored(name, sample, None, [], seed) for name in names}
+
+
 def _wanted(names: Sequence[str] | None, *, has_head: bool) -> list[str]:
     possible = [name for name in SCORES if name in FROM_FEATURES or (name == "leep" and has_head)]
     for name in names or ():
