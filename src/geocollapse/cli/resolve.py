@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from typing_extensions import TypedDict
+
 from geocollapse.cli.options import DataOptions, Device, MachineOptions, ModelOptions
 from geocollapse.cli.wording import option_of
 
@@ -25,6 +27,44 @@ if TYPE_CHECKING:
 
 _MOST = 64  # threads or processes that are taken on any machine
 FEATURES = "features:"  # precedes the name of a features file in place of a model
+
+
+class Selection(TypedDict):
+    """The arguments of ``geocollapse.data.load`` that choose examples.
+
+    Attributes:
+        data_root: folder of the data sets.
+        classes: by number or name.
+        subset: number of examples.
+        seed: of the subset.
+        text_column: of a table.
+        label_column: of a table.
+        image_column: of a table.
+        skip_broken: leave out images that do not decode.
+    """
+
+    data_root: Path | None
+    classes: str | None
+    subset: int | None
+    seed: int
+    text_column: str | None
+    label_column: str | None
+    image_column: str | None
+    skip_broken: bool
+
+
+def selection(options: DataOptions, seed: int) -> Selection:
+    """The choice of examples as the options name it."""
+    return {
+        "data_root": options.data_root,
+        "classes": ",".join(options.classes) if options.classes else None,
+        "subset": options.subset,
+        "seed": seed,
+        "text_column": options.text_column,
+        "label_column": options.label_column,
+        "image_column": options.image_column,
+        "skip_broken": options.skip_broken,
+    }
 
 
 @dataclass(frozen=True)
@@ -135,15 +175,8 @@ class Request:
         return make(
             data=data,
             default_split=self.default_split,
-            data_root=options.data_root,
-            classes=",".join(options.classes) if options.classes else None,
-            subset=options.subset,
-            seed=seed,
-            text_column=options.text_column,
-            label_column=options.label_column,
-            image_column=options.image_column,
-            skip_broken=options.skip_broken,
             require_labels=self.require_labels,
+            **selection(options, seed),
         )
 
 
