@@ -5,6 +5,7 @@ from __future__ import annotations
 import rows_collapse
 import rows_complexity
 import rows_penalty
+import rows_rank
 import rows_scores
 import rows_training
 
@@ -12,6 +13,7 @@ ROWS = (
     *rows_complexity.ROWS,
     *rows_collapse.ROWS,
     *rows_penalty.ROWS,
+    *rows_rank.ROWS,
     *rows_scores.ROWS,
     *rows_training.ROWS,
 )
