@@ -15,10 +15,11 @@ from geocollapse.measures import SCORES
 from geocollapse.models import TrainingRecord
 from geocollapse.ranking.accuracy import EpisodeSettings, sampled_accuracy
 from geocollapse.ranking.result import RankedModel
-from geocollapse.ranking.scores import Score, score_all
+from geocollapse.ranking.scores import Score, score_sample
 from geocollapse.ranking.source_scores import source_scores
 from geocollapse.store import KeptLayer
 from geocollapse.transfer import FewShotAccuracy, learning_curve, predicted_error
+from geocollapse.transfer.sample import Sample
 
 CURVE_SHOTS = (1, 2, 5, 10, 20, 50)
 UNASKED = ("input_covariance_lambda_max: ", "accuracy: ", "gc_pixel: ")  # of no interest here
@@ -41,7 +42,8 @@ def rank_model(
     x, y = kept.features, kept.labels
     measured = measure_layer(kept)
     predicted, notes = _predicted(x, y, episodes)
-    scores = score_all(x, y, head_outputs=kept.context.logits, seed=episodes.seed)
+    sample = replace(Sample.of(x, y), known_baselines=measured.label_free)
+    scores = score_sample(sample, kept.context.logits, seed=episodes.seed)
     scores |= _scores_of(measured) | source_scores(record, kept.layer)
     return RankedModel(
         label=label,

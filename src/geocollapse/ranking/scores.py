@@ -165,6 +165,18 @@ def score_all(
         ['vci']
     """
     sample = Sample.of(features, labels)
+    return score_sample(sample, head_outputs, seed=seed, n_nulls=n_nulls, names=names)
+
+
+def score_sample(
+    sample: Sample,
+    head_outputs: Array | None = None,
+    *,
+    seed: int = 0,
+    n_nulls: int = N_NULLS,
+    names: Sequence[str] | None = None,
+) -> dict[str, Score]:
+    """All scores of a sample; see ``score_all``."""
     if n_nulls < 0:
         raise ValueError(f"n_nulls: expected a number from 0, got {n_nulls}; do n_nulls={N_NULLS}")
     theta = None if head_outputs is None else _probabilities(head_outputs, len(sample.index))
