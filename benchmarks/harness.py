@@ -36,6 +36,7 @@ class Row:
         repeats: interleaved repetitions; the median counts.
         check: compares the two results, raises if they are not the same number.
         times: how often the other work would have to be repeated for our result; it is timed once.
+        allowance: seconds that are added to the other work, for a budget.
         single: on one thread, in processor time, which other jobs on the machine disturb less.
     """
 
@@ -47,6 +48,7 @@ class Row:
     repeats: int = 5
     check: Callable[[Any, Any], None] | None = None
     times: Callable[[Any], float] = lambda _: 1.0
+    allowance: float = 0.0
     single: bool = False
 
 
@@ -86,7 +88,10 @@ def _measured(row: Row, clock: Callable[[], float]) -> Result:
         row.check(first, other)
     times = row.times(first)
     del first, other
-    pairs = [(timed(ours, clock), times * timed(theirs, clock)) for _ in range(row.repeats)]
+    pairs = [
+        (timed(ours, clock), times * timed(theirs, clock) + row.allowance)
+        for _ in range(row.repeats)
+    ]
     ratios = sorted(a / b for a, b in pairs)
     seconds, against = (statistics.median(column) for column in zip(*pairs))
     return Result(

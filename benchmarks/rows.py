@@ -6,6 +6,7 @@ import rows_collapse
 import rows_complexity
 import rows_optimizers
 import rows_penalty
+import rows_rank
 import rows_scores
 import rows_training
 
@@ -14,6 +15,7 @@ ROWS = (
     *rows_collapse.ROWS,
     *rows_penalty.ROWS,
     *rows_optimizers.ROWS,
+    *rows_rank.ROWS,
     *rows_scores.ROWS,
     *rows_training.ROWS,
 )

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from geocollapse.cli import main
 from geocollapse.cli.report import report_text
 from geocollapse.cli.resolve import parse_numbers, parse_settings
 from geocollapse.cli.schemas import schema
+from geocollapse.cli.wording import named_as_options
 from geocollapse.reports.writing import write_report
 from synthetic_sweep import write_sweep
 
@@ -689,19 +691,19 @@ def error_of(run, *arguments):
         (["measure", TORCH, "didgits"], "data: expected one of digits,"),
         (
             ["measure", TORCH, "digits:val"],
-            "split: expected one of train, test of digits, got 'val'",
+            "DATA: expected one of the splits train, test of digits, got 'val'; do digits:train",
         ),
         (
             ["measure", TORCH, "digits", "--classes", "0-12"],
-            "classes: expected numbers from 0 to 9, got '0-12'",
+            "--classes: expected numbers from 0 to 9, got '0-12'; do --classes '0-4'",
         ),
         (
             ["measure", TORCH, "digits", "--classes", "zero"],
-            "classes: expected class numbers or names, got 'zero'",
+            "--classes: expected class numbers or names, got 'zero'",
         ),
         (
             ["measure", TORCH, "digits", "--subset", "3"],
-            "subset: expected 10 to 1437 examples, got 3",
+            "--subset: expected 10 to 1437 examples, got 3; do --subset 1437",
         ),
         (
             ["measure", TORCH, "folder:nowhere"],
@@ -742,8 +744,23 @@ def test_the_nearest_layer_is_named(run, tiny):
     assert code == 2
     assert (
         err.splitlines()[-1]
-        == "error: layer: expected the name of a module, got '33'; do layer='3'"
+        == "error: --layer: expected the name of a module, got '33'; do --layer '3'"
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            "layer: expected one, got none; do name it with layer=, or layer='a'",
+            "--layer: expected one, got none; do name it with --layer, or --layer 'a'",
+        ),
+        ("subset: expected one; do subset=3", "subset: expected one; do subset=3"),
+    ],
+)
+def test_errors_name_the_options_that_the_command_has(error, line):
+    with pytest.raises(ValueError, match=f"^{re.escape(line)}$"), named_as_options(["layer"]):
+        raise ValueError(error)
 
 
 def test_a_factory_that_is_missing_or_no_model_is_named(run, tiny):
@@ -979,7 +996,7 @@ def test_more_threads_or_processes_than_a_machine_starts_are_refused(run, option
 def test_classes_beyond_all_bounds_are_refused_at_once(run, classes):
     start = time.process_time()
     line = error_of(run, "measure", TORCH, "digits", "--classes", classes)
-    assert line.startswith("classes: expected ")
+    assert line.startswith("--classes: expected ")
     assert time.process_time() - start < 5
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import jsonschema
 import pytest
@@ -9,7 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from geocollapse.cli import main
+from geocollapse.cli.rank import RankOptions
 from geocollapse.cli.schemas import schema
+from geocollapse.transfer.few_shot import Classifier
 
 NETWORKS = """
 import torch
@@ -184,6 +187,21 @@ def test_several_layers_are_ranked_each(networks, capsys):
         "net 2": 64,
     }
     assert {model["layer"] for model in models.values()} == {"0", "2"}
+
+
+def test_checkpoints_of_two_models_need_different_names(networks, capsys, tmp_path):
+    weights = torch.nn.Linear(2, 2).state_dict()
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        save_file(weights, tmp_path / folder / "last.safetensors")
+    models = [f"{name}={networks}:wide@{tmp_path / name}" for name in ("a", "b")]
+    _, err = run(capsys, "rank", *models, "--checkpoints", *DIGITS, status=2)
+    assert "expected different labels, got 'last' twice" in err
+
+
+def test_the_classifiers_of_rank_are_those_of_few_shot_accuracy():
+    annotation = get_type_hints(RankOptions)["classifier"]
+    assert get_args(annotation) == get_args(Classifier)
 
 
 def test_the_report_of_a_ranking_is_made_again_from_its_json(networks, capsys):

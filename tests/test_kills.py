@@ -1,8 +1,9 @@
 """A sweep killed at any moment and started again at once ends with the same table.
 
 Parents and workers are killed by SIGKILL and SIGTERM at seeded moments of their progress, and
-parents also while their workers start. The parents are forked by a server that has imported the
-package already, so that twenty kills fit into a minute; their workers are those of any sweep.
+parents also while their workers start. Nearly all of the time goes into workers that import torch.
+The parents are forked from a server that has imported the package already; the workers are those of
+any sweep, on images for which they need not import scikit-learn.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import multiprocessing
 import os
 import random
 import signal
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -34,13 +37,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 RECIPE: dict[str, Any] = {
     "name": "killed",
     "title": "Runs of many records, each of which is a moment to be killed at",
-    "data": {"name": "digits", "source_classes": [0, 1, 2], "subset": 60},
+    "data": {"name": "mnist", "source_classes": [0, 1, 2], "subset": 60},
     "model": {"name": "mlp", "args": {"hidden": [8]}},
     "training": {
         "learning_rate": 0.05,
         "batch_size": 16,
         "momentum": 0.9,
-        "max_steps": 120,
+        "max_steps": 80,
         "stop_accuracy": 1.0,
         "extra_factor": 100.0,
     },
@@ -53,17 +56,35 @@ N_KILLS = 20
 LONGEST = 120.0  # seconds that a step of the test may take
 
 
-def sweep(out: str, n_workers: int) -> None:
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random images of three classes, in the files of MNIST."""
+    folder = tmp_path_factory.mktemp("data")
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    labels = np.arange(90, dtype=np.uint8) % 3
+    pixels = np.random.default_rng(0).integers(0, 200, (90, 28, 28), dtype=np.uint8)
+    for label in range(3):
+        pixels[labels == label, 8 * label : 8 * label + 8] += 50
+    for part in ("train", "t10k"):
+        for kind, array in (("images-idx3", pixels), ("labels-idx1", labels)):
+            head = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+            (raw / f"{part}-{kind}-ubyte").write_bytes(head + array.tobytes())
+    return folder
+
+
+def sweep(out: str, images: str, n_workers: int) -> None:
     """A sweep in a session of its own."""
     os.setsid()
-    summary = run_sweep(Recipe.of(RECIPE), out, workers=n_workers, progress=False)
+    recipe = Recipe.of(RECIPE)
+    summary = run_sweep(recipe, out, workers=n_workers, data_root=images, progress=False)
     sys.exit(1 if summary.n_failed else 0)
 
 
-def start(out: Path, n_workers: int = 2) -> ForkServerProcess:
+def start(out: Path, images: Path, n_workers: int = 2) -> ForkServerProcess:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["geocollapse.experiments.sweep", "sklearn.datasets"])
-    process = context.Process(target=sweep, args=(str(out), n_workers))
+    context.set_forkserver_preload(["geocollapse.experiments.sweep", "torchvision"])
+    process = context.Process(target=sweep, args=(str(out), str(images), n_workers))
     process.start()
     return process
 
@@ -98,7 +119,7 @@ def wait_until(is_true: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + LONGEST
     while not is_true():
         assert time.monotonic() < deadline, what
-        time.sleep(0.002)
+        time.sleep(0.01)
 
 
 def n_lines(out: Path) -> int:
@@ -132,7 +153,7 @@ def table(out: Path) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same runs, which nobody interrupted."""
     folder = SweepFolder(tmp_path_factory.mktemp("whole") / "out")
     recipe = Recipe.of(RECIPE)
@@ -140,19 +161,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.threads)
     for run in recipe.planned_runs():
-        train_run(run.config, folder.run(run.run_id))
+        train_run(run.config, folder.run(run.run_id), data_root=images)
     torch.set_num_threads(threads)
     return folder.path
 
 
-def test_a_sweep_killed_twenty_times_ends_with_the_same_table(whole: Path, tmp_path: Path) -> None:
+def test_a_sweep_killed_twenty_times_ends_with_the_same_table(
+    images: Path, whole: Path, tmp_path: Path
+) -> None:
     """Once the workers trained on, two writers met in one run, and it failed."""
     rng = random.Random(0)
     kinds = [KINDS[i % len(KINDS)] for i in range(N_KILLS)]
     rng.shuffle(kinds)
     out = tmp_path / "out"
     n_expected = n_lines(whole)
-    process = start(out)
+    process = start(out, images)
     n_killed = 0
     while n_killed < N_KILLS:
         moment = n_expected * (n_killed + rng.random()) / (N_KILLS + 1)
@@ -161,10 +184,10 @@ def test_a_sweep_killed_twenty_times_ends_with_the_same_table(whole: Path, tmp_p
             time.sleep(rng.random() * (1.0 if is_early else 0.03))
             n_killed += process.is_alive() and kill(process, *kinds[n_killed])
         if not process.is_alive():
-            process = start(out, n_workers=1 if n_killed % 3 else 2)
+            process = start(out, images, n_workers=1 if n_killed % 4 else 2)
     process.join(LONGEST)
     wait_until(lambda: not members(process.pid), "a worker is left")
-    last = start(out)
+    last = start(out, images)
     last.join(LONGEST)
     assert last.exitcode == 0
     pd.testing.assert_frame_equal(table(out), table(whole))

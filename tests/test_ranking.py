@@ -348,6 +348,65 @@ def test_a_second_ranking_takes_features_from_the_cache(tmp_path):
     assert len(calls) > n_calls
 
 
+class Stacked(nn.Module):
+    """Two layers, and the number of examples that each forward pass took."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(16, 12, dtype=torch.float64)
+        self.second = nn.Linear(12, 8, dtype=torch.float64)
+        self.passes = []
+
+    def forward(self, x):
+        self.passes.append(len(x))
+        return self.second(self.first(x).tanh())
+
+
+def of_layers(model, layers, cache=None):
+    """The ranking of a model at each of its layers."""
+    opened = Opened(model, Counted(*sample()))
+    settings = RankSettings(EpisodeSettings(n_episodes=50))
+    return rank_candidates(
+        [Candidate("net", lambda: opened, layers)], FeatureSettings(), settings, cache=cache
+    )
+
+
+def test_several_layers_come_from_one_pass_with_the_numbers_of_each_alone():
+    model = Stacked()
+    both = {found.label: found for found in of_layers(model, ("first", "second")).models}
+    n_both = sum(model.passes)
+    for layer in ("first", "second"):
+        model.passes.clear()
+        (alone,) = of_layers(model, (layer,)).models
+        together = both[f"net {layer}"]
+        assert torch.equal(together.kept.features, alone.kept.features)
+        assert together.geometric_complexity.value == pytest.approx(
+            alone.geometric_complexity.value, rel=1e-12
+        )
+        assert together.accuracy.value == alone.accuracy.value
+    assert n_both == sum(model.passes)
+
+
+def test_layers_in_the_cache_are_read_and_only_the_others_are_taken(tmp_path):
+    model, cache = Stacked(), FeatureCache(tmp_path)
+    of_layers(model, ("first",), cache)
+    ranking = of_layers(model, ("first", "second"), cache)
+    found = {model["label"]: model["from_cache"] for model in ranking.to_dict()["models"]}
+    assert found == {"net first": True, "net second": False}
+    model.passes.clear()
+    of_layers(model, ("first", "second"), cache)
+    assert not model.passes
+
+
+def test_a_layer_that_fails_leaves_the_others_of_its_model():
+    ranking = of_layers(Stacked(), ("first", "third"))
+    assert [found.label for found in ranking.models] == ["net first"]
+    (failed,) = ranking.failed
+    assert failed.label == "net third"
+    assert "layer: expected the name of a module, got 'third'" in failed.error
+
+
 def test_checkpoints_say_where_transfer_peaked():
     x, y = sample()
     kept = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typer import Argument, Option
 from geocollapse.cli.answer import Answer, Display
 from geocollapse.cli.options import DataOptions, MachineOptions, ModelOptions, OutFile
 from geocollapse.cli.output import OutputFile, check_folder, check_writable
-from geocollapse.cli.resolve import FEATURES, Request, parse_bytes
+from geocollapse.cli.resolve import FEATURES, Request, parse_bytes, selection
 
 if TYPE_CHECKING:
     from geocollapse.data import Labelled
@@ -118,6 +118,16 @@ class RankOptions:
     out: OutFile = None
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """The options of a ranking, and the examples if all models share those in memory."""
+
+    options: RankOptions
+    data: DataOptions
+    machine: MachineOptions
+    read: Labelled | None
+
+
 def rank(
     options: RankOptions,
     data_options: DataOptions,
@@ -131,6 +141,9 @@ def rank(
     which models cannot be told apart, and how many examples would do; the accuracy that the
     geometry predicts; and how well each transferability score agrees with the measured order. The
     default split is test. A model that fails is a row with its reason; the others go on.
+
+    DATA without labels (a folder of images without class folders, a csv:FILE without a label
+    column, features files without labels) orders the models by a guess: RankMe, which needs none.
     """
     from geocollapse.ranking.run import rank_candidates
 
@@ -139,7 +152,7 @@ def rank(
         check_folder(options.report, "--report")
     named = _named(model or [], options)
     read = _read_once(options.data, data_options, machine.seed)
-    candidates = _candidates(named, read, options, data_options, machine)
+    candidates = _candidates(named, _Asked(options, data_options, machine, read))
     ranking = rank_candidates(
         candidates,
         _feature_settings(options, machine, display),
@@ -219,80 +232,40 @@ def _read_once(data: str | None, options: DataOptions, seed: int) -> Labelled | 
     if data is None or data.startswith(_IN_FILES):
         return None
     found = datasets.load(
-        data,
-        default_split="test",
-        data_root=options.data_root,
-        classes=",".join(options.classes) if options.classes else None,
-        subset=options.subset,
-        seed=seed,
-        text_column=options.text_column,
-        label_column=options.label_column,
-        image_column=options.image_column,
-        skip_broken=options.skip_broken,
+        data, default_split="test", require_labels=False, **selection(options, seed)
     )
     is_held = isinstance(found, datasets.LabelledData | datasets.LabelledTexts)
     return found if is_held else None
 
 
-def _candidates(
-    named: dict[str, str],
-    read: Labelled | None,
-    options: RankOptions,
-    data_options: DataOptions,
-    machine: MachineOptions,
-) -> list[Candidate]:
+def _candidates(named: Mapping[str, str], asked: _Asked) -> list[Candidate]:
     """The models to rank; each is loaded when its turn comes."""
-
-    found = []
-    for label, spec in named.items():
-        if options.checkpoints:
-            found += _checkpoints(spec, read, options, data_options, machine)
-            continue
-        opened = partial(_open, spec, read, options, data_options, machine)
-        found += _at_layers(label, opened, options)
-    return found
-
-
-def _at_layers(
-    label: str, opened: Callable[[], Opened | KeptLayer], options: RankOptions
-) -> list[Candidate]:
-    """A model at each layer that was asked for; several are named in its label."""
     from geocollapse.ranking.candidate import Candidate
 
-    layers: list[str | None] = [*options.layer] if options.layer else [None]
-    return [
-        Candidate(label if len(layers) == 1 else f"{label} {layer}", opened, layer)
-        for layer in layers
-    ]
+    models = list(named.items())
+    if asked.options.checkpoints:
+        models = [found for spec in named.values() for found in _checkpoints(spec).items()]
+    layers = asked.options.layer or ()
+    return [Candidate(label, partial(_open, spec, asked), layers) for label, spec in models]
 
 
-def _open(
-    spec: str,
-    read: Labelled | None,
-    options: RankOptions,
-    data_options: DataOptions,
-    machine: MachineOptions,
-) -> Opened | KeptLayer:
+def _open(spec: str, asked: _Asked) -> Opened | KeptLayer:
     """A model with the target as it takes it, or the features of a file."""
     from geocollapse.ranking.candidate import Opened
     from geocollapse.store import read_features
 
     if spec.startswith(FEATURES):
-        return read_features(spec.removeprefix(FEATURES))
-    models = ModelOptions(tokenizer=options.tokenizer)
-    request = Request(spec, options.data, default_split="test", read=read)
-    inputs = request.resolve(models, data_options, machine)
-    return Opened(inputs.model, inputs.source, inputs.origin, inputs.trained_on)
+        return read_features(spec.removeprefix(FEATURES), require_labels=False)
+    request = Request(
+        spec, asked.options.data, default_split="test", read=asked.read, require_labels=False
+    )
+    models = ModelOptions(tokenizer=asked.options.tokenizer)
+    inputs = request.resolve(models, asked.data, asked.machine)
+    return Opened(inputs.model, inputs.source, inputs.origin, inputs.trained_on, inputs.record)
 
 
-def _checkpoints(
-    spec: str,
-    read: Labelled | None,
-    options: RankOptions,
-    data_options: DataOptions,
-    machine: MachineOptions,
-) -> list[Candidate]:
-    """The checkpoints of a run folder, or MODEL with each weights file of a folder.
+def _checkpoints(spec: str) -> dict[str, str]:
+    """The checkpoints of a run folder, or MODEL with each weights file of a folder, by label.
 
     Raises:
         ValueError: neither, or a folder without weights.
@@ -311,11 +284,7 @@ def _checkpoints(
             f"them) or MODEL@FOLDER with .safetensors, .pt, .pth or .th files, got {spec}; do "
             f"leave --checkpoints out"
         )
-    opened = {
-        label: partial(_open, one, read, options, data_options, machine)
-        for label, one in specs.items()
-    }
-    return [found for label, one in opened.items() for found in _at_layers(label, one, options)]
+    return specs
 
 
 def _weights_in(folder: Path) -> list[Path]:

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from typing_extensions import TypedDict
+
 from geocollapse.cli.options import DataOptions, Device, MachineOptions, ModelOptions
 from geocollapse.cli.wording import option_of
 
@@ -19,12 +21,50 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from geocollapse.data import Labelled
-    from geocollapse.models import LoadedModel, Prepared
+    from geocollapse.models import LoadedModel, Prepared, TrainingRecord
     from geocollapse.store import KeptLayer
 
 
 _MOST = 64  # threads or processes that are taken on any machine
 FEATURES = "features:"  # precedes the name of a features file in place of a model
+
+
+class Selection(TypedDict):
+    """The arguments of ``geocollapse.data.load`` that choose examples.
+
+    Attributes:
+        data_root: folder of the data sets.
+        classes: by number or name.
+        subset: number of examples.
+        seed: of the subset.
+        text_column: of a table.
+        label_column: of a table.
+        image_column: of a table.
+        skip_broken: leave out images that do not decode.
+    """
+
+    data_root: Path | None
+    classes: str | None
+    subset: int | None
+    seed: int
+    text_column: str | None
+    label_column: str | None
+    image_column: str | None
+    skip_broken: bool
+
+
+def selection(options: DataOptions, seed: int) -> Selection:
+    """The choice of examples as the options name it."""
+    return {
+        "data_root": options.data_root,
+        "classes": ",".join(options.classes) if options.classes else None,
+        "subset": options.subset,
+        "seed": seed,
+        "text_column": options.text_column,
+        "label_column": options.label_column,
+        "image_column": options.image_column,
+        "skip_broken": options.skip_broken,
+    }
 
 
 @dataclass(frozen=True)
@@ -37,6 +77,7 @@ class ModelAndData:
         source: the data set, or a DataLoader over it if worker processes were asked for.
         origin: model, weights, data and split, for the provenance.
         trained_on: names of the classes that the model was trained on, where they are known.
+        record: of the training of a run folder.
     """
 
     model: nn.Module
@@ -44,6 +85,7 @@ class ModelAndData:
     source: Prepared | DataLoader[object]
     origin: dict[str, str | None]
     trained_on: tuple[str, ...] = ()
+    record: TrainingRecord | None = None
 
     def heading(self) -> str:
         """One line that names model, weights, data and split."""
@@ -64,6 +106,7 @@ class Request:
     data: str | None
     default_split: str
     read: Labelled | None = None  # the examples of ``data``, where several models share them
+    require_labels: bool = True
 
     def features_file(self, *options: DataclassInstance, used: Collection[str] = ()) -> Path | None:
         """The FILE of a MODEL ``features:FILE``, else None.
@@ -110,7 +153,7 @@ class Request:
             "split": dataset.split,
         }
         source = _with_workers(dataset, machine)
-        return ModelAndData(model, dataset, source, origin, loaded.classes)
+        return ModelAndData(model, dataset, source, origin, loaded.classes, loaded.record)
 
     def _dataset(
         self, data: str, loaded: LoadedModel, tokenizer: str | None, options: DataOptions, seed: int
@@ -132,14 +175,8 @@ class Request:
         return make(
             data=data,
             default_split=self.default_split,
-            data_root=options.data_root,
-            classes=",".join(options.classes) if options.classes else None,
-            subset=options.subset,
-            seed=seed,
-            text_column=options.text_column,
-            label_column=options.label_column,
-            image_column=options.image_column,
-            skip_broken=options.skip_broken,
+            require_labels=self.require_labels,
+            **selection(options, seed),
         )
 
 

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 
 # arguments of the library that are options, and the options that have another name
 _ARGUMENTS = (
+    "classes",
     "data_root",
     "image_column",
     "image_size",
     "input_layer",
     "label_column",
+    "layer",
     "max_length",
     "model_args",
     "next_tokens",
@@ -21,6 +23,7 @@ _ARGUMENTS = (
     "pool",
     "results",
     "skip_broken",
+    "subset",
     "text_column",
     "tokenizer",
     "weights",
@@ -60,7 +63,10 @@ def _in_options(text: str, parameters: Collection[str]) -> str:
             text = _ITEM.sub(rf"{option} \1=\2", text)
             text = re.sub(r" model_args\b(?!=)", f" {option}", text)
         text = re.sub(rf"(?<= ){argument}=True\b", option, text)
+        text = re.sub(rf"(?<= ){argument}=(?=,)", option, text)
         text = re.sub(rf"(?<= ){argument}=", f"{option} ", text)
+    if "data" in parameters:  # whose text names the split
+        text = re.sub(r"^split: expected one of ", "DATA: expected one of the splits ", text)
     return text
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from geocollapse.data.image_files import FilesOfFolder, ImageFiles
-from geocollapse.data.labelled import About, LabelledImages
+from geocollapse.data.labelled import UNLABELLED, About, LabelledImages
 from geocollapse.data.naming import in_order
 from geocollapse.data.pixels import one_at_a_time
 from geocollapse.data.preprocessing import ImagePreprocessing, import_torchvision
@@ -20,7 +20,12 @@ _Seen = set[tuple[int, int]]  # device and inode of the folders that were read, 
 
 
 def read_folder(
-    path: Path, name: str, split: str, preprocessing: ImagePreprocessing
+    path: Path,
+    name: str,
+    split: str,
+    preprocessing: ImagePreprocessing,
+    *,
+    require_labels: bool = True,
 ) -> LabelledImages:
     """The images of a folder with one folder for each class, whose name is the class's.
 
@@ -32,12 +37,16 @@ def read_folder(
         name: of the data set.
         split: recorded with it.
         preprocessing: of each image.
+        require_labels: refuse a folder of images without class folders, whose images are of one
+            class, ``unlabelled``.
 
     Raises:
         ValueError: no class folders, one without images, two that are the same folder, or a file
             that cannot be read like an image, such as a named pipe.
     """
     found = {entry.name: entry.path for entry in _entries(path) if _may_hold_images(entry)}
+    if not found and not require_labels:
+        found = {UNLABELLED: os.fspath(path)}
     classes = sorted(found)  # as torchvision's ImageFolder, on which models are trained
     _check_classes(path, {name: found[name] for name in classes})
     seen = {_identity(folder) for folder in found.values()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
@@ -98,11 +99,7 @@ class ImageFiles:
 
     def decodes(self, row: int, /) -> bool:
         """False for an image that is damaged, too large or missing."""
-        try:
-            self._image(row)
-        except UndecodableImage:
-            return False
-        return True
+        return decodes(self._image, row)
 
     def content(self, row: int, /) -> bytes:
         """The bytes of the encoded image; empty for one that is missing."""
@@ -119,6 +116,15 @@ class ImageFiles:
     def _image(self, row: int) -> Image:
         with self.encoded.open(row) as file:
             return decode(file, self.encoded.place(row))
+
+
+def decodes(read: Callable[[int], Image], row: int) -> bool:
+    """False for an image that ``read`` finds to be damaged, too large or missing."""
+    try:
+        read(row)
+    except UndecodableImage:
+        return False
+    return True
 
 
 def read_image(path: str) -> Image:

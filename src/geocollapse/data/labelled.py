@@ -21,6 +21,8 @@ _MOST_NAMED = 20  # broken images that a note names
 
 Classes = str | Sequence[int | str] | None
 
+UNLABELLED = "unlabelled"  # the one class of examples without labels
+
 
 @dataclass(frozen=True)
 class About:

@@ -52,6 +52,7 @@ def load(
     label_column: str | None = None,
     image_column: str | None = None,
     skip_broken: bool = False,
+    require_labels: bool = True,
     download: bool = True,
 ) -> Labelled:
     """The examples that ``spec`` names: images normalised for each channel, or texts.
@@ -81,6 +82,8 @@ def load(
         image_column: of the images of a ``parquet:GLOB``; ``image`` or ``img`` by default.
         skip_broken: leave out images of a ``folder:`` or ``parquet:`` that do not decode, with a
             note that counts and names them. Each chosen image is decoded once more for this.
+        require_labels: refuse a ``folder:`` of images without class folders and a ``csv:FILE``
+            without a column of classes; else their examples are of one class, ``unlabelled``.
         download: fetch missing files.
 
     Returns:
@@ -114,13 +117,16 @@ def load(
     if kind == "csv":
         pixels.refuse()
         part = _split(name, ["all"], wanted, default_split)
-        data = read_texts(Path(name.removeprefix("csv:")), name, part, columns)
+        path = Path(name.removeprefix("csv:"))
+        data = read_texts(path, name, part, columns, require_labels=require_labels)
     elif _is_text(name):
         pixels.refuse()
         part = _split(name, SOURCES[name].splits, wanted, default_split)
         data = load_named_texts(SOURCES[name], part, find_root(data_root), download)
     elif kind == "folder":
-        data = _folder(name, wanted, default_split, pixels.of_files())
+        path, part = _folder(name, wanted, default_split)
+        own = pixels.of_files()
+        data = read_folder(path, name, part, own, require_labels=require_labels)
     elif kind == "parquet":
         data = _parquet(name, wanted, default_split, columns, pixels.of_files())
     else:
@@ -277,8 +283,8 @@ def _is_text(name: str) -> bool:
     return name in SOURCES and SOURCES[name].is_text
 
 
-def _folder(name: str, wanted: str | None, default: str, own: ImagePreprocessing) -> LabelledImages:
-    """An ImageFolder; its splits are those of the folders train, val and test that exist."""
+def _folder(name: str, wanted: str | None, default: str) -> tuple[Path, str]:
+    """The folder of a split and its name; splits are the folders train, val and test that exist."""
     path = Path(name.removeprefix("folder:"))
     if not path.is_dir():
         raise FileNotFoundError(
@@ -286,7 +292,7 @@ def _folder(name: str, wanted: str | None, default: str, own: ImagePreprocessing
         )
     splits = [part for part in ("train", "val", "test") if (path / part).is_dir()]
     split = _split(name, splits or ["all"], wanted, default)
-    return read_folder(path / split if splits else path, name, split, own)
+    return (path / split if splits else path), split
 
 
 def _parquet(

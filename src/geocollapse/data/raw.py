@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from geocollapse.data.image_files import UndecodableImage, read_image
+from geocollapse.data.image_files import decodes, read_image
 from geocollapse.data.labelled import About, Described, LabelledData, LabelledImages
 from geocollapse.data.pixels import Pixels, normalised, one_at_a_time
 from geocollapse.data.preprocessing import ImagePreprocessing
@@ -145,11 +145,7 @@ class _Transformed:
         return _path_of(self.images, row) or f"example {row}"
 
     def decodes(self, row: int, /) -> bool:
-        try:
-            self._image(row)
-        except UndecodableImage:
-            return False
-        return True
+        return decodes(self._image, row)
 
     def content(self, row: int, /) -> bytes:
         path = _path_of(self.images, row)

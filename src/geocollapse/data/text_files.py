@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from geocollapse.data.columns import Columns, Table
-from geocollapse.data.labelled import About
+from geocollapse.data.labelled import UNLABELLED, About
 from geocollapse.data.naming import number_classes
 from geocollapse.data.sources import DataSource
 from geocollapse.data.texts import LabelledTexts
@@ -21,11 +21,14 @@ _LABELS = ("label", "category")
 _USUAL = Columns()
 
 
-def read_texts(path: Path, name: str, split: str, columns: Columns = _USUAL) -> LabelledTexts:
+def read_texts(
+    path: Path, name: str, split: str, columns: Columns = _USUAL, *, require_labels: bool = True
+) -> LabelledTexts:
     """The texts of a .csv file: by default of columns ``text`` and ``label`` or ``category``.
 
     Classes are numbered in alphabetical order; if all their names are numbers, by their value.
-    Spaces around a label do not count.
+    Spaces around a label do not count. Without ``require_labels``, the texts of a table without
+    such a column are of one class, ``unlabelled``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -39,15 +42,17 @@ def read_texts(path: Path, name: str, split: str, columns: Columns = _USUAL) -> 
     table = _table(path)
     known = Table(path.name, list(map(str, table.columns)), "text and label", "in its first line")
     text = known.column("text_column", columns.text_column, _TEXTS)
-    label = known.column("label_column", columns.label_column, _LABELS)
-    for column in (text, label):
+    is_labelled = require_labels or columns.label_column or set(_LABELS) & set(known.columns)
+    label = known.column("label_column", columns.label_column, _LABELS) if is_labelled else None
+    for column in (text,) if label is None else (text, label):
         empty = table.index[table[column].str.strip() == ""]
         if len(empty):
             raise ValueError(
                 f"data: expected a {column} in each row of {path.name}, got none in row "
                 f"{empty[0] + 2}"
             )
-    labels, names = number_classes(list(table[label]))
+    given = [UNLABELLED] * len(table) if label is None else list(table[label])
+    labels, names = number_classes(given)
     return LabelledTexts(list(table[text]), labels, About(name, split, names))
 
 

@@ -167,3 +167,6 @@ SCORES: Mapping[str, Measure] = MappingProxyType(
     {score.name: score for score in (*_WITH_LABELS, *_WITH_A_HEAD, *_WITHOUT_A_TARGET)}
 )
 """Every score once, by name: direction, what it needs of the target, when it misleads."""
+
+FROM_TRAINING = ("source.cdnv", "learning_path_flatness")
+"""The scores that only the record of a model's training has."""

@@ -12,6 +12,7 @@ from geocollapse.models.architectures import build as build
 from geocollapse.models.hugging_face import load_tokenizer as load_tokenizer
 from geocollapse.models.loaded import RANDOM as RANDOM
 from geocollapse.models.loaded import LoadedModel as LoadedModel
+from geocollapse.models.loaded import TrainingRecord as TrainingRecord
 from geocollapse.models.loaded import module_of as module_of
 from geocollapse.models.loading import load as load
 from geocollapse.models.loading import parse_model as parse_model

@@ -8,10 +8,26 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from geocollapse.data import ImagePreprocessing, Normalisation, Tokenizer
+from geocollapse.estimate import Estimate
 
 ModelArgs = Mapping[str, object]  # arguments of a factory, keys of a configuration
 
 RANDOM = "random"  # the weights of NAME@random
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """Scores that the training of a model recorded at the step of its weights.
+
+    Attributes:
+        step: of the training.
+        layer: of the source features; None where the loss was not finite.
+        scores: by name, see ``geocollapse.measures.FROM_TRAINING``; those that are defined.
+    """
+
+    step: int
+    layer: str | None
+    scores: Mapping[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,7 @@ class LoadedModel:
         tokenizer: of its texts, if one lies with it.
         normalisation: of the images it was trained on, for a run folder.
         classes: that it was trained on, by name; empty where its source tells none.
+        record: of its training, for a run folder.
     """
 
     model: nn.Module
@@ -43,6 +60,7 @@ class LoadedModel:
     tokenizer: Tokenizer | None = None
     normalisation: Normalisation = field(default_factory=Normalisation)
     classes: tuple[str, ...] = ()
+    record: TrainingRecord | None = None
 
     def __call__(self, *inputs: object, **named_inputs: object) -> object:
         """The output of the module."""

@@ -50,6 +50,7 @@ def prepare(
     label_column: str | None = None,
     image_column: str | None = None,
     skip_broken: bool = False,
+    require_labels: bool = True,
     tokenizer: Tokenizer | str | None = None,
     max_length: int | None = None,
     next_tokens: int | None = None,
@@ -80,6 +81,7 @@ def prepare(
         image_column: of the images of a ``parquet:GLOB``; ``image`` or ``img`` by default.
         skip_broken: leave out images of files that do not decode, with a note; see
             ``geocollapse.data.load``.
+        require_labels: refuse a folder or a table without classes; see ``geocollapse.data.load``.
         tokenizer: of texts, or its ID or folder; by default the one that lies with the model.
         max_length: cuts texts after so many tokens.
         next_tokens: makes the next tokens of texts the classes, and up to so many tokens before
@@ -118,6 +120,7 @@ def prepare(
             label_column=label_column,
             image_column=image_column,
             skip_broken=skip_broken,
+            require_labels=require_labels,
             **vars(pixels),
         )
     else:

@@ -115,9 +115,9 @@ class RankingDict(TypedDict):
         checkpoints: labels in the order of training; empty unless the models are checkpoints.
         data: name of the data set.
         split: the part of it.
-        classes: names of the classes.
+        classes: names of the classes; empty for a target without labels.
         n_samples: number of examples.
-        n_way: classes of an episode.
+        n_way: classes of an episode; 0 without labels, as all that is said of episodes.
         k_shot: labelled examples of each.
         n_query: examples of each to classify.
         n_episodes: number of episodes.

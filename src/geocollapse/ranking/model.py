@@ -12,27 +12,39 @@ from geocollapse.estimate import Estimate
 from geocollapse.measurement import LayerMeasurement
 from geocollapse.measurement.compute import measure_layer
 from geocollapse.measures import SCORES
+from geocollapse.models import TrainingRecord
 from geocollapse.ranking.accuracy import EpisodeSettings, sampled_accuracy
 from geocollapse.ranking.result import RankedModel
-from geocollapse.ranking.scores import Score, score_all
+from geocollapse.ranking.scores import Score, score_sample
+from geocollapse.ranking.source_scores import source_scores
 from geocollapse.store import KeptLayer
 from geocollapse.transfer import FewShotAccuracy, learning_curve, predicted_error
+from geocollapse.transfer.sample import Sample
 
 CURVE_SHOTS = (1, 2, 5, 10, 20, 50)
-_UNASKED = ("input_covariance_lambda_max: ", "accuracy: ", "gc_pixel: ")  # of no interest here
+UNASKED = ("input_covariance_lambda_max: ", "accuracy: ", "gc_pixel: ")  # of no interest here
 _CURVE_EPISODES = 200
 
 
-def rank_model(label: str, kept: KeptLayer, episodes: EpisodeSettings) -> RankedModel:
+def rank_model(
+    label: str, kept: KeptLayer, episodes: EpisodeSettings, record: TrainingRecord | None = None
+) -> RankedModel:
     """Accuracy with its error, learning curve, predicted accuracy and scores of one model.
 
     Episodes without queries ask for the predicted accuracy alone.
+
+    Args:
+        label: its name in the ranking.
+        kept: its features and labels.
+        episodes: the same for all models.
+        record: of its training, which has scores that need no target.
     """
     x, y = kept.features, kept.labels
     measured = measure_layer(kept)
     predicted, notes = _predicted(x, y, episodes)
-    scores = score_all(x, y, head_outputs=kept.context.logits, seed=episodes.seed)
-    scores |= _scores_of(measured)
+    sample = replace(Sample.of(x, y), known_baselines=measured.label_free)
+    scores = score_sample(sample, kept.context.logits, seed=episodes.seed)
+    scores |= _scores_of(measured) | source_scores(record, kept.layer)
     return RankedModel(
         label=label,
         kept=kept,
@@ -41,7 +53,7 @@ def rank_model(label: str, kept: KeptLayer, episodes: EpisodeSettings) -> Ranked
         predicted_accuracy=predicted,
         geometric_complexity=_defined(measured.geometric_complexity),
         scores={name: scores[name] for name in SCORES if name in scores},
-        warnings=(*(w for w in kept.context.warnings if not w.startswith(_UNASKED)), *notes),
+        warnings=(*(w for w in kept.context.warnings if not w.startswith(UNASKED)), *notes),
     )
 
 

@@ -9,10 +9,12 @@ from typing import Literal
 import torch
 
 from geocollapse.measures import SCORES
+from geocollapse.models import TrainingRecord
 from geocollapse.ranking.accuracy import EpisodeSettings
 from geocollapse.ranking.advice import advise, advise_checkpoint, examples_needed
 from geocollapse.ranking.agreement import Agreement, agreement
 from geocollapse.ranking.candidate import TRAINED_ON
+from geocollapse.ranking.guess import guess, is_unlabelled
 from geocollapse.ranking.model import rank_model
 from geocollapse.ranking.result import RankedModel, Ranking, Target, text_or_none
 from geocollapse.ranking.ties import Pair, compare_all, compare_independent
@@ -41,15 +43,29 @@ class RankSettings:
     is_path: bool = False
 
 
-def rank_features(kept: Mapping[str, KeptLayer], settings: RankSettings) -> Ranking:
+def rank_features(
+    kept: Mapping[str, KeptLayer],
+    settings: RankSettings,
+    records: Mapping[str, TrainingRecord] | None = None,
+) -> Ranking:
     """Rank models by their features on the same labelled examples.
+
+    Args:
+        kept: features, by label.
+        settings: what models are ranked by.
+        records: of the training of models, by label; for scores that need no target.
 
     Raises:
         ValueError: too few examples of a class, which is named with their number.
     """
     first = next(iter(kept.values()))
+    if is_unlabelled(first):
+        return guess(kept, settings.mode, settings.episodes.seed, records or {}, settings.is_path)
     target, episodes = fitted(first, settings)
-    models = [rank_model(label, layer, episodes) for label, layer in kept.items()]
+    recorded = records or {}
+    models = [
+        rank_model(label, layer, episodes, recorded.get(label)) for label, layer in kept.items()
+    ]
     is_measured = episodes.n_query > 0
     if is_measured:
         pairs = compare_all({m.label: m.sampled for m in models if m.sampled is not None})

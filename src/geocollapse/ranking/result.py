@@ -58,7 +58,7 @@ class RankedModel:
 
     @property
     def ranked_by(self) -> Estimate:
-        """The accuracy that it is ranked by: measured, else predicted."""
+        """The accuracy that it is ranked by: measured, else predicted; NaN without labels."""
         found = self.accuracy or self.predicted_accuracy
         return Estimate(math.nan, math.nan, 0, scale="linear") if found is None else found
 
@@ -143,6 +143,11 @@ class Ranking:
     warnings: tuple[str, ...] = ()
     provenance: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def is_guess(self) -> bool:
+        """True if the target has no labels, so that a score alone orders the models."""
+        return self.ranked_by not in ("accuracy", "predicted_accuracy")
+
     def to_text(self) -> str:
         """Advice, table, agreement of the scores and notes."""
         from geocollapse.ranking.table import as_text
@@ -200,10 +205,10 @@ class Target:
     Attributes:
         data: name of the data set.
         split: the part of it.
-        classes: name of each class.
+        classes: name of each class; empty for a target without labels.
         n_samples: number of examples.
         smallest_class: examples of the smallest class.
-        n_way: classes of an episode.
+        n_way: classes of an episode; 0 without labels, as all that is said of episodes.
         k_shot: labelled examples of each.
         n_query: examples of each to classify.
         n_episodes: number of episodes.

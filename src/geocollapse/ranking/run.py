@@ -15,24 +15,14 @@ from geocollapse.data import LabelledData, LabelledTexts, RawImages
 from geocollapse.data.labelled import Described
 from geocollapse.features import Pool
 from geocollapse.measurement import LayerMeasurement, Measurement
-from geocollapse.models import LoadedModel, prepare
+from geocollapse.models import LoadedModel, TrainingRecord, prepare
 from geocollapse.ranking.accuracy import EpisodeSettings
-from geocollapse.ranking.candidate import Candidate, FeatureSettings, Opened, features_of
+from geocollapse.ranking.candidate import Candidate, FeatureSettings, Opened, Taken, features_of
 from geocollapse.ranking.order import Mode, RankSettings, check_same_examples, rank_features
 from geocollapse.ranking.result import FailedModel, Ranking
 from geocollapse.store import KeptLayer, read_features
 from geocollapse.store.cache import FeatureCache
 from geocollapse.transfer.few_shot import Classifier
-
-_FAILURES = (
-    ValueError,
-    TypeError,
-    ImportError,
-    RuntimeError,
-    ArithmeticError,
-    MemoryError,
-    OSError,
-)
 
 
 def rank(
@@ -61,7 +51,7 @@ def rank(
     significant after Holm's correction for all pairs. Beside it stand the accuracy predicted from
     the geometry and the transferability scores of ``geocollapse.measures.SCORES``, each with its
     agreement with the measured order. Predicted: for too few labels to measure with, the models are
-    ordered by the predicted accuracy.
+    ordered by the predicted accuracy. Without labels, or with one class: by RankMe, a guess.
 
     Cost: one forward pass of each model, probes of one example in 20, and about a second a model
     for 1,000 examples.
@@ -72,8 +62,8 @@ def rank(
         models: by label: a module, a loaded model, a callable from inputs to features, a pair
             (model, data) for data of its own, a measurement, or the path of a features file.
         data: of the models without their own: as ``geocollapse.measure`` takes it, or the name of
-            a data set, or raw images or texts, which each loaded model prepares in its own way.
-            All models must see the same examples in the same order.
+            a data set, or raw images or texts, which each loaded model prepares in its own way; a
+            tensor of inputs has no labels. All models must see the same examples in the same order.
         n_way: classes of an episode; None for 5, or all if there are fewer.
         k_shot: labelled examples of each class.
         n_query: examples of each class to classify, at most; fewer where a class is small.
@@ -140,22 +130,33 @@ def rank_candidates(
         ValueError: no model, two of the same label.
         Exception: that of the first model, if all fail.
     """
-    _check_labels([candidate.label for candidate in candidates])
+    _check_labels([label for candidate in candidates for label in candidate.labels])
     kept: dict[str, KeptLayer] = {}
+    records: dict[str, TrainingRecord] = {}
     failures: dict[str, Exception] = {}
     for candidate in candidates:
-        try:
-            found = features_of(candidate, features, cache)
-            check_same_examples(candidate.label, found, kept)
-        except _FAILURES as error:
-            failures[candidate.label] = error
-        else:
-            kept[candidate.label] = found
+        for label, found in features_of(candidate, features, cache).items():
+            error = found if isinstance(found, Exception) else _mismatch(label, found.kept, kept)
+            if error is not None:
+                failures[label] = error
+            elif isinstance(found, Taken):
+                kept[label] = found.kept
+                if found.record is not None:
+                    records[label] = found.record
     if not kept:
         raise next(iter(failures.values()))
-    ranking = rank_features(kept, settings)
+    ranking = rank_features(kept, settings, records)
     failed = tuple(FailedModel(label, one_line(error)) for label, error in failures.items())
     return replace(ranking, failed=(*failed, *ranking.failed))
+
+
+def _mismatch(label: str, found: KeptLayer, others: Mapping[str, KeptLayer]) -> Exception | None:
+    """The error of features of other examples than those of the other models."""
+    try:
+        check_same_examples(label, found, others)
+    except ValueError as error:
+        return error
+    return None
 
 
 def one_line(error: Exception) -> str:
@@ -170,13 +171,19 @@ def _opened(model: object, data: Data | None) -> Opened | KeptLayer:
     if isinstance(model, KeptLayer):
         return model
     if isinstance(model, str | Path):
-        return read_features(model)
+        return read_features(model, require_labels=False)
     if isinstance(model, tuple):
         model, data = model
     if data is None:
         raise ValueError("data: expected examples for the models, got none; do rank(models, data)")
-    if isinstance(model, LoadedModel) and _is_raw(data):
-        data = prepare(model, cast("str", data), default_split="test")
+    if isinstance(data, torch.Tensor):  # inputs without labels
+        data = data, torch.zeros(len(data), dtype=torch.int64)
+    if isinstance(model, LoadedModel):
+        is_raw = _is_raw(data)
+        if is_raw:
+            raw = cast("str", data)
+            data = prepare(model, raw, default_split="test", require_labels=False)
+        return Opened(cast("Model", model), data, record=model.record)
     return Opened(cast("Model", model), data)
 
 

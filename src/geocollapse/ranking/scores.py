@@ -165,12 +165,42 @@ def score_all(
         ['vci']
     """
     sample = Sample.of(features, labels)
+    return score_sample(sample, head_outputs, seed=seed, n_nulls=n_nulls, names=names)
+
+
+def score_sample(
+    sample: Sample,
+    head_outputs: Array | None = None,
+    *,
+    seed: int = 0,
+    n_nulls: int = N_NULLS,
+    names: Sequence[str] | None = None,
+) -> dict[str, Score]:
+    """All scores of a sample; see ``score_all``."""
     if n_nulls < 0:
         raise ValueError(f"n_nulls: expected a number from 0, got {n_nulls}; do n_nulls={N_NULLS}")
     theta = None if head_outputs is None else _probabilities(head_outputs, len(sample.index))
     wanted = _wanted(names, has_head=theta is not None)
     shuffled = _shuffled(sample, n_nulls, seed)
     return {name: _scored(name, sample, theta, shuffled, seed) for name in wanted}
+
+
+def score_unlabelled(features: Array, *, seed: int = 0) -> dict[str, Score]:
+    """The scores of features that need no labels, with an error for other examples like these.
+
+    Args:
+        features: (n, p) floating point.
+        seed: of groups of examples.
+
+    Raises:
+        TypeError, ValueError: features that are no finite floating-point matrix.
+    """
+    x = as_features(features)
+    check_finite("features", x)
+    index = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    sample = Sample(x.double(), index, x.new_tensor([len(x)], dtype=torch.float64))
+    names = [name for name in FROM_FEATURES if SCORES[name].needs == "nothing"]
+    return {name: _scored(name, sample, None, [], seed) for name in names}
 
 
 def _wanted(names: Sequence[str] | None, *, has_head: bool) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from geocollapse.estimate import Estimate
 from geocollapse.measures import SCORES
+from geocollapse.ranking.guess import GUESS
 from geocollapse.ranking.result import RankedModel, Ranking
 from geocollapse.ranking.ties import tied_with
 
@@ -33,7 +34,7 @@ def as_text(ranking: Ranking) -> str:
     for width, part in (
         (_NOTE_WIDTH, ranking.advice),
         (_WIDTH, ""),
-        (_WIDTH, _table(ranking)),
+        (_WIDTH, _guess_table(ranking) if ranking.is_guess else _table(ranking)),
         *((_NOTE_WIDTH, text) for text in below),
     ):
         console = Console(width=width, color_system=None, highlight=False, markup=False)
@@ -62,15 +63,46 @@ def _table(ranking: Ranking) -> Table:
     return table
 
 
+def _guess_table(ranking: Ranking) -> Table:
+    """The scores that need no labels, and on each line that they are a guess."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    names = [n for n in SCORES if any(n in m.scores and m.scores[n].valid for m in ranking.models)]
+    names.sort(key=lambda name: name != ranking.ranked_by)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("model")
+    for name in names:
+        table.add_column(f"{SCORES[name].short}\n95 % interval", justify="right")
+    for heading in ("parameters", "time"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for model in ranking.models:
+        found = (_interval(model.scores[n].estimate) if n in model.scores else "-" for n in names)
+        table.add_row(*map(Text, (model.label, *found, *_costs(model), GUESS)))
+    for failed in ranking.failed:
+        table.add_row(Text(failed.label), *[""] * (len(names) + 2), "failed")
+    return table
+
+
 def _cells(model: RankedModel, ranking: Ranking) -> tuple[str, ...]:
     return (
         model.label,
         percent(model.accuracy),
         percent(model.predicted_accuracy, with_interval=False),
         _interval(model.geometric_complexity),
-        "-" if model.n_parameters is None else counted(model.n_parameters),
-        "-" if model.seconds_per_example is None else f"{1e3 * model.seconds_per_example:.3g} ms",
+        *_costs(model),
         ", ".join(tied_with(model.label, ranking.pairs)) or "-",
+    )
+
+
+def _costs(model: RankedModel) -> tuple[str, str]:
+    """Parameters, and the time of a forward pass of an example."""
+    seconds = model.seconds_per_example
+    return (
+        "-" if model.n_parameters is None else counted(model.n_parameters),
+        "-" if seconds is None else f"{1e3 * seconds:.3g} ms",
     )
 
 
@@ -88,6 +120,8 @@ def _interval(estimate: Estimate | None) -> str:
     if estimate is None or math.isnan(estimate.value):
         return "-"
     low, high = estimate.interval()
+    if math.isnan(low):
+        return f"{estimate.value:.4g}"
     return f"{estimate.value:.4g} ({low:.4g} to {high:.4g})"
 
 

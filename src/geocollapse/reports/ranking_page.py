@@ -67,6 +67,11 @@ def _setting(page: RankingPage) -> str:
     episode = (
         f"{ranking['n_way']} classes, {_counted(ranking['k_shot'], 'labelled example')} of each"
     )
+    if not ranking["classes"]:
+        return (
+            f"{ranking['n_samples']:,} examples without labels. Nothing was measured or predicted: "
+            f"{page.ranked_by.full_name} alone orders the models, which is a guess."
+        )
     if not page.is_measured:
         return f"{examples} Nothing was measured: accuracy is predicted for episodes of {episode}."
     queries = f"{_counted(ranking['n_query'], 'query', 'queries')} a class"

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from geocollapse.measures import FROM_TRAINING
+
 if TYPE_CHECKING:
     from geocollapse.estimate import IntervalDict
     from geocollapse.ranking.json_form import PairDict, RankedModelDict, RankingDict
@@ -135,8 +137,16 @@ class RankingPage:
 
     @cached_property
     def score_names(self) -> list[str]:
-        """Every score that a model has, the best agreeing first, then in the order of the file."""
-        names = dict.fromkeys(name for model in self.models for name in model["scores"])
+        """Every score, the best agreeing first, then in the order of the file.
+
+        Scores of the training are left out where no model has a record of it.
+        """
+        names = dict.fromkeys(
+            name
+            for model in self.models
+            for name, score in model["scores"].items()
+            if score["valid"] or name not in FROM_TRAINING
+        )
         place = {name: i for i, name in enumerate(names)}
         return sorted(names, key=lambda name: (*self._disagreement(name), place[name]))
 

@@ -74,7 +74,7 @@ def ranking_table(page: RankingPage) -> Table:
         Cell(gc.short, gc.unit, title=gc.full_name),
         Cell("parameters"),
         Cell("time an example"),
-        Cell("tied with"),
+        Cell("tied with" if page.ranking["classes"] else ""),
     )
     rows = []
     for place, (model, bar) in enumerate(zip(page.models, bars, strict=True), start=1):
@@ -268,7 +268,9 @@ def _costs(model: RankedModelDict) -> tuple[Cell, Cell]:
 
 
 def _ties(page: RankingPage, model: RankedModelDict) -> Cell:
-    """The models that cannot be told apart from this one."""
+    """The models that cannot be told apart from this one; without labels none were compared."""
+    if not page.ranking["classes"]:
+        return Cell("a guess without labels")
     tied = model["tied_with"]
     names = ", ".join(shortened(label, _LONGEST) for label in tied)
     if len(page.models) < 2:

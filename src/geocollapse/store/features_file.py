@@ -70,7 +70,9 @@ def write_features(
         write_arrays(partial, path.suffix, _arrays(kept), text_of(kept, origin or {}))
 
 
-def read_features(path: str | Path, *, device: torch.device | str = "cpu") -> KeptLayer:
+def read_features(
+    path: str | Path, *, device: torch.device | str = "cpu", require_labels: bool = True
+) -> KeptLayer:
     """The layer of a features file, with its shapes checked.
 
     The features of a safetensors file stay mapped.
@@ -78,6 +80,7 @@ def read_features(path: str | Path, *, device: torch.device | str = "cpu") -> Ke
     Args:
         path: ``.safetensors``, ``.npz`` or ``.pt``.
         device: where the features go, unless there are too many to be kept in memory.
+        require_labels: refuse a file without labels, whose examples are else of one class.
 
     Raises:
         FileNotFoundError: no such file.
@@ -86,7 +89,10 @@ def read_features(path: str | Path, *, device: torch.device | str = "cpu") -> Ke
     """
     path = Path(path)
     content = read_arrays(path, ARRAYS)
-    arrays = _checked(content.arrays)
+    found = content.arrays
+    if not require_labels and "features" in found and "labels" not in found:
+        found = found | {"labels": torch.zeros(len(found["features"]), dtype=torch.int64)}
+    arrays = _checked(found)
     about, notes = (None, ()) if content.text is None else parsed(content.text, path.name)
     features = arrays["features"]
     if features.numel() * features.element_size() <= MEMORY_LIMIT:

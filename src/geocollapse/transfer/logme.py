@@ -162,14 +162,17 @@ class LinearEvidence:
         quadratic = squares @ self._kept(grid[:, None]).T + rest[:, None]
         best = grid[self._profile(quadratic, self._log_volume(grid[:, None])).argmax(dim=1)]
         low = best - _STEP
-        width = torch.full_like(best, 2.0 * _STEP)
+        width = 2.0 * _STEP
+        left = self._evidence(low + (1.0 - _GOLDEN) * width, squares, rest)
+        right = self._evidence(low + _GOLDEN * width, squares, rest)
         for _ in range(_REFINEMENTS):
-            inner = [
-                self._evidence(low + part * width, squares, rest)
-                for part in (1.0 - _GOLDEN, _GOLDEN)
-            ]
-            low = torch.where(inner[0] < inner[1], low + (1.0 - _GOLDEN) * width, low)
+            is_right = left < right
+            low = torch.where(is_right, low + (1.0 - _GOLDEN) * width, low)
             width = width * _GOLDEN
+            # of the two points inside, one is a point of before
+            part = torch.where(is_right, _GOLDEN, 1.0 - _GOLDEN)
+            new = self._evidence(low + part * width, squares, rest)
+            left, right = torch.where(is_right, right, new), torch.where(is_right, new, left)
         return low + 0.5 * width
 
     def _profile(self, quadratic: Tensor, log_volume: Tensor) -> Tensor:

@@ -40,11 +40,13 @@ class Sample:
         features: (n, p), never changed in place: they may share the caller's memory.
         index: class of each example (n,), 0..C - 1 in the order of the labels.
         counts: examples of each class, float64 (C,).
+        known_baselines: label-free baselines of these features, if they are known already.
     """
 
     features: Tensor
     index: Tensor
     counts: Tensor
+    known_baselines: LabelFree | None = None
 
     @classmethod
     def of(cls, features: Array, labels: Array) -> Sample:
@@ -118,7 +120,7 @@ class Sample:
     @cached_property
     def baselines(self) -> LabelFree:
         """The label-free baselines."""
-        return label_free(self.reduced)
+        return self.known_baselines or label_free(self.reduced)
 
     @cached_property
     def leverages(self) -> Tensor:

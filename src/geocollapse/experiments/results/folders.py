@@ -15,6 +15,7 @@ from geocollapse.experiments.results.checkpoints import WEIGHTS, DamagedFileErro
 from geocollapse.experiments.results.run_folder import RunFolder as RunFolder
 from geocollapse.experiments.results.tensors import unpack_weights
 from geocollapse.experiments.results.text import json_object, read_yaml, to_yaml
+from geocollapse.experiments.results.training_record import training_record
 from geocollapse.experiments.results.versions import check_version, unversioned, versioned
 from geocollapse.models import LoadedModel
 from geocollapse.runtime.files import remove_partial, write_whole
@@ -169,6 +170,7 @@ def load_model(folder: str | Path, *, step: int | None = None) -> LoadedRun:
         str(path),
         normalisation=own,
         classes=_trained_classes(run),
+        record=training_record(run, step),
         config=config,
     )
 
