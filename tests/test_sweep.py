@@ -88,6 +88,15 @@ def test_table_has_a_row_a_run(swept: tuple[Path, Any]) -> None:
     assert table.loc["done", "source.geometric_complexity.value"].gt(0).all()
 
 
+def test_a_sweep_done_twice_has_the_same_table(swept: tuple[Path, Any], tmp_path: Path) -> None:
+    run_sweep(Recipe.of(TINY), tmp_path, workers=1, progress=False)
+    one, two = (read_sweep(folder).runs for folder in (swept[0], tmp_path))
+    numbers = [name for name in one.columns if not name.startswith("seconds")]
+    assert set(one.columns) == set(two.columns)
+    assert len(numbers) > 50
+    assert one[numbers].equals(two[numbers])
+
+
 def test_done_runs_are_skipped_and_failed_ones_tried_again(swept: tuple[Path, Any]) -> None:
     out, _ = swept
     before = results(out)
