@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument
+from typer import Argument, Option
 
 from geocollapse.cli.answer import Answer, as_text
 
@@ -21,17 +21,23 @@ def report(
             metavar="DIR", help="A folder of `geocollapse sweep`, or of `rank --report` again."
         ),
     ],
+    store: Annotated[
+        Path | None,
+        Option(metavar="OUT", help="First copy the sweep to OUT without weights, compressed."),
+    ] = None,
 ) -> Answer:
     """Write the report of a sweep folder.
 
-    report.html (self-contained), figures/*.png and *.pdf, and table.csv, made from the folder
-    alone: weights are not needed. A folder with ranking.json gets the report of the ranking again.
+    report.html (self-contained), figures/*.png and *.pdf, table.csv and verdicts.json, made from
+    the folder alone: weights are not needed. A folder with ranking.json gets the report of the
+    ranking again. With --store the copy gets the report.
     """
+    from geocollapse.experiments.results import stored
     from geocollapse.reports.writing import write_report
 
     if (folder / "ranking.json").is_file():
         return _of_ranking(folder)
-    written = write_report(folder)
+    written = write_report(stored.store(folder, store) if store else folder)
     result = report_json(written)
     return Answer(
         json=dict(result),

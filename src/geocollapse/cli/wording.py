@@ -23,6 +23,7 @@ _ARGUMENTS = (
     "pool",
     "results",
     "skip_broken",
+    "store",
     "subset",
     "text_column",
     "tokenizer",

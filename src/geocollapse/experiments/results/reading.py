@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from geocollapse.experiments.results import stored
 from geocollapse.experiments.results.checks import (
     config_fault,
     history_fault,
@@ -203,10 +204,11 @@ def _read_config(path: Path, problems: list[str]) -> dict[str, object]:
 
 
 def _read_result(path: Path, problems: list[str]) -> RunResult | None:
-    if not path.is_file():
+    place = stored.found(path)
+    if place is None:
         problems.append(f"run {path.parent.name}: no {path.name}, the run is not finished")
         return None
-    content = json_object(path.read_bytes())
+    content = json_object(stored.read(place))
     if content is not None:
         check_version(content, path)
     fault = result_fault(content, path.parent.name)
@@ -221,10 +223,11 @@ def _read_history(path: Path, result: RunResult | None, problems: list[str]) -> 
 
     None of a history that is not the one of the result.
     """
-    if not path.is_file():
+    place = stored.found(path)
+    if place is None:
         problems.append(f"run {path.parent.name}: no {path.name}")
         return []
-    complete, end, incomplete = path.read_bytes().rpartition(b"\n")
+    complete, end, incomplete = stored.read(place).rpartition(b"\n")
     lines: list[Mapping[str, object]] = []
     for line in complete.splitlines():
         content = json_object(line)

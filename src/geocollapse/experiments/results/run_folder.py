@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from geocollapse.experiments.results import checkpoints
+from geocollapse.experiments.results import checkpoints, stored
 from geocollapse.experiments.results.checkpoints import Checkpoint, DamagedFileError, State
 from geocollapse.experiments.results.checks import (
     config_fault,
@@ -98,10 +98,10 @@ class RunFolder:
         Raises:
             ValueError: it is of a newer version.
         """
-        path = self.file("result.json")
-        if not path.is_file():
+        path = stored.found(self.file("result.json"))
+        if path is None:
             return None
-        result = json_object(path.read_bytes())
+        result = json_object(stored.read(path))
         if result is not None:
             check_version(result, path)
         fault = result_fault(result, run_id or self.run_id)
@@ -128,8 +128,8 @@ class RunFolder:
             return None
         fault = history_fault(self.history(), self.history_text(), result)
         if fault is not None:
-            self._set_aside(self.file("history.jsonl"), fault)
-            self._set_aside(self.file("result.json"), "its history is lost")
+            for name, reason in (("history.jsonl", fault), ("result.json", "its history is lost")):
+                self._set_aside(stored.found(self.file(name)) or self.file(name), reason)
             return None
         self._mend_config(config, own)
         return result
@@ -144,10 +144,10 @@ class RunFolder:
 
     def history_text(self) -> bytes:
         """The content of history.jsonl without an incomplete last line."""
-        path = self.file("history.jsonl")
-        if not path.is_file():
+        path = stored.found(self.file("history.jsonl"))
+        if path is None:
             return b""
-        complete, end, _ = path.read_bytes().rpartition(b"\n")
+        complete, end, _ = stored.read(path).rpartition(b"\n")
         return complete + end
 
     def history_digest(self) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from geocollapse.estimate import Estimate
+from geocollapse.experiments.results import stored
 from geocollapse.experiments.results.checkpoints import State
 from geocollapse.experiments.results.run_folder import RunFolder
 from geocollapse.experiments.results.text import json_object
@@ -37,8 +38,8 @@ def training_record(run: RunFolder, step: int | None) -> TrainingRecord | None:
 
 def _final(run: RunFolder) -> Mapping[str, object] | None:
     """The measurement behind the last step, which result.json holds."""
-    path = run.file("result.json")
-    result = json_object(path.read_bytes()) if path.is_file() else None
+    path = stored.found(run.file("result.json"))
+    result = json_object(stored.read(path)) if path else None
     final = (result or {}).get("final")
     return final if isinstance(final, dict) else None
 

@@ -23,7 +23,7 @@ def check_version(content: Mapping[str, object], path: Path) -> None:
         ValueError: its ``schema_version`` is newer than this code knows.
     """
     version = content.get("schema_version", 1)
-    known = VERSIONS[path.name]
+    known = VERSIONS[path.name.removesuffix(".gz")]
     if not isinstance(version, int) or version > known:
         raise ValueError(
             f"{path}: expected schema_version {known} or older, got {version!r}; "
