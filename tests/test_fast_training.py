@@ -230,6 +230,18 @@ def test_the_table_has_the_times_and_reads_results_without_them(tmp_path: Path) 
         assert column.drop(path.parent.name).iloc[0] >= 0
 
 
+def test_records_without_single_classes_have_all_other_values(tmp_path: Path) -> None:
+    whole = train_run(config(), RunFolder(tmp_path / "whole"))["final"]
+    lean = train_run(config(measuring__per_class=False), RunFolder(tmp_path / "lean"))["final"]
+    for population in ("source", "target"):
+        one, two = whole[population], lean[population]
+        assert len(one.pop("geometric_complexity_per_class")) == 3
+        assert len(one["poincare_ratio"].pop("per_class")) == 3
+        assert two.pop("geometric_complexity_per_class") == {}
+        assert two["poincare_ratio"].pop("per_class") == {}
+        assert one == two
+
+
 def test_a_history_of_a_subset_and_a_final_record_of_all(tmp_path: Path) -> None:
     values: dict[str, Any] = {"training__stop_accuracy": 0.5, "training__max_steps": 400}
     whole = train_run(config(**values), RunFolder(tmp_path / "whole"))

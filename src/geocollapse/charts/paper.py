@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LINE_HEIGHT = 0.19  # inches, of a legend
+_COLOURS = 128  # of a PNG
 _TICK_LETTERS = 34  # of 9 points, below a panel
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -46,7 +47,7 @@ def save(chart: Chart, folder: Path) -> tuple[Path, Path]:
     with rc_context(STYLE):
         figure = draw(chart)
         with written_whole(png) as partial:
-            figure.savefig(partial, format="png", dpi=130, metadata={"Software": None})
+            partial.write_bytes(_png(figure, dpi=130))
         figure.set_layout_engine("none")  # keep the layout: making it is half of the time
         with written_whole(pdf) as partial:
             figure.savefig(partial, format="pdf", metadata={"CreationDate": None})
@@ -57,9 +58,20 @@ def png(chart: Chart) -> bytes:
     """The chart as the bytes of a PNG, the same each time."""
     from matplotlib import rc_context
 
-    written = io.BytesIO()
     with rc_context(STYLE):
-        draw(chart).savefig(written, format="png", dpi=110, metadata={"Software": None})
+        return _png(draw(chart), dpi=110)
+
+
+def _png(figure: Figure, *, dpi: int) -> bytes:
+    """A figure as a PNG with a palette, which takes a quarter of the space of one without."""
+    from PIL import Image
+
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=dpi)
+    palette = Image.Quantize.MEDIANCUT
+    image = Image.open(drawn).convert("RGB").quantize(_COLOURS, palette, dither=Image.Dither.NONE)
+    written = io.BytesIO()
+    image.save(written, format="png", optimize=True)
     return written.getvalue()
 
 

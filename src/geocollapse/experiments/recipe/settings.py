@@ -194,7 +194,8 @@ class MeasuringConfig(Part):
 
     The geometric steps lead from ``first`` to the limit of steps. With a ``history_subset``, the
     records before the last step use so many examples, balanced over classes, of the source and of
-    the target; the stopping rule and the final record use all.
+    the target; the stopping rule and the final record use all. Without ``per_class`` the values of
+    single classes are left out, which are most of a record of many classes.
     """
 
     points: Positive | None = None
@@ -206,6 +207,7 @@ class MeasuringConfig(Part):
     n_probes: Positive | Literal["auto"] = "auto"
     max_samples: Positive | None = None
     history_subset: Positive | None = None
+    per_class: bool = True
     evaluation_batch_size: Positive = 500
     sampling: SamplingConfig | None = None
 

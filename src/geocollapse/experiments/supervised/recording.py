@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         TransferConfig,
     )
     from geocollapse.experiments.results.records import Measured
-    from geocollapse.measurement import LayerMeasurement
+    from geocollapse.measurement import LayerMeasurement, MeasurementDict
 
 
 def measure_record(
@@ -45,7 +45,7 @@ def measure_record(
         "target": None,
     }
     if math.isfinite(loss):
-        values["source"] = _measure(model, source, measuring, config.seed).to_dict()
+        values["source"] = _recorded(_measure(model, source, measuring, config.seed), measuring)
         if target is not None:
             values["target"] = measure_target(
                 model, target, measuring, config.transfer, seed=config.seed
@@ -116,7 +116,7 @@ def measure_target(
     are the same for every run, so that two models can be compared on them.
     """
     measured = _measure(model, target, measuring, seed)
-    geometry = measured.to_dict()
+    geometry = _recorded(measured, measuring)
     accuracies = transfer(
         measured.features,
         measured.labels,
@@ -177,6 +177,15 @@ def _measure(
     if measured.geometric_complexity.interrupted:  # a Ctrl-C: a history has no half records
         raise KeyboardInterrupt
     return measured
+
+
+def _recorded(measured: LayerMeasurement, measuring: MeasuringConfig) -> MeasurementDict:
+    """The measures as a record has them."""
+    values = measured.to_dict()
+    if not measuring.per_class:
+        values["geometric_complexity_per_class"] = {}
+        values["poincare_ratio"]["per_class"] = {}
+    return values
 
 
 def _batches(data: LabelledData, batch_size: int) -> list[tuple[Tensor, Tensor]]:
