@@ -58,6 +58,7 @@ LATER: dict[str, object] = {
     "model.sha256": None,
     "measuring.first": 1,
     "measuring.history_subset": None,
+    "measuring.per_class": True,
     "training.loss": "cross_entropy",
     "training.memory_format": "contiguous",
 }
