@@ -21,6 +21,7 @@ ORDER = (
     "runtime",
     "data",
     "models",
+    "morse",
     "batches",
     "collapse",
     "features",
