@@ -17,6 +17,7 @@ from geocollapse.cli.catalogue_types import (
     RecipesDict,
     RecipeTextDict,
 )
+from geocollapse.cli.ood_types import OodDict
 from geocollapse.measurement import LayersDict, MeasurementDict
 from geocollapse.ranking.comparison import ComparisonDict
 from geocollapse.ranking.json_form import RankingDict
@@ -271,6 +272,7 @@ RESULTS: dict[str, Any] = {
     "sweep": SweepOrPlanDict,
     "transfer": FewShotDict,
     "rank": RankingDict,
+    "ood": OodDict,
     "report": ReportDict,
     "demo": SweepDict,
     "compare": ComparisonDict,
