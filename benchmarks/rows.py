@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import rows_collapse
 import rows_complexity
+import rows_morse
 import rows_penalty
 import rows_scores
 import rows_training
@@ -14,4 +15,5 @@ ROWS = (
     *rows_penalty.ROWS,
     *rows_scores.ROWS,
     *rows_training.ROWS,
+    *rows_morse.ROWS,
 )

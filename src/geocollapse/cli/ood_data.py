@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from geocollapse.models import Prepared
     from geocollapse.store.cache import FeatureCache
 
-_PREPARATION = ("mean", "std", "image_size", "resize", "crop", "interpolation")
+_PREPARATION = ("mean", "std", "input shape", "image_size", "resize", "crop", "interpolation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,8 +221,18 @@ class _Reader:
 
 
 def _preparation_of(dataset: Prepared) -> Mapping[str, object]:
-    about = {**(dataset.preprocessing or {})}
-    return {**about, "mean": dataset.mean, "std": dataset.std}
+    """The normalisation, the sizes, and the shape of the inputs where all have one."""
+    from torch import Tensor
+
+    about: dict[str, object] = {
+        **(dataset.preprocessing or {}),
+        "mean": dataset.mean,
+        "std": dataset.std,
+    }
+    first = dataset[0][0]
+    if isinstance(first, Tensor) and dataset.mean is not None:
+        about["input shape"] = tuple(first.shape)
+    return about
 
 
 def _of_spec(spec: str, option: str, device: torch.device) -> Found:

@@ -91,7 +91,11 @@ class MorseClassifier(Density):
         """log mu(x), or log mu(x, y) with labels, of features (n, k); (n,)."""
         if labels is None:
             return self.joint_at(features).logsumexp(dim=1)
-        return -self.exponent(features - self.targets.to(features)[labels])
+        return -self.exponent(features - self.targets.to(features).index_select(0, labels))
+
+    def density_at(self, features: Tensor) -> Tensor:
+        """sum_y mu(x, y) of features (n, k), (n,)."""
+        return self.joint_at(features).exp().sum(dim=1)
 
     def joint_at(self, features: Tensor) -> Tensor:
         """log mu(x, y) of features (n, k) for all classes, (n, C)."""

@@ -42,6 +42,10 @@ class Density(nn.Module, ABC):
     def log_density_at(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """log mu of features (n, k): jointly with ``labels`` (n,), where given and known; (n,)."""
 
+    def density_at(self, features: Tensor) -> Tensor:
+        """mu of features (n, k), (n,)."""
+        return self.log_density_at(features).exp()
+
     def log_density(self, x: Array) -> Tensor:
         """log mu(x), at most 0 without classes, (n,); differentiable in tensors.
 
@@ -74,7 +78,10 @@ class Density(nn.Module, ABC):
         Raises:
             ValueError: the map gives another shape.
         """
-        inputs = self.enter(x)
+        return self._mapped(self.enter(x))
+
+    def _mapped(self, inputs: Tensor) -> Tensor:
+        """phi of inputs as the map takes them, (n, k), checked."""
         found = self.map(inputs)
         if found.ndim != 2 or len(found) != len(inputs):
             raise ValueError(
@@ -148,13 +155,18 @@ class Density(nn.Module, ABC):
         Returns:
             The loss, a differentiable 0-d tensor.
         """
-        data = self.enter(x)
+        z = None if noise is None else self.enter(noise)
+        return self.loss_at(self.enter(x), z, labels=labels, weight=weight)
+
+    def loss_at(
+        self, x: Tensor, noise: Tensor | None, *, labels: Tensor | None, weight: float
+    ) -> Tensor:
+        """``loss`` of tensors as the map takes them."""
         if noise is None:
-            return -self.log_density_at(self.features(data), labels).mean()
-        features = self.features(torch.cat([data, self.enter(noise)]))
-        of_data = self.log_density_at(features[: len(data)], labels)
-        of_noise = self.log_density_at(features[len(data) :])
-        return weight * of_noise.exp().mean() - of_data.mean()
+            return -self.log_density_at(self._mapped(x), labels).mean()
+        of_data, of_noise = self._mapped(torch.cat([x, noise])).split([len(x), len(noise)])
+        penalty = self.density_at(of_noise).mean()
+        return weight * penalty - self.log_density_at(of_data, labels).mean()
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Tensor], prefix: str, *rest: object

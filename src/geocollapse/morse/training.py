@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from geocollapse.morse.density import Density
 
 COLLAPSED = 0.9  # a mean density of uniform noise from which on a fit is called collapsed
-_MOST_HELD_OUT = 4096  # examples, so that looking at them costs little
+_MOST_HELD_OUT = 1024  # examples, so that looking at them costs little
 _CHUNK = 4096
 
 
@@ -53,8 +53,8 @@ class FitSettings:
     noise_share: float = 0.25
     learning_rate: float = 1e-3
     held_out: float = 0.1
-    look_every: int = 50
-    patience: int = 10
+    look_every: int = 100
+    patience: int = 5
     progress: bool = False
 
     def __post_init__(self) -> None:
@@ -105,14 +105,15 @@ class FitRecord:
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
+class _Data:
     """Data (n, ...) with labels (n,), or without."""
 
     x: Tensor
     y: Tensor | None
 
-    def rows(self, rows: Tensor) -> _Part:
-        return _Part(self.x[rows], None if self.y is None else self.y[rows])
+    def rows(self, rows: Tensor) -> _Data:
+        x = self.x.index_select(0, rows)  # three times as fast as x[rows]
+        return _Data(x, None if self.y is None else self.y[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +121,9 @@ class _Task:
     """What is fitted, to which data, against which noise."""
 
     network: Density
-    trained: _Part
-    held_out: _Part | None
+    data: _Data
+    trained: Tensor  # rows of the data: a copy of them would cost as much as many steps
+    held_out: _Data | None
     noise: Noise | None
     held_noise: Tensor | None
     weight: float
@@ -130,13 +132,13 @@ class _Task:
 
     def batch_loss(self) -> Tensor:
         """The loss of a new batch of data and noise."""
-        part = self.trained
-        size = self.settings.batch_size
-        rows = torch.randint(len(part.x), (size,), generator=self.generator, device=part.x.device)
+        rows = self.trained
+        size = (self.settings.batch_size,)
+        chosen = torch.randint(len(rows), size, generator=self.generator, device=rows.device)
         noise = None
         if self.noise is not None:
             noise = self.noise.draw(self.settings.n_noise, self.generator)
-        return self._loss(part.rows(rows), noise)
+        return self._loss(self.data.rows(rows[chosen]), noise)
 
     @torch.no_grad()
     def held_out_loss(self) -> float | None:
@@ -149,8 +151,8 @@ class _Task:
         self.network.train(was_training)
         return loss
 
-    def _loss(self, part: _Part, noise: Tensor | None) -> Tensor:
-        return self.network.loss(part.x, noise, labels=part.y, weight=self.weight)
+    def _loss(self, part: _Data, noise: Tensor | None) -> Tensor:
+        return self.network.loss_at(part.x, noise, labels=part.y, weight=self.weight)
 
 
 class _Best:
@@ -198,12 +200,14 @@ def fit(
     map = _trainable(network)
     data = _checked(network.enter(x))
     whole = Box.around(data) if box is None else as_box(box, data)
-    _check_data_inside(data, whole)
+    if box is not None:
+        _check_data_inside(data, whole)
     found = None if noise is None else as_noise(noise, data, whole)
     if box is not None and isinstance(found, ExampleNoise):
         check_inside(found.examples, whole)
     generator = torch.Generator(data.device).manual_seed(seed)
-    task = _task(network, _Part(data, y), found, weight, settings, generator)
+    labels = None if y is None else y.to(data.device)
+    task = _task(network, _Data(data, labels), found, weight, settings, generator)
     network.keep_box(whole)
     was_training = network.training
     network.train()
@@ -270,7 +274,7 @@ def _trained(task: _Task, map: nn.Module, bar: Advance) -> tuple[_Best, int]:
 
 def _task(
     network: Density,
-    data: _Part,
+    data: _Data,
     noise: Noise | None,
     weight: float,
     settings: FitSettings,
@@ -286,7 +290,8 @@ def _task(
         held_noise = noise.draw(max(looked_at, 256), generator)
     return _Task(
         network=network,
-        trained=data.rows(order[n_held:]) if n_held else data,
+        data=data,
+        trained=order[n_held:],
         held_out=data.rows(order[:looked_at]) if n_held else None,
         noise=noise,
         held_noise=held_noise,
