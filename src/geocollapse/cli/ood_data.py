@@ -288,7 +288,7 @@ def _noted(one: Found, data: Found) -> Found:
         return one
     note = (
         f"{one.label} was prepared otherwise than {data.label} ({'; '.join(differing)}): a "
-        f"detector may see that alone; do give --mean, --std and --image-size"
+        f"detector may see that alone; do --image-size, --mean and --std for all"
     )
     return replace(one, notes=(*one.notes, note))
 
