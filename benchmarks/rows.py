@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import rows_collapse
 import rows_complexity
+import rows_morse
 import rows_optimizers
 import rows_penalty
 import rows_rank
@@ -18,4 +19,5 @@ ROWS = (
     *rows_rank.ROWS,
     *rows_scores.ROWS,
     *rows_training.ROWS,
+    *rows_morse.ROWS,
 )

@@ -24,6 +24,7 @@ ORDER = (
     "models",
     "dynamics",
     "optimizers",
+    "morse",
     "batches",
     "collapse",
     "features",

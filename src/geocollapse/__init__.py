@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from geocollapse.estimate import paired as paired
     from geocollapse.features import split as split
     from geocollapse.integrations.metrics import CollapseMetric as CollapseMetric
+    from geocollapse.integrations.scikit_learn import MorseDensity as MorseDensity
+    from geocollapse.integrations.scikit_learn import MorseProbabilities as MorseProbabilities
     from geocollapse.jacobian import squared_jacobian_norms as squared_jacobian_norms
     from geocollapse.measurement import Measurement as Measurement
     from geocollapse.measurement import measure as measure
@@ -71,6 +73,8 @@ _HOME = {
     "GeometricComplexityPenalty": "regularizers",
     "LearningCurve": "transfer",
     "Measurement": "measurement",
+    "MorseDensity": "integrations.scikit_learn",
+    "MorseProbabilities": "integrations.scikit_learn",
     "NearestMeanBound": "bounds",
     "NeuralCollapse": "collapse",
     "Ranking": "ranking",

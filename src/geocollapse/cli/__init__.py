@@ -22,6 +22,7 @@ from geocollapse.cli.command import add_command
 from geocollapse.cli.compare import compare
 from geocollapse.cli.launch import heard, is_joined, leave, speaks
 from geocollapse.cli.measure import measure
+from geocollapse.cli.ood import ood
 from geocollapse.cli.rank import rank
 from geocollapse.cli.report import report
 from geocollapse.cli.reproduce import reproduce
@@ -34,6 +35,7 @@ _COMMANDS = (
     compare,
     transfer,
     rank,
+    ood,
     train,
     sweep,
     report,

@@ -76,16 +76,24 @@ class ModelAndData:
         dataset: the examples, with their `name`, `split` and `classes`.
         source: the data set, or a DataLoader over it if worker processes were asked for.
         origin: model, weights, data and split, for the provenance.
-        trained_on: names of the classes that the model was trained on, where they are known.
-        record: of the training of a run folder.
+        loaded: the model with what its inputs go through, to prepare other data for it.
     """
 
     model: nn.Module
     dataset: Prepared
     source: Prepared | DataLoader[object]
     origin: dict[str, str | None]
-    trained_on: tuple[str, ...] = ()
-    record: TrainingRecord | None = None
+    loaded: LoadedModel
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Names of the classes that the model was trained on, where they are known."""
+        return self.loaded.classes
+
+    @property
+    def record(self) -> TrainingRecord | None:
+        """What the training of a run folder recorded."""
+        return self.loaded.record
 
     def heading(self) -> str:
         """One line that names model, weights, data and split."""
@@ -141,7 +149,7 @@ class Request:
         check_number("--num-workers", machine.num_workers)
         torch.manual_seed(machine.seed)  # of a factory that initialises its weights
         loaded = load_model(self.model, models)
-        dataset = self._dataset(self.data, loaded, models.tokenizer, data, machine.seed)
+        dataset = self.dataset(self.data, loaded, models.tokenizer, data, machine.seed)
         device = find_device(machine.device)
         model = loaded.model.to(device=device, dtype=_dtype(machine.dtype, device)).eval()
         origin = {
@@ -152,12 +160,13 @@ class Request:
             "data": dataset.name,
             "split": dataset.split,
         }
-        source = _with_workers(dataset, machine)
-        return ModelAndData(model, dataset, source, origin, loaded.classes, loaded.record)
+        source = with_workers(dataset, machine)
+        return ModelAndData(model, dataset, source, origin, loaded)
 
-    def _dataset(
+    def dataset(
         self, data: str, loaded: LoadedModel, tokenizer: str | None, options: DataOptions, seed: int
     ) -> Prepared:
+        """The examples of a data set as a loaded model takes them."""
         from geocollapse.models import prepare
 
         make = partial(
@@ -341,7 +350,8 @@ def _dtype(name: str | None, device: torch.device) -> torch.dtype | None:
     return None if name is None else getattr(torch, name)
 
 
-def _with_workers(dataset: Prepared, machine: MachineOptions) -> Prepared | DataLoader[object]:
+def with_workers(dataset: Prepared, machine: MachineOptions) -> Prepared | DataLoader[object]:
+    """The examples, or a DataLoader over them if worker processes were asked for."""
     from torch.utils.data import DataLoader
 
     if machine.num_workers == 0:

@@ -17,6 +17,7 @@ from geocollapse.cli.catalogue_types import (
     RecipesDict,
     RecipeTextDict,
 )
+from geocollapse.cli.ood_types import OodDict
 from geocollapse.measurement import LayersDict, MeasurementDict
 from geocollapse.papers.verdict import VerdictDict
 from geocollapse.ranking.comparison import ComparisonDict
@@ -296,6 +297,7 @@ RESULTS: dict[str, Any] = {
     "sweep": SweepOrPlanDict,
     "transfer": FewShotDict,
     "rank": RankingDict,
+    "ood": OodDict,
     "report": ReportDict,
     "reproduce": ReproductionDict,
     "demo": SweepDict,

@@ -5,6 +5,7 @@ pass over a model leaves of a layer), formats (named arrays in a file), features
 of a features file), features_file.
 """
 
+from geocollapse.store.features_file import plain_layer as plain_layer
 from geocollapse.store.features_file import read_features as read_features
 from geocollapse.store.features_file import write_features as write_features
 from geocollapse.store.kept import Context as Context

@@ -9,7 +9,7 @@ features file too, as is a ``.pt`` file of a dictionary of tensors.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,6 +127,32 @@ def origin_of(path: str | Path) -> dict[str, str | None]:
     found = {**about.get("provenance", {}), "layer": about.get("layer")}
     names = ("layer", "model", "data", "split")
     return {name: found[name] if isinstance(found.get(name), str) else None for name in names}
+
+
+def plain_layer(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    layer: str,
+    class_names: Sequence[str] | None = None,
+    split: str | None = None,
+    provenance: Mapping[str, object] | None = None,
+) -> KeptLayer:
+    """A layer of features (n, p) and labels (n,) alone, without Jacobian norms or classifier."""
+    context = replace(
+        _context({"labels": labels}),
+        class_names=class_names,
+        split=split,
+        provenance=provenance or {},
+    )
+    return KeptLayer(
+        layer=layer,
+        features=features,
+        norms=SquaredNorms.exact(torch.zeros(0, dtype=torch.float64)),
+        head=None,
+        context=context,
+        no_head="only features were collected",
+    )
 
 
 def _arrays(kept: KeptLayer) -> dict[str, Tensor]:
