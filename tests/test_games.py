@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from geocollapse.dynamics import DriftCoefficients, Turn, flow, game
+from geocollapse.regularizers import DriftCancellation
 from landscapes import loss_of, resnet, text_classifier, vector, vision_transformer
 
 STEPS = (0.04, 0.02, 0.01)
@@ -215,9 +216,9 @@ def test_players_are_handed_back_as_they_were():
     def generator_loss(d, g):
         return F.softplus(-d(g(noise))).mean()
 
-    with pytest.raises(RuntimeError, match="no batch normalisation in training mode"):
-        with game(critic, generator, critic_loss, generator_loss):
-            pass
+    refused = pytest.raises(RuntimeError, match="no batch normalisation in training mode")
+    with refused, game(critic, generator, critic_loss, generator_loss):
+        pass
     with game(critic, generator, critic_loss, generator_loss, batch_norm="batch") as found:
         end = found.play(Turn(lr=(0.1, 0.1), order="alternating", n_updates=(2, 1)), n_turns=3)
         found.modified_field(Turn())(found.point)
@@ -256,28 +257,25 @@ def test_a_network_against_noise_in_its_logits(build):
 # ---- refusals
 
 
+def assert_refused(player1, player2, error, words):
+    with pytest.raises(error, match=words), game(player1, player2, *BUMPY):
+        pass
+
+
 def test_bad_games_are_refused():
     a, b = players()
-    with pytest.raises(ValueError, match="no trained parameter in common, got 'z' of player 1"):
-        with game(a, a, *BUMPY):
-            pass
+    assert_refused(a, a, ValueError, "no trained parameter in common, got 'z' of player 1")
     trunk = nn.Linear(2, 2).double()
     one, two = nn.Sequential(trunk, nn.Tanh()), nn.Sequential(nn.Linear(2, 2).double(), trunk)
-    words = "got '0.weight' of player 1 that is '1.weight' of player 2"
-    with pytest.raises(ValueError, match=words), game(one, two, *BUMPY):
-        pass
+    assert_refused(
+        one, two, ValueError, "got '0.weight' of player 1 that is '1.weight' of player 2"
+    )
     view = Player(START[:2])
     view.z.data = a.z.data
-    with pytest.raises(ValueError, match="no trained parameter in common"):
-        with game(a, view, *BUMPY):
-            pass
+    assert_refused(a, view, ValueError, "no trained parameter in common")
     trunk.requires_grad_(False)
-    with pytest.raises(ValueError, match="player1: expected trained parameters, got none"):
-        with game(one, two, *BUMPY):
-            pass
-    with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module, got int"):
-        with game(3, b, *BUMPY):
-            pass
+    assert_refused(one, two, ValueError, "player1: expected trained parameters, got none")
+    assert_refused(3, b, TypeError, r"expected a torch\.nn\.Module, got int")
 
 
 def test_a_frozen_part_may_be_shared():
@@ -302,13 +300,14 @@ def test_bad_losses_are_refused():
         (lambda _a, b: b().sum(), "gradient path to every trained parameter.*'player1.z'"),
     ):
         with game(*players(), bad, good) as found:
-            for run in (found.play, found.modified_field):
-                with pytest.raises(ValueError, match=words):
-                    result = run(Turn())
-                    result(found.point) if callable(result) else None
-    with game(*players([40.0, 1.0]), *(joint(lambda p: (p() ** 4).sum()),) * 2) as found:
-        with pytest.raises(ValueError, match="loss: expected a finite number"):
-            found.play(Turn(lr=(1.0, 1.0)), n_turns=50)
+            with pytest.raises(ValueError, match=words):
+                found.play(Turn())
+            with pytest.raises(ValueError, match=words):
+                found.modified_field(Turn())(found.point)
+    steep = joint(lambda p: (p() ** 4).sum())
+    refused = pytest.raises(ValueError, match="loss: expected a finite number")
+    with game(*players([40.0, 1.0]), steep, steep) as found, refused:
+        found.play(Turn(lr=(1.0, 1.0)), n_turns=50)
 
 
 @pytest.mark.parametrize(
@@ -328,3 +327,241 @@ def test_bad_turns_are_refused(settings, message):
 def test_unknown_convention_is_refused():
     with pytest.raises(ValueError, match="convention: expected 'joint' or 'per_player', got 'own'"):
         Turn().drift("own")
+
+
+# ---- cancelled drift
+
+
+def train(turn, n_turns, terms=(), start=START, losses=BUMPY, **settings):
+    """Turns in which both players add their terms, by hand on the modules themselves."""
+    pair = players(start)
+    cancel = [DriftCancellation(turn, n, terms=terms, **settings) for n in (1, 2)] if terms else []
+
+    def gradient(n):
+        own = pair[n].z
+        value, term = cancel[n](*pair, *losses) if cancel else (losses[n](*pair), 0.0)
+        return torch.autograd.grad(value + term, own)[0]
+
+    for _ in range(n_turns):
+        if turn.order == "alternating":
+            for n in (0, 1):
+                pair[n].z.data -= turn.lr[n] * gradient(n)
+        else:
+            moves = [gradient(n) for n in (0, 1)]
+            for n in (0, 1):
+                pair[n].z.data -= turn.lr[n] * moves[n]
+    return np.concatenate([player.z.detach().numpy() for player in pair])
+
+
+def cancelled_error(order, terms, left, **settings):
+    """Error of regularised turns at a fixed time against a flow with these coefficients left."""
+
+    def error(h):
+        turn = Turn((RATES[0] * h, RATES[1] * h), order)
+        n_turns = round(0.8 / h)
+        end = train(turn, n_turns, terms, **settings)
+        coefficients = np.array(drift_of(turn)) * np.array(left)
+        field = plain.follow(lambda z: reference.modified(z, turn.lr, coefficients), START, n_turns)
+        return np.linalg.norm(end - field)
+
+    return error
+
+
+@pytest.mark.parametrize("order", ["simultaneous", "alternating"])
+def test_cancelled_terms_are_gone_to_second_order(order):
+    both = ("interaction", "self")
+    assert_order(cancelled_error(order, both, (0, 0, 0, 0)), 2, STEPS)
+    assert_order(cancelled_error(order, ("interaction",), (1, 0, 1, 0)), 2, STEPS)
+    assert_order(cancelled_error(order, ("self",), (0, 1, 0, 1)), 2, STEPS)
+    # negative controls: no terms, half of them, and the own rate in place of the other's
+    assert_order(cancelled_error(order, (), (0, 0, 0, 0)), 1, STEPS)
+    assert_order(cancelled_error(order, both, (0, 0, 0, 0), weight=0.5), 1, STEPS)
+    wrong = cancelled_error(order, both, (0, 0, 0, 0), convention="per_player")
+    assert_order(wrong, 1, STEPS)
+
+
+def test_a_partial_weight_leaves_the_rest():
+    left = cancelled_error("simultaneous", ("interaction",), (1, 0.5, 1, 0.5), weight=0.5)
+    assert_order(left, 2, STEPS)
+
+
+def test_the_cancelled_game_of_two_numbers_converges():
+    """Simultaneous turns diverge; without the interaction they shrink as the flow does."""
+    turn = Turn(lr=(0.2, 0.2))
+    settings = {"start": [1.0, 0.0], "losses": linear_losses()}
+    assert np.linalg.norm(train(turn, 300, **settings)) > 1.5
+    assert np.linalg.norm(train(turn, 300, ("interaction",), **settings)) < 0.1
+
+
+def test_the_cancelled_dirac_gan_keeps_its_circle():
+    turn = Turn(lr=(0.1, 0.1))
+    settings = {"start": [1.0, 1.0], "losses": (dirac, lambda a, b: -dirac(a, b))}
+    grown = np.linalg.norm(train(turn, 100, **settings)) - math.sqrt(2)
+    kept = np.linalg.norm(train(turn, 100, ("interaction", "self"), **settings)) - math.sqrt(2)
+    assert grown > 0.1
+    assert abs(kept) < 0.05 * grown
+
+
+@pytest.mark.parametrize("player", [1, 2])
+@pytest.mark.parametrize("order", ["simultaneous", "alternating"])
+def test_terms_are_those_written_out(player, order):
+    turn = Turn(lr=(0.3, 0.1), order=order)
+    pair = players()
+    cancel = DriftCancellation(turn, player, terms=("interaction", "self"))
+    value, term = cancel(*pair, *BUMPY)
+    own = player - 1
+    of_1, of_2 = reference.FIRST.gradient(START), reference.SECOND.gradient(START)
+    cross = of_1[2:] @ of_2[2:] if player == 1 else of_1[:2] @ of_2[:2]
+    square = np.square(of_1[:2] if player == 1 else of_2[2:]).sum()
+    drift = turn.drift()
+    c_cross = drift.interaction_1 if player == 1 else drift.interaction_2
+    c_self = drift.self_1 if player == 1 else drift.self_2
+    assert cancel.coefficients == {"interaction": c_cross, "self": c_self}
+    assert_close(value.detach(), BUMPY[own](*pair).detach())
+    assert_close(term.detach(), -c_cross * cross - c_self * square)
+    assert_close([cancel.last["interaction"], cancel.last["self"]], [cross, square])
+    (found,) = torch.autograd.grad(term, pair[own].z)
+    ff, fg, gg, gf = reference.drift_terms(START)
+    expected = (c_cross * fg + c_self * ff) if player == 1 else (c_cross * gf + c_self * gg)
+    assert_close(found, -expected)  # -grad of the term is +c times the drift
+
+
+def test_gradcheck_in_the_own_parameters():
+    """The stopped factor is held: the term is linear in it, so it is passed as a fixed loss."""
+    held = torch.from_numpy(reference.SECOND.gradient(START)[2:])
+    cancel = DriftCancellation(Turn(), 1)
+
+    def term(z):
+        first = Player(START[:2])
+        spare = nn.Parameter(torch.zeros(1).double())
+        del first.z
+        first.z = z
+        first.spare = spare  # a trained parameter, so that this is a player
+        return cancel(
+            first,
+            Player(START[2:]),
+            lambda a, b: BUMPY[0](a, b) + a.spare.sum(),
+            lambda _a, b: (held * b()).sum(),
+        )[1]
+
+    z = torch.tensor(START[:2]).requires_grad_()
+    assert torch.autograd.gradcheck(term, (z,))
+
+
+def test_every_has_the_same_mean():
+    turn, pair = Turn(lr=(0.3, 0.1)), players()
+    once = DriftCancellation(turn, 1)(*pair, *BUMPY)[1]
+    cancel = DriftCancellation(turn, 1, every=3)
+    terms = [cancel(*pair, *BUMPY)[1].detach() for _ in range(6)]
+    assert_close(sum(terms) / 6, once.detach())
+    assert [float(term) != 0.0 for term in terms] == [True, False, False] * 2
+    resumed = DriftCancellation(turn, 1, every=3)
+    resumed.load_state_dict(cancel.state_dict())
+    assert int(resumed.step) == 6
+
+
+def gan(seed=0):
+    torch.manual_seed(seed)
+    layers = (nn.Linear(2, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3))
+    generator = nn.Sequential(*layers).double()
+    critic = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 1)).double()
+    real = torch.randn(8, 3).double()
+
+    def noise():
+        return torch.randn(8, 2).double()
+
+    def critic_loss(d, g):
+        return (F.softplus(-d(real)) + F.softplus(d(g(noise())))).mean()
+
+    def generator_loss(d, g):
+        return F.softplus(-d(g(noise()))).mean()
+
+    return critic, generator, critic_loss, generator_loss
+
+
+@pytest.mark.parametrize("batch_norm", ["batch", "running"])
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_gan_with_batch_normalisation(batch_norm, weight):
+    """Running statistics, random state and loss are as without the terms."""
+    critic, generator, critic_loss, generator_loss = gan()
+    with pytest.raises(RuntimeError, match="no batch normalisation in training mode"):
+        DriftCancellation(Turn(), 2)(critic, generator, critic_loss, generator_loss)
+    cancel = DriftCancellation(Turn(), 2, weight=weight, batch_norm=batch_norm)
+    torch.manual_seed(1)
+    loss, term = cancel(critic, generator, critic_loss, generator_loss)
+    after = torch.rand(1)
+    found = generator[1].running_mean.clone()
+    (loss + term).backward(inputs=list(generator.parameters()))
+    assert all(p.grad is None for p in critic.parameters())
+    assert all(p.grad is not None for p in generator.parameters())
+    assert (term.item() != 0.0) == (weight > 0.0)
+    assert "interaction" in cancel.last
+    other = gan()
+    torch.manual_seed(1)
+    assert_close(loss.detach(), other[3](other[0], other[1]).detach())
+    assert torch.equal(after, torch.rand(1))
+    torch.testing.assert_close(found, other[1][1].running_mean)
+
+
+@pytest.mark.parametrize("build", [vision_transformer, text_classifier])
+def test_terms_of_networks(build):
+    """A network whose loss player 2 scales: <grad_b L1, grad_b L2> by hand."""
+    model, loss = build()
+    other = Player([0.5])
+
+    def first(a, b):
+        return loss(a) * (1.0 + b().sum())
+
+    def second(a, b):
+        return b().square().sum() - loss(a) * b().sum()
+
+    cancel = DriftCancellation(Turn(lr=(0.2, 0.4)), 1)
+    _, term = cancel(model, other, first, second)
+    value = loss(model)
+    expected = -0.2 * value * (1.0 - value.detach())
+    assert_close(term.detach(), expected.detach())
+    found, hand = (
+        torch.autograd.grad(z, list(model.parameters()), allow_unused=True)
+        for z in (term, expected)
+    )
+    for a, b in zip(found, hand, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+def test_bad_cancellations_are_refused():
+    pair = players()
+    cancel = DriftCancellation(Turn(), 1)
+
+    def refused(error, words, *losses, of=pair):
+        with pytest.raises(error, match=words):
+            cancel(*of, *(losses or BUMPY))
+
+    refused(ValueError, "no trained parameter in common", of=(pair[0], pair[0]))
+    refused(ValueError, "0-d tensor", lambda a, b: a() * b(), BUMPY[1])
+    refused(ValueError, "finite number, got nan", BUMPY[0], lambda _a, b: b().sum() * torch.nan)
+    lonely = joint(lambda p: p()[:2].square().sum())
+    refused(ValueError, "loss_1: expected a loss that depends on both", lonely, BUMPY[1])
+    refused(TypeError, "got DataParallel", of=(nn.DataParallel(pair[0]), pair[1]))
+    with torch.no_grad():
+        refused(RuntimeError, "expected gradients to be on")
+    assert int(cancel.step) == 0
+    cancel(*pair, *BUMPY)
+    pair[1].z.data *= torch.nan
+    refused(ValueError, "finite number, got nan")
+    assert int(cancel.step) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"player": 0}, "player: expected 1 or 2, got 0"),
+        ({"player": 1, "terms": ()}, r"terms: expected some of .*, got \(\)"),
+        ({"player": 1, "terms": "self"}, "terms: expected some of .*, got 'self'"),
+        ({"player": 1, "terms": ("drift",)}, "terms: expected some of"),
+        ({"player": 1, "weight": -1.0}, "weight: expected a number of at least 0"),
+        ({"player": 1, "batch_norm": "eval"}, "batch_norm: expected 'refuse', 'running' or 'bat"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DriftCancellation(Turn(), **settings)
