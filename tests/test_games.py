@@ -1,6 +1,9 @@
 """Two-player games and the terms that cancel their drift: laws of siblings F."""
 
+import importlib.util
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -539,8 +542,9 @@ def test_bad_cancellations_are_refused():
     refused(ValueError, "no trained parameter in common", of=(pair[0], pair[0]))
     refused(ValueError, "0-d tensor", lambda a, b: a() * b(), BUMPY[1])
     refused(ValueError, "finite number, got nan", BUMPY[0], lambda _a, b: b().sum() * torch.nan)
-    lonely = joint(lambda p: p()[:2].square().sum())
-    refused(ValueError, "loss_1: expected a loss that depends on both", lonely, BUMPY[1])
+    words = "loss_1: expected a loss that depends on both players together"
+    refused(ValueError, words, lambda a, _b: a().square().sum(), BUMPY[1])
+    refused(ValueError, words, lambda a, b: a().square().sum() + b().sum(), BUMPY[1])
     refused(TypeError, "got DataParallel", of=(nn.DataParallel(pair[0]), pair[1]))
     with torch.no_grad():
         refused(RuntimeError, "expected gradients to be on")
@@ -565,3 +569,44 @@ def test_bad_cancellations_are_refused():
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         DriftCancellation(Turn(), **settings)
+
+
+# ---- the example
+
+
+def digits_gan():
+    path = Path(__file__).parents[1] / "examples" / "digits_gan.py"
+    spec = importlib.util.spec_from_file_location("digits_gan", path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    return example
+
+
+def test_example_resumes(tmp_path, monkeypatch, capsys):
+    example = digits_gan()
+    monkeypatch.setattr(example, "LOOK_EVERY", 2)
+    out = tmp_path / "runs.jsonl"
+    arguments = ["--out", str(out), "--steps", "4", "--seeds"]
+    example.main([*arguments, "0"])
+    first = out.read_text()
+    example.main([*arguments, "0", "1"])
+    assert out.read_text().startswith(first)
+    runs = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(run["arm"], run["seed"]) for run in runs] == [
+        (arm, seed) for seed in (0, 1) for arm in ("plain", "cancelled")
+    ]
+    assert runs[0]["first"] == runs[1]["first"] != runs[2]["first"]  # paired by seed
+    assert runs[0]["last"] != runs[1]["last"]
+    assert "plain: 0 of 2 diverged" in capsys.readouterr().out
+
+
+def test_example_sees_divergence(tmp_path):
+    example = digits_gan()
+    assert example.verdict([9.0, 3.0, 4.0, 4.0, 4.0])["diverged"] is False
+    assert example.verdict([9.0, 3.0, 7.0, 8.0, 9.0, 9.0, 9.0])["diverged"] is True
+    assert example.verdict([9.0, 3.0, math.inf])["diverged"] is True
+    assert example.verdict([9.0, *[10.0] * 9])["diverged"] is True  # no better than at the start
+    out = tmp_path / "runs.jsonl"
+    example.main(["--out", str(out), "--steps", "200", "--lr-d", "1e6", "--lr-g", "1e6"])
+    runs = [json.loads(line) for line in out.read_text().splitlines()]
+    assert all(run["diverged"] for run in runs)
