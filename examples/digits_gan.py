@@ -31,7 +31,7 @@ LOOK_EVERY = 50  # steps between looks at the Frechet distance
 # diverged: not finite, or the last distance over the first, or over so many times the lowest
 WORSE = 2.0
 
-Run = dict[str, float | bool | str | None]
+Run = dict[str, float | bool | str | list[float] | None]
 Settings = dict[str, float | str]
 
 
@@ -125,12 +125,13 @@ def distance(images: Tensor, generator: nn.Module, noise: Tensor) -> float:
 
 
 def verdict(distances: Sequence[float]) -> Run:
-    """First, lowest and last distance (the mean of five looks), and whether the run diverged."""
+    """Lowest and last distance (the mean of five looks), all of them, and whether it diverged."""
     last = sum(distances[-5:]) / len(distances[-5:])
     lowest = min(distances)
     diverged = not math.isfinite(last) or last > min(distances[0], WORSE * lowest)
     shown = last if math.isfinite(last) else None
-    return {"first": distances[0], "lowest": lowest, "last": shown, "diverged": diverged}
+    finite = [round(d, 3) for d in distances if math.isfinite(d)]
+    return {"lowest": lowest, "last": shown, "diverged": diverged, "distances": finite}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

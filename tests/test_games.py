@@ -348,7 +348,8 @@ def train(turn, n_turns, terms=(), start=START, losses=BUMPY, **settings):
     for _ in range(n_turns):
         if turn.order == "alternating":
             for n in (0, 1):
-                pair[n].z.data -= turn.lr[n] * gradient(n)
+                for _ in range(turn.n_updates[n]):
+                    pair[n].z.data -= turn.lr[n] * gradient(n)
         else:
             moves = [gradient(n) for n in (0, 1)]
             for n in (0, 1):
@@ -356,15 +357,17 @@ def train(turn, n_turns, terms=(), start=START, losses=BUMPY, **settings):
     return np.concatenate([player.z.detach().numpy() for player in pair])
 
 
-def cancelled_error(order, terms, left, **settings):
+def cancelled_error(order, terms, left, updates=(1, 1), **settings):
     """Error of regularised turns at a fixed time against a flow with these coefficients left."""
 
     def error(h):
-        turn = Turn((RATES[0] * h, RATES[1] * h), order)
+        turn = Turn((RATES[0] * h, RATES[1] * h), order, updates)
         n_turns = round(0.8 / h)
         end = train(turn, n_turns, terms, **settings)
         coefficients = np.array(drift_of(turn)) * np.array(left)
-        field = plain.follow(lambda z: reference.modified(z, turn.lr, coefficients), START, n_turns)
+        field = plain.follow(
+            lambda z: reference.modified(z, turn.total_lr, coefficients), START, n_turns
+        )
         return np.linalg.norm(end - field)
 
     return error
@@ -381,6 +384,14 @@ def test_cancelled_terms_are_gone_to_second_order(order):
     assert_order(cancelled_error(order, both, (0, 0, 0, 0), weight=0.5), 1, STEPS)
     wrong = cancelled_error(order, both, (0, 0, 0, 0), convention="per_player")
     assert_order(wrong, 1, STEPS)
+
+
+def test_cancelled_terms_of_several_updates_are_gone_to_second_order():
+    both, steps = ("interaction", "self"), (0.01, 0.005, 0.0025)
+    cancelled = cancelled_error("alternating", both, (0, 0, 0, 0), updates=(2, 3))
+    assert_order(cancelled, 2, steps)
+    left = cancelled_error("alternating", (), (0, 0, 0, 0), updates=(2, 3))
+    assert_order(left, 1, steps)
 
 
 def test_a_partial_weight_leaves_the_rest():
@@ -595,7 +606,8 @@ def test_example_resumes(tmp_path, monkeypatch, capsys):
     assert [(run["arm"], run["seed"]) for run in runs] == [
         (arm, seed) for seed in (0, 1) for arm in ("plain", "cancelled")
     ]
-    assert runs[0]["first"] == runs[1]["first"] != runs[2]["first"]  # paired by seed
+    starts = [run["distances"][0] for run in runs]
+    assert starts[0] == starts[1] != starts[2]  # paired by seed
     assert runs[0]["last"] != runs[1]["last"]
     assert "plain: 0 of 2 diverged" in capsys.readouterr().out
 

@@ -350,6 +350,19 @@ def test_compiled_model():
         GradientNorm()(model, F.cross_entropy, X, Y)
 
 
+def test_a_step_that_is_compiled_as_a_whole():
+    model = net()
+    expected, inside = GradientNorm(1.0), GradientNorm(1.0)
+
+    def step(penalty, x):
+        output, loss = penalty(model, F.cross_entropy, 2 * x, Y)
+        return F.cross_entropy(output, Y) + loss
+
+    compiled = torch.compile(step, backend="aot_eager")
+    for _ in range(2):
+        assert_close(compiled(inside, X).detach(), step(expected, X).detach())
+
+
 def test_checkpointed_activations():
     class Checkpointed(nn.Module):
         def __init__(self):

@@ -47,9 +47,10 @@ class GradientNorm(Penalty):
     for micro-batches of B of N examples, whose gradients have the total variance Gamma around g. A
     parameter that the loss does not depend on counts 0. With ReLU and max-pooling the gradient is
     the almost-everywhere one; with dropout both terms are of networks drawn at random, as the loss
-    is. Unit of the weight: parameter^2/loss. Cost: about two more gradients for the penalised share
-    of the batch, and the memory of one graph more; micro-batches, a share of the batch and
-    ``running`` statistics take a forward pass of their own.
+    is. Under float16 autocast the gradients, which are not scaled, may vanish: use bfloat16. Unit
+    of the weight: parameter^2/loss. Cost: about two more gradients for the penalised share of the
+    batch, and the memory of one graph more; micro-batches, a share of the batch and ``running``
+    statistics take a forward pass of their own.
 
     Source: Barrett, Dherin (2021), arXiv 2009.11162, explicit gradient regularisation; Smith,
     Dherin, Barrett, De (2021), arXiv 2101.12176, for mini-batches.
@@ -116,7 +117,7 @@ class GradientNorm(Penalty):
         """
         if self._norms is None:
             return None
-        norms = self._norms.double().cpu()
+        norms = self._norms.cpu().double()
         m = len(norms)
         error = float(norms.std()) / math.sqrt(m) if m > 1 else math.nan
         dof = m - 1.0 if m > 1 else math.inf
