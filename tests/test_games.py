@@ -130,6 +130,24 @@ def test_the_per_player_flow_is_only_first_order_at_unequal_rates(order):
     assert_order(flow_error(order, (1, 1), convention="per_player"), 1, STEPS)
 
 
+def test_zero_sum_interaction_raises_the_gradient_norm_of_the_opponent():
+    """-c f_theta g = c/2 grad_phi ||grad_theta L||^2; alternating turns flip it for player 2."""
+    loss = BUMPY[0]
+    z = torch.tensor(START, requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss(lambda: z[:2], lambda: z[2:]), z, create_graph=True)
+    of_theta, of_phi = gradient[2:].square().sum(), gradient[:2].square().sum()
+    raises_1 = torch.autograd.grad(of_theta, z, retain_graph=True)[0][:2]
+    raises_2 = torch.autograd.grad(of_phi, z)[0][2:]
+    with game(*players(), loss, lambda a, b: -loss(a, b)) as found:
+        terms = found.drift_terms()
+    for order, sign in (("simultaneous", 1), ("alternating", -1)):
+        drift = Turn(lr=(0.2, 0.2), order=order).drift()
+        moved_1 = -drift.interaction_1 * terms.interaction_1["player1.z"]
+        moved_2 = -drift.interaction_2 * terms.interaction_2["player2.z"]
+        assert_close(moved_1, 0.05 * raises_1)
+        assert_close(moved_2, sign * 0.05 * raises_2)
+
+
 def test_the_library_follows_its_own_turns():
     def error(h):
         turn = Turn((RATES[0] * h, RATES[1] * h), "alternating")

@@ -87,9 +87,10 @@ class Turn:
 
         with A = m a, B = k b, s = 1 in simultaneous turns and -1 in alternating ones, and c = 1
         or 1 - 2 A/B. ``joint`` expands the flow of both players together: the turns follow it to
-        second order at a fixed time. ``per_player`` expands each player's flow in time units of
-        its own, as the paper does, and is only first order where A != B; where A = B, both are the
-        same.
+        second order at a fixed time. In a zero-sum game a positive interaction coefficient makes
+        that player raise the gradient norm of the other. ``per_player`` expands each player's flow
+        in time units of its own, as the paper does, and is only first order where A != B; where
+        A = B, both are the same.
 
         Source: Rosca, Wu, Dherin, Barrett (2021), arXiv 2105.13922, for the per-player form; the
         joint one follows from the same expansion.
