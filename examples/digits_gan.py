@@ -4,7 +4,8 @@
 
 trains the runs that the file does not hold yet, adds a line of JSON for each, and prints the share
 of the seeds that diverged in each arm. Both arms of a seed start from the same networks and see the
-same images and noise. Plain gradient descent, since the drift is that of gradient descent.
+same images and noise. Plain gradient descent, since the drift is that of gradient descent; spectral
+normalisation in the discriminator, as in Rosca et al. (2021), unless ``--no-spectral-norm``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
 
 from geocollapse.dynamics import GameLoss, PlayOrder, Turn
 from geocollapse.regularizers import DriftCancellation
@@ -32,7 +34,7 @@ LOOK_EVERY = 50  # steps between looks at the Frechet distance
 WORSE = 2.0
 
 Run = dict[str, float | bool | str | list[float] | None]
-Settings = dict[str, float | str]
+Settings = dict[str, float | bool | str]
 
 
 def digits() -> Tensor:
@@ -42,7 +44,7 @@ def digits() -> Tensor:
     return torch.from_numpy(load_digits().data).float() / 8.0 - 1.0
 
 
-def networks(seed: int, width: int = 64) -> tuple[nn.Module, nn.Module]:
+def networks(seed: int, is_spectral: bool, width: int = 64) -> tuple[nn.Module, nn.Module]:
     """The discriminator and the generator."""
     torch.manual_seed(seed)
 
@@ -50,7 +52,11 @@ def networks(seed: int, width: int = 64) -> tuple[nn.Module, nn.Module]:
         inner = (nn.Linear(n_in, width), nn.Softplus(), nn.Linear(width, width), nn.Softplus())
         return [*inner, nn.Linear(width, n_out)]
 
-    return nn.Sequential(*layers(64, 1)), nn.Sequential(*layers(N_NOISE, 64), nn.Tanh())
+    discriminator = nn.Sequential(*layers(64, 1))
+    for layer in discriminator:
+        if is_spectral and isinstance(layer, nn.Linear):
+            spectral_norm(layer)
+    return discriminator, nn.Sequential(*layers(N_NOISE, 64), nn.Tanh())
 
 
 def losses(real: Tensor, noise: Tensor) -> tuple[GameLoss, GameLoss]:
@@ -63,9 +69,16 @@ def losses(real: Tensor, noise: Tensor) -> tuple[GameLoss, GameLoss]:
     return of_discriminator, lambda d, g: -of_discriminator(d, g)
 
 
-def train(arm: str, seed: int, turn: Turn, n_steps: int, images: Tensor) -> Run:
+def train(
+    players: tuple[nn.Module, nn.Module],
+    arm: str,
+    turn: Turn,
+    images: Tensor,
+    *,
+    seed: int,
+    n_steps: int,
+) -> Run:
     """One run: turns of both players, and the Frechet distance along the way."""
-    players = networks(seed)
     optimizers = [
         torch.optim.SGD(p.parameters(), lr=lr) for p, lr in zip(players, turn.lr, strict=True)
     ]
@@ -147,13 +160,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "lr_d": options.lr_d,
         "lr_g": options.lr_g,
         "n_steps": options.steps,
+        "spectral_norm": options.spectral_norm,
     }
     for seed in options.seeds:
         for arm in ARMS:
             key = {"arm": arm, "seed": seed, **settings}
             if any(key.items() <= run.items() for run in runs):
                 continue
-            run = {**key, **train(arm, seed, turn, options.steps, images)}
+            players = networks(seed, options.spectral_norm)
+            found = train(players, arm, turn, images, seed=seed, n_steps=options.steps)
+            run = {**key, **found}
             runs.append(run)
             with options.out.open("a") as file:
                 file.write(json.dumps(run | {"provenance": provenance(seed=seed)}) + "\n")
@@ -178,6 +194,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=4000, help="turns of a run")
     parser.add_argument("--order", choices=["simultaneous", "alternating"], default="simultaneous")
+    parser.add_argument("--spectral-norm", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--lr-d", type=float, default=0.2, help="rate of the discriminator")
     parser.add_argument("--lr-g", type=float, default=0.1, help="rate of the generator")
     return parser.parse_args(arguments)
