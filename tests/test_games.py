@@ -535,6 +535,22 @@ def test_a_gan_with_batch_normalisation(batch_norm, weight):
     torch.testing.assert_close(found, other[1][1].running_mean)
 
 
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_spectral_normalisation_is_updated_by_the_own_loss_alone(weight):
+    def critics():
+        critic, generator, *losses = gan()
+        nn.utils.parametrizations.spectral_norm(critic[0])
+        return critic.train(), generator.eval(), losses
+
+    critic, generator, losses = critics()
+    loss, term = DriftCancellation(Turn(), 1, weight=weight)(critic, generator, *losses)
+    (loss + term).backward(inputs=list(critic.parameters()))
+    other, generator, losses = critics()
+    losses[0](other, generator)
+    for (name, a), (_, b) in zip(critic.named_buffers(), other.named_buffers(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
 @pytest.mark.parametrize("build", [vision_transformer, text_classifier])
 def test_terms_of_networks(build):
     """A network whose loss player 2 scales: <grad_b L1, grad_b L2> by hand."""

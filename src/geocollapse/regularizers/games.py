@@ -20,7 +20,7 @@ from geocollapse.regularizers.call import (
     uncompiled,
 )
 from geocollapse.regularizers.gradients import (
-    TREATMENTS,
+    apart,
     check_loss,
     check_modules,
     gradients_of,
@@ -186,12 +186,12 @@ class DriftCancellation(Penalty):
 
     @contextmanager
     def _apart(self, players: Sequence[nn.Module]) -> Iterator[None]:
-        """Evaluate a loss once more: random state and running statistics stay as they are."""
+        """Evaluate a loss once more: random state and buffers stay as they are."""
         devices = sorted({device for player in players for device in cuda_devices(player)})
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=devices))
             for player in players:
-                stack.enter_context(TREATMENTS[self.batch_norm](player))
+                stack.enter_context(apart(player, self.batch_norm))
             yield
 
     def _look(

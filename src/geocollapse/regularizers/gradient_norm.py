@@ -19,7 +19,7 @@ from geocollapse.modules.second_derivatives import twice_differentiable
 from geocollapse.modules.wrapped import Wrapping
 from geocollapse.regularizers.call import check_batch_settings, check_call, uncompiled
 from geocollapse.regularizers.gradients import (
-    TREATMENTS,
+    apart,
     check_modules,
     gradients_of,
     inner_product,
@@ -174,7 +174,7 @@ class GradientNorm(Penalty):
                     wrapped,
                     x,
                     lambda: self._norms_of(plain, criterion, x, targets, parts),
-                    within=TREATMENTS[self.batch_norm](plain),
+                    within=apart(plain, self.batch_norm),
                     draws_apart=self.weight == 0.0,  # as without the penalty
                 )
             self._norms = norms.detach()

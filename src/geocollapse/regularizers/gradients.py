@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from geocollapse.dynamics import BatchNorm
 from geocollapse.dynamics.losses import _check_value as check_loss
-from geocollapse.modules.mixing import of_the_batch, quoted, running_statistics
+from geocollapse.modules.mixing import quoted, running_statistics
 from geocollapse.modules.wrapped import compiled_parts
 
-# How the penalised passes treat batch normalisation in training mode; refused ones have none.
-TREATMENTS: dict[BatchNorm, Callable[[nn.Module], AbstractContextManager[None]]] = {
-    "refuse": lambda _model: nullcontext(),
-    "running": running_statistics,
-    "batch": of_the_batch,
-}
+
+@contextmanager
+def apart(model: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
+    """Run a model beside its training: it works on copies of its buffers.
+
+    So running statistics, and the vectors of spectral normalisation, are updated by the forward
+    passes of training alone.
+
+    Args:
+        model: any module.
+        batch_norm: ``running`` makes batch normalisation use its running statistics.
+    """
+    modules = list(model.modules())
+    buffers = [dict(module._buffers) for module in modules]
+    copies = {id(b): b.clone() for of_one in buffers for b in of_one.values() if b is not None}
+    running = running_statistics(model) if batch_norm == "running" else nullcontext()
+    try:
+        for module, own in zip(modules, buffers, strict=True):
+            module._buffers.update({name: copies.get(id(b)) for name, b in own.items()})
+        with running:
+            yield
+    finally:
+        for module, own in zip(modules, buffers, strict=True):
+            module._buffers.clear()
+            module._buffers.update(own)
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
