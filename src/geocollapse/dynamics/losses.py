@@ -45,7 +45,7 @@ class Landscape:
     def value(self, at: Tree | None = None) -> Tensor:
         """E(theta), 0-d, at the present parameters or at others."""
         with torch.no_grad():
-            return _check_value(self.evaluate(self.point if at is None else at)).detach()
+            return check_loss(self.evaluate(self.point if at is None else at)).detach()
 
     def gradient(self, at: Tree | None = None, *, partial: bool = False) -> Tree:
         """grad E; with ``partial``, zero in parameters that the loss does not depend on."""
@@ -123,7 +123,7 @@ class Landscape:
     def _reverse(
         self, leaves: Tree, create_graph: bool
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        value = _check_value(self._module.loss())
+        value = check_loss(self._module.loss())
         if not value.requires_grad:
             raise _no_path(list(leaves))
         # With a graph behind it, the graph of the gradient shows operations that have no other.
@@ -308,7 +308,7 @@ def _normalising(model: nn.Module, batch_norm: str) -> AbstractContextManager[No
     return running_statistics(model) if batch_norm == "running" else nullcontext()
 
 
-def _check_value(value: object) -> Tensor:
+def check_loss(value: object) -> Tensor:
     """Return a loss, which must be a finite, floating 0-d tensor."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__

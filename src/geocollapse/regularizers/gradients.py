@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geocollapse.dynamics import BatchNorm
-from geocollapse.dynamics.losses import _check_value as check_loss
+from geocollapse.dynamics.losses import check_loss as check_loss
 from geocollapse.modules.mixing import quoted, running_statistics
 from geocollapse.modules.wrapped import compiled_parts
 
