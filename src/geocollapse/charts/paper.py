@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LINE_HEIGHT = 0.19  # inches, of a legend
-_COLOURS = 128  # of a PNG
+_COLOURS = 64  # of a PNG
 _TICK_LETTERS = 34  # of 9 points, below a panel
 STYLE: dict[Any, Any] = {
     "font.size": 9,
