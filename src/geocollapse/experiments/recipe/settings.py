@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from typing_extensions import TypedDict
 
+from geocollapse.experiments.recipe.moving import (
+    STRICT,
+    CorridorConfig,
+    DALConfig,
+    DynamicsConfig,
+)
 from geocollapse.experiments.recipe.problems import describe
 
 Positive = Annotated[int, Field(ge=1)]
@@ -22,7 +28,7 @@ OWN_DATA = ("folder", "csv", "parquet")  # kinds of data of one's own
 class Part(BaseModel):
     """A part of a recipe: it refuses unknown keys, converts no types, and is immutable."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = STRICT
 
     @classmethod
     def of(cls, data: Mapping[str, object]) -> Self:
@@ -52,6 +58,9 @@ class DataConfig(Part):
 
     ``image_size`` resizes and crops images to so many pixels a side. ``n_classes`` keeps the first
     ones of the source classes; a ``subset`` is balanced over those.
+
+    With a ``test_split`` each record has the loss and accuracy on that split of the source classes,
+    or on a ``test_subset`` of it, and nothing else of it: one forward pass.
     """
 
     name: str
@@ -62,6 +71,8 @@ class DataConfig(Part):
     target_split: str | None = None
     subset: Positive | None = None
     target_subset: Positive | None = None
+    test_split: str | None = None
+    test_subset: Positive | None = None
     mean: list[float] | None = None
     std: list[float] | None = None
     pad_to: Positive | None = None
@@ -131,6 +142,11 @@ class TrainingConfig(Part):
     takes no ``momentum``, has PyTorch's default betas and eps, and decouples the weight decay: each
     step shrinks the parameters by ``learning_rate * weight_decay``, apart from the gradient.
 
+    `corridor` and `dal` are `geocollapse.optimizers.Corridor` and `DAL`: their rate follows from
+    the loss that is descended, E = loss + penalties + ``weight_decay``/2 ||parameters||^2. They
+    read neither ``learning_rate`` nor ``schedule``, which must be `constant`, and take no
+    ``momentum``.
+
     ``loss`` is `cross_entropy`, or `squared`: half the squared distance of the logits from the unit
     vector of the label. ``memory_format`` `channels_last` stores images and convolutions with the
     channels side by side, which many processors compute faster, with other rounding.
@@ -141,7 +157,9 @@ class TrainingConfig(Part):
 
     loss: Literal["cross_entropy", "squared"] = "cross_entropy"
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "corridor", "dal"] = "sgd"
+    corridor: CorridorConfig = CorridorConfig()
+    dal: DALConfig = DALConfig()
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     batch_size: Positive
     weight_decay: NotNegative = 0.0
@@ -174,6 +192,15 @@ class TrainingConfig(Part):
             )
         return self
 
+    @model_validator(mode="after")
+    def _schedule_belongs_to_a_given_rate(self) -> TrainingConfig:
+        if self.optimizer in ("corridor", "dal") and self.schedule != "constant":
+            raise ValueError(
+                f"schedule: expected constant with the optimizer {self.optimizer}, which sets its "
+                f"own rate, got {self.schedule}; do training.schedule=constant"
+            )
+        return self
+
 
 class SamplingConfig(Part):
     """The study of sampled estimates of GC: ``repeats`` of them for each entry of the lists.
@@ -195,6 +222,8 @@ class MeasuringConfig(Part):
     The geometric steps lead from ``first`` to the limit of steps. With a ``history_subset``, the
     records before the last step use so many examples, balanced over classes, of the source and of
     the target; the stopping rule and the final record use all.
+
+    With ``dynamics``, which is off by default, each record also says how training moves.
     """
 
     points: Positive | None = None
@@ -208,6 +237,7 @@ class MeasuringConfig(Part):
     history_subset: Positive | None = None
     evaluation_batch_size: Positive = 500
     sampling: SamplingConfig | None = None
+    dynamics: DynamicsConfig | None = None
 
     @model_validator(mode="after")
     def _one_schedule(self) -> MeasuringConfig:

@@ -91,6 +91,7 @@ class Training:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     penalty: GeometricComplexityPenalty | None
+    test: LabelledData | None = None
     progress: Progress = field(default_factory=Progress)
     losses: LossWatch = field(default_factory=LossWatch)
     watched: tuple[LabelledData, LabelledData | None] | None = None
@@ -121,6 +122,7 @@ def prepare(
 ) -> Training:
     """Load the data of a run and build its model and optimizer; torch's random state is kept."""
     source, target = load_run_data(config.data, device=device, data_root=data_root)
+    test = load_test_data(config.data, device=device, data_root=data_root)
     _check_episodes(config, target)
     if config.training.batch_size > len(source):
         raise ValueError(
@@ -132,6 +134,7 @@ def prepare(
         model = model.to(memory_format=torch.channels_last)
         source = _channels_last(source)
         target = None if target is None else _channels_last(target)
+        test = None if test is None else _channels_last(test)
     return Training(
         config,
         source,
@@ -139,6 +142,7 @@ def prepare(
         model,
         build_optimizer(model, config.training),
         _penalty(config.training.gc_penalty, seed=config.seed),
+        test,
     )
 
 
@@ -150,6 +154,7 @@ def check_run(config: RunConfig, *, data_root: str | Path | None = None) -> None
             episodes, or a factory that is missing or makes no network for these classes.
     """
     source, target = load_run_data(config.data, data_root=data_root)
+    load_test_data(config.data, data_root=data_root)
     _check_episodes(config, target)
     if config.model.factory is not None:
         _model(config.model, source, seed=config.seed)
@@ -207,6 +212,18 @@ def load_run_data(
     classes = config.source_classes if config.target_classes is None else config.target_classes
     of_target = _Examples(config.target_split, "test", classes, config.target_subset)
     return source, _load(config, of_target, data_root).to(device)
+
+
+def load_test_data(
+    config: DataConfig, *, device: torch.device | str = "cpu", data_root: str | Path | None = None
+) -> LabelledData | None:
+    """The source classes in the test split on ``device``; None where the recipe names no split."""
+    if config.test_split is None:
+        return None
+    of_test = _Examples(
+        config.test_split, "test", config.source_classes, config.test_subset, config.n_classes
+    )
+    return _load(config, of_test, data_root).to(device)
 
 
 def save(training: Training, folder: RunFolder) -> None:

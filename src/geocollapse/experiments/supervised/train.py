@@ -22,6 +22,7 @@ from geocollapse.estimate import strict_json
 from geocollapse.experiments.recipe import run_id
 from geocollapse.experiments.results.versions import VERSIONS
 from geocollapse.experiments.supervised.losses import NonFiniteLossError, loss_of
+from geocollapse.experiments.supervised.optimizers import OWN_RATE, descend, half_squares
 from geocollapse.experiments.supervised.recording import (
     has_batch_norm,
     measure_record,
@@ -147,27 +148,38 @@ def _step_of_run(training: Training, recorded: frozenset[int]) -> None:
 
 
 def take_step(training: Training) -> None:
-    """One update: loss + weight * GC, on the next batch; nothing in it waits for the device."""
+    """One update: loss + weight * GC, on the next batch.
+
+    Nothing in it waits for the device, except in optimizers that choose their rate.
+    """
     step = training.progress.step
     x, y = _next_batch(training)
-    for group in training.optimizer.param_groups:
-        group["lr"] = learning_rate(step, training.config.training)
+    settings = training.config.training
+    if settings.optimizer not in OWN_RATE:
+        for group in training.optimizer.param_groups:
+            group["lr"] = learning_rate(step, settings)
 
-    def loss_with_gradient() -> Tensor:
+    def objective() -> Tensor:
         loss = _loss(training, x, y)
         training.losses.add(step, loss)
-        training.optimizer.zero_grad()
-        loss.backward()
         return loss
 
     if not training.model.training:
         training.model.train()
-    # a closure, the form that every optimizer takes
-    training.optimizer.step(loss_with_gradient)  # type: ignore[arg-type]
+    descend(training.optimizer, objective)
     training.progress.step += 1
 
 
 def _loss(training: Training, x: Tensor, y: Tensor) -> Tensor:
+    """What a step descends; the gradient of weight decay is added by optimizers with a rate."""
+    settings = training.config.training
+    loss = _penalised(training, x, y)
+    if settings.weight_decay > 0.0 and settings.optimizer in OWN_RATE:
+        loss = loss + settings.weight_decay * half_squares(training.model)
+    return loss
+
+
+def _penalised(training: Training, x: Tensor, y: Tensor) -> Tensor:
     settings = training.config.training
     if training.penalty is None:
         return loss_of(training.model(x), y, settings)
