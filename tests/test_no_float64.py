@@ -8,6 +8,7 @@ from torch import nn
 import geocollapse as geo
 from geocollapse.cli import main
 from geocollapse.numerics import NO_FLOAT64
+from geocollapse.regularizers import GradientNorm
 
 X, LABELS = torch.randn(60, 12, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
 
@@ -83,6 +84,18 @@ def test_a_penalty_is_read_on_the_cpu(device):
     assert isinstance(model[0].weight.grad, OnDevice)
     same = geo.GeometricComplexityPenalty(weight=1e-3)
     same(net(), X)
+    assert penalty.last.value == pytest.approx(same.last.value, rel=1e-5)
+
+
+def test_a_gradient_norm_is_read_on_the_cpu(device):
+    criterion = torch.nn.functional.cross_entropy
+    labels = torch.arange(len(X)) % 2
+    penalty, model = GradientNorm(), moved(net(), device)
+    logits, norm_loss = penalty(model, criterion, X.to(device), labels.to(device))
+    (logits.sum() + norm_loss).backward()
+    assert isinstance(model[0].weight.grad, OnDevice)
+    same = GradientNorm()
+    same(net(), criterion, X, labels)
     assert penalty.last.value == pytest.approx(same.last.value, rel=1e-5)
 
 

@@ -12,6 +12,7 @@ from geocollapse._version import __version__
 if TYPE_CHECKING:
     from geocollapse import dynamics as dynamics
     from geocollapse import optimizers as optimizers
+    from geocollapse import regularizers as regularizers
     from geocollapse.bounds import NearestMeanBound as NearestMeanBound
     from geocollapse.bounds import nearest_mean_bound as nearest_mean_bound
     from geocollapse.collapse import NeuralCollapse as NeuralCollapse
@@ -110,7 +111,7 @@ _HOME = {
     "vci": "transfer",
 }
 
-_ROOMS = ("dynamics", "optimizers")  # packages that are used by their own name
+_ROOMS = ("dynamics", "optimizers", "regularizers")  # packages that are used by their own name
 
 __all__ = ["__version__", *sorted([*_HOME, *_ROOMS])]
 

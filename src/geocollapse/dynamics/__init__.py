@@ -3,8 +3,8 @@
 The files, in the order they build on each other: trees (vectors in parameter space), products
 (Hessian-vector products), losses (a loss as a function of the parameters), flows (of vector
 fields), eigenvalues (of the Hessian), corridor (how straight descent is), stability (along each
-eigenvector), principal (the principal flow), multitask (several tasks), monitors (of a training
-loop).
+eigenvector), principal (the principal flow), multitask (several tasks), implicit (the bias of
+gradient descent and of mini-batches), turns and games (two players), monitors (of a training loop).
 """
 
 from geocollapse.dynamics.corridor import CorridorDiagnostics as CorridorDiagnostics
@@ -13,6 +13,14 @@ from geocollapse.dynamics.eigenvalues import Eigenvalues as Eigenvalues
 from geocollapse.dynamics.eigenvalues import sharpness as sharpness
 from geocollapse.dynamics.flows import flow as flow
 from geocollapse.dynamics.flows import modified_flow as modified_flow
+from geocollapse.dynamics.games import DriftTerms as DriftTerms
+from geocollapse.dynamics.games import Game as Game
+from geocollapse.dynamics.games import GameLoss as GameLoss
+from geocollapse.dynamics.games import game as game
+from geocollapse.dynamics.implicit import ImplicitBias as ImplicitBias
+from geocollapse.dynamics.implicit import implicit_bias as implicit_bias
+from geocollapse.dynamics.implicit import implicit_field as implicit_field
+from geocollapse.dynamics.implicit import implicit_flow as implicit_flow
 from geocollapse.dynamics.losses import BatchNorm as BatchNorm
 from geocollapse.dynamics.losses import Landscape as Landscape
 from geocollapse.dynamics.losses import Loss as Loss
@@ -41,3 +49,7 @@ from geocollapse.dynamics.stability import Direction as Direction
 from geocollapse.dynamics.stability import stability as stability
 from geocollapse.dynamics.trees import Field as Field
 from geocollapse.dynamics.trees import Tree as Tree
+from geocollapse.dynamics.turns import Convention as Convention
+from geocollapse.dynamics.turns import DriftCoefficients as DriftCoefficients
+from geocollapse.dynamics.turns import PlayOrder as PlayOrder
+from geocollapse.dynamics.turns import Turn as Turn

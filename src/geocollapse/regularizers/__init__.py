@@ -1,8 +1,10 @@
 """Differentiable penalties on the training loss.
 
-The files, in the order they build on each other: call (checks of a call), penalty (weight and
-steps, of every penalty), pieces (a batch in pieces, and outputs joined again), complexity/ (the
-geometric complexity penalty).
+The files, in the order they build on each other: call (checks of settings and calls), penalty
+(weight and steps, of every penalty), known (models that were checked), pieces (a batch in pieces,
+and outputs joined again), complexity/ (the geometric complexity penalty), gradients (of a loss,
+with their graph), gradient_norm (their norm as a penalty), games (terms that cancel the drift of
+two players).
 """
 
 from geocollapse.regularizers.complexity import (
@@ -10,3 +12,5 @@ from geocollapse.regularizers.complexity import (
 )
 from geocollapse.regularizers.complexity import Method as Method
 from geocollapse.regularizers.complexity import checkpoint_context as checkpoint_context
+from geocollapse.regularizers.games import DriftCancellation as DriftCancellation
+from geocollapse.regularizers.gradient_norm import GradientNorm as GradientNorm

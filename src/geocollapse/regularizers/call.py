@@ -1,13 +1,50 @@
-"""Checks of a call, the same for every penalty."""
+"""Checks of settings and calls, the same for every penalty, and calls inside compiled steps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from geocollapse.inputs import Inputs, n_rows, tensors_of
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def uncompiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Run a function uncompiled inside a step that ``torch.compile`` compiles."""
+
+    @wraps(function)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if torch.compiler.is_compiling():
+            result: _R = torch.compiler.disable(function)(*args, **kwargs)
+            return result
+        return function(*args, **kwargs)
+
+    return run
+
+
+def check_batch_settings(batch_fraction: float, batch_norm: str, known: Sequence[str]) -> None:
+    """Refuse a share of the batch outside (0, 1], or an unknown treatment of batch normalisation.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    if not 0.0 < batch_fraction <= 1.0:
+        raise ValueError(
+            f"batch_fraction: expected a share in (0, 1], got {batch_fraction}; do "
+            f"batch_fraction=0.25"
+        )
+    if batch_norm not in known:
+        *others, last = map(repr, known)
+        raise ValueError(
+            f"batch_norm: expected {', '.join(others)} or {last}, got {batch_norm!r}; do "
+            f"batch_norm='running'"
+        )
 
 
 def check_call(x: Inputs, labels: Tensor | None) -> None:
@@ -19,17 +56,23 @@ def check_call(x: Inputs, labels: Tensor | None) -> None:
         RuntimeError: gradients are off.
     """
     _check_inputs(x)
-    if not torch.is_grad_enabled():
-        mode = "inference_mode" if torch.is_inference_mode_enabled() else "no_grad"
-        raise RuntimeError(
-            f"penalty: expected gradients to be on, got torch.{mode}(); do model(x) there, or "
-            f"geocollapse.measure"
-        )
+    check_gradients_are_on("model(x) there, or geocollapse.measure")
     if labels is not None and (labels.is_floating_point() or labels.shape != (n_rows(x),)):
         raise ValueError(
             f"labels: expected {n_rows(x)} integers, one for each example, got {labels.dtype} of "
             f"shape {tuple(labels.shape)}; do pass class numbers"
         )
+
+
+def check_gradients_are_on(remedy: str) -> None:
+    """Refuse a call inside ``torch.no_grad`` or ``torch.inference_mode``.
+
+    Raises:
+        RuntimeError: gradients are off; with the remedy.
+    """
+    if not torch.is_grad_enabled():
+        mode = "inference_mode" if torch.is_inference_mode_enabled() else "no_grad"
+        raise RuntimeError(f"penalty: expected gradients to be on, got torch.{mode}(); do {remedy}")
 
 
 def _check_inputs(x: Inputs) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from numbers import Integral
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+_T = TypeVar("_T")
 
 
 class Penalty(nn.Module):
@@ -39,6 +43,16 @@ class Penalty(nn.Module):
     def is_due(self, step: int) -> bool:
         """True if the penalty is added at this step."""
         return step % self.every == 0
+
+    def counted(self, due: Callable[[int], _T], otherwise: Callable[[], _T]) -> _T:
+        """Count one call: ``due(step)`` at every m-th, ``otherwise()`` at the others.
+
+        A call that raises is not counted.
+        """
+        step = int(self.step)
+        found = due(step) if self.is_due(step) else otherwise()
+        self.step += 1
+        return found
 
     def weighted(self, value: Tensor) -> Tensor:
         """The term of the loss: ``value`` times the weight and ``every``."""

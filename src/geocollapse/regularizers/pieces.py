@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,8 +15,11 @@ from torch.utils._pytree import tree_map
 from geocollapse.features.entry import run_model
 from geocollapse.inputs import Inputs, n_rows, rows_of, tensors_of
 from geocollapse.jacobian.probes import random_order
+from geocollapse.modules.borrow import cuda_devices
 from geocollapse.modules.wrapped import Wrapping
 from geocollapse.runtime.processes import share
+
+_T = TypeVar("_T")
 
 _STRIDE = 1 << 24  # examples of different steps and processes have different numbers
 # On a CPU, inputs that go through together: few enough that the allocator reuses their memory.
@@ -93,6 +99,29 @@ def plain_outputs(wrapped: Wrapping, x: Inputs) -> list[object]:
         return []
     parts = pieces(x) if wrapped.main is wrapped.plain else [slice(None)]
     return [run_model(wrapped.main, rows_of(x, part)) for part in parts]
+
+
+def beside(
+    wrapped: Wrapping,
+    x: Inputs,
+    penalise: Callable[[], _T],
+    *,
+    within: AbstractContextManager[None],
+    draws_apart: bool,
+) -> tuple[object, _T]:
+    """The output of a forward pass of the whole batch, and the penalised passes after it.
+
+    Args:
+        wrapped: the model.
+        x: the batch.
+        penalise: runs the penalised passes.
+        within: entered around them, such as ``running_statistics``.
+        draws_apart: leave the random state as the forward pass alone leaves it.
+    """
+    output = run_model(wrapped.main, x)
+    devices = cuda_devices(wrapped.plain)
+    with torch.random.fork_rng(devices=devices) if draws_apart else nullcontext(), within:
+        return output, penalise()
 
 
 def no_penalty(x: Inputs) -> Tensor:

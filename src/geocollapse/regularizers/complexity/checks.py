@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 from geocollapse.features import FeatureMap
 from geocollapse.features.independence import check_independence
 from geocollapse.inputs import Inputs, Take, rows_of
+from geocollapse.regularizers.call import check_batch_settings
 from geocollapse.regularizers.complexity.methods import METHODS, NumberOfProbes
 from geocollapse.regularizers.penalty import is_count
 
@@ -23,11 +24,6 @@ def check_settings(
         raise ValueError(
             f"n_probes: expected at least 1, or 'exact', got {n_probes!r}; do n_probes=1"
         )
-    if not 0.0 < batch_fraction <= 1.0:
-        raise ValueError(
-            f"batch_fraction: expected a share in (0, 1], got {batch_fraction}; do "
-            f"batch_fraction=0.25"
-        )
     if method not in METHODS:
         raise ValueError(
             f"method: expected one of {', '.join(METHODS)}, got {method!r}; do "
@@ -38,11 +34,7 @@ def check_settings(
             "n_probes: expected a number with finite differences, whose first-order error only "
             "random signs average out, got 'exact'; do method='double_backward'"
         )
-    if batch_norm not in ("refuse", "running"):
-        raise ValueError(
-            f"batch_norm: expected 'refuse' or 'running', got {batch_norm!r}; do "
-            f"batch_norm='running'"
-        )
+    check_batch_settings(batch_fraction, batch_norm, ("refuse", "running"))
 
 
 def check_output(feature_map: FeatureMap, x: Inputs) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import weakref
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +26,7 @@ from geocollapse.modules.wrapped import Wrapping
 from geocollapse.regularizers.complexity.checks import check_output
 from geocollapse.regularizers.complexity.derivatives import check_derivatives
 from geocollapse.regularizers.complexity.methods import Method, check_precision
+from geocollapse.regularizers.known import ModelState
 
 BatchNorm = Literal["refuse", "running"]
 
@@ -49,9 +49,8 @@ class MapSettings:
 class KnownMap:
     """The layers found in a model, and with how many examples it was checked, 2 at most."""
 
-    model: weakref.ref[nn.Module]
+    state: ModelState
     settings: MapSettings
-    state: tuple[list[bool], list[bool]]
     layer: Layer
     input_layer: str | None
     n_checked: int = 0
@@ -102,17 +101,12 @@ class PenalisedMaps:
 
     def _find(self, model: nn.Module, x: Inputs, settings: MapSettings) -> KnownMap:
         """The layers between which the penalty is taken, found with the first example."""
-        state = (
-            [module.training for module in model.modules()],
-            [parameter.requires_grad for parameter in model.parameters()],
-        )
         known = self.known
-        is_known = known is not None and known.model() is model
-        if known is None or not is_known or (known.settings, known.state) != (settings, state):
+        if known is None or known.settings != settings or not known.state.is_of(model):
             first = rows_of(x, slice(1))
             found = locate(model, first, settings.layer, input_layer=settings.input_layer)
             layer = found.embedding.layer
-            known = KnownMap(weakref.ref(model), settings, state, layer, found.input_layer)
+            known = KnownMap(ModelState.of(model), settings, layer, found.input_layer)
             self.known = known
         return known
 

@@ -11,10 +11,9 @@ from geocollapse.features import FeatureMap, Pool
 from geocollapse.features.entry import run_model
 from geocollapse.inputs import Inputs, rows_of
 from geocollapse.models import LoadedModel, module_of
-from geocollapse.modules.borrow import cuda_devices
 from geocollapse.modules.mixing import running_statistics
 from geocollapse.modules.wrapped import Wrapping
-from geocollapse.regularizers.call import check_call
+from geocollapse.regularizers.call import check_call, uncompiled
 from geocollapse.regularizers.complexity.checks import check_settings
 from geocollapse.regularizers.complexity.map import (
     BatchNorm,
@@ -32,6 +31,7 @@ from geocollapse.regularizers.complexity.reading import PenaltyReading
 from geocollapse.regularizers.penalty import Penalty
 from geocollapse.regularizers.pieces import (
     BatchShare,
+    beside,
     example_numbers,
     no_penalty,
     pieces,
@@ -146,22 +146,15 @@ class GeometricComplexityPenalty(Penalty):
                 ``input_ids`` and ``attention_mask``.
             labels: (n,) classes, for ``last_collapse`` alone.
         """
-        model = module_of(model)
-        if torch.compiler.is_compiling():  # inside a compiled step the penalty runs uncompiled
-            found: tuple[object, Tensor] = torch.compiler.disable(self._call)(model, x, labels)
-            return found
-        return self._call(model, x, labels)
+        return self._call(module_of(model), x, labels)
 
+    @uncompiled
     def _call(self, model: nn.Module, x: Inputs, labels: Tensor | None) -> tuple[object, Tensor]:
         check_call(x, labels)
-        step = int(self.step)
-        found = (
-            self._penalise(model, x, labels, step)
-            if self.is_due(step)
-            else (run_model(model, x), no_penalty(x))
+        return self.counted(
+            lambda step: self._penalise(model, x, labels, step),
+            lambda: (run_model(model, x), no_penalty(x)),
         )
-        self.step += 1  # not for a call that was refused
-        return found
 
     def _penalise(
         self, model: nn.Module, x: Inputs, labels: Tensor | None, step: int
@@ -200,15 +193,14 @@ class GeometricComplexityPenalty(Penalty):
         """
         penalised = rows_of(x, share.rows)
         numbers = numbers[share.rows]
-        if self.weight == 0.0:  # the model runs, and draws at random, as without the penalty
-            output = run_model(wrapped.main, x)
-            devices = cuda_devices(wrapped.plain)
-            with torch.random.fork_rng(devices=devices), running_statistics(wrapped.plain):
-                return output, self._passes(feature_map, penalised, numbers)
-        if self.batch_norm == "running":
-            output = run_model(wrapped.main, x)
-            with running_statistics(wrapped.plain):
-                return output, self._passes(feature_map, penalised, numbers)
+        if self.weight == 0.0 or self.batch_norm == "running":
+            return beside(
+                wrapped,
+                x,
+                lambda: self._passes(feature_map, penalised, numbers),
+                within=running_statistics(wrapped.plain),
+                draws_apart=self.weight == 0.0,  # as without the penalty
+            )
         passes = self._passes(feature_map, penalised, numbers)
         others = plain_outputs(wrapped, rows_of(x, share.others))
         return share.joined([*(part.output for part in passes), *others]), passes
