@@ -332,7 +332,7 @@ def test_momentum_is_refused_with_adamw(recipe):
         "do training.momentum=0"
     )
     assert message(recipe.with_overrides, ["training.optimizer=adam"]).startswith(
-        "recipe: training.optimizer: expected 'sgd' or 'adamw', got 'adam' (str); do set"
+        "recipe: training.optimizer: expected 'sgd', 'adamw', 'corridor' or 'dal', got 'adam' "
     )
 
 

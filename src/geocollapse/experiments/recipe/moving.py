@@ -1,11 +1,11 @@
-"""Settings of the optimizers that choose their rate, and of what is recorded on how training moves.
+"""Settings on how training moves: optimizers that choose their rate, gradient norm, records.
 
 A new key needs a default and a line in `geocollapse.experiments.recipe.identity.LATER`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -41,6 +41,22 @@ class DALConfig(BaseModel):
     power: NotNegative = 1.0
     max_learning_rate: Rate | None = 5.0
     every: Count = 1
+
+
+class GradientPenaltyConfig(BaseModel):
+    """Arguments of `geocollapse.regularizers.GradientNorm`; weight 0: no penalty.
+
+    The penalty is on the loss of the batch without other penalties and weight decay. Together with
+    ``gc_penalty`` a step takes two forward passes, and batch normalisation counts the batch twice.
+    """
+
+    model_config = STRICT
+
+    weight: NotNegative = 0.0
+    n_micro_batches: Count = 1
+    batch_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    every: Count = 1
+    batch_norm: Literal["refuse", "running", "batch"] = "refuse"
 
 
 class DynamicsConfig(BaseModel):

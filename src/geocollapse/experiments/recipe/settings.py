@@ -13,6 +13,7 @@ from geocollapse.experiments.recipe.moving import (
     CorridorConfig,
     DALConfig,
     DynamicsConfig,
+    GradientPenaltyConfig,
 )
 from geocollapse.experiments.recipe.problems import describe
 
@@ -168,6 +169,7 @@ class TrainingConfig(Part):
     milestones: list[Positive] = []
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gc_penalty: PenaltyConfig = PenaltyConfig()
+    gradient_penalty: GradientPenaltyConfig = GradientPenaltyConfig()
     max_steps: Positive
     stop_accuracy: Share = 0.99
     extra_factor: NotNegative = 1.0

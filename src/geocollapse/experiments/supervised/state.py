@@ -22,7 +22,7 @@ from geocollapse.experiments.supervised.optimizers import (
 )
 from geocollapse.experiments.supervised.sentences import sentence_features
 from geocollapse.modules.borrow import borrowed
-from geocollapse.regularizers.complexity import GeometricComplexityPenalty
+from geocollapse.regularizers import GeometricComplexityPenalty, GradientNorm
 from geocollapse.transfer import few_shot_accuracy
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from geocollapse.data.labelled import Classes
     from geocollapse.experiments.recipe import (
         DataConfig,
+        GradientPenaltyConfig,
         ModelConfig,
         PenaltyConfig,
         RunConfig,
@@ -91,6 +92,7 @@ class Training:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     penalty: GeometricComplexityPenalty | None
+    gradient_penalty: GradientNorm | None = None
     test: LabelledData | None = None
     progress: Progress = field(default_factory=Progress)
     losses: LossWatch = field(default_factory=LossWatch)
@@ -142,6 +144,7 @@ def prepare(
         model,
         build_optimizer(model, config.training),
         _penalty(config.training.gc_penalty, seed=config.seed),
+        _gradient_penalty(config.training.gradient_penalty, seed=config.seed),
         test,
     )
 
@@ -275,6 +278,8 @@ def _restore(training: Training, saved: Checkpoint) -> None:
     training.model.load_state_dict(saved.weights)
     if training.penalty is not None:
         training.penalty.step.fill_(info["penalty_step"])
+    if training.gradient_penalty is not None:
+        training.gradient_penalty.step.fill_(info["step"])  # one call a step
     training.progress = Progress(
         info["step"],
         info["stop_step"],
@@ -322,6 +327,19 @@ def _penalty(config: PenaltyConfig, *, seed: int) -> GeometricComplexityPenalty 
     return GeometricComplexityPenalty(
         config.weight,
         n_probes=config.n_probes,
+        batch_fraction=config.batch_fraction,
+        every=config.every,
+        batch_norm=config.batch_norm,
+        seed=seed,
+    )
+
+
+def _gradient_penalty(config: GradientPenaltyConfig, *, seed: int) -> GradientNorm | None:
+    if config.weight == 0.0:
+        return None
+    return GradientNorm(
+        config.weight,
+        n_micro_batches=config.n_micro_batches,
         batch_fraction=config.batch_fraction,
         every=config.every,
         batch_norm=config.batch_norm,

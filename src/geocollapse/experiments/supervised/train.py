@@ -21,11 +21,14 @@ from geocollapse import data as datasets
 from geocollapse.estimate import strict_json
 from geocollapse.experiments.recipe import run_id
 from geocollapse.experiments.results.versions import VERSIONS
-from geocollapse.experiments.supervised.losses import NonFiniteLossError, loss_of
-from geocollapse.experiments.supervised.optimizers import OWN_RATE, descend, half_squares
+from geocollapse.experiments.supervised.dynamics import dynamics_record
+from geocollapse.experiments.supervised.losses import NonFiniteLossError
+from geocollapse.experiments.supervised.objective import objective_of
+from geocollapse.experiments.supervised.optimizers import OWN_RATE, descend
 from geocollapse.experiments.supervised.recording import (
     has_batch_norm,
     measure_record,
+    measure_test,
     reaches,
     recalibrate_batch_norm,
 )
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 
     from geocollapse.experiments.recipe import MeasuringConfig, RunConfig, TrainingConfig
     from geocollapse.experiments.results.folders import RunFolder
-    from geocollapse.experiments.results.records import HistoryLine, RunResult
+    from geocollapse.experiments.results.records import HistoryLine, Measured, RunResult
 
 # errors whose text says what to do
 _SPEAKING = (ValueError, TypeError, RuntimeError, OSError, ImportError)
@@ -160,7 +163,7 @@ def take_step(training: Training) -> None:
             group["lr"] = learning_rate(step, settings)
 
     def objective() -> Tensor:
-        loss = _loss(training, x, y)
+        loss = objective_of(training, x, y)
         training.losses.add(step, loss)
         return loss
 
@@ -168,23 +171,6 @@ def take_step(training: Training) -> None:
         training.model.train()
     descend(training.optimizer, objective)
     training.progress.step += 1
-
-
-def _loss(training: Training, x: Tensor, y: Tensor) -> Tensor:
-    """What a step descends; the gradient of weight decay is added by optimizers with a rate."""
-    settings = training.config.training
-    loss = _penalised(training, x, y)
-    if settings.weight_decay > 0.0 and settings.optimizer in OWN_RATE:
-        loss = loss + settings.weight_decay * half_squares(training.model)
-    return loss
-
-
-def _penalised(training: Training, x: Tensor, y: Tensor) -> Tensor:
-    settings = training.config.training
-    if training.penalty is None:
-        return loss_of(training.model(x), y, settings)
-    logits, penalty = training.penalty(training.model, x)
-    return loss_of(logits, y, settings) + penalty
 
 
 def _next_batch(training: Training) -> tuple[Tensor, Tensor]:
@@ -299,7 +285,7 @@ def _measured(training: Training, *, recalibrated: bool) -> HistoryLine:
     progress = training.progress
     started = time.perf_counter()
     is_final = training.is_at_its_end
-    values = measure_record(training.model, *training.recorded_data(), training.config)
+    values = measured_values(training)
     if not math.isfinite(values["train_loss"]):
         raise NonFiniteLossError(progress.step, values["train_loss"])
     progress.measured(time.perf_counter() - started, is_final=is_final)
@@ -314,6 +300,28 @@ def _measured(training: Training, *, recalibrated: bool) -> HistoryLine:
         **values,
     }
     return cast("HistoryLine", strict_json(line))
+
+
+def measured_values(training: Training) -> Measured:
+    """Everything that the recipe has measured at a record."""
+    config = training.config
+    values = measure_record(training.model, *training.recorded_data(), config)
+    if not math.isfinite(values["train_loss"]):
+        return values
+    if training.test is not None:
+        values |= measure_test(training.model, training.test, config)
+    if config.measuring.dynamics is not None:
+        values["dynamics"] = dynamics_record(training, config.measuring.dynamics, _rate(training))
+    return values
+
+
+def _rate(training: Training) -> float | None:
+    """The rate of the next step; of the last one where the optimizer chooses it."""
+    settings = training.config.training
+    if settings.optimizer not in OWN_RATE:
+        return learning_rate(training.progress.step, settings)
+    rate: float = training.optimizer.param_groups[0]["lr"]
+    return rate if rate > 0.0 else None
 
 
 def _result(
