@@ -49,7 +49,9 @@ def _chart(figure: Figure, name: str, title: str, panels: Iterable[Panel]) -> Ch
 
 def _panels(figure: Figure, runs: pd.DataFrame, history: pd.DataFrame) -> Iterator[Panel]:
     """The panels of one sweep whose columns were recorded."""
-    swept = [name for name in runs.columns if name.startswith("swept.")]
+    swept = [
+        name for name in runs.columns if name.startswith("swept.") and runs[name].nunique() > 1
+    ]
     for drawn in figure.panels:
         found: Iterable[Panel]
         if figure.kind == "training":

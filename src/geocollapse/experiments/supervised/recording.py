@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         TrainingConfig,
         TransferConfig,
     )
-    from geocollapse.experiments.results.records import Measured, HeldOutRecord
+    from geocollapse.experiments.results.records import HeldOutRecord, Measured
     from geocollapse.measurement import LayerMeasurement
 
 

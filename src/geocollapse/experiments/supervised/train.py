@@ -34,6 +34,7 @@ from geocollapse.experiments.supervised.recording import (
 )
 from geocollapse.experiments.supervised.sampling import study_sampling, study_seed
 from geocollapse.experiments.supervised.state import Training, prepare, resume, save
+from geocollapse.optimizers import NonFiniteGradientError
 from geocollapse.runtime.provenance import provenance
 
 if TYPE_CHECKING:
@@ -140,8 +141,12 @@ def _step_of_run(training: Training, recorded: frozenset[int]) -> None:
         NonFiniteLossError: also where the update fails in another way, since a network that has
             diverged may do so.
     """
+    step = training.progress.step
     try:
         take_step(training)
+    except NonFiniteGradientError as error:
+        training.losses.look()
+        raise NonFiniteLossError(step, math.inf, of="gradient norm") from error
     except (ValueError, RuntimeError):
         training.losses.look()
         raise
@@ -316,11 +321,13 @@ def measured_values(training: Training) -> Measured:
 
 
 def _rate(training: Training) -> float | None:
-    """The rate of the next step; of the last one where the optimizer chooses it."""
+    """The rate of the next step, or of the last one where the optimizer chooses it; None for 0."""
     settings = training.config.training
-    if settings.optimizer not in OWN_RATE:
-        return learning_rate(training.progress.step, settings)
-    rate: float = training.optimizer.param_groups[0]["lr"]
+    rate: float = (
+        training.optimizer.param_groups[0]["lr"]
+        if settings.optimizer in OWN_RATE
+        else learning_rate(training.progress.step, settings)
+    )
     return rate if rate > 0.0 else None
 
 
