@@ -14,6 +14,7 @@ from geocollapse import data as datasets
 from geocollapse.data import LabelledData
 from geocollapse.experiments.recipe import build_network, run_id
 from geocollapse.experiments.supervised.losses import LossWatch
+from geocollapse.experiments.supervised.objective import gradient_penalty
 from geocollapse.experiments.supervised.optimizers import (
     build_optimizer,
     load_momentum,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from geocollapse.data.labelled import Classes
     from geocollapse.experiments.recipe import (
         DataConfig,
-        GradientPenaltyConfig,
         ModelConfig,
         PenaltyConfig,
         RunConfig,
@@ -144,7 +144,7 @@ def prepare(
         model,
         build_optimizer(model, config.training),
         _penalty(config.training.gc_penalty, seed=config.seed),
-        _gradient_penalty(config.training.gradient_penalty, seed=config.seed),
+        gradient_penalty(config.training.gradient_penalty, seed=config.seed),
         test,
     )
 
@@ -327,19 +327,6 @@ def _penalty(config: PenaltyConfig, *, seed: int) -> GeometricComplexityPenalty 
     return GeometricComplexityPenalty(
         config.weight,
         n_probes=config.n_probes,
-        batch_fraction=config.batch_fraction,
-        every=config.every,
-        batch_norm=config.batch_norm,
-        seed=seed,
-    )
-
-
-def _gradient_penalty(config: GradientPenaltyConfig, *, seed: int) -> GradientNorm | None:
-    if config.weight == 0.0:
-        return None
-    return GradientNorm(
-        config.weight,
-        n_micro_batches=config.n_micro_batches,
         batch_fraction=config.batch_fraction,
         every=config.every,
         batch_norm=config.batch_norm,
