@@ -13,7 +13,8 @@ from scipy import stats
 
 from geocollapse.experiments.results.tables import ACCURACY, GC, GCOL, NC, TARGET_NC, read_sweep
 from geocollapse.multiple_tests import holm
-from geocollapse.papers.collapse_transfer.judge import at_matched_loss, judge
+from geocollapse.papers.collapse_transfer.judge import judge
+from geocollapse.papers.matched import at_matched_loss
 from geocollapse.papers.statistics import (
     bootstrap_interval,
     permutation_p,

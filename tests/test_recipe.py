@@ -41,6 +41,8 @@ PAPER = [
 PAPER += ["cifar-fs-resnet18-gc-penalty", "cifar10-vgg13-squared-loss", "banking77-text"]
 # experiments without a sign that the paper expects
 OPEN = ["cifar-fs-resnet18-n-classes", "cifar10-vgg13-variants"]
+# of the sibling papers
+SIBLINGS = ["cifar10-vgg13-corridors", "cifar10-edge-of-stability", "cifar10-implicit-sgd"]
 REDUCED = [
     *(f"cifar10-vgg13-{s}" for s in ("learning-rate", "batch-size", "weight-decay", "gc-penalty")),
     *(f"cifar-fs-resnet18-{s}" for s in ("learning-rate", "batch-size", "weight-decay")),
@@ -332,7 +334,7 @@ def test_momentum_is_refused_with_adamw(recipe):
         "do training.momentum=0"
     )
     assert message(recipe.with_overrides, ["training.optimizer=adam"]).startswith(
-        "recipe: training.optimizer: expected 'sgd' or 'adamw', got 'adam' (str); do set"
+        "recipe: training.optimizer: expected 'sgd', 'adamw', 'corridor' or 'dal', got 'adam' "
     )
 
 
@@ -383,7 +385,7 @@ def test_a_recipe_file_that_cannot_be_read_is_refused(tmp_path):
 
 def test_the_papers_experiments_are_shipped():
     assert recipe_names()[0] == "demo"
-    assert set(recipe_names()) == {"demo", *PAPER, *OPEN}
+    assert set(recipe_names()) == {"demo", *PAPER, *OPEN, *SIBLINGS}
 
 
 @pytest.mark.parametrize("name", REDUCED)

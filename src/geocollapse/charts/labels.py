@@ -18,6 +18,32 @@ class Label:
     short: str
 
 
+_CURVATURE = "nat / parameter unit²"
+_SQUARED = "(nat / parameter unit)²"
+
+# How training moves: `measuring.dynamics`, and what judges make of it.
+_DYNAMICS: Mapping[str, Label] = {
+    "dynamics.learning_rate": Label("rate of the step", "parameter unit² / nat", "rate"),
+    "dynamics.gradient_norm": Label("gradient norm", "nat / parameter unit", "gradient norm"),
+    "dynamics.curvature": Label("curvature along the gradient", _CURVATURE, "curvature"),
+    "dynamics.drift_ratio": Label("drift ratio", "no unit", "drift ratio"),
+    "dynamics.linearity_defect": Label("linearity defect", "no unit", "linearity defect"),
+    "dynamics.straightness": Label("cosine of successive gradients", "cosine", "straightness"),
+    "dynamics.sharpness": Label("sharpness", _CURVATURE, "sharpness"),
+    "dynamics.edge_ratio": Label("sharpness / (2 / rate)", "no unit", "sharpness / edge"),
+    "dynamics.mini_batch_norm": Label(
+        "squared gradient norm of mini-batches", _SQUARED, "mini-batch norm"
+    ),
+    "dynamics.mean_gradient_norm": Label(
+        "squared norm of the mean gradient", _SQUARED, "mean gradient norm"
+    ),
+    "dynamics.mini_batch_variance": Label(
+        "variance of mini-batch gradients", _SQUARED, "mini-batch variance"
+    ),
+    "peak_sharpness": Label("largest sharpness of training", _CURVATURE, "peak sharpness"),
+    "loss_rises": Label("records with a higher training loss", "share", "loss rises"),
+}
+
 # Columns that are no measures, or whose name says more here than that of the measure. All other
 # columns of measures have the names of ``geocollapse.measures``.
 LABELS: Mapping[str, Label] = {
@@ -32,12 +58,23 @@ LABELS: Mapping[str, Label] = {
     "learning_path_flatness": Label(
         "learning-path flatness", "(nat / parameter unit)²", "flatness"
     ),
+    "test_accuracy": Label("test accuracy", "share", "test accuracy"),
+    "test_loss": Label("test loss", "nat", "test loss"),
+    "stop_step": Label("steps to the training accuracy of the recipe", "steps", "steps"),
+    **_DYNAMICS,
     "training.learning_rate": Label("learning rate", "parameter unit² / nat", "learning rate"),
     "training.batch_size": Label("batch size", "examples", "batch size"),
     "training.weight_decay": Label("L2 weight decay", "nat / parameter unit²", "weight decay"),
     "training.gc_penalty.weight": Label(
         "weight of the GC penalty", "nat (input unit / feature unit)²", "GC penalty"
     ),
+    "training.gradient_penalty.weight": Label(
+        "weight of the gradient penalty", "parameter unit² / nat", "gradient penalty"
+    ),
+    "training.corridor.max_learning_rate": Label(
+        "largest corridor rate", "parameter unit² / nat", "largest rate"
+    ),
+    "training.dal.power": Label("power p of DAL", "no unit", "power"),
 }
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import torch
 
 from geocollapse.experiments.recipe import Recipe, RunConfig
-from geocollapse.experiments.supervised.recording import measure_record
 from geocollapse.experiments.supervised.state import prepare
-from geocollapse.experiments.supervised.train import record_steps, take_step
+from geocollapse.experiments.supervised.train import measured_values, record_steps, take_step
 from geocollapse.experiments.sweep import n_workers_of
 
 _SLOW_RECORD = 5.0  # seconds
@@ -94,7 +93,7 @@ def _timed(config: RunConfig, device: str, data_root: str | Path | None) -> tupl
     record = math.inf
     for _ in range(2):
         started = time.perf_counter()
-        measure_record(training.model, *training.recorded_data(), config)
+        measured_values(training)
         record = min(record, time.perf_counter() - started)
         if record > _SLOW_RECORD:
             break

@@ -5,4 +5,5 @@ and applied), corridor (the corridor learning rate), dal (drift-adjusted learnin
 """
 
 from geocollapse.optimizers.corridor import Corridor as Corridor
+from geocollapse.optimizers.corridor import NonFiniteGradientError as NonFiniteGradientError
 from geocollapse.optimizers.dal import DAL as DAL

@@ -166,14 +166,18 @@ def check_loss(loss: object) -> float:
     return value
 
 
+class NonFiniteGradientError(RuntimeError):
+    """A gradient with NaN or infinity; no parameter has changed."""
+
+
 def check_squares(squares: float) -> None:
     """Refuse gradients with NaN or infinity.
 
     Raises:
-        RuntimeError: with the remedy.
+        NonFiniteGradientError: with the remedy.
     """
     if not math.isfinite(squares):
-        raise RuntimeError(
+        raise NonFiniteGradientError(
             f"parameters: expected finite gradients, got a squared norm of {squares}; do look for "
             f"overflow, or skip this batch; the parameters are as before this step"
         )

@@ -1,4 +1,4 @@
-"""Claim and Paper: the records by which a paper's folder says what is judged, and how."""
+"""Claim, Figure and Paper: the records by which a paper's folder says what is judged and shown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from geocollapse.experiments.results.tables import SweepResults
     from geocollapse.papers.verdict import Verdict
 
-Judgement = Literal["correlation", "threshold", "methods"]
+Judgement = Literal["correlation", "trend", "threshold", "methods"]
+FigureKind = Literal["settings", "points", "training"]
 
 
 class Judge(Protocol):
@@ -26,8 +27,9 @@ class Claim:
     Attributes:
         name: unique among all papers, in kebab case; `Verdict.claim` refers to it.
         statement: the claim, in a sentence.
-        judged_by: `correlation`: the rank correlation of two columns, with p; `threshold`: a
-            quantity over all runs; `methods`: one threshold for each of several methods.
+        judged_by: `correlation`: the rank correlation of two columns, with p; `trend`: the order of
+            a measure over settings within each seed, with p; `threshold`: a quantity over all runs;
+            `methods`: one threshold for each of several methods.
         effect: the numbers beside its verdicts, in words.
         figures: charts that show it, by the start of their names.
         cautions: what can mislead a reader.
@@ -44,6 +46,45 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class PanelColumns:
+    """One panel of a figure, by columns of the sweep's tables; it is left out where one is missing.
+
+    Attributes:
+        y: the column that is shown.
+        x: the other column of a figure of `points`; the other kinds have their own x axis.
+        level: height of a grey reference line.
+        level_name: its name.
+    """
+
+    y: str
+    x: str = ""
+    level: float | None = None
+    level_name: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a paper as data: reports draw one for each sweep, or one for the whole folder.
+
+    Attributes:
+        name: in kebab case, the start of the chart's name; `Claim.figures` refers to it.
+        title: what it shows; the name of the sweep is put behind it.
+        caption: how to read it; how points and bands are drawn is put behind it.
+        kind: `settings`: y over each swept value in its order; `points`: y against x, a point a
+            run; `training`: y over the steps, a line a setting.
+        panels: in order.
+        over_folder: `points` of all runs in one figure, a mark for each sweep.
+    """
+
+    name: str
+    title: str
+    caption: str
+    kind: FigureKind
+    panels: tuple[PanelColumns, ...]
+    over_folder: bool = False
+
+
+@dataclass(frozen=True)
 class Paper:
     """A paper whose claims can be judged.
 
@@ -52,9 +93,13 @@ class Paper:
         citation: authors and year, as a sentence has them.
         claims: in published order.
         judge: the verdicts on them.
+        figures: those that reports draw from their description here.
+        rules: how verdicts are decided, in sentences, for the page.
     """
 
     name: str
     citation: str
     claims: tuple[Claim, ...]
     judge: Judge
+    figures: tuple[Figure, ...] = ()
+    rules: str = ""

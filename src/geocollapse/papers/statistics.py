@@ -1,4 +1,4 @@
-"""Rank correlation over a few settings: its interval and its exact test.
+"""Rank correlation over a few settings, its interval and exact test; means paired by seed.
 
 A p is one-sided where a sign is expected. NaN: the quantity is undefined (a constant column, too
 few settings).
@@ -144,6 +144,34 @@ def permutations(n: int, *, seed: int = 0) -> NDArray[np.int64]:
     if n <= EXACT_SETTINGS:
         return np.array(list(itertools.permutations(range(n))), dtype=np.int64)
     return np.random.default_rng(seed).permuted(np.tile(np.arange(n), (N_PERMUTATIONS, 1)), axis=1)
+
+
+def mean_interval(values: Array, *, level: float = 0.95) -> tuple[float, tuple[float, float]]:
+    """The mean of a few values and its Student interval; NaN ends for fewer than two.
+
+        mean +- t_{n-1} std/sqrt(n)
+
+    For differences paired by seed. It takes them as normal, which three of them cannot show.
+
+    Source: Student (1908).
+
+    Args:
+        values: (n,), one a seed.
+        level: of the interval.
+
+    Examples:
+        >>> mean, (low, high) = mean_interval(np.array([1.0, 2.0, 3.0]))
+        >>> mean, round(low, 2), round(high, 2)
+        (2.0, -0.48, 4.48)
+    """
+    from scipy import stats
+
+    n = len(values)
+    mean = float(np.mean(values)) if n else math.nan
+    if n < 2:
+        return mean, (math.nan, math.nan)
+    half = float(stats.t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+    return mean, (mean - half, mean + half)
 
 
 def wilson_interval(n_hits: int, n_trials: int, *, z: float = 1.959964) -> tuple[float, float]:

@@ -76,6 +76,8 @@ def render(report: SweepReport) -> str:
         n_seeds=results.runs["seed"].nunique(),
         counted=count_sentence(report.verdicts),
         missing=MISSING,
+        papers=report.papers,
+        has_correlations=any(claim.judged_by == "correlation" for claim in claims.values()),
         runs_sentence=runs_sentence(results),
         grid=VerdictGrid.of(report.verdicts, claims),
         claims=[

@@ -3,6 +3,10 @@
 from geocollapse.experiments.recipe.files import recipe_names as recipe_names
 from geocollapse.experiments.recipe.files import recipe_texts as recipe_texts
 from geocollapse.experiments.recipe.identity import run_id as run_id
+from geocollapse.experiments.recipe.moving import CorridorConfig as CorridorConfig
+from geocollapse.experiments.recipe.moving import DALConfig as DALConfig
+from geocollapse.experiments.recipe.moving import DynamicsConfig as DynamicsConfig
+from geocollapse.experiments.recipe.moving import GradientPenaltyConfig as GradientPenaltyConfig
 from geocollapse.experiments.recipe.network import build_network as build_network
 from geocollapse.experiments.recipe.recipe import Recipe as Recipe
 from geocollapse.experiments.recipe.recipe import load_recipe as load_recipe

@@ -48,7 +48,7 @@ VERSION_1: Mapping[str, frozenset[str]] = {
 
 # Keys added since, each with the default it came with, as JSON. They are hashed where they have
 # another value. A line stays as it is even if the default of the class changes: else stored runs
-# would get other names.
+# would get other names. A part of keys has the default {}, and a line for each of its keys.
 LATER: dict[str, object] = {
     "training.optimizer": "sgd",
     "data.image_size": None,
@@ -61,6 +61,26 @@ LATER: dict[str, object] = {
     "measuring.per_class": True,
     "training.loss": "cross_entropy",
     "training.memory_format": "contiguous",
+    "data.test_split": None,
+    "data.test_subset": None,
+    "training.corridor": {},
+    "training.corridor.smallest_loss": 0.0,
+    "training.corridor.max_learning_rate": None,
+    "training.corridor.eps": 0.0,
+    "training.dal": {},
+    "training.dal.power": 1.0,
+    "training.dal.max_learning_rate": 5.0,
+    "training.dal.every": 1,
+    "training.gradient_penalty": {},
+    "training.gradient_penalty.weight": 0.0,
+    "training.gradient_penalty.n_micro_batches": 1,
+    "training.gradient_penalty.batch_fraction": 1.0,
+    "training.gradient_penalty.every": 1,
+    "training.gradient_penalty.batch_norm": "refuse",
+    "measuring.dynamics": None,
+    "measuring.dynamics.subset": 500,
+    "measuring.dynamics.sharpness": True,
+    "measuring.dynamics.n_batches": 8,
 }
 
 
@@ -91,7 +111,8 @@ def hashed_part(config: BaseModel, part: str = "") -> dict[str, object]:
         if key in VERSION_1.get(part, ()):
             hashed[key] = hashed_part(inner, name) if isinstance(inner, BaseModel) else value
         elif name in LATER:
-            hashed |= {} if value == LATER[name] else {key: value}
+            found = hashed_part(inner, name) if isinstance(inner, BaseModel) else value
+            hashed |= {} if found == LATER[name] else {key: found}
         elif key in changed:  # not pinned yet: the default of the class counts
             hashed[key] = value
     return hashed

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from typing_extensions import TypedDict
 
+from geocollapse.experiments.recipe.moving import (
+    STRICT,
+    CorridorConfig,
+    DALConfig,
+    DynamicsConfig,
+    GradientPenaltyConfig,
+)
 from geocollapse.experiments.recipe.problems import describe
 
 Positive = Annotated[int, Field(ge=1)]
@@ -22,7 +29,7 @@ OWN_DATA = ("folder", "csv", "parquet")  # kinds of data of one's own
 class Part(BaseModel):
     """A part of a recipe: it refuses unknown keys, converts no types, and is immutable."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = STRICT
 
     @classmethod
     def of(cls, data: Mapping[str, object]) -> Self:
@@ -52,6 +59,9 @@ class DataConfig(Part):
 
     ``image_size`` resizes and crops images to so many pixels a side. ``n_classes`` keeps the first
     ones of the source classes; a ``subset`` is balanced over those.
+
+    With a ``test_split`` each record has the loss and accuracy on that split of the source classes,
+    or on a ``test_subset`` of it, and nothing else of it: one forward pass.
     """
 
     name: str
@@ -62,6 +72,8 @@ class DataConfig(Part):
     target_split: str | None = None
     subset: Positive | None = None
     target_subset: Positive | None = None
+    test_split: str | None = None
+    test_subset: Positive | None = None
     mean: list[float] | None = None
     std: list[float] | None = None
     pad_to: Positive | None = None
@@ -131,6 +143,11 @@ class TrainingConfig(Part):
     takes no ``momentum``, has PyTorch's default betas and eps, and decouples the weight decay: each
     step shrinks the parameters by ``learning_rate * weight_decay``, apart from the gradient.
 
+    `corridor` and `dal` are `geocollapse.optimizers.Corridor` and `DAL`: their rate follows from
+    the loss that is descended, E = loss + penalties + ``weight_decay``/2 ||parameters||^2. They
+    read neither ``learning_rate`` nor ``schedule``, which must be `constant`, and take no
+    ``momentum``.
+
     ``loss`` is `cross_entropy`, or `squared`: half the squared distance of the logits from the unit
     vector of the label. ``memory_format`` `channels_last` stores images and convolutions with the
     channels side by side, which many processors compute faster, with other rounding.
@@ -141,7 +158,9 @@ class TrainingConfig(Part):
 
     loss: Literal["cross_entropy", "squared"] = "cross_entropy"
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "corridor", "dal"] = "sgd"
+    corridor: CorridorConfig = CorridorConfig()
+    dal: DALConfig = DALConfig()
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     batch_size: Positive
     weight_decay: NotNegative = 0.0
@@ -150,6 +169,7 @@ class TrainingConfig(Part):
     milestones: list[Positive] = []
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gc_penalty: PenaltyConfig = PenaltyConfig()
+    gradient_penalty: GradientPenaltyConfig = GradientPenaltyConfig()
     max_steps: Positive
     stop_accuracy: Share = 0.99
     extra_factor: NotNegative = 1.0
@@ -171,6 +191,15 @@ class TrainingConfig(Part):
             raise ValueError(
                 f"momentum: expected 0 with the optimizer {self.optimizer}, got {self.momentum:g}; "
                 "do training.momentum=0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_belongs_to_a_given_rate(self) -> TrainingConfig:
+        if self.optimizer in ("corridor", "dal") and self.schedule != "constant":
+            raise ValueError(
+                f"schedule: expected constant with the optimizer {self.optimizer}, which sets its "
+                f"own rate, got {self.schedule}; do training.schedule=constant"
             )
         return self
 
@@ -196,6 +225,8 @@ class MeasuringConfig(Part):
     records before the last step use so many examples, balanced over classes, of the source and of
     the target; the stopping rule and the final record use all. Without ``per_class`` the values of
     single classes are left out, which are most of a record of many classes.
+
+    With ``dynamics``, which is off by default, each record also says how training moves.
     """
 
     points: Positive | None = None
@@ -210,6 +241,7 @@ class MeasuringConfig(Part):
     per_class: bool = True
     evaluation_batch_size: Positive = 500
     sampling: SamplingConfig | None = None
+    dynamics: DynamicsConfig | None = None
 
     @model_validator(mode="after")
     def _one_schedule(self) -> MeasuringConfig:

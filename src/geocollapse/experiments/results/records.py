@@ -13,11 +13,71 @@ if TYPE_CHECKING:
 Status = Literal["done", "failed"]
 
 
-class Measured(TypedDict):
+class HeldOutRecord(TypedDict):
+    """Loss and accuracy on the test split, where the recipe names one.
+
+    Attributes:
+        test_loss: mean loss of the kind that is trained on.
+        test_accuracy: share of examples.
+    """
+
+    test_loss: NotRequired[float]
+    test_accuracy: NotRequired[float]
+
+
+class DynamicsRecord(TypedDict):
+    """How training moves, of the training loss on fixed examples in evaluation mode.
+
+    Norms are Euclidean, over all trained parameters. Null where the rate h is not known, or where a
+    warning says why.
+
+    Attributes:
+        n_samples: examples of the subset.
+        learning_rate: h of the next step; of the last one where the optimizer chooses it.
+        gradient_norm: ||g||.
+        corridor_rate: E/||g||^2, the corridor learning rate with f* = 0.
+        curvature: ||H g^|| along the gradient, with g^ = g/||g||.
+        drift_ratio: h ||H g||/(2 ||g||), 0 in a corridor.
+        linearity_defect: |E(theta - h g) - (E - h ||g||^2)|/(h ||g||^2), 0 in a corridor.
+        straightness: cos(g(theta), g(theta - h g)).
+        sharpness: lambda_max of the Hessian H.
+        sharpness_residual: ||H u - lambda_max u||, a bound on its error.
+        edge: 2 (1 + momentum)/h, above which a step is unstable; null for AdamW.
+        edge_ratio: sharpness/edge, 1 at the edge of stability.
+        mini_batch_norm: 1/m sum_k ||g_k||^2 over m mini-batches: the two following together.
+        mean_gradient_norm: ||1/m sum_k g_k||^2.
+        mini_batch_variance: 1/m sum_k ||g_k - mean||^2.
+        n_batches: m.
+        batch_size: examples of a mini-batch.
+        warnings: what a reader must know.
+    """
+
+    n_samples: int
+    learning_rate: float | None
+    gradient_norm: float
+    corridor_rate: float | None
+    curvature: float | None
+    drift_ratio: float | None
+    linearity_defect: float | None
+    straightness: float | None
+    sharpness: float | None
+    sharpness_residual: float | None
+    edge: float | None
+    edge_ratio: float | None
+    mini_batch_norm: float
+    mean_gradient_norm: float
+    mini_batch_variance: float
+    n_batches: int
+    batch_size: int
+    warnings: list[str]
+
+
+class Measured(HeldOutRecord):
     """The measured part of a record.
 
     ``source`` is None where the loss is not finite, ``target`` where the run has no target classes;
-    a target has the keys of `measure --json` and those of `transfer --json`.
+    a target has the keys of `measure --json` and those of `transfer --json`. ``dynamics`` is there
+    where the recipe has `measuring.dynamics`.
     """
 
     train_loss: float
@@ -25,6 +85,7 @@ class Measured(TypedDict):
     learning_path_flatness: float
     source: MeasurementDict | None
     target: dict[str, object] | None
+    dynamics: NotRequired[DynamicsRecord]
 
 
 class HistoryLine(Measured):

@@ -20,11 +20,11 @@ _LOOK_EVERY = 50  # steps
 
 
 class NonFiniteLossError(RuntimeError):
-    """The training loss is no longer a number: the run has failed at ``step``."""
+    """The training loss or its gradient is no longer finite: the run has failed at ``step``."""
 
-    def __init__(self, step: int, loss: float) -> None:
+    def __init__(self, step: int, value: float, *, of: str = "training loss") -> None:
         super().__init__(
-            f"training loss: expected a finite number, got {loss} at step {step}; "
+            f"{of}: expected a finite number, got {value} at step {step}; "
             "do lower the learning rate"
         )
         self.step = step

@@ -1,7 +1,7 @@
 """The optimizer of a run: built from the recipe, its state saved as tensors and JSON.
 
 To add one: a function here that builds it, its entry in `OPTIMIZERS`, and its name in
-`TrainingConfig.optimizer`.
+`TrainingConfig.optimizer`. If it chooses its own rate, its name goes into `OWN_RATE` as well.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from geocollapse.optimizers import DAL, Corridor
 
 if TYPE_CHECKING:
     from geocollapse.experiments.recipe import TrainingConfig
@@ -33,12 +35,60 @@ def _adamw(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> torch.
     return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
-OPTIMIZERS: Mapping[str, Builder] = {"sgd": _sgd, "adamw": _adamw}
+def _corridor(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
+    chosen = config.corridor
+    return Corridor(
+        parameters,
+        f_star=chosen.smallest_loss,
+        max_lr=chosen.max_learning_rate,
+        eps=chosen.eps,
+    )
+
+
+def _dal(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
+    chosen = config.dal
+    return DAL(parameters, p=chosen.power, max_lr=chosen.max_learning_rate, every=chosen.every)
+
+
+OPTIMIZERS: Mapping[str, Builder] = {
+    "sgd": _sgd,
+    "adamw": _adamw,
+    "corridor": _corridor,
+    "dal": _dal,
+}
+OWN_RATE = ("corridor", "dal")  # weight decay is a term of their loss
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """The optimizer that the recipe names, for all parameters of ``model``."""
     return OPTIMIZERS[config.optimizer](model.parameters(), config)
+
+
+def half_squares(model: nn.Module) -> Tensor:
+    """||theta||^2/2 (0-d) over the parameters that are trained, whose gradient is theta."""
+    squares = [p.square().sum() for p in model.parameters() if p.requires_grad]
+    return 0.5 * torch.stack(squares).sum()
+
+
+def descend(optimizer: torch.optim.Optimizer, objective: Callable[[], Tensor]) -> None:
+    """One step down an objective; DAL differentiates it by itself, twice.
+
+    Args:
+        optimizer: of all parameters.
+        objective: computes the loss of the step, with its graph.
+    """
+
+    def with_gradient() -> Tensor:
+        loss = objective()
+        optimizer.zero_grad()
+        loss.backward()
+        return loss
+
+    # a closure, the form that every optimizer takes
+    if isinstance(optimizer, DAL):
+        optimizer.step(objective)
+    else:
+        optimizer.step(with_gradient)  # type: ignore[arg-type]
 
 
 def pack_state(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         TrainingConfig,
         TransferConfig,
     )
-    from geocollapse.experiments.results.records import Measured
+    from geocollapse.experiments.results.records import HeldOutRecord, Measured
     from geocollapse.measurement import LayerMeasurement, MeasurementDict
 
 
@@ -82,6 +82,24 @@ def loss_and_flatness(
     model.train(was_training)
     n = len(data)
     return loss / n, hits / n, sum(float(gradient.square().sum()) for gradient in sums) / n**2
+
+
+@torch.no_grad()
+def measure_test(model: nn.Module, data: LabelledData, config: RunConfig) -> HeldOutRecord:
+    """Mean loss and accuracy on examples that are not trained on, in evaluation mode.
+
+    Cost: one forward pass.
+    """
+    was_training = model.training
+    model.eval()
+    loss = 0.0
+    hits = 0
+    for x, y in _batches(data, config.measuring.evaluation_batch_size):
+        logits = model(x)
+        loss += float(loss_of(logits, y, config.training, "sum"))
+        hits += int((logits.argmax(dim=1) == y).sum())
+    model.train(was_training)
+    return {"test_loss": loss / len(data), "test_accuracy": hits / len(data)}
 
 
 @torch.no_grad()

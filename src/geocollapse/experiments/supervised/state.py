@@ -14,6 +14,7 @@ from geocollapse import data as datasets
 from geocollapse.data import LabelledData
 from geocollapse.experiments.recipe import build_network, run_id
 from geocollapse.experiments.supervised.losses import LossWatch
+from geocollapse.experiments.supervised.objective import gradient_penalty
 from geocollapse.experiments.supervised.optimizers import (
     build_optimizer,
     load_momentum,
@@ -22,7 +23,7 @@ from geocollapse.experiments.supervised.optimizers import (
 )
 from geocollapse.experiments.supervised.sentences import sentence_features
 from geocollapse.modules.borrow import borrowed
-from geocollapse.regularizers.complexity import GeometricComplexityPenalty
+from geocollapse.regularizers import GeometricComplexityPenalty, GradientNorm
 from geocollapse.transfer import few_shot_accuracy
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ class Training:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     penalty: GeometricComplexityPenalty | None
+    gradient_penalty: GradientNorm | None = None
+    test: LabelledData | None = None
     progress: Progress = field(default_factory=Progress)
     losses: LossWatch = field(default_factory=LossWatch)
     watched: tuple[LabelledData, LabelledData | None] | None = None
@@ -121,6 +124,7 @@ def prepare(
 ) -> Training:
     """Load the data of a run and build its model and optimizer; torch's random state is kept."""
     source, target = load_run_data(config.data, device=device, data_root=data_root)
+    test = load_test_data(config.data, device=device, data_root=data_root)
     _check_episodes(config, target)
     if config.training.batch_size > len(source):
         raise ValueError(
@@ -132,6 +136,7 @@ def prepare(
         model = model.to(memory_format=torch.channels_last)
         source = _channels_last(source)
         target = None if target is None else _channels_last(target)
+        test = None if test is None else _channels_last(test)
     return Training(
         config,
         source,
@@ -139,6 +144,8 @@ def prepare(
         model,
         build_optimizer(model, config.training),
         _penalty(config.training.gc_penalty, seed=config.seed),
+        gradient_penalty(config.training.gradient_penalty, seed=config.seed),
+        test,
     )
 
 
@@ -150,6 +157,7 @@ def check_run(config: RunConfig, *, data_root: str | Path | None = None) -> None
             episodes, or a factory that is missing or makes no network for these classes.
     """
     source, target = load_run_data(config.data, data_root=data_root)
+    load_test_data(config.data, data_root=data_root)
     _check_episodes(config, target)
     if config.model.factory is not None:
         _model(config.model, source, seed=config.seed)
@@ -209,6 +217,18 @@ def load_run_data(
     return source, _load(config, of_target, data_root).to(device)
 
 
+def load_test_data(
+    config: DataConfig, *, device: torch.device | str = "cpu", data_root: str | Path | None = None
+) -> LabelledData | None:
+    """The source classes in the test split on ``device``; None where the recipe names no split."""
+    if config.test_split is None:
+        return None
+    of_test = _Examples(
+        config.test_split, "test", config.source_classes, config.test_subset, config.n_classes
+    )
+    return _load(config, of_test, data_root).to(device)
+
+
 def save(training: Training, folder: RunFolder) -> None:
     """Save everything that the next step depends on."""
     tensors, optimizer = pack_state(training.optimizer, training.model)
@@ -258,6 +278,8 @@ def _restore(training: Training, saved: Checkpoint) -> None:
     training.model.load_state_dict(saved.weights)
     if training.penalty is not None:
         training.penalty.step.fill_(info["penalty_step"])
+    if training.gradient_penalty is not None:
+        training.gradient_penalty.step.fill_(info["step"])  # one call a step
     training.progress = Progress(
         info["step"],
         info["stop_step"],

@@ -21,15 +21,20 @@ from geocollapse import data as datasets
 from geocollapse.estimate import strict_json
 from geocollapse.experiments.recipe import run_id
 from geocollapse.experiments.results.versions import VERSIONS
-from geocollapse.experiments.supervised.losses import NonFiniteLossError, loss_of
+from geocollapse.experiments.supervised.dynamics import dynamics_record
+from geocollapse.experiments.supervised.losses import NonFiniteLossError
+from geocollapse.experiments.supervised.objective import objective_of
+from geocollapse.experiments.supervised.optimizers import OWN_RATE, descend
 from geocollapse.experiments.supervised.recording import (
     has_batch_norm,
     measure_record,
+    measure_test,
     reaches,
     recalibrate_batch_norm,
 )
 from geocollapse.experiments.supervised.sampling import study_sampling, study_seed
 from geocollapse.experiments.supervised.state import Training, prepare, resume, save
+from geocollapse.optimizers import NonFiniteGradientError
 from geocollapse.runtime.provenance import provenance
 
 if TYPE_CHECKING:
@@ -37,7 +42,7 @@ if TYPE_CHECKING:
 
     from geocollapse.experiments.recipe import MeasuringConfig, RunConfig, TrainingConfig
     from geocollapse.experiments.results.folders import RunFolder
-    from geocollapse.experiments.results.records import HistoryLine, RunResult
+    from geocollapse.experiments.results.records import HistoryLine, Measured, RunResult
 
 # errors whose text says what to do
 _SPEAKING = (ValueError, TypeError, RuntimeError, OSError, ImportError)
@@ -136,8 +141,12 @@ def _step_of_run(training: Training, recorded: frozenset[int]) -> None:
         NonFiniteLossError: also where the update fails in another way, since a network that has
             diverged may do so.
     """
+    step = training.progress.step
     try:
         take_step(training)
+    except NonFiniteGradientError as error:
+        training.losses.look()
+        raise NonFiniteLossError(step, math.inf, of="gradient norm") from error
     except (ValueError, RuntimeError):
         training.losses.look()
         raise
@@ -147,32 +156,26 @@ def _step_of_run(training: Training, recorded: frozenset[int]) -> None:
 
 
 def take_step(training: Training) -> None:
-    """One update: loss + weight * GC, on the next batch; nothing in it waits for the device."""
+    """One update: loss + weight * GC, on the next batch.
+
+    Nothing in it waits for the device, except in optimizers that choose their rate.
+    """
     step = training.progress.step
     x, y = _next_batch(training)
-    for group in training.optimizer.param_groups:
-        group["lr"] = learning_rate(step, training.config.training)
+    settings = training.config.training
+    if settings.optimizer not in OWN_RATE:
+        for group in training.optimizer.param_groups:
+            group["lr"] = learning_rate(step, settings)
 
-    def loss_with_gradient() -> Tensor:
-        loss = _loss(training, x, y)
+    def objective() -> Tensor:
+        loss = objective_of(training, x, y)
         training.losses.add(step, loss)
-        training.optimizer.zero_grad()
-        loss.backward()
         return loss
 
     if not training.model.training:
         training.model.train()
-    # a closure, the form that every optimizer takes
-    training.optimizer.step(loss_with_gradient)  # type: ignore[arg-type]
+    descend(training.optimizer, objective)
     training.progress.step += 1
-
-
-def _loss(training: Training, x: Tensor, y: Tensor) -> Tensor:
-    settings = training.config.training
-    if training.penalty is None:
-        return loss_of(training.model(x), y, settings)
-    logits, penalty = training.penalty(training.model, x)
-    return loss_of(logits, y, settings) + penalty
 
 
 def _next_batch(training: Training) -> tuple[Tensor, Tensor]:
@@ -287,7 +290,7 @@ def _measured(training: Training, *, recalibrated: bool) -> HistoryLine:
     progress = training.progress
     started = time.perf_counter()
     is_final = training.is_at_its_end
-    values = measure_record(training.model, *training.recorded_data(), training.config)
+    values = measured_values(training)
     if not math.isfinite(values["train_loss"]):
         raise NonFiniteLossError(progress.step, values["train_loss"])
     progress.measured(time.perf_counter() - started, is_final=is_final)
@@ -302,6 +305,30 @@ def _measured(training: Training, *, recalibrated: bool) -> HistoryLine:
         **values,
     }
     return cast("HistoryLine", strict_json(line))
+
+
+def measured_values(training: Training) -> Measured:
+    """Everything that the recipe has measured at a record."""
+    config = training.config
+    values = measure_record(training.model, *training.recorded_data(), config)
+    if not math.isfinite(values["train_loss"]):
+        return values
+    if training.test is not None:
+        values |= measure_test(training.model, training.test, config)
+    if config.measuring.dynamics is not None:
+        values["dynamics"] = dynamics_record(training, config.measuring.dynamics, _rate(training))
+    return values
+
+
+def _rate(training: Training) -> float | None:
+    """The rate of the next step, or of the last one where the optimizer chooses it; None for 0."""
+    settings = training.config.training
+    rate: float = (
+        training.optimizer.param_groups[0]["lr"]
+        if settings.optimizer in OWN_RATE
+        else learning_rate(training.progress.step, settings)
+    )
+    return rate if rate > 0.0 else None
 
 
 def _result(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from geocollapse.experiments.results.tables import GC, GCOL, TARGET_NC, SweepResults
 from geocollapse.multiple_tests import holm
 from geocollapse.papers.collapse_transfer.claims import CLAIMS
@@ -19,6 +17,7 @@ from geocollapse.papers.collapse_transfer.correlations import (
 from geocollapse.papers.collapse_transfer.expectations import Expectations, Hypothesis
 from geocollapse.papers.collapse_transfer.poincare import judge_bound, judge_ratio
 from geocollapse.papers.collapse_transfer.sampling import judge_sampling
+from geocollapse.papers.matched import at_matched_loss
 from geocollapse.papers.verdict import VIEWS, Verdict, View
 
 if TYPE_CHECKING:
@@ -52,43 +51,6 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
         if view in ("main", "with non-converged runs"):
             verdicts += _over_all_runs(results, runs, view=view)
     return tuple(sorted(verdicts, key=lambda v: (VIEWS.index(v.view), _ORDER[v.claim])))
-
-
-def at_matched_loss(runs: pd.DataFrame, history: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """The runs with ``columns`` as they were when every run had the same training loss L.
-
-        L = max over runs of min over training of the loss
-
-    L is the lowest loss that all runs reach, so nothing is extrapolated; columns are interpolated
-    in log loss around its first crossing. The runs then no longer differ in their progress.
-
-    Source: definitions 5 (training progress confounds correlations over settings).
-    """
-    present = [name for name in columns if name in history]
-    if runs.empty or "train_loss" not in history:
-        return runs.drop(columns=columns, errors="ignore")
-    records = history[history["run_id"].isin(runs["run_id"])].dropna(subset=["train_loss"])
-    level = records.groupby("run_id")["train_loss"].min().max()
-    rows = {run_id: _at_loss(run, level, present) for run_id, run in records.groupby("run_id")}
-    matched = runs.drop(columns=columns, errors="ignore").copy()
-    for number, name in enumerate(present):
-        matched[name] = [
-            rows[run_id][number] if run_id in rows else np.nan for run_id in matched["run_id"]
-        ]
-    return matched
-
-
-def _at_loss(run: pd.DataFrame, level: float, columns: list[str]) -> np.ndarray:
-    """Values of ``columns`` where the loss first falls to ``level``, between two records."""
-    run = run.sort_values("step")
-    losses = np.log(np.maximum(run["train_loss"].to_numpy(dtype=float), 1e-12))
-    values = run[columns].to_numpy(dtype=float)
-    target = float(np.log(max(level, 1e-12)))
-    after = int(np.argmax(losses <= target))
-    if after == 0:
-        return values[0]
-    share = (losses[after - 1] - target) / (losses[after - 1] - losses[after])
-    return (1 - share) * values[after - 1] + share * values[after]
 
 
 def _correlations(

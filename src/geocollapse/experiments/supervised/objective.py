@@ -1,0 +1,68 @@
+"""What a step of a run descends: the loss of its batch and the penalties of its recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from torch import Tensor
+
+from geocollapse.experiments.supervised.losses import loss_of
+from geocollapse.experiments.supervised.optimizers import OWN_RATE, half_squares
+from geocollapse.regularizers import GradientNorm
+
+if TYPE_CHECKING:
+    from geocollapse.experiments.recipe import GradientPenaltyConfig
+    from geocollapse.experiments.supervised.state import Training
+
+
+def gradient_penalty(config: GradientPenaltyConfig, *, seed: int) -> GradientNorm | None:
+    """The penalty on the gradient norm that the recipe asks for; None for a weight of 0."""
+    if config.weight == 0.0:
+        return None
+    return GradientNorm(
+        config.weight,
+        n_micro_batches=config.n_micro_batches,
+        batch_fraction=config.batch_fraction,
+        every=config.every,
+        batch_norm=config.batch_norm,
+        seed=seed,
+    )
+
+
+def objective_of(training: Training, x: Tensor, y: Tensor) -> Tensor:
+    """The loss of a batch with its penalties (0-d), with its graph.
+
+    Optimizers that choose their rate from the loss descend weight decay as a term of it,
+    weight_decay/2 ||theta||^2; the others add its gradient by themselves.
+
+    Args:
+        training: the run.
+        x: (n, ...).
+        y: (n,) labels.
+    """
+    settings = training.config.training
+    logits, terms = _penalised(training, x, y)
+    loss = loss_of(logits, y, settings)
+    for term in terms:
+        loss = loss + term
+    if settings.weight_decay > 0.0 and settings.optimizer in OWN_RATE:
+        loss = loss + settings.weight_decay * half_squares(training.model)
+    return loss
+
+
+def _penalised(training: Training, x: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The logits of a batch, and the weighted penalties."""
+    settings = training.config.training
+    logits: object = None
+    terms: list[Tensor] = []
+    if training.gradient_penalty is not None:
+        logits, term = training.gradient_penalty(
+            training.model, lambda logits, y: loss_of(logits, y, settings), x, y
+        )
+        terms.append(term)
+    if training.penalty is not None:
+        logits, term = training.penalty(training.model, x)
+        terms.append(term)
+    if not terms:
+        logits = training.model(x)
+    return cast("Tensor", logits), terms

@@ -1,0 +1,183 @@
+"""Verdicts on the claims of Dherin and Rosca (2024)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geocollapse.experiments.results.tables import SweepResults
+from geocollapse.papers.corridors.claims import (
+    ACCURACY_MARGIN,
+    CORRIDOR_ACCURACY,
+    CORRIDOR_STEPS,
+    LINEAR_FALL,
+    STEPS_FACTOR,
+)
+from geocollapse.papers.margins import Margin
+from geocollapse.papers.statistics import spearman
+from geocollapse.papers.verdict import Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_DRIFT = "dynamics.drift_ratio"
+_DEFECT = "dynamics.linearity_defect"
+_MIN_RECORDS = 4  # of a run, for a correlation
+
+
+def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
+    """Every verdict that the sweep allows.
+
+    SGD is compared at the rate with the fewest steps (geometric mean over seeds) among those that
+    reach the goal with every seed, apart for each schedule. A run of the corridor rate that does
+    not reach the goal counts with its limit of steps, so that its claim cannot hold.
+
+    Args:
+        results: a sweep folder as read by `read_sweep`.
+        seed: unused, as nothing is sampled.
+    """
+    del seed
+    done = results.runs[results.runs["status"] == "done"]
+    comparisons = [_Comparison.of(done, schedule) for schedule in ("constant", "cosine")]
+    return (
+        judge_linear_fall(done, results.history),
+        *(comparison.steps() for comparison in comparisons),
+        *(comparison.accuracy() for comparison in comparisons),
+    )
+
+
+def judge_linear_fall(runs: pd.DataFrame, history: pd.DataFrame) -> Verdict:
+    """Judge if drift ratio and linearity defect are correlated over the records of a run.
+
+    One value a seed: the mean over its runs.
+    """
+    verdict = Verdict(
+        claim=LINEAR_FALL.name,
+        statement="a smaller drift ratio goes with a smaller linearity defect",
+        sweep="all runs",
+        x=_DRIFT,
+        y=_DEFECT,
+        verdict="undecided",
+        n_runs=0,
+        figure="corridor-diagnostics",
+        effect_name="mean rho over records",
+    )
+    if not {_DRIFT, _DEFECT} <= set(history.columns):
+        return replace(verdict, note="No run recorded `measuring.dynamics`.")
+    found: dict[int, list[float]] = {}
+    for run_id, of_seed in zip(runs["run_id"], runs["seed"], strict=True):
+        record = history[history["run_id"] == run_id][[_DRIFT, _DEFECT]].astype(float).dropna()
+        if len(record) >= _MIN_RECORDS:
+            rho = spearman(record[_DRIFT].to_numpy(), record[_DEFECT].to_numpy())
+            if math.isfinite(rho):
+                found.setdefault(int(of_seed), []).append(rho)
+    verdict = replace(verdict, n_runs=sum(map(len, found.values())))
+    means = np.array([np.mean(rhos) for rhos in found.values()])
+    return Margin(0.0, 1).judged(verdict, means)
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """The corridor rate and SGD at the best rate of one schedule, seed by seed.
+
+    Attributes:
+        schedule: of SGD.
+        rate: its best one; None if none reaches the goal with every seed.
+        pairs: one row a seed: columns `sgd.*` and `corridor.*`.
+        censored: how many runs of the corridor rate did not reach the goal.
+    """
+
+    schedule: str
+    rate: float | None
+    pairs: pd.DataFrame
+    censored: int
+
+    @classmethod
+    def of(cls, runs: pd.DataFrame, schedule: str) -> _Comparison:
+        sgd = runs[(runs["training.optimizer"] == "sgd") & (runs["training.schedule"] == schedule)]
+        corridor = runs[runs["training.optimizer"] == "corridor"]
+        corridor = _uncapped(corridor).drop_duplicates("seed")
+        reached = corridor["stop_step"].notna()
+        steps = corridor["stop_step"].fillna(corridor["training.max_steps"])
+        corridor = corridor.assign(stop_step=steps)
+        rate = _best_rate(sgd)
+        chosen = sgd[sgd["training.learning_rate"] == rate].drop_duplicates("seed")
+        pairs = chosen.merge(corridor, on="seed", suffixes=(".sgd", ".corridor"))
+        return cls(schedule, rate, pairs, int((~reached).sum()))
+
+    def steps(self) -> Verdict:
+        """The verdict on the steps to the goal."""
+        verdict = self._verdict(CORRIDOR_STEPS.name, "stop_step", "steps / steps of SGD")
+        if self.pairs.empty:
+            return verdict
+        ratios = self._ratio("stop_step")
+        seconds = self._seconds_a_step("corridor") / self._seconds_a_step("sgd")
+        time = float(np.exp(np.log(ratios * seconds).mean()))
+        note = f"Runs of the corridor rate that missed the goal: {self.censored}."
+        verdict = replace(
+            verdict,
+            statement=f"at most {STEPS_FACTOR:g} times the steps of SGD, {self.schedule} rate",
+            remark="" if math.isnan(time) else f"{time:.2f} times its time",
+            note=note if self.censored else "",
+        )
+        margin = Margin(STEPS_FACTOR, -1, is_ratio=True)
+        return margin.judged(verdict, np.log(ratios), can_hold=not self.censored)
+
+    def accuracy(self) -> Verdict:
+        """The verdict on the test accuracy at the end."""
+        verdict = self._verdict(
+            CORRIDOR_ACCURACY.name, "test_accuracy", "difference in test accuracy"
+        )
+        verdict = replace(
+            verdict,
+            statement=f"test accuracy at most {100 * ACCURACY_MARGIN:g} points below SGD, "
+            f"{self.schedule} rate",
+        )
+        names = ("test_accuracy.corridor", "test_accuracy.sgd")
+        if not set(names) <= set(self.pairs.columns) or self.pairs.empty:
+            return replace(verdict, n_runs=0, note="No pair of runs recorded test accuracy.")
+        ours, theirs = (self.pairs[name].to_numpy(dtype=float) for name in names)
+        return Margin(-ACCURACY_MARGIN, 1).judged(verdict, ours - theirs)
+
+    def _verdict(self, claim: str, y: str, effect_name: str) -> Verdict:
+        at = f" at {self.rate:g}" if self.rate is not None else ""
+        missing = "No SGD rate reaches the goal with every seed, or no run has the corridor rate."
+        return Verdict(
+            claim=claim,
+            statement=f"the corridor rate against SGD, {self.schedule} rate",
+            sweep="all runs",
+            x=f"SGD, {self.schedule} rate{at}",
+            y=y,
+            verdict="undecided",
+            n_runs=2 * len(self.pairs),
+            figure="corridor-steps",
+            effect_name=effect_name,
+            note=missing if self.pairs.empty else "",
+        )
+
+    def _ratio(self, column: str) -> np.ndarray:
+        ours = self.pairs[f"{column}.corridor"].to_numpy(dtype=float)
+        return np.asarray(ours / self.pairs[f"{column}.sgd"].to_numpy(dtype=float))
+
+    def _seconds_a_step(self, method: str) -> np.ndarray:
+        seconds = self.pairs[f"seconds_training.{method}"].to_numpy(dtype=float)
+        return np.asarray(seconds / self.pairs[f"steps.{method}"].to_numpy(dtype=float))
+
+
+def _uncapped(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the corridor rate as it comes: without a largest rate."""
+    column = "training.corridor.max_learning_rate"
+    return runs[runs[column].isna()] if column in runs else runs
+
+
+def _best_rate(sgd: pd.DataFrame) -> float | None:
+    """The rate with the fewest steps among those that reach the goal with every seed."""
+    means: dict[float, float] = {}
+    for rate in sgd["training.learning_rate"].unique():
+        steps = sgd[sgd["training.learning_rate"] == rate]["stop_step"].to_numpy(dtype=float)
+        if np.isfinite(steps).all():
+            means[float(rate)] = float(np.log(steps).mean())
+    return min(means, key=means.__getitem__) if means else None

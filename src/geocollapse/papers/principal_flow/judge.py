@@ -1,0 +1,171 @@
+"""Verdicts on the edge of stability and on drift-adjusted learning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geocollapse.experiments.results.tables import GC, SweepResults
+from geocollapse.papers.margins import Margin, worst
+from geocollapse.papers.matched import at_matched_loss
+from geocollapse.papers.ordered import Trend, judge_trends
+from geocollapse.papers.principal_flow.claims import (
+    DAL_POWER,
+    LOWEST_PEAK,
+    RATE_AND_SHARPNESS,
+    REACHES_EDGE,
+    STAYS,
+)
+from geocollapse.papers.verdict import VIEWS, Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RATIO = "dynamics.edge_ratio"
+SHARPNESS = "dynamics.sharpness"
+PEAK_SHARPNESS = "peak_sharpness"
+LOSS_RISES = "loss_rises"
+_RATE = "swept.training.learning_rate"
+_POWER = "swept.training.dal.power"
+
+_OF_RATE = (
+    Trend(
+        RATE_AND_SHARPNESS.name,
+        _RATE,
+        PEAK_SHARPNESS,
+        -1,
+        "a larger rate lowers the largest sharpness of training",
+        "edge-training",
+    ),
+    Trend(RATE_AND_SHARPNESS.name, _RATE, GC, -1, "a larger rate lowers GC", "edge-settings"),
+)
+_OF_POWER = (
+    Trend(
+        DAL_POWER.name,
+        _POWER,
+        LOSS_RISES,
+        -1,
+        "a smaller power lets the training loss rise more often",
+        "edge-training",
+    ),
+    Trend(
+        DAL_POWER.name,
+        _POWER,
+        "test_accuracy",
+        -1,
+        "a smaller power has a higher test accuracy",
+        "edge-settings",
+    ),
+)
+
+
+def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
+    """Every verdict that the sweep allows; runs that did not converge are left out.
+
+    Args:
+        results: a sweep folder as read by `read_sweep`.
+        seed: of sampled orders, above 8 settings.
+    """
+    verdicts: list[Verdict] = []
+    for sweep in results.sweeps:
+        runs = results.of_sweep(sweep)
+        runs = runs[(runs["status"] == "done") & runs["converged"].astype(bool)]
+        runs = with_history(runs, results.history)
+        if _RATE in runs:
+            gradient_descent = runs[runs["training.optimizer"] == "sgd"]
+            verdicts += judge_edge(sweep, gradient_descent, results.history)
+            verdicts += judge_trends(sweep, runs, _OF_RATE, seed=seed)
+            matched = at_matched_loss(runs, results.history, [GC])
+            verdicts += judge_trends(
+                sweep, matched, _OF_RATE[1:], view="at matched training loss", seed=seed
+            )
+        if _POWER in runs:
+            verdicts += judge_trends(sweep, runs, _OF_POWER, seed=seed)
+    return tuple(sorted(verdicts, key=lambda verdict: VIEWS.index(verdict.view)))
+
+
+def with_history(runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
+    """The runs with two columns from their histories, NaN where these say nothing.
+
+    `peak_sharpness`: the largest after the start; `loss_rises`: the share of records whose training
+    loss is above that of the record before.
+    """
+    peaks = []
+    rises = []
+    for run_id in runs["run_id"]:
+        record = history[history["run_id"] == run_id].sort_values("step")
+        sharpness = record[record["step"] > 0][SHARPNESS] if SHARPNESS in record else record["step"]
+        peaks.append(float(sharpness.astype(float).max()) if SHARPNESS in record else np.nan)
+        losses = record["train_loss"].to_numpy(dtype=float) if "train_loss" in record else []
+        rises.append(float(np.mean(np.diff(losses) > 0.0)) if len(losses) > 1 else np.nan)
+    return runs.assign(**{PEAK_SHARPNESS: peaks, LOSS_RISES: rises})
+
+
+def judge_edge(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Iterator[Verdict]:
+    """Judge if the sharpness reaches the edge of stability, and stays there, at every rate.
+
+    Reached: the largest ratio of sharpness and edge after the start. Stays: the median ratio from
+    the first record at which it is reached to the step of the stopping rule. The verdict is that of
+    the rate that speaks most against the claim.
+    """
+    peaks: dict[float, list[float]] = {}
+    middles: dict[float, list[float]] = {}
+    for run_id, rate, stop in zip(runs["run_id"], runs[_RATE], runs["stop_step"], strict=True):
+        peak, middle = _edge_of(history[history["run_id"] == run_id], float(stop))
+        for found, value in ((peaks, peak), (middles, middle)):
+            if np.isfinite(value):
+                found.setdefault(float(rate), []).append(value)
+    verdict = Verdict(
+        claim=REACHES_EDGE.name,
+        statement=f"at every rate the sharpness reaches {LOWEST_PEAK:g} of 2/h",
+        sweep=sweep,
+        x="peak",
+        y=RATIO,
+        verdict="undecided",
+        n_runs=0,
+        figure=f"edge-training-{sweep}",
+        effect_name="sharpness / (2/h)",
+        note="No converged run recorded the sharpness.",
+    )
+    yield _over_rates(verdict, peaks, LOWEST_PEAK, None)
+    low, high = STAYS
+    verdict = replace(
+        verdict,
+        statement=f"once there, the sharpness stays between {low:g} and {high:g} of 2/h",
+        x="middle",
+        note="No converged run reached the edge before the stopping rule.",
+    )
+    yield _over_rates(verdict, middles, low, high)
+
+
+def _over_rates(
+    verdict: Verdict, values: dict[float, list[float]], low: float, high: float | None
+) -> Verdict:
+    """The verdict of the rate that speaks most against a claim of all of them."""
+    judged: list[Verdict] = []
+    for rate, found in sorted(values.items()):
+        n_runs = sum(map(len, values.values()))
+        own = replace(verdict, n_runs=n_runs, n_settings=len(values), note=f"At rate {rate:g}.")
+        ratios = np.array(found)
+        judged.append(Margin(low, 1).judged(own, ratios))
+        if high is not None:
+            judged.append(Margin(high, -1).judged(own, ratios))
+    return worst(judged) if judged else verdict
+
+
+def _edge_of(record: pd.DataFrame, stop: float) -> tuple[float, float]:
+    """The largest ratio after the start, and the median one from reaching the edge to ``stop``."""
+    if RATIO not in record:
+        return np.nan, np.nan
+    record = record[record["step"] > 0].sort_values("step")
+    ratios = record[RATIO].to_numpy(dtype=float)
+    at_edge = ratios >= LOWEST_PEAK
+    peak = float(np.nanmax(ratios)) if np.isfinite(ratios).any() else np.nan
+    if not at_edge.any():
+        return peak, np.nan
+    first = int(np.argmax(at_edge))
+    kept = (np.arange(len(ratios)) >= first) & (record["step"].to_numpy() <= stop)
+    return peak, float(np.nanmedian(ratios[kept])) if kept.any() else np.nan
