@@ -517,7 +517,7 @@ def test_dry_run_says_what_it_would_cost(recipe, answer, run, tmp_path):
 
 def test_recipes_lists_the_demo_first(answer):
     first = answer("recipes")["recipes"][0]
-    assert (first["name"], first["n_runs"]) == ("demo", 26)
+    assert (first["name"], first["n_runs"]) == ("demo", 57)
     assert set(first["sweeps"]) == {"learning_rate", "batch_size", "weight_decay"}
 
 

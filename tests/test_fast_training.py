@@ -52,7 +52,7 @@ def losses_until(run: RunConfig, first: int, monkeypatch: pytest.MonkeyPatch) ->
         value = loss_of(training.model(x), y, run.training)
         return value * (math.nan if training.progress.step >= first else 1.0)
 
-    monkeypatch.setattr(train, "_loss", loss)
+    monkeypatch.setattr(train, "objective_of", loss)
 
 
 @pytest.mark.parametrize("first", [0, 3, 6, 11])

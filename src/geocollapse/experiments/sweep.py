@@ -73,12 +73,13 @@ def run_sweep(
     started = time.perf_counter()
     planned = recipe.planned_runs(n_seeds)
     folder = SweepFolder(Path(out))
+    most = n_workers_of(workers, recipe.threads)
+    # Data are fetched once; what cannot be had ends the sweep here, and nothing is written.
+    check_run(recipe.run_config(), data_root=data_root)
     with signals_raised(), folder.held():
         folder.write_recipe(recipe, planned)
         left = [run for run in planned if not _is_done(folder, run)]
-        # Data are fetched once; what cannot be had ends the sweep here.
-        check_run(recipe.run_config(), data_root=data_root)
-        n_workers = min(n_workers_of(workers, recipe.threads), max(1, len(left)))
+        n_workers = min(most, max(1, len(left)))
         root = None if data_root is None else str(data_root)
         jobs = [Job(run, folder.path, device, root) for run in left]
         n_skipped = len(planned) - len(left)

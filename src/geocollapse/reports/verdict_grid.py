@@ -170,4 +170,4 @@ def _beside(verdict: Verdict) -> str:
     p = p_value(verdict.p_holm)
     if p == MISSING:
         return f" {effect_size(verdict)}"
-    return f" {effect_size(verdict)}, {f'p{p}' if p.startswith('<') else f'p={p}'}"
+    return f" {effect_size(verdict)}, p{'' if p.startswith('<') else '='}{p.replace(' ', '')}"

@@ -67,7 +67,7 @@ def p_value(value: float) -> str:
     """Three decimals; a dash where it is undefined."""
     if math.isnan(value):
         return MISSING
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def words(name: str) -> str:
