@@ -40,6 +40,7 @@ PAPER = [
 ] + ["cifar10-vgg13-gc-penalty", "cifar10-vgg13-bound", "cifar10-vgg13-sampling"]
 PAPER += ["cifar-fs-resnet18-gc-penalty", "cifar10-vgg13-squared-loss", "banking77-text"]
 # experiments without a sign that the paper expects
+SIBLINGS = ("cifar10-vgg13-corridors", "cifar10-edge-of-stability", "cifar10-implicit-sgd")
 OPEN = ["cifar-fs-resnet18-n-classes", "cifar10-vgg13-variants"]
 REDUCED = [
     *(f"cifar10-vgg13-{s}" for s in ("learning-rate", "batch-size", "weight-decay", "gc-penalty")),
@@ -383,7 +384,7 @@ def test_a_recipe_file_that_cannot_be_read_is_refused(tmp_path):
 
 def test_the_papers_experiments_are_shipped():
     assert recipe_names()[0] == "demo"
-    assert set(recipe_names()) == {"demo", *PAPER, *OPEN}
+    assert set(recipe_names()) == {"demo", *PAPER, *OPEN, *SIBLINGS}
 
 
 @pytest.mark.parametrize("name", REDUCED)
