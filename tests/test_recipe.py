@@ -40,6 +40,7 @@ PAPER = [
 ] + ["cifar10-vgg13-gc-penalty", "cifar10-vgg13-bound", "cifar10-vgg13-sampling"]
 PAPER += ["cifar-fs-resnet18-gc-penalty", "cifar10-vgg13-squared-loss", "banking77-text"]
 # experiments without a sign that the paper expects
+SIBLINGS = ("cifar10-vgg13-corridors", "cifar10-edge-of-stability", "cifar10-implicit-sgd")
 OPEN = ["cifar-fs-resnet18-n-classes", "cifar10-vgg13-variants"]
 # of the sibling papers
 SIBLINGS = ["cifar10-vgg13-corridors", "cifar10-edge-of-stability", "cifar10-implicit-sgd"]

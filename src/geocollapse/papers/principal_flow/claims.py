@@ -50,6 +50,7 @@ DAL_POWER = Claim(
     figures=("edge-settings", "edge-training"),
     cautions=(
         "Rises are counted between records, not between steps.",
+        "Runs that did not converge count here: a power that does not train has a low accuracy.",
         "Where ||H g^|| is below 1 a smaller power has the smaller rate: the trade turns round.",
         "The limit of the rate, 5 by default, holds the smallest powers.",
     ),

@@ -63,7 +63,10 @@ _OF_POWER = (
 
 
 def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
-    """Every verdict that the sweep allows; runs that did not converge are left out.
+    """Every verdict that the sweep allows.
+
+    Runs that did not converge are left out, but for those of DAL: a power that does not train is
+    what its claim is about.
 
     Args:
         results: a sweep folder as read by `read_sweep`.
@@ -71,9 +74,9 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
     """
     verdicts: list[Verdict] = []
     for sweep in results.sweeps:
-        runs = results.of_sweep(sweep)
-        runs = runs[(runs["status"] == "done") & runs["converged"].astype(bool)]
-        runs = with_history(runs, results.history)
+        finished = results.of_sweep(sweep)
+        finished = with_history(finished[finished["status"] == "done"], results.history)
+        runs = finished[finished["converged"].astype(bool)]
         if _RATE in runs:
             gradient_descent = runs[runs["training.optimizer"] == "sgd"]
             verdicts += judge_edge(sweep, gradient_descent, results.history)
@@ -83,7 +86,7 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
                 sweep, matched, _OF_RATE[1:], view="at matched training loss", seed=seed
             )
         if _POWER in runs:
-            verdicts += judge_trends(sweep, runs, _OF_POWER, seed=seed)
+            verdicts += judge_trends(sweep, finished, _OF_POWER, seed=seed)
     return tuple(sorted(verdicts, key=lambda verdict: VIEWS.index(verdict.view)))
 
 
