@@ -42,8 +42,6 @@ PAPER += ["cifar-fs-resnet18-gc-penalty", "cifar10-vgg13-squared-loss", "banking
 # experiments without a sign that the paper expects
 SIBLINGS = ("cifar10-vgg13-corridors", "cifar10-edge-of-stability", "cifar10-implicit-sgd")
 OPEN = ["cifar-fs-resnet18-n-classes", "cifar10-vgg13-variants"]
-# of the sibling papers
-SIBLINGS = ["cifar10-vgg13-corridors", "cifar10-edge-of-stability", "cifar10-implicit-sgd"]
 REDUCED = [
     *(f"cifar10-vgg13-{s}" for s in ("learning-rate", "batch-size", "weight-decay", "gc-penalty")),
     *(f"cifar-fs-resnet18-{s}" for s in ("learning-rate", "batch-size", "weight-decay")),
