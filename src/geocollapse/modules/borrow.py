@@ -54,6 +54,17 @@ def borrowed(model: nn.Module | None, *, evaluation: bool = True) -> Iterator[No
                 saved.restore()
 
 
+@contextmanager
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put ``model`` in training or evaluation mode while the block runs, then in its own."""
+    was_training = model.training
+    model.train(training)
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 def _check_parameters(model: nn.Module | None) -> None:
     """Refuse a model whose parameters have no shape yet, or can have no gradients."""
     named = [] if model is None else list(model.named_parameters())

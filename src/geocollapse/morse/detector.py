@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from geocollapse.arrays import Array, as_features, as_labels
+from geocollapse.modules.borrow import in_mode
 from geocollapse.morse.classifier import MorseClassifier
 from geocollapse.morse.density import Density
 from geocollapse.morse.kernels import KernelName
@@ -113,10 +114,6 @@ def outlier_scores(network: Density, x: Array) -> Tensor:
     check_finite("x", inputs)
     targets = network.targets.numel() if isinstance(network, MorseClassifier) else 1
     size = max(1, min(4096, _AT_A_TIME // targets))
-    was_training = network.training
-    network.eval()
-    try:
+    with in_mode(network, training=False):
         found = [-network.log_density(part).double() for part in inputs.split(size)]
-    finally:
-        network.train(was_training)
     return torch.cat(found)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from geocollapse.arrays import Array
 from geocollapse.estimate import GeocollapseWarning
+from geocollapse.modules.borrow import in_mode
 from geocollapse.morse.noise import (
     Box,
     ExampleNoise,
@@ -145,11 +146,8 @@ class _Task:
         """The loss of the held-out share, with the map in evaluation mode."""
         if self.held_out is None:
             return None
-        was_training = self.network.training
-        self.network.eval()
-        loss = float(self._loss(self.held_out, self.held_noise))
-        self.network.train(was_training)
-        return loss
+        with in_mode(self.network, training=False):
+            return float(self._loss(self.held_out, self.held_noise))
 
     def _loss(self, part: _Data, noise: Tensor | None) -> Tensor:
         return self.network.loss_at(part.x, noise, labels=part.y, weight=self.weight)
@@ -209,15 +207,14 @@ def fit(
     labels = None if y is None else y.to(data.device)
     task = _task(network, _Data(data, labels), found, weight, settings, generator)
     network.keep_box(whole)
-    was_training = network.training
-    network.train()
     devices = [data.device] if data.device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices), progress_bar("fit", shown=settings.progress) as bar:
-            torch.manual_seed(seed)  # of what is random in the map, such as dropout
-            best, n_steps = _trained(task, map, bar)
-    finally:
-        network.train(was_training)
+    with (
+        in_mode(network, training=True),
+        torch.random.fork_rng(devices),
+        progress_bar("fit", shown=settings.progress) as bar,
+    ):
+        torch.manual_seed(seed)  # of what is random in the map, such as dropout
+        best, n_steps = _trained(task, map, bar)
     if best.state:
         map.load_state_dict(best.state)
     density = mean_density(network, whole.draw(_CHUNK, generator))
@@ -235,11 +232,8 @@ def fit(
 @torch.no_grad()
 def mean_density(network: Density, x: Tensor) -> float:
     """The mean of mu over examples (n, ...), with the map in evaluation mode."""
-    was_training = network.training
-    network.eval()
-    mean = float(network.density(x).mean())
-    network.train(was_training)
-    return mean
+    with in_mode(network, training=False):
+        return float(network.density(x).mean())
 
 
 def _trained(task: _Task, map: nn.Module, bar: Advance) -> tuple[_Best, int]:

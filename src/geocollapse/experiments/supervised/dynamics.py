@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from geocollapse.data import LabelledData
 from geocollapse.dynamics import corridor_diagnostics, implicit_bias, sharpness
 from geocollapse.experiments.supervised.losses import loss_of
+from geocollapse.modules.borrow import in_mode
 
 if TYPE_CHECKING:
     from geocollapse.dynamics import Loss
@@ -39,7 +40,7 @@ def dynamics_record(training: Training, wanted: DynamicsConfig, lr: float | None
     subset = training.source.select(subset=min(wanted.subset, len(training.source)))
     loss = _loss_on(subset.inputs, subset.targets, settings)
     notes: list[str] = []
-    with _evaluating(training.model), _noting(notes):
+    with in_mode(training.model, training=False), _noting(notes):
         path = corridor_diagnostics(training.model, loss, lr or 1.0, straightness=True)
         top = _sharpness(training.model, loss, notes) if wanted.sharpness else (None, None)
         batches = implicit_bias(training.model, _mini_batches(training, wanted.n_batches))
@@ -108,17 +109,6 @@ def _of_rows(data: LabelledData, rows: Tensor, settings: TrainingConfig) -> Loss
 
 def _loss_on(x: Tensor, y: Tensor, settings: TrainingConfig) -> Loss:
     return lambda model: loss_of(model(x), y, settings)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from geocollapse.data import LabelledData
 from geocollapse.experiments.supervised.losses import loss_of
 from geocollapse.measurement import measure
 from geocollapse.measures import OF_THE_CLASSIFIER
+from geocollapse.modules.borrow import in_mode
 from geocollapse.modules.mixing import is_batch_norm
 from geocollapse.transfer import transfer
 
@@ -70,16 +71,15 @@ def loss_and_flatness(
     sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
     loss = 0.0
     hits = 0
-    was_training = model.training
-    model.eval()
-    for x, y in _batches(data, batch_size):
-        logits = model(x)
-        total = loss_of(logits, y, settings, "sum")
-        for gathered, gradient in zip(sums, torch.autograd.grad(total, parameters), strict=True):
-            gathered += gradient
-        loss += float(total.detach())
-        hits += int((logits.argmax(dim=1) == y).sum())
-    model.train(was_training)
+    with in_mode(model, training=False):
+        for x, y in _batches(data, batch_size):
+            logits = model(x)
+            total = loss_of(logits, y, settings, "sum")
+            gradients = torch.autograd.grad(total, parameters)
+            for gathered, gradient in zip(sums, gradients, strict=True):
+                gathered += gradient
+            loss += float(total.detach())
+            hits += int((logits.argmax(dim=1) == y).sum())
     n = len(data)
     return loss / n, hits / n, sum(float(gradient.square().sum()) for gradient in sums) / n**2
 
@@ -90,15 +90,13 @@ def measure_test(model: nn.Module, data: LabelledData, config: RunConfig) -> Hel
 
     Cost: one forward pass.
     """
-    was_training = model.training
-    model.eval()
     loss = 0.0
     hits = 0
-    for x, y in _batches(data, config.measuring.evaluation_batch_size):
-        logits = model(x)
-        loss += float(loss_of(logits, y, config.training, "sum"))
-        hits += int((logits.argmax(dim=1) == y).sum())
-    model.train(was_training)
+    with in_mode(model, training=False):
+        for x, y in _batches(data, config.measuring.evaluation_batch_size):
+            logits = model(x)
+            loss += float(loss_of(logits, y, config.training, "sum"))
+            hits += int((logits.argmax(dim=1) == y).sum())
     return {"test_loss": loss / len(data), "test_accuracy": hits / len(data)}
 
 
@@ -108,15 +106,13 @@ def reaches(model: nn.Module, data: LabelledData, accuracy: float, *, batch_size
 
     Cost: one forward pass, which ends as soon as too many examples are missed.
     """
-    was_training = model.training
-    model.eval()
     n = len(data)
     misses = 0
-    for x, y in _batches(data, batch_size):
-        misses += int((model(x).argmax(dim=1) != y).sum())
-        if (n - misses) / n < accuracy:
-            break
-    model.train(was_training)
+    with in_mode(model, training=False):
+        for x, y in _batches(data, batch_size):
+            misses += int((model(x).argmax(dim=1) != y).sum())
+            if (n - misses) / n < accuracy:
+                break
     return (n - misses) / n >= accuracy
 
 
@@ -164,19 +160,17 @@ def recalibrate_batch_norm(model: nn.Module, data: LabelledData, *, batch_size: 
     """
     layers: list[Any] = [module for module in model.modules() if is_batch_norm(module)]
     momenta = [layer.momentum for layer in layers]
-    was_training = model.training
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # the mean over all batches
-    model.train()
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).to(
         data.inputs.device
     )
-    for rows in order[: len(data) // batch_size * batch_size].split(batch_size):
-        model(data.inputs[rows])
+    with in_mode(model, training=True):
+        for rows in order[: len(data) // batch_size * batch_size].split(batch_size):
+            model(data.inputs[rows])
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
-    model.train(was_training)
 
 
 def _measure(
