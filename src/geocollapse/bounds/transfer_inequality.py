@@ -131,7 +131,7 @@ def _recorded(model: nn.Module) -> Iterator[list[_Layer]]:
         return output.clone()  # an activation in place would overwrite a_l
 
     handles = [
-        module.register_forward_hook(record)  # type: ignore[arg-type]
+        module.register_forward_hook(record)
         for module in model.modules()
         if isinstance(module, nn.Linear)
     ]

@@ -10,6 +10,7 @@ from geocollapse.measurement.json_form import MeasurementDict as MeasurementDict
 from geocollapse.measurement.layer import LayerMeasurement as LayerMeasurement
 from geocollapse.measurement.margin import MarginReading as MarginReading
 from geocollapse.measurement.margin import margin_complexity as margin_complexity
+from geocollapse.measurement.margin import measure_margins as measure_margins
 from geocollapse.measurement.result import LayersDict as LayersDict
 from geocollapse.measurement.result import Measurement as Measurement
 from geocollapse.measurement.run import measure as measure

@@ -35,7 +35,6 @@ class MarginReading:
     normalised: Estimate
 
 
-@failing_together()
 def margin_complexity(
     model: Model,
     data: Data,
@@ -101,6 +100,49 @@ def margin_complexity(
         >>> bool(abs(found.value / twice.value - 1.0) < 1e-5)
         True
     """
+    found = measure_margins(
+        model,
+        data,
+        gamma,
+        estimator=estimator,
+        n_probes=n_probes,
+        rtol=rtol,
+        max_samples=max_samples,
+        population=population,
+        seed=seed,
+        batch_size=batch_size,
+        memory_limit=memory_limit,
+        autocast=autocast,
+    )
+    return found.normalised
+
+
+@failing_together()
+def measure_margins(
+    model: Model,
+    data: Data,
+    gamma: float = 0.1,
+    *,
+    estimator: Estimator = "rademacher",
+    n_probes: int | Literal["auto"] = "auto",
+    rtol: float | None = None,
+    max_samples: int | None = None,
+    population: Population = "dataset",
+    seed: int = 0,
+    batch_size: int | None = None,
+    memory_limit: int | None = None,
+    autocast: torch.dtype | None = None,
+) -> MarginReading:
+    """The margins of all examples and both complexities behind ``margin_complexity``, in one pass.
+
+    Args and errors as of ``margin_complexity``.
+
+    Examples:
+        >>> x = torch.randn(200, 4)
+        >>> found = measure_margins(torch.nn.Linear(4, 3), (x, torch.arange(200) % 3))
+        >>> found.margins.shape, found.complexity.layer
+        (torch.Size([200]), '')
+    """
     check_share(gamma)
     request = Request(
         layer="",
@@ -114,11 +156,10 @@ def margin_complexity(
         autocast=autocast,
     )
     with set_up(model, data, request) as setup:
-        return read_margins(setup, gamma).normalised
+        return _read_margins(setup, gamma)
 
 
-def read_margins(setup: Setup, gamma: float) -> MarginReading:
-    """The margins and the complexity of the logits from one pass, which ``setup`` prepares."""
+def _read_margins(setup: Setup, gamma: float) -> MarginReading:
     match_outputs(setup)
     reading = read_once(setup)
     logits = reading.output if setup.feature_map.class_outputs is not None else None
