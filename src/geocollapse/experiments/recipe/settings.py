@@ -333,9 +333,9 @@ class PlannedRun(Part):
 class ClaimsConfig(Part):
     """The verdicts that a sweep is for, fixed before it runs: papers, expected signs, thresholds.
 
-    ``papers`` are names of `geocollapse.papers`. ``expected_signs`` maps `gc_gcol`, `gc_nc`,
-    `gc_target_nc`, `gc_accuracy` or a swept key to +1 or -1; 0, or no entry, expects no sign. The
-    others are the thresholds of definitions 5.
+    ``papers`` are names of `geocollapse.papers`. ``expected_signs`` maps a pair of measures
+    (`geocollapse.experiments.recipe.names.PAIRS`) or a swept key to +1 or -1; 0, or no entry,
+    expects no sign. The others are the thresholds of definitions 5.
     """
 
     papers: list[str] = ["collapse-transfer"]
