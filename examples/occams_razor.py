@@ -66,17 +66,18 @@ def fit(rate: float, *, seed: int = 0, loss_at_end: float = 1e-3, most_steps: in
     f = network(seed)
     y = targets(seed)
     optimizer = torch.optim.SGD(f.parameters(), lr=rate)
-    for step in range(most_steps):
-        loss = (f(POINTS) - y).square().mean()
-        if float(loss.detach()) <= loss_at_end:
-            break
+    steps = 0
+    loss = (f(POINTS) - y).square().mean()
+    while float(loss.detach()) > loss_at_end and steps < most_steps:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        steps += 1
+        loss = (f(POINTS) - y).square().mean()
     energy = geo.geometric_complexity(f, GRID, layer="", estimator="exact").value
     curve = f(GRID).detach()
     length = float((GRID.diff(dim=0) ** 2 + curve.diff(dim=0) ** 2).sqrt().sum())
-    return Fit(rate, step, float(loss.detach()), energy, length, curve[:, 0])
+    return Fit(rate, steps, float(loss.detach()), energy, length, curve[:, 0])
 
 
 def draw(fits: list[Fit], y: Tensor, path: str) -> None:

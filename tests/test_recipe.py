@@ -40,7 +40,10 @@ PAPER = [
 ] + ["cifar10-vgg13-gc-penalty", "cifar10-vgg13-bound", "cifar10-vgg13-sampling"]
 PAPER += ["cifar-fs-resnet18-gc-penalty", "cifar10-vgg13-squared-loss", "banking77-text"]
 # experiments without a sign that the paper expects
-SIBLINGS = ("cifar10-vgg13-corridors", "cifar10-edge-of-stability", "cifar10-implicit-sgd")
+SIBLINGS = (
+    *("cifar10-vgg13-corridors", "cifar10-edge-of-stability", "cifar10-implicit-sgd"),
+    *("cifar10-vgg13-regularisers", "cifar10-resnet18-margin", "cifar10-mlp-width"),
+)
 OPEN = ["cifar-fs-resnet18-n-classes", "cifar10-vgg13-variants"]
 REDUCED = [
     *(f"cifar10-vgg13-{s}" for s in ("learning-rate", "batch-size", "weight-decay", "gc-penalty")),

@@ -51,8 +51,9 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
         if trends:
             verdicts += judge_trends(sweep, converged, trends, seed=seed)
             level = at_matched_loss(converged, results.history, _AT_LOSS)
-            view = "at matched training loss"
-            matched += judge_trends(sweep, level, trends, view=view, seed=seed)
+            matched += judge_trends(
+                sweep, level, trends, view="at matched training loss", seed=seed
+            )
         verdicts += _double_descent(sweep, finished, signs, seed)
     return (*verdicts, *matched)
 
