@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geocollapse.charts.chart import Panel, Series, mark
-from geocollapse.charts.labels import axis_label
+from geocollapse.charts.labels import short_name
 from geocollapse.experiments.results.tables import SweepResults
 from geocollapse.papers.claims import PanelColumns
 from geocollapse.papers.correlated import expected_signs
@@ -34,8 +34,8 @@ def effects(results: SweepResults, drawn: PanelColumns) -> Iterator[Panel]:
     series = tuple(line for line in lines if line is not None)
     if series:
         yield Panel(
-            "setting, from weakest to strongest [place]",
-            f"{axis_label(drawn.y)} / weakest setting",
+            "setting, from weakest to strongest",
+            f"{short_name(drawn.y)} / that of the weakest setting",
             series,
             y_scale="log",
         )
