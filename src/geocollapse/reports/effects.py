@@ -35,7 +35,7 @@ def effects(results: SweepResults, drawn: PanelColumns) -> Iterator[Panel]:
     if series:
         yield Panel(
             "setting, from weakest to strongest",
-            f"{short_name(drawn.y)} / that of the weakest setting",
+            f"{short_name(drawn.y)} / weakest",
             series,
             y_scale="log",
         )
