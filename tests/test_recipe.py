@@ -39,7 +39,10 @@ PAPER = [
     for sweep in ("learning-rate", "batch-size", "weight-decay")
 ] + ["cifar10-vgg13-gc-penalty", "cifar10-vgg13-bound", "cifar10-vgg13-sampling"]
 PAPER += ["cifar-fs-resnet18-gc-penalty", "cifar10-vgg13-squared-loss", "banking77-text"]
-SIBLINGS = ("cifar10-vgg13-corridors", "cifar10-edge-of-stability", "cifar10-implicit-sgd")
+SIBLINGS = (
+    *("cifar10-vgg13-corridors", "cifar10-edge-of-stability", "cifar10-implicit-sgd"),
+    *("cifar10-vgg13-regularisers", "cifar10-resnet18-margin", "cifar10-mlp-width"),
+)
 # experiments without a sign that the paper expects
 OPEN = ["cifar-fs-resnet18-n-classes", "cifar10-vgg13-variants"]
 REDUCED = [

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from geocollapse.integrations.scikit_learn import MorseProbabilities as MorseProbabilities
     from geocollapse.jacobian import squared_jacobian_norms as squared_jacobian_norms
     from geocollapse.measurement import Measurement as Measurement
+    from geocollapse.measurement import margin_complexity as margin_complexity
     from geocollapse.measurement import measure as measure
     from geocollapse.measurement import measure_features as measure_features
     from geocollapse.ranking import Comparison as Comparison
@@ -95,6 +96,7 @@ _HOME = {
     "logme": "transfer",
     "loo_knn_accuracy": "transfer",
     "learning_curve": "transfer",
+    "margin_complexity": "measurement",
     "measure": "measurement",
     "measure_features": "measurement",
     "ncti": "transfer",

@@ -44,6 +44,29 @@ _DYNAMICS: Mapping[str, Label] = {
     "loss_rises": Label("records with a higher training loss", "share", "loss rises"),
 }
 
+_GC_UNIT = "(logit unit / input unit)²"
+_MARGINS = {
+    "margin.geometric_complexity.value": Label("GC of the logits", _GC_UNIT, "GC of the logits"),
+    "margin.margin_complexity.value": Label(
+        "GC of the logits / margin²", "1 / input unit²", "GC/margin²"
+    ),
+    "margin.gamma": Label("margin at the quantile", "logit unit", "margin"),
+    "margin.train_error": Label("training error", "share", "training error"),
+    "margin.train_risk": Label("training margin risk", "share", "margin risk"),
+    "margin.test_error": Label("test error", "share", "test error"),
+    "margin.gap": Label("generalisation gap", "share", "gap"),
+    "margin.excess_risk": Label("excess risk", "share", "excess risk"),
+    "transfer_inequality_ratio": Label("ratio of the transfer inequality", "no unit", "ratio"),
+    "data.random_labels": Label("random labels", "share", "random labels"),
+    "model.initial_scale": Label("initial scale of the weights", "no unit", "initial scale"),
+    "training.l2_penalty": Label("L2 penalty", "nat / parameter unit²", "L2 penalty"),
+    "training.spectral_norm_penalty": Label(
+        "spectral norm penalty", "nat / parameter unit²", "spectral norm"
+    ),
+    "training.input_noise": Label("input noise", "input unit", "input noise"),
+    "training.label_smoothing": Label("label smoothing", "share", "label smoothing"),
+}
+
 # Columns that are no measures, or whose name says more here than that of the measure. All other
 # columns of measures have the names of ``geocollapse.measures``.
 LABELS: Mapping[str, Label] = {
@@ -62,6 +85,7 @@ LABELS: Mapping[str, Label] = {
     "test_loss": Label("test loss", "nat", "test loss"),
     "stop_step": Label("steps to the training accuracy of the recipe", "steps", "steps"),
     **_DYNAMICS,
+    **_MARGINS,
     "training.learning_rate": Label("learning rate", "parameter unit² / nat", "learning rate"),
     "training.batch_size": Label("batch size", "examples", "batch size"),
     "training.weight_decay": Label("L2 weight decay", "nat / parameter unit²", "weight decay"),

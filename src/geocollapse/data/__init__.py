@@ -2,10 +2,10 @@
 
 The files, in the order they build on each other: selection, naming (classes from names),
 augmentation, columns (of tables) and fingerprint (of what a model sees); preprocessing (of one
-image); image_files (images that are decoded when asked for); labelled (tensors and images); pixels
-(normalisation of images); folders; parquet_shards, parquet_labels, spool and parquet (images in
-tables); tokens, token_rows and texts; sources (the named data sets); text_files; raw (loaded data
-made ready for a model); loading.
+image); image_files (images that are decoded when asked for); labelled (tensors and images);
+random_labels; pixels (normalisation of images); folders; parquet_shards, parquet_labels, spool and
+parquet (images in tables); tokens, token_rows and texts; sources (the named data sets); text_files;
+raw (loaded data made ready for a model); loading.
 """
 
 from geocollapse.data.augmentation import crop_and_flip as crop_and_flip
@@ -18,6 +18,8 @@ from geocollapse.data.loading import parse_spec as parse_spec
 from geocollapse.data.pixels import Normalisation as Normalisation
 from geocollapse.data.pixels import Pixels as Pixels
 from geocollapse.data.preprocessing import ImagePreprocessing as ImagePreprocessing
+from geocollapse.data.random_labels import random_labels as random_labels
+from geocollapse.data.random_labels import with_random_labels as with_random_labels
 from geocollapse.data.raw import Labelled as Labelled
 from geocollapse.data.raw import RawImages as RawImages
 from geocollapse.data.raw import made_ready as made_ready

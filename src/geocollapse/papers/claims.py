@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from geocollapse.papers.verdict import Verdict
 
 Judgement = Literal["correlation", "trend", "threshold", "methods"]
-FigureKind = Literal["settings", "points", "training"]
+FigureKind = Literal["settings", "points", "training", "effects"]
 
 
 class Judge(Protocol):
@@ -71,7 +71,8 @@ class Figure:
         title: what it shows; the name of the sweep is put behind it.
         caption: how to read it; how points and bands are drawn is put behind it.
         kind: `settings`: y over each swept value in its order; `points`: y against x, a point a
-            run; `training`: y over the steps, a line a setting.
+            run; `training`: y over the steps, a line a setting; `effects`: y relative to the
+            weakest setting of each sweep, a line a sweep, over the whole folder.
         panels: in order.
         over_folder: `points` of all runs in one figure, a mark for each sweep.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ import numpy as np
 from geocollapse.charts.chart import Chart, Panel
 from geocollapse.experiments.results.tables import SweepResults
 from geocollapse.papers.claims import Figure, PanelColumns, Paper
+from geocollapse.reports.effects import DRAWN as EFFECTS
+from geocollapse.reports.effects import effects
 from geocollapse.reports.panels import BAND, HOLLOW, by_sweep, histories, ordinal, scatter, scatters
 from geocollapse.reports.wording import words
 
@@ -22,6 +25,7 @@ _DRAWN = {
     f"scale. {HOLLOW}",
     "points": f"One point per run, at the end of training. {HOLLOW}",
     "training": BAND,
+    "effects": EFFECTS,
 }
 
 
@@ -38,7 +42,10 @@ def paper_charts(papers: Iterable[Paper], results: SweepResults) -> Iterator[Cha
     for figure in figures:
         if figure.over_folder:
             groups = by_sweep(_done(results.runs), results.settings)
-            panels = (panel for drawn in figure.panels for panel in _against(groups, drawn))
+            found = (_against(groups, drawn) for drawn in figure.panels)
+            if figure.kind == "effects":
+                found = (effects(results, drawn) for drawn in figure.panels)
+            panels = itertools.chain.from_iterable(found)
             yield _chart(figure, figure.name, figure.title, panels)
 
 

@@ -81,6 +81,14 @@ LATER: dict[str, object] = {
     "measuring.dynamics.subset": 500,
     "measuring.dynamics.sharpness": True,
     "measuring.dynamics.n_batches": 8,
+    "data.random_labels": 0.0,
+    "data.random_labels_seed": 0,
+    "model.initial_scale": 1.0,
+    "training.l2_penalty": 0.0,
+    "training.spectral_norm_penalty": 0.0,
+    "training.input_noise": 0.0,
+    "measuring.margin": None,
+    "measuring.transfer_inequality": None,
 }
 
 

@@ -11,7 +11,11 @@ _MOST_BYTES = 100  # a file name has at most 255, with the kind of the figure an
 _REFUSED = frozenset('/\\:*?"<>|$')  # folders, the names that Windows refuses, formulas in a figure
 
 # The pairs of measures whose correlation may have an expected sign.
-PAIRS = ("gc_gcol", "gc_nc", "gc_target_nc", "gc_accuracy")
+PAIRS = (
+    *("gc_gcol", "gc_nc", "gc_target_nc", "gc_accuracy"),
+    *("gc_gap", "gc_excess_risk", "margin_complexity_gap", "margin_complexity_excess_risk"),
+    *("gc_test_loss", "gc_test_error"),
+)
 
 
 def check_name(key: str, name: str) -> None:

@@ -62,6 +62,9 @@ class DataConfig(Part):
 
     With a ``test_split`` each record has the loss and accuracy on that split of the source classes,
     or on a ``test_subset`` of it, and nothing else of it: one forward pass.
+
+    ``random_labels`` is the share of the source examples whose label is drawn anew, uniformly from
+    all classes; which ones and which labels depends on ``random_labels_seed`` alone.
     """
 
     name: str
@@ -80,6 +83,8 @@ class DataConfig(Part):
     image_size: Positive | None = None
     text_model: str | None = None
     augmentation: Literal["none", "crop_flip"] = "none"
+    random_labels: Annotated[float, Field(ge=0, le=1)] = 0.0
+    random_labels_seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -106,12 +111,14 @@ class ModelConfig(Part):
 
     ``factory`` is `FILE.py:FUNCTION`, with a path from the current folder, or
     `package.module:FUNCTION`. ``sha256`` is the digest of the file, filled in for each run.
+    ``initial_scale`` multiplies the initial weights of all linear layers and convolutions.
     """
 
     name: str = ""
     factory: str | None = None
     sha256: str | None = None
     args: dict[str, Any] = {}  # whatever the factory takes
+    initial_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
     @model_validator(mode="after")
     def _one_of_name_and_factory(self) -> ModelConfig:
@@ -152,8 +159,13 @@ class TrainingConfig(Part):
     vector of the label. ``memory_format`` `channels_last` stores images and convolutions with the
     channels side by side, which many processors compute faster, with other rounding.
 
+    ``l2_penalty`` l adds l/2 times the squared norm of all parameters to the loss, and
+    ``spectral_norm_penalty`` l/2 times the squared spectral norm of each weight matrix:
+    `geocollapse.regularizers.L2Penalty` and `SpectralNormPenalty`. ``input_noise`` is the standard
+    deviation of Gaussian noise on the training inputs, in units of the normalised inputs.
+
     Source: definitions 8; Loshchilov and Hutter (2019) for `adamw`; Hui and Belkin (2021) for
-    `squared`.
+    `squared`; Yoshida and Miyato (2017) for the spectral norm; Bishop (1995) for input noise.
     """
 
     loss: Literal["cross_entropy", "squared"] = "cross_entropy"
@@ -170,6 +182,9 @@ class TrainingConfig(Part):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gc_penalty: PenaltyConfig = PenaltyConfig()
     gradient_penalty: GradientPenaltyConfig = GradientPenaltyConfig()
+    l2_penalty: NotNegative = 0.0
+    spectral_norm_penalty: NotNegative = 0.0
+    input_noise: NotNegative = 0.0
     max_steps: Positive
     stop_accuracy: Share = 0.99
     extra_factor: NotNegative = 1.0
@@ -227,6 +242,12 @@ class MeasuringConfig(Part):
     single classes are left out, which are most of a record of many classes.
 
     With ``dynamics``, which is off by default, each record also says how training moves.
+
+    ``margin`` is the level of a quantile: each record then has the margins of the source, geometric
+    complexity of the logits, and the same over the squared margin at that quantile; with a
+    ``data.test_split``, the errors there. It takes another pass over the source, with a
+    vector-Jacobian product an example. ``transfer_inequality`` is the number of
+    source examples on which the transfer inequality of a dense network is checked.
     """
 
     points: Positive | None = None
@@ -239,6 +260,8 @@ class MeasuringConfig(Part):
     max_samples: Positive | None = None
     history_subset: Positive | None = None
     per_class: bool = True
+    margin: Annotated[float, Field(gt=0, lt=1)] | None = None
+    transfer_inequality: Positive | None = None
     evaluation_batch_size: Positive = 500
     sampling: SamplingConfig | None = None
     dynamics: DynamicsConfig | None = None
@@ -312,9 +335,9 @@ class PlannedRun(Part):
 class ClaimsConfig(Part):
     """The verdicts that a sweep is for, fixed before it runs: papers, expected signs, thresholds.
 
-    ``papers`` are names of `geocollapse.papers`. ``expected_signs`` maps `gc_gcol`, `gc_nc`,
-    `gc_target_nc`, `gc_accuracy` or a swept key to +1 or -1; 0, or no entry, expects no sign. The
-    others are the thresholds of definitions 5.
+    ``papers`` are names of `geocollapse.papers`. ``expected_signs`` maps a pair of measures
+    (`geocollapse.experiments.recipe.names.PAIRS`) or a swept key to +1 or -1; 0, or no entry,
+    expects no sign. The others are the thresholds of definitions 5.
     """
 
     papers: list[str] = ["collapse-transfer"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, NotRequired
 from typing_extensions import TypedDict
 
 if TYPE_CHECKING:
+    from geocollapse.estimate import EstimateDict
     from geocollapse.measurement import MeasurementDict
     from geocollapse.runtime.provenance import Provenance
 
@@ -72,7 +73,50 @@ class DynamicsRecord(TypedDict):
     warnings: list[str]
 
 
-class Measured(HeldOutRecord):
+class MarginRecord(TypedDict):
+    """Margins of the training examples, and what a margin bound compares.
+
+    Attributes:
+        quantile: the level of the quantile.
+        gamma: the margin at that quantile.
+        median: the median margin.
+        train_error: share of errors on the training labels; a tie is an error.
+        train_risk: mean ramp loss at gamma; null where gamma is not positive.
+        test_error: share of errors on the test split; null without one.
+        gap: test error - training error.
+        excess_risk: test error - ramp risk.
+        geometric_complexity: of the logits.
+        margin_complexity: of the logits over gamma^2.
+        warnings: caveats of both.
+    """
+
+    quantile: float
+    gamma: float
+    median: float
+    train_error: float
+    train_risk: float | None
+    test_error: float | None
+    gap: float | None
+    excess_risk: float | None
+    geometric_complexity: EstimateDict
+    margin_complexity: EstimateDict
+    warnings: list[str]
+
+
+class MarginRecords(TypedDict, total=False):
+    """Margins in a record, and the transfer inequality, where the recipe asks for them.
+
+    Attributes:
+        margin: with `measuring.margin`.
+        transfer_inequality_ratio: mean ratio of the sides of the transfer inequality, with
+            `measuring.transfer_inequality`.
+    """
+
+    margin: MarginRecord
+    transfer_inequality_ratio: float
+
+
+class Measured(HeldOutRecord, MarginRecords):
     """The measured part of a record.
 
     ``source`` is None where the loss is not finite, ``target`` where the run has no target classes;

@@ -45,6 +45,7 @@ def objective_of(training: Training, x: Tensor, y: Tensor) -> Tensor:
     loss = loss_of(logits, y, settings)
     for term in terms:
         loss = loss + term
+    loss = training.weight_penalties.added_to(loss, training.model)
     if settings.weight_decay > 0.0 and settings.optimizer in OWN_RATE:
         loss = loss + settings.weight_decay * half_squares(training.model)
     return loss

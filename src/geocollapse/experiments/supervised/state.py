@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geocollapse import data as datasets
-from geocollapse.data import LabelledData
+from geocollapse.data import LabelledData, with_random_labels
 from geocollapse.experiments.recipe import build_network, run_id
 from geocollapse.experiments.supervised.losses import LossWatch
 from geocollapse.experiments.supervised.objective import gradient_penalty
@@ -21,7 +21,9 @@ from geocollapse.experiments.supervised.optimizers import (
     load_state,
     pack_state,
 )
+from geocollapse.experiments.supervised.regularising import WeightPenalties, gc_penalty
 from geocollapse.experiments.supervised.sentences import sentence_features
+from geocollapse.models.architectures import scale_weights
 from geocollapse.modules.borrow import borrowed
 from geocollapse.regularizers import GeometricComplexityPenalty, GradientNorm
 from geocollapse.transfer import few_shot_accuracy
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from geocollapse.experiments.recipe import (
         DataConfig,
         ModelConfig,
-        PenaltyConfig,
         RunConfig,
         TrainingConfig,
     )
@@ -94,6 +95,7 @@ class Training:
     penalty: GeometricComplexityPenalty | None
     gradient_penalty: GradientNorm | None = None
     test: LabelledData | None = None
+    weight_penalties: WeightPenalties = field(default_factory=WeightPenalties)
     progress: Progress = field(default_factory=Progress)
     losses: LossWatch = field(default_factory=LossWatch)
     watched: tuple[LabelledData, LabelledData | None] | None = None
@@ -143,9 +145,10 @@ def prepare(
         target,
         model,
         build_optimizer(model, config.training),
-        _penalty(config.training.gc_penalty, seed=config.seed),
+        gc_penalty(config.training.gc_penalty, seed=config.seed),
         gradient_penalty(config.training.gradient_penalty, seed=config.seed),
         test,
+        WeightPenalties.of(config.training, seed=config.seed),
     )
 
 
@@ -203,13 +206,14 @@ def load_run_data(
 ) -> tuple[LabelledData, LabelledData | None]:
     """Source classes to train on, and target classes or None, as tensors on ``device``.
 
-    The subsets are the same for every seed: seeds differ in initial weights and in the order of the
-    examples.
+    Subsets and random labels are the same for every seed: seeds differ in initial weights and in
+    the order of the examples. Only labels of the source are drawn at random.
     """
     of_source = _Examples(
         config.source_split, "train", config.source_classes, config.subset, config.n_classes
     )
-    source = _load(config, of_source, data_root).to(device)
+    clean = _load(config, of_source, data_root).to(device)
+    source = with_random_labels(clean, config.random_labels, seed=config.random_labels_seed)
     if not config.has_target:
         return source, None
     classes = config.source_classes if config.target_classes is None else config.target_classes
@@ -243,6 +247,7 @@ def save(training: Training, folder: RunFolder) -> None:
         "penalty_step": 0 if training.penalty is None else int(training.penalty.step),
         "optimizer": optimizer,
     }
+    tensors |= training.weight_penalties.tensors()
     folder.save_checkpoint(training.model.state_dict(), tensors, info)
 
 
@@ -276,6 +281,7 @@ def _restore(training: Training, saved: Checkpoint) -> None:
     else:
         load_momentum(training.optimizer, training.model, saved.tensors)
     training.model.load_state_dict(saved.weights)
+    training.weight_penalties.load(saved.tensors)
     if training.penalty is not None:
         training.penalty.step.fill_(info["penalty_step"])
     if training.gradient_penalty is not None:
@@ -304,6 +310,7 @@ def _model(config: ModelConfig, source: LabelledData, *, seed: int) -> nn.Module
         model = build_network(
             config, num_classes=source.n_classes, input_shape=source.inputs.shape[1:]
         )
+        scale_weights(model, config.initial_scale)
         if config.factory is not None:
             _check_outputs(model, config.factory, source)
         return model
@@ -319,19 +326,6 @@ def _check_outputs(model: nn.Module, factory: str, source: LabelledData) -> None
             f"model.factory: expected outputs (1, {source.n_classes}) for one example, one for "
             f"each class, got {shape} from {factory}; do let it take num_classes"
         )
-
-
-def _penalty(config: PenaltyConfig, *, seed: int) -> GeometricComplexityPenalty | None:
-    if config.weight == 0.0:
-        return None
-    return GeometricComplexityPenalty(
-        config.weight,
-        n_probes=config.n_probes,
-        batch_fraction=config.batch_fraction,
-        every=config.every,
-        batch_norm=config.batch_norm,
-        seed=seed,
-    )
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from geocollapse.experiments.recipe import run_id
 from geocollapse.experiments.results.versions import VERSIONS
 from geocollapse.experiments.supervised.dynamics import dynamics_record
 from geocollapse.experiments.supervised.losses import NonFiniteLossError
+from geocollapse.experiments.supervised.margin_record import margin_records
 from geocollapse.experiments.supervised.objective import objective_of
 from geocollapse.experiments.supervised.optimizers import OWN_RATE, descend
 from geocollapse.experiments.supervised.recording import (
@@ -32,6 +33,7 @@ from geocollapse.experiments.supervised.recording import (
     reaches,
     recalibrate_batch_norm,
 )
+from geocollapse.experiments.supervised.regularising import with_noise
 from geocollapse.experiments.supervised.sampling import study_sampling, study_seed
 from geocollapse.experiments.supervised.state import Training, prepare, resume, save
 from geocollapse.optimizers import NonFiniteGradientError
@@ -190,6 +192,9 @@ def _next_batch(training: Training) -> tuple[Tensor, Tensor]:
     x = training.source.inputs[rows]
     if config.data.augmentation == "crop_flip":
         x = datasets.crop_and_flip(x, generator(config.seed, "augmentation", step))
+    if config.training.input_noise > 0.0:
+        noise = generator(config.seed, "input noise", step)
+        x = with_noise(x, config.training.input_noise, noise)
     return x, training.source.targets[rows]
 
 
@@ -317,7 +322,8 @@ def measured_values(training: Training) -> Measured:
         values |= measure_test(training.model, training.test, config)
     if config.measuring.dynamics is not None:
         values["dynamics"] = dynamics_record(training, config.measuring.dynamics, _rate(training))
-    return values
+    source = training.recorded_data()[0]
+    return values | margin_records(training.model, source, training.test, config)
 
 
 def _rate(training: Training) -> float | None:

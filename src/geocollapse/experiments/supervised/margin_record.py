@@ -1,0 +1,116 @@
+"""Margins in a record: geometric complexity over the squared margin beside the errors it bounds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from geocollapse.bounds import (
+    MarginQuantile,
+    empirical_margin_risk,
+    margins,
+    transfer_inequality,
+)
+from geocollapse.data import LabelledData
+from geocollapse.estimate import strict_json
+from geocollapse.measurement import measure_margins
+
+if TYPE_CHECKING:
+    from geocollapse.experiments.recipe import MeasuringConfig, RunConfig
+    from geocollapse.experiments.results.records import MarginRecord, MarginRecords
+
+
+def margin_records(
+    model: nn.Module, source: LabelledData, test: LabelledData | None, config: RunConfig
+) -> MarginRecords:
+    """The margins and the transfer inequality, each where the recipe asks for it."""
+    found: MarginRecords = {}
+    margin = margin_record(model, source, test, config)
+    ratio = transfer_inequality_ratio(model, source, config.measuring)
+    if margin is not None:
+        found["margin"] = margin
+    if ratio is not None:
+        found["transfer_inequality_ratio"] = ratio
+    return found
+
+
+def margin_record(
+    model: nn.Module, source: LabelledData, test: LabelledData | None, config: RunConfig
+) -> MarginRecord | None:
+    """Margins of the source, complexity of the logits, and the errors on the test examples.
+
+    None where the recipe has no `measuring.margin`.
+
+    Source: Munn, Dherin, Gonzalvo (2024), arXiv 2405.18590.
+    """
+    measuring = config.measuring
+    if measuring.margin is None:
+        return None
+    reading = measure_margins(
+        model,
+        source,
+        measuring.margin,
+        estimator=measuring.estimator,
+        n_probes=measuring.n_probes,
+        max_samples=measuring.max_samples,
+        batch_size=measuring.evaluation_batch_size,
+        seed=config.seed,
+    )
+    if reading.complexity.interrupted:  # a Ctrl-C: a history has no half records
+        raise KeyboardInterrupt
+    gamma = MarginQuantile.of(reading.margins, measuring.margin)
+    error = _error(reading.margins)
+    risk = float(empirical_margin_risk(reading.margins, gamma.value)) if gamma.value > 0 else None
+    test_margins = None if test is None else _margins(model, test, measuring)
+    test_error = None if test_margins is None else _error(test_margins)
+    record = {
+        "quantile": measuring.margin,
+        "gamma": gamma.value,
+        "median": MarginQuantile.of(reading.margins, 0.5).value,
+        "train_error": error,
+        "train_risk": risk,
+        "test_error": test_error,
+        "gap": None if test_error is None else test_error - error,
+        "excess_risk": None if test_error is None or risk is None else test_error - risk,
+        "geometric_complexity": reading.complexity,
+        "margin_complexity": reading.normalised,
+        "warnings": list(reading.normalised.warnings),
+    }
+    return cast("MarginRecord", strict_json(record))
+
+
+def transfer_inequality_ratio(
+    model: nn.Module, source: LabelledData, measuring: MeasuringConfig
+) -> float | None:
+    """Mean ratio of both sides of the transfer inequality of the label's logit.
+
+    None where the recipe has no `measuring.transfer_inequality`. The examples are a balanced
+    subset, the same at every record.
+
+    Raises:
+        ValueError: the network is not dense.
+    """
+    if measuring.transfer_inequality is None:
+        return None
+    chosen = source.select(subset=min(measuring.transfer_inequality, len(source)))
+    labels = chosen.targets[:, None]
+    found = transfer_inequality(model, chosen.inputs, lambda z: z.gather(1, labels)[:, 0])
+    return found.ratio
+
+
+def _error(margin: Tensor) -> float:
+    """The share of errors; a tie is one."""
+    return float((margin <= 0.0).double().mean())
+
+
+@torch.no_grad()
+def _margins(model: nn.Module, data: LabelledData, measuring: MeasuringConfig) -> Tensor:
+    """The margins (n,) of the model in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    size = measuring.evaluation_batch_size
+    logits = torch.cat([model(x) for x in data.inputs.split(size)])
+    model.train(was_training)
+    return margins(logits, data.targets).cpu()

@@ -1,0 +1,98 @@
+"""Verdicts on geometric complexity over the squared margin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from geocollapse.experiments.results.tables import SweepResults
+from geocollapse.papers.collapse_transfer.correlations import judge_sweep
+from geocollapse.papers.correlated import Pair, expected_signs
+from geocollapse.papers.margin.claims import (
+    EXCESS,
+    GAP,
+    GENERALISATION,
+    LOGITS_GC,
+    MARGIN_GC,
+    RANDOM_LABELS,
+)
+from geocollapse.papers.ordered import Trend, judge_trends
+from geocollapse.papers.verdict import Verdict, View
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SHARE = "data.random_labels"
+PAIRS = (
+    Pair("margin_complexity_gap", MARGIN_GC, GAP, "higher GC/margin² goes with a larger gap"),
+    Pair(
+        "margin_complexity_excess_risk",
+        MARGIN_GC,
+        EXCESS,
+        "higher GC/margin² goes with a larger excess risk",
+    ),
+    Pair("gc_gap", LOGITS_GC, GAP, "higher GC of the logits goes with a larger gap"),
+    Pair(
+        "gc_excess_risk",
+        LOGITS_GC,
+        EXCESS,
+        "higher GC of the logits goes with a larger excess risk",
+    ),
+)
+
+
+def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
+    """Every verdict that the sweep allows, of converged runs; then those of all finished ones.
+
+    Values are those at the end of training, where all runs have the same training accuracy.
+
+    Args:
+        results: a sweep folder as read by `read_sweep`.
+        seed: of bootstraps and sampled orders.
+    """
+    verdicts: list[Verdict] = []
+    finished = results.runs[results.runs["status"] == "done"]
+    converged = finished[finished["converged"].astype(bool)]
+    views: dict[View, pd.DataFrame] = {"main": converged}
+    if len(converged) < len(finished):
+        views["with non-converged runs"] = finished
+    for view, runs in views.items():
+        for sweep in results.sweeps:
+            members = results.of_sweep(sweep)
+            members = members[members["run_id"].isin(runs["run_id"])]
+            verdicts += _judged(results, sweep, members, view=view, seed=seed)
+    return tuple(verdicts)
+
+
+def _judged(
+    results: SweepResults, sweep: str, runs: pd.DataFrame, *, view: View, seed: int
+) -> list[Verdict]:
+    """The verdicts on one sweep."""
+    signs = expected_signs(results.recipe)
+    figure = GENERALISATION.figures[0]
+    hypotheses = [pair.hypothesis(GENERALISATION.name, figure, signs) for pair in PAIRS]
+    verdicts = judge_sweep(sweep, runs, hypotheses, view=view, seed=seed)
+    sign = signs.get(_SHARE, 0)
+    if sign and f"swept.{_SHARE}" in runs.columns:
+        verdicts += judge_trends(sweep, runs, _trends(sign), view=view, seed=seed)
+    return verdicts
+
+
+def _trends(sign: int) -> list[Trend]:
+    """The trends over the share of random labels."""
+    direction = "raise" if sign > 0 else "lower"
+    return [
+        Trend(
+            RANDOM_LABELS.name,
+            f"swept.{_SHARE}",
+            column,
+            sign,
+            f"more random labels {direction} {words}",
+            RANDOM_LABELS.figures[0],
+        )
+        for column, words in (
+            (MARGIN_GC, "GC/margin²"),
+            (LOGITS_GC, "GC of the logits"),
+            (GAP, "the gap"),
+            (EXCESS, "the excess risk"),
+        )
+    ]

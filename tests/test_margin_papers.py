@@ -1,0 +1,286 @@
+"""The papers `margin` and `complexity` on sweeps with known answers, also the reversed one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from geocollapse.experiments.recipe import load_recipe
+from geocollapse.experiments.results.tables import GC, SweepResults
+from geocollapse.papers.complexity.claims import DOUBLE_DESCENT, REGULARISERS
+from geocollapse.papers.margin.claims import (
+    EXCESS,
+    GAP,
+    GENERALISATION,
+    LOGITS_GC,
+    MARGIN_GC,
+    RANDOM_LABELS,
+)
+from geocollapse.papers.registry import judge, papers
+from geocollapse.papers.verdict import Verdict
+from geocollapse.reports.paper_charts import paper_charts
+
+SEEDS = (0, 1, 2)
+SHARES = [0.0, 0.25, 0.5, 0.75, 1.0]
+NOISE = [0.0, 0.1, 0.2, 0.3, 0.4]
+
+
+def sweep(
+    recipe: dict[str, Any],
+    key: str,
+    values: list[float],
+    levels: dict[str, list[float]],
+    *,
+    unconverged: tuple[int, ...] = (),
+    noise: float = 0.01,
+    name: str = "swept",
+) -> SweepResults:
+    """One sweep over ``key`` whose columns have these levels at its settings, with a little noise.
+
+    ``unconverged`` are positions of settings whose runs did not converge. In the history each
+    measure grows to its level while the loss falls to the same end in every run.
+    """
+    rng = np.random.default_rng(0)
+    runs, settings, history = [], [], []
+    for position, value in enumerate(values):
+        for seed in SEEDS:
+            run_id = f"{name}-{position}-{seed}"
+            measures = {
+                column: level[position] * float(np.exp(rng.normal(0.0, noise)))
+                for column, level in levels.items()
+            }
+            converged = position not in unconverged
+            head = {"run_id": run_id, "status": "done", "converged": converged, "seed": seed}
+            runs.append(head | {"train_loss": 0.01} | measures)
+            settings.append(
+                {
+                    "sweep": name,
+                    "position": position,
+                    "setting": f"{key} = {value}",
+                    "run_id": run_id,
+                    f"swept.{key}": value,
+                }
+            )
+            for step, part in ((0, 0.1), (10, 0.5), (100, 1.0)):
+                grown = {column: part * found for column, found in measures.items()}
+                row = {"run_id": run_id, "step": step, "train_loss": 10.0 ** (-2 * part)}
+                history.append(row | grown)
+    return SweepResults(
+        folder=Path(),
+        recipe=recipe,
+        runs=pd.DataFrame(runs),
+        history=pd.DataFrame(history),
+        settings=pd.DataFrame(settings),
+        sampling=pd.DataFrame(columns=["run_id"]),
+        provenance={},
+        problems=(),
+    )
+
+
+def found(results: SweepResults, claim: str, view: str = "main") -> list[Verdict]:
+    return [v for v in judge(results) if v.claim == claim and v.view == view]
+
+
+def outcomes(verdicts: list[Verdict]) -> set[str]:
+    return {verdict.verdict for verdict in verdicts}
+
+
+# The margin bound
+
+MARGIN = load_recipe("cifar10-resnet18-margin").to_dict()
+RISING = [1.0, 2.0, 3.0, 4.0, 5.0]
+FALLING = RISING[::-1]
+
+
+def margins(complexity: list[float], **settings: Any) -> SweepResults:
+    gap = [0.1 * level for level in RISING]
+    levels = {MARGIN_GC: complexity, LOGITS_GC: complexity, GAP: gap, EXCESS: gap}
+    return sweep(MARGIN, "data.random_labels", SHARES, levels, **settings)
+
+
+def test_a_complexity_that_rises_with_the_gap_holds() -> None:
+    for claim in (GENERALISATION, RANDOM_LABELS):
+        verdicts = found(margins(RISING), claim.name)
+        assert len(verdicts) == 4
+        assert outcomes(verdicts) == {"holds"}
+        assert {v.figure.removesuffix("-swept") for v in verdicts} <= set(claim.figures)
+
+
+def test_a_complexity_that_falls_as_the_gap_rises_does_not_hold() -> None:
+    verdicts = found(margins(FALLING), GENERALISATION.name)
+    assert outcomes(verdicts) == {"does not hold"}
+    of_trends = {v.y: v.verdict for v in found(margins(FALLING), RANDOM_LABELS.name)}
+    assert of_trends == {
+        MARGIN_GC: "does not hold",
+        LOGITS_GC: "does not hold",
+        GAP: "holds",
+        EXCESS: "holds",
+    }
+
+
+def test_a_complexity_without_order_is_undecided() -> None:
+    verdicts = found(margins([3.0, 1.0, 4.0, 2.0, 3.5]), GENERALISATION.name)
+    assert outcomes(verdicts) == {"undecided"}
+
+
+def test_runs_that_did_not_converge_count_only_in_their_own_view() -> None:
+    results = margins(RISING, unconverged=(4,))
+    main = found(results, GENERALISATION.name)
+    assert outcomes(main) == {"undecided"}  # four settings are too few
+    assert {v.n_settings for v in main} == {4}
+    again = found(results, GENERALISATION.name, "with non-converged runs")
+    assert outcomes(again) == {"holds"}
+
+
+def test_a_sweep_over_something_else_has_no_verdict_on_random_labels() -> None:
+    levels = {MARGIN_GC: RISING, LOGITS_GC: RISING, GAP: RISING, EXCESS: RISING}
+    results = sweep(MARGIN, "training.learning_rate", SHARES, levels)
+    assert found(results, RANDOM_LABELS.name) == []
+    assert len(found(results, GENERALISATION.name)) == 4
+
+
+def test_without_an_expected_sign_nothing_is_decided() -> None:
+    recipe = MARGIN | {"claims": {"papers": ["margin"], "expected_signs": {}}}
+    levels = {MARGIN_GC: RISING, LOGITS_GC: RISING, GAP: RISING, EXCESS: RISING}
+    results = sweep(recipe, "data.random_labels", SHARES, levels)
+    assert outcomes(found(results, GENERALISATION.name)) == {"undecided"}
+    assert found(results, RANDOM_LABELS.name) == []
+
+
+def test_margins_that_were_not_recorded_are_named() -> None:
+    results = sweep(MARGIN, "data.random_labels", SHARES, {GAP: RISING})
+    notes = [v.note for v in found(results, GENERALISATION.name) if v.x == MARGIN_GC]
+    assert notes[0].startswith(f"Not recorded: {MARGIN_GC}")
+
+
+# The regularisers
+
+REGULARISED = load_recipe("cifar10-vgg13-regularisers").to_dict()
+
+
+@pytest.mark.parametrize(
+    ("levels", "outcome"),
+    [(FALLING, "holds"), (RISING, "does not hold"), ([3.0, 1.0, 4.0, 2.0, 3.5], "undecided")],
+)
+@pytest.mark.parametrize("view", ["main", "at matched training loss"])
+def test_noise_that_lowers_complexity_holds(levels: list[float], outcome: str, view: str) -> None:
+    both = {LOGITS_GC: levels, GC: levels}
+    results = sweep(REGULARISED, "training.input_noise", NOISE, both)
+    verdicts = found(results, REGULARISERS.name, view)
+    assert len(verdicts) == 2
+    assert outcomes(verdicts) == {outcome}
+    assert verdicts[0].statement == "larger input noise lowers GC of the logits"
+
+
+def test_an_initial_scale_is_expected_to_raise_complexity() -> None:
+    scales = [0.9, 0.95, 1.0, 1.1, 1.2]
+    both = {LOGITS_GC: RISING, GC: RISING}
+    verdicts = found(sweep(REGULARISED, "model.initial_scale", scales, both), REGULARISERS.name)
+    assert outcomes(verdicts) == {"holds"}
+    assert verdicts[0].statement == "smaller initial scale lowers GC of the logits"
+
+
+def test_at_a_matched_loss_complexity_that_only_grows_with_progress_has_no_order() -> None:
+    """Runs that went further have a higher complexity at their end, and the same at one loss."""
+    levels = {LOGITS_GC: [4.0] * 5, GC: [4.0] * 5}
+    results = sweep(REGULARISED, "training.input_noise", NOISE, levels, noise=0.0)
+    further = results.history["step"] == 100
+    last = results.history["run_id"].str.split("-").str[1].astype(float)
+    history = results.history.copy()
+    history.loc[further, "train_loss"] = 10.0 ** (-2.0 - (4.0 - last[further]))
+    grown = 1.0 + 0.5 * (4.0 - last[further])
+    for column in (LOGITS_GC, GC):
+        history.loc[further, column] *= grown
+    history.loc[further & (last == 4.0), "train_loss"] = 0.1
+    runs = results.runs.copy()
+    position = runs["run_id"].str.split("-").str[1].astype(float)
+    for column in (LOGITS_GC, GC):
+        runs[column] *= 1.0 + 0.5 * (4.0 - position)
+    changed = SweepResults(**{**vars(results), "runs": runs, "history": history})
+    assert outcomes(found(changed, REGULARISERS.name)) == {"holds"}
+    matched = found(changed, REGULARISERS.name, "at matched training loss")
+    assert "holds" not in outcomes(matched)
+
+
+def test_every_swept_key_of_the_recipe_has_an_expected_sign() -> None:
+    recipe = load_recipe("cifar10-vgg13-regularisers")
+    swept = {key for grid in recipe.sweeps.values() for key in grid}
+    assert all(recipe.claims.expected_signs[key] for key in swept)
+    assert all(len(values) >= 5 for grid in recipe.sweeps.values() for values in grid.values())
+
+
+def test_every_base_value_is_in_its_sweep() -> None:
+    """Else a sweep would not share its base runs, and `effects` would compare other runs."""
+    for preset in (None, "reduced"):
+        recipe = load_recipe("cifar10-vgg13-regularisers")
+        recipe = recipe.with_preset(preset) if preset else recipe
+        base = [run for run in recipe.planned_runs() if not run.overrides]
+        assert len(base) == recipe.seeds
+        assert set(base[0].sweeps) == set(recipe.sweeps)
+
+
+# Double descent
+
+WIDTHS = load_recipe("cifar10-mlp-width").to_dict()
+PEAK = [1.0, 3.0, 5.0, 4.0, 2.0]
+
+
+def widths(complexity: list[float]) -> SweepResults:
+    error = [0.1 * level for level in PEAK]
+    levels = {LOGITS_GC: complexity, "margin.test_error": error, "test_loss": error}
+    sizes = [2.0, 8.0, 16.0, 32.0, 64.0]
+    everything = tuple(range(5))
+    key = "model.args.hidden.0"
+    return sweep(WIDTHS, key, sizes, levels, unconverged=everything)
+
+
+def test_a_complexity_that_peaks_with_the_test_error_holds_for_runs_that_never_converge() -> None:
+    verdicts = found(widths(PEAK), DOUBLE_DESCENT.name)
+    assert len(verdicts) == 2
+    assert outcomes(verdicts) == {"holds"}
+
+
+def test_a_complexity_that_dips_where_the_error_peaks_does_not_hold() -> None:
+    verdicts = found(widths([6.0 - level for level in PEAK]), DOUBLE_DESCENT.name)
+    assert outcomes(verdicts) == {"does not hold"}
+
+
+# Papers and their figures
+
+
+@pytest.mark.parametrize("name", ["margin", "complexity"])
+def test_a_paper_says_what_a_report_needs(name: str) -> None:
+    paper = papers()[name]
+    drawn = {figure.name for figure in paper.figures}
+    for claim in paper.claims:
+        assert claim.cautions
+        assert set(claim.figures) <= drawn
+    assert "p ≤ 0.05" in paper.rules
+
+
+def test_the_figure_of_all_regularisers_is_relative_to_the_weakest_setting() -> None:
+    both = {LOGITS_GC: [8.0, 4.0, 2.0, 1.0, 0.5], GC: FALLING}
+    noise = sweep(REGULARISED, "training.input_noise", NOISE, both, noise=0.0, name="noise")
+    scales = [0.9, 0.95, 1.0, 1.1, 1.2]
+    rising = {LOGITS_GC: [1.0, 2.0, 4.0, 8.0, 16.0], GC: RISING}
+    scale = sweep(REGULARISED, "model.initial_scale", scales, rising, noise=0.0, name="scale")
+    results = SweepResults(
+        **{
+            **vars(noise),
+            "runs": pd.concat([noise.runs, scale.runs]),
+            "settings": pd.concat([noise.settings, scale.settings]),
+            "history": pd.concat([noise.history, scale.history]),
+        }
+    )
+    charts = {chart.name: chart for chart in paper_charts([papers()["complexity"]], results)}
+    logits, embedding = charts["complexity-effects"].panels
+    lines = {series.label: series for series in logits.series}
+    assert set(lines) == {"noise", "scale"}
+    np.testing.assert_allclose(lines["noise"].y, [1.0, 0.5, 0.25, 0.125, 0.0625])
+    # from the largest scale, the weakest setting, to the smallest
+    np.testing.assert_allclose(lines["scale"].y, [1.0, 0.5, 0.25, 0.125, 0.0625])
+    assert len(embedding.series) == 2
