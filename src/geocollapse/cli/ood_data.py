@@ -12,6 +12,7 @@ from geocollapse.cli.resolve import (
     FEATURES,
     ModelAndData,
     Request,
+    collect_settings,
     features_heading,
     find_device,
     set_threads,
@@ -167,22 +168,9 @@ class _Reader:
         machine: MachineOptions,
         use_cache: bool,
     ) -> _Reader:
-        from geocollapse.measurement.cached import CollectSettings
         from geocollapse.store.cache import FeatureCache
 
-        names = options.layer or []
-        if len(names) > 1:
-            raise ValueError(
-                f"--layer: expected one layer, got {', '.join(names)}; do one call a layer"
-            )
-        settings = CollectSettings(
-            layer=names[0] if names else None,
-            classifier=options.classifier,
-            pool=options.pool,
-            input_layer=options.input_layer,
-            autocast=machine.autocast_dtype(),
-            batch_size=machine.batch_size,
-        )
+        settings = collect_settings(options, machine)
         inputs = request.resolve(options, data_options, machine)
         cache = FeatureCache() if use_cache else None
         return cls(request, inputs, options.tokenizer, machine, settings, cache)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from geocollapse.data import Labelled
+    from geocollapse.measurement.cached import CollectSettings
     from geocollapse.models import LoadedModel, Prepared, TrainingRecord
     from geocollapse.store import KeptLayer
 
@@ -187,6 +188,25 @@ class Request:
             require_labels=self.require_labels,
             **selection(options, seed),
         )
+
+
+def collect_settings(options: ModelOptions, machine: MachineOptions) -> CollectSettings:
+    """How the features of one layer are collected."""
+    from geocollapse.measurement.cached import CollectSettings
+
+    names = options.layer or []
+    if len(names) > 1:
+        raise ValueError(
+            f"--layer: expected one layer, got {', '.join(names)}; do one call a layer"
+        )
+    return CollectSettings(
+        layer=names[0] if names else None,
+        classifier=options.classifier,
+        pool=options.pool,
+        input_layer=options.input_layer,
+        autocast=machine.autocast_dtype(),
+        batch_size=machine.batch_size,
+    )
 
 
 def features_heading(path: Path, kept: KeptLayer) -> str:

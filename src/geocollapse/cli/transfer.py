@@ -20,7 +20,13 @@ from geocollapse.cli.options import (
     OutFile,
 )
 from geocollapse.cli.output import OutputFile, check_writable
-from geocollapse.cli.resolve import Request, features_heading, find_device, set_threads
+from geocollapse.cli.resolve import (
+    Request,
+    collect_settings,
+    features_heading,
+    find_device,
+    set_threads,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -201,22 +207,9 @@ def _of_model(
 ) -> _Embedded:
     from geocollapse.measurement.collect import collect_features
 
-    names = model_options.layer or []
-    if len(names) > 1:
-        raise ValueError(
-            f"--layer: expected one layer, got {', '.join(names)}; do one call a layer"
-        )
+    settings = collect_settings(model_options, machine)
     inputs = request.resolve(model_options, data_options, machine)
-    found = collect_features(
-        inputs.model,
-        inputs.source,
-        layer=names[0] if names else None,
-        classifier=model_options.classifier,
-        pool=model_options.pool,
-        input_layer=model_options.input_layer,
-        autocast=machine.autocast_dtype(),
-        batch_size=machine.batch_size,
-    )
+    found = collect_features(inputs.model, inputs.source, **vars(settings))
     dataset = inputs.dataset
     return _Embedded(
         features=found.features,
