@@ -15,7 +15,7 @@ from geocollapse.papers.registry import judge
 from geocollapse.papers.verdict import to_json
 from geocollapse.reports.reproduction import read_reproduction
 from geocollapse.reports.reproduction_answer import answer, lessons
-from geocollapse.reports.reproduction_page import write_html, write_markdown
+from geocollapse.reports.reproduction_page import ReproductionPage
 from geocollapse.reports.writing import write_report
 from synthetic_sweep import write_sweep
 
@@ -70,7 +70,7 @@ def test_a_sweep_with_runs_to_be_done_is_not_stored(results, tmp_path):
 
 def test_the_page_holds_all_it_needs(results, tmp_path):
     found = read_reproduction(results)
-    write_html(found, tmp_path / "page.html")
+    ReproductionPage.of(found).write_html(tmp_path / "page.html")
     html = (tmp_path / "page.html").read_text()
     assert 'src="data:image/png;base64,' in html
     assert not re.search(r"(src|href)=\"https?:", html)
@@ -79,7 +79,8 @@ def test_the_page_holds_all_it_needs(results, tmp_path):
 
 
 def test_the_markdown_names_its_figures(results, tmp_path):
-    write_markdown(read_reproduction(results), tmp_path / "page.md", tmp_path / "figures" / "page")
+    page = ReproductionPage.of(read_reproduction(results))
+    page.write_markdown(tmp_path / "page.md", tmp_path / "figures" / "page")
     text = (tmp_path / "page.md").read_text()
     figures = re.findall(r"!\[.*\]\((.+)\)", text)
     assert len(figures) == 2
@@ -155,11 +156,8 @@ def test_a_stored_sweep_is_small_whole_and_without_weights(folder):
 
 @pytest.mark.skipif(not STORED, reason="no stored sweeps in this checkout")
 def test_the_page_of_the_docs_is_that_of_the_stored_sweeps(tmp_path):
-    write_markdown(
-        read_reproduction(ROOT / "results"),
-        tmp_path / "x.md",
-        tmp_path / "figures" / "reproduction",
-    )
+    found = ReproductionPage.of(read_reproduction(ROOT / "results"))
+    found.write_markdown(tmp_path / "x.md", tmp_path / "figures" / "reproduction")
     page = (ROOT / "docs" / "reproduction.md").read_text()
     assert (tmp_path / "x.md").read_text() == page
     for name in re.findall(r"!\[.*\]\((.+)\)", page):

@@ -58,31 +58,31 @@ def reproduce(
     into --out (default .). With --from-scratch it first trains the runs that are not stored.
     """
     from geocollapse.reports.reproduction import chosen_experiments, read_reproduction
-    from geocollapse.reports.reproduction_answer import answer, lessons
-    from geocollapse.reports.reproduction_page import write_html, write_markdown
+    from geocollapse.reports.reproduction_page import ReproductionPage
 
     folder = out or Path()
     chosen_experiments(options.only or ())
     check_folder(folder, "--out")
     n_failed = _train(options, training, display) if training.from_scratch else 0
     found = read_reproduction(options.results, preset=options.preset, only=options.only or ())
-    page = folder / "reproduction.html"
-    write_html(found, page)
+    page = ReproductionPage.of(found)
+    html = folder / "reproduction.html"
+    page.write_html(html)
     if options.markdown:
         file = options.markdown
-        write_markdown(found, file, file.parent / "figures" / file.stem)
+        page.write_markdown(file, file.parent / "figures" / file.stem)
     result: ReproductionDict = {
         "schema_version": 1,
-        "answer": answer(found),
-        "lessons": lessons(found),
+        "answer": page.answer,
+        "lessons": page.lessons,
         "experiments": [_experiment(row) for row in found.rows],
         "hours": found.hours,
         "machines": found.machines,
-        "page": str(page),
+        "page": str(html),
     }
     return Answer(
         dict(result),
-        _text(found, result["answer"], page),
+        _text(found, page.answer, html),
         rows=[dict(row) for row in result["experiments"]],
         failed=n_failed > 0,
     )

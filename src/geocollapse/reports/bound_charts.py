@@ -9,6 +9,7 @@ import numpy as np
 
 from geocollapse.charts.chart import Chart, Panel, Series, mark
 from geocollapse.papers.collapse_transfer.poincare import error_and_bound
+from geocollapse.reports.panels import HOLLOW
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +23,7 @@ _BOUNDS = {
 _ERROR = "nearest-mean error"
 
 
-def bound(runs: pd.DataFrame, history: pd.DataFrame, hollow: str) -> Chart:
+def bound(runs: pd.DataFrame, history: pd.DataFrame) -> Chart:
     """Measured error against the nearest-mean bound, at the end of every run."""
     last = history[history["run_id"].isin(runs["run_id"])].groupby("run_id").tail(1)
     compared = error_and_bound(last)
@@ -50,7 +51,7 @@ def bound(runs: pd.DataFrame, history: pd.DataFrame, hollow: str) -> Chart:
     return Chart(
         "bound",
         "Nearest-mean error against its bound",
-        f"One point per run, at the end of training; points must lie below the grey line. {hollow}",
+        f"One point per run, at the end of training; points must lie below the grey line. {HOLLOW}",
         (panel,) if series else (),
     )
 

@@ -57,7 +57,7 @@ def _charts(results: SweepResults) -> list[Chart]:
         ]
     found += [
         poincare(done, results),
-        bound(done, results.history, HOLLOW),
+        bound(done, results.history),
         sampling(results.sampling, done),
     ]
     if not results.sweeps:
