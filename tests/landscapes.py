@@ -45,6 +45,16 @@ def cross_entropy(x, labels):
     return lambda model: nn.functional.cross_entropy(logits(model(x)), labels)
 
 
+def in_bfloat16(loss):
+    """The loss under CPU autocast."""
+
+    def rounded(model):
+        with torch.autocast("cpu", torch.bfloat16):
+            return loss(model)
+
+    return rounded
+
+
 def logits(output):
     return getattr(output, "logits", output)
 

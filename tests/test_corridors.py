@@ -12,7 +12,16 @@ from reference.dynamics import ONE, START
 from geocollapse import dynamics
 from geocollapse.dynamics import CorridorMonitor, corridor_diagnostics
 from geocollapse.estimate import GeocollapseWarning
-from landscapes import Point, cross_entropy, loss_of, mlp, resnet, text_classifier, vector
+from landscapes import (
+    Point,
+    cross_entropy,
+    in_bfloat16,
+    loss_of,
+    mlp,
+    resnet,
+    text_classifier,
+    vector,
+)
 from landscapes import vision_transformer as vit
 
 
@@ -123,12 +132,8 @@ def test_diagnostics_under_autocast():
     x = torch.randn(8, 5)
     loss = cross_entropy(x, torch.arange(8) % 3)
 
-    def rounded(model):
-        with torch.autocast("cpu", torch.bfloat16):
-            return loss(model)
-
     exact = corridor_diagnostics(net, loss)
-    found = corridor_diagnostics(net, rounded)
+    found = corridor_diagnostics(net, in_bfloat16(loss))
     assert found.drift_ratio == pytest.approx(exact.drift_ratio, rel=0.05)
     assert found.speed == pytest.approx(exact.speed, rel=0.05)
 

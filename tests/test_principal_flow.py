@@ -16,6 +16,7 @@ from geocollapse.dynamics.principal import principal_coefficients
 from landscapes import (
     Point,
     cross_entropy,
+    in_bfloat16,
     loss_of,
     mlp,
     resnet,
@@ -296,10 +297,5 @@ def test_sharpness_under_autocast():
     net = net.float()
     x = torch.randn(8, 5)
     loss = cross_entropy(x, torch.arange(8) % 3)
-
-    def rounded(model):
-        with torch.autocast("cpu", torch.bfloat16):
-            return loss(model)
-
-    found = sharpness(net, rounded, tolerance=0.02)
+    found = sharpness(net, in_bfloat16(loss), tolerance=0.02)
     assert found.largest == pytest.approx(sharpness(net, loss).largest, rel=0.05)
