@@ -1,4 +1,4 @@
-"""Rank correlations over the settings of one sweep, with the signs that the recipe expects."""
+"""Rank correlations over the settings of one sweep, judged by the sign that the recipe expects."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocollapse.experiments.results.tables import GC, GCOL, NC, TARGET_NC
-from geocollapse.multiple_tests import holm
-from geocollapse.papers.collapse_transfer.expectations import Hypothesis
+from geocollapse.experiments.results.tables import finite_rows
+from geocollapse.papers.hypotheses import Hypothesis
+from geocollapse.papers.significance import decided, with_holm
 from geocollapse.papers.statistics import (
     Array,
     bootstrap_interval,
     kendall,
     partial_spearman,
     permutation_p,
-    permutations,
     spearman,
-    spearman_rows,
 )
 from geocollapse.papers.trends import mean_rank_correlation, page_p
-from geocollapse.papers.verdict import Outcome, Verdict, View
+from geocollapse.papers.verdict import Verdict, View
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LEVEL = 0.05
 MIN_SETTINGS = 5  # in perfect order p = 1/120; four settings cannot survive Holm
-_ROUNDING = 1e-12  # 6 * (1/120) is 0.05, whatever its last bit
+RULE = (
+    "Correlations: Spearman's rho of the means over seeds of each setting, with an exact "
+    "permutation test, one-sided, and Holm's correction within a claim of a sweep. Holds: p ≤ 0.05 "
+    "on the side fixed before the run, and the bootstrap interval of rho beyond 0; does not hold: "
+    "the same on the other side; undecided otherwise, and below 5 settings."
+)
 
 
 def judge_sweep(
@@ -50,14 +52,8 @@ def judge_sweep(
         seed: of the bootstrap, and of the permutations above 8 settings.
     """
     tested = [_test(sweep, runs, hypothesis, view=view, seed=seed) for hypothesis in hypotheses]
-    verdicts: list[Verdict] = []
-    for claim in dict.fromkeys(verdict.claim for verdict in tested):
-        family = [(v, h.sign) for v, h in zip(tested, hypotheses) if v.claim == claim]
-        expected = holm([v.p for v, _ in family])
-        opposite = holm([v.p_opposite for v, _ in family])
-        for (verdict, sign), p, q in zip(family, expected, opposite):
-            verdicts.append(_decide(replace(verdict, p_holm=p, p_opposite=q), sign))
-    return verdicts
+    sign_of = {(h.claim, h.x, h.y): h.sign for h in hypotheses}
+    return [_decided(v, sign_of[v.claim, v.x, v.y]) for v in with_holm(tested)]
 
 
 def setting_means(runs: pd.DataFrame, *columns: str) -> tuple[list[Array], int]:
@@ -65,57 +61,9 @@ def setting_means(runs: pd.DataFrame, *columns: str) -> tuple[list[Array], int]:
 
     Empty arrays if a column was not recorded.
     """
-    values = _numbers(runs, columns)
+    values = finite_rows(runs, ("position", "seed", *columns))
     means = values.groupby("position")[list(columns)].mean()
     return [means[name].to_numpy() for name in columns], len(values)
-
-
-def _numbers(runs: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
-    """Position, seed and ``columns`` of the runs that have finite numbers in all of them."""
-    import pandas as pd
-
-    wanted = list(dict.fromkeys(("position", "seed", *columns)))
-    if not set(wanted) <= set(runs.columns):
-        return pd.DataFrame(columns=wanted, dtype=float)
-    values = runs[wanted].apply(pd.to_numeric, errors="coerce").astype(float)
-    return values.replace([math.inf, -math.inf], math.nan).dropna()
-
-
-def part_whole_note(runs: pd.DataFrame, *, seed: int = 0) -> str:
-    """A note on the part of the correlation of GC and GCol that is arithmetic.
-
-    GC is the numerator of GCol = GC/d^2, which defines the distance d^2 of a run. The note has
-    rho(log GC, log d^2), and as the null rho(GC, GC/d^2_pi) over permutations pi of the settings'
-    distances.
-    """
-    if not {GC, GCOL} <= set(runs.columns):
-        return ""
-    (gc, distance), _ = setting_means(runs.assign(distance=runs[GC] / runs[GCOL]), GC, "distance")
-    if len(gc) < 3 or not (gc > 0).all() or not (distance > 0).all():
-        return ""
-    alone = spearman(np.log(gc), np.log(distance))
-    orders = permutations(len(gc), seed=seed)
-    null = spearman_rows(np.broadcast_to(gc, orders.shape), gc / distance[orders])
-    if np.isnan(alone) or np.isnan(null).all():
-        return ""
-    low, high = np.nanquantile(null, [0.025, 0.975])
-    return (
-        f"GC is the numerator of GCol: rho of log GC with log distance^2 alone {alone:+.2f}; "
-        f"of GC with GCol under permuted distances {np.nanmean(null):+.2f} on average, "
-        f"95 % in [{low:+.2f}, {high:+.2f}]."
-    )
-
-
-def opposite_sign_note(runs: pd.DataFrame) -> str:
-    """A note with rho of source NC with source GC and with target NC: their signs can differ."""
-    pairs = {"source GC with source NC": (GC, NC), "source NC with target NC": (NC, TARGET_NC)}
-    values = {
-        name: spearman(*setting_means(runs, *pair)[0])
-        for name, pair in pairs.items()
-        if _enough(runs, *pair)
-    }
-    text = ", ".join(f"{name} {rho:+.2f}" for name, rho in values.items() if not math.isnan(rho))
-    return f"For comparison, rho of {text}." if text else ""
 
 
 def _test(
@@ -180,7 +128,7 @@ class _Trend:
 
     @classmethod
     def of(cls, runs: pd.DataFrame, hypothesis: Hypothesis) -> _Trend:
-        values = _numbers(runs, (hypothesis.x, hypothesis.y))
+        values = finite_rows(runs, ("seed", hypothesis.x, hypothesis.y))
         x, y, blocks = (values[name].to_numpy() for name in (hypothesis.x, hypothesis.y, "seed"))
         return cls(x, y, blocks)
 
@@ -217,16 +165,14 @@ def _little(n_settings: int, effect: float) -> str:
     return ""
 
 
-def _decide(verdict: Verdict, sign: int) -> Verdict:
+def _decided(verdict: Verdict, sign: int) -> Verdict:
     """Decide a hypothesis by the corrected p of either side and the interval of rho."""
+    if (verdict.n_settings or 0) < MIN_SETTINGS:
+        return verdict
     low, high = sorted((sign * verdict.interval[0], sign * verdict.interval[1]))
-    outcome: Outcome = "undecided"
-    if (verdict.n_settings or 0) >= MIN_SETTINGS:
-        if verdict.p_holm <= LEVEL + _ROUNDING and low > 0:
-            outcome = "holds"
-        elif verdict.p_opposite <= LEVEL + _ROUNDING and high < 0:
-            outcome = "does not hold"
-    return replace(verdict, verdict=outcome)
+    found = decided(verdict)
+    clear = low > 0 if found.verdict == "holds" else high < 0
+    return found if clear else verdict
 
 
 def _missing(runs: pd.DataFrame, hypothesis: Hypothesis) -> str:
@@ -242,7 +188,3 @@ def _missing(runs: pd.DataFrame, hypothesis: Hypothesis) -> str:
     if words:
         return f"No numbers, so no order: {', '.join(words)}."
     return "A single setting has no correlation."
-
-
-def _enough(runs: pd.DataFrame, x: str, y: str) -> bool:
-    return len(setting_means(runs, x, y)[0][0]) > 1

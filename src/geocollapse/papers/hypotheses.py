@@ -1,19 +1,50 @@
-"""Pairs of measures whose correlation over the settings of a sweep a recipe expects."""
+"""Hypotheses: two columns, and the sign that a recipe expects of their correlation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from geocollapse.experiments.recipe import ClaimsConfig
-from geocollapse.papers.collapse_transfer.expectations import Hypothesis
+from geocollapse.experiments.results.tables import GC, GC_PER_VARIANCE
 
-RULE = (
-    "Correlations: Spearman's rho of the means over seeds of each setting, with an exact "
-    "permutation test, one-sided, and Holm's correction within a claim of a sweep. Holds: p ≤ 0.05 "
-    "on the side fixed before the run, and the bootstrap interval of rho beyond 0; does not hold: "
-    "the same on the other side; undecided otherwise, and below 5 settings."
-)
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """Two columns and the sign that the recipe expects of their correlation: +1, -1, or 0 for none.
+
+    Attributes:
+        claim: name of the claim.
+        x: the first column.
+        y: the second column.
+        sign: the sign expected.
+        statement: the hypothesis, in words.
+        figure: start of the name of the chart that shows it.
+        key: the recipe's name of the pair, or the swept key, under `claims.expected_signs`.
+    """
+
+    claim: str
+    x: str
+    y: str
+    sign: int
+    statement: str
+    figure: str
+    key: str
+
+    @property
+    def speaks_of_gc(self) -> bool:
+        """True if one of the columns is GC."""
+        return GC in (self.x, self.y)
+
+    @property
+    def is_swept(self) -> bool:
+        """True if the first column is a swept value."""
+        return self.x.startswith("swept.")
+
+    def per_variance(self) -> Hypothesis:
+        """This hypothesis with GC divided by the total feature variance."""
+        swap = {GC: GC_PER_VARIANCE}
+        return replace(self, x=swap.get(self.x, self.x), y=swap.get(self.y, self.y))
 
 
 @dataclass(frozen=True)

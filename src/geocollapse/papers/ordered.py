@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocollapse.multiple_tests import holm
+from geocollapse.experiments.results.tables import finite_rows
+from geocollapse.papers.significance import decided, with_holm
 from geocollapse.papers.trends import mean_rank_correlation, page_p
-from geocollapse.papers.verdict import Outcome, Verdict, View
+from geocollapse.papers.verdict import Verdict, View
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LEVEL = 0.05
 MIN_SETTINGS = 3  # three in the same order in each of three seeds have p = 1/216
 MIN_BLOCKS = 2
 RULE = (
@@ -24,7 +24,6 @@ RULE = (
     "fixed before the run; does not hold: the same on the other side; undecided otherwise, and "
     f"below {MIN_SETTINGS} settings or {MIN_BLOCKS} blocks."
 )
-_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -63,19 +62,12 @@ def judge_trends(
         seed: of sampled orders, above 8 settings.
     """
     tested = [_test(sweep, runs, trend, view=view, seed=seed) for trend in trends]
-    verdicts: list[Verdict] = []
-    for claim in dict.fromkeys(verdict.claim for verdict in tested):
-        family = [verdict for verdict in tested if verdict.claim == claim]
-        expected = holm([verdict.p for verdict in family])
-        opposite = holm([verdict.p_opposite for verdict in family])
-        for verdict, p, q in zip(family, expected, opposite, strict=True):
-            verdicts.append(_decided(replace(verdict, p_holm=p, p_opposite=q)))
-    return verdicts
+    return [decided(verdict) for verdict in with_holm(tested)]
 
 
 def _test(sweep: str, runs: pd.DataFrame, trend: Trend, *, view: View, seed: int) -> Verdict:
     """The numbers of a trend, before correction and decision."""
-    values = _numbers(runs, trend)
+    values = finite_rows(runs, (trend.x, trend.y, *trend.blocks))
     verdict = Verdict(
         claim=trend.claim,
         statement=trend.statement,
@@ -105,23 +97,3 @@ def _test(sweep: str, runs: pd.DataFrame, trend: Trend, *, view: View, seed: int
         p=page_p(x, y, blocks, sign=trend.sign, seed=seed),
         p_opposite=page_p(x, y, blocks, sign=-trend.sign, seed=seed),
     )
-
-
-def _numbers(runs: pd.DataFrame, trend: Trend) -> pd.DataFrame:
-    """The columns of a trend, of the runs that have finite numbers in all of them."""
-    import pandas as pd
-
-    wanted = list(dict.fromkeys((trend.x, trend.y, *trend.blocks)))
-    if not set(wanted) <= set(runs.columns):
-        return pd.DataFrame(columns=wanted, dtype=float)
-    values = runs[wanted].apply(pd.to_numeric, errors="coerce").astype(float)
-    return values.replace([np.inf, -np.inf], np.nan).dropna()
-
-
-def _decided(verdict: Verdict) -> Verdict:
-    outcome: Outcome = "undecided"
-    if verdict.p_holm <= LEVEL + _ROUNDING:
-        outcome = "holds"
-    elif verdict.p_opposite <= LEVEL + _ROUNDING:
-        outcome = "does not hold"
-    return replace(verdict, verdict=outcome)

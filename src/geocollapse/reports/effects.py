@@ -11,7 +11,7 @@ from geocollapse.charts.chart import Panel, Series, mark
 from geocollapse.charts.labels import short_name
 from geocollapse.experiments.results.tables import SweepResults
 from geocollapse.papers.claims import PanelColumns
-from geocollapse.papers.correlated import expected_signs
+from geocollapse.papers.hypotheses import expected_signs
 from geocollapse.reports.wording import words
 
 if TYPE_CHECKING:

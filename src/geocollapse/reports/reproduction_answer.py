@@ -15,7 +15,7 @@ from geocollapse.papers.collapse_transfer.claims import (
     TRAINING_CHOICES,
     TRANSFER,
 )
-from geocollapse.papers.collapse_transfer.correlations import setting_means
+from geocollapse.papers.correlations import setting_means
 from geocollapse.papers.statistics import bootstrap_interval, spearman
 from geocollapse.papers.verdict import Verdict, count
 from geocollapse.reports.reproduction import Reproduction, Row

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 GC = "source.geometric_complexity.value"
 GC_PER_VARIANCE = "source.gc_per_variance"
+LOGITS_GC = "margin.geometric_complexity.value"
 GCOL = "source.geometric_collapse.value"
 NC = "source.cdnv"
 TARGET_NC = "target.cdnv"
@@ -106,6 +107,17 @@ def write_table(results: SweepResults) -> Path:
     path = results.folder / "table.csv"
     write_whole({path: results.runs.to_csv(index=False).encode("utf-8")})
     return path
+
+
+def finite_rows(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The columns of the runs that have finite numbers in all of them; none if one is missing."""
+    import pandas as pd
+
+    wanted = list(dict.fromkeys(columns))
+    if not set(wanted) <= set(runs.columns):
+        return pd.DataFrame(columns=wanted, dtype=float)
+    values = runs[wanted].apply(pd.to_numeric, errors="coerce").astype(float)
+    return values.replace([math.inf, -math.inf], math.nan).dropna()
 
 
 def _table(rows: Iterable[Row]) -> pd.DataFrame:

@@ -1,15 +1,14 @@
-"""Hypotheses with their signs, and thresholds, as a recipe fixes them before the run."""
+"""The hypotheses of the paper, and its thresholds, as a recipe fixes them before the run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from geocollapse.experiments.recipe import ClaimsConfig
 from geocollapse.experiments.results.tables import (
     ACCURACY,
     GC,
-    GC_PER_VARIANCE,
     GCOL,
     NC,
     TARGET_NC,
@@ -19,6 +18,7 @@ from geocollapse.papers.collapse_transfer.claims import (
     TRAINING_CHOICES,
     TRANSFER,
 )
+from geocollapse.papers.hypotheses import Hypothesis
 
 _NAMES = {
     GC: "source GC",
@@ -28,44 +28,6 @@ _NAMES = {
     ACCURACY: "5-shot accuracy",
 }
 _KEYS = ("expected_signs", "poincare_factor", "coverage", "relative_error")
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """Two columns and the sign that the recipe expects of their correlation: +1, -1, or 0 for none.
-
-    Attributes:
-        claim: name of the claim.
-        x: the first column.
-        y: the second column.
-        sign: the sign expected.
-        statement: the hypothesis, in words.
-        figure: start of the name of the chart that shows it.
-        key: the recipe's name of the pair, or the swept key, under `claims.expected_signs`.
-    """
-
-    claim: str
-    x: str
-    y: str
-    sign: int
-    statement: str
-    figure: str
-    key: str
-
-    @property
-    def speaks_of_gc(self) -> bool:
-        """True if one of the columns is GC."""
-        return GC in (self.x, self.y)
-
-    @property
-    def is_swept(self) -> bool:
-        """True if the first column is a swept value."""
-        return self.x.startswith("swept.")
-
-    def per_variance(self) -> Hypothesis:
-        """This hypothesis with GC divided by the total feature variance."""
-        swap = {GC: GC_PER_VARIANCE}
-        return replace(self, x=swap.get(self.x, self.x), y=swap.get(self.y, self.y))
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING
 from geocollapse.experiments.results.tables import GC, GCOL, TARGET_NC, SweepResults
 from geocollapse.multiple_tests import holm
 from geocollapse.papers.collapse_transfer.claims import CLAIMS
-from geocollapse.papers.collapse_transfer.correlations import (
-    LEVEL,
-    judge_sweep,
-    opposite_sign_note,
-    part_whole_note,
-)
-from geocollapse.papers.collapse_transfer.expectations import Expectations, Hypothesis
+from geocollapse.papers.collapse_transfer.expectations import Expectations
+from geocollapse.papers.collapse_transfer.notes import opposite_sign_note, part_whole_note
 from geocollapse.papers.collapse_transfer.poincare import judge_bound, judge_ratio
 from geocollapse.papers.collapse_transfer.sampling import judge_sampling
+from geocollapse.papers.correlations import judge_sweep
+from geocollapse.papers.hypotheses import Hypothesis
 from geocollapse.papers.matched import at_matched_loss
+from geocollapse.papers.significance import is_significant
 from geocollapse.papers.verdict import VIEWS, Verdict, View
 
 if TYPE_CHECKING:
@@ -102,7 +100,7 @@ def _noted_over_sweeps(verdicts: list[Verdict]) -> list[Verdict]:
     for claim in _CORRELATIONS:
         family = [i for i, verdict in enumerate(verdicts) if verdict.claim == claim]
         for i, p in zip(family, holm([verdicts[i].p for i in family])):
-            if verdicts[i].verdict == "holds" and p > LEVEL + 1e-12:
+            if verdicts[i].verdict == "holds" and not is_significant(p):
                 note = f"Undecided if Holm counts all sweeps of this folder (p = {p:.3f})."
                 noted[i] = replace(verdicts[i], note=f"{verdicts[i].note} {note}".strip())
     return noted

@@ -7,7 +7,7 @@ from geocollapse.papers.claims import Paper
 from geocollapse.papers.complexity.claims import CLAIMS as CLAIMS
 from geocollapse.papers.complexity.claims import FIGURES
 from geocollapse.papers.complexity.judge import judge as judge
-from geocollapse.papers.correlated import RULE as CORRELATIONS
+from geocollapse.papers.correlations import RULE as CORRELATIONS
 from geocollapse.papers.ordered import RULE as TRENDS
 
 PAPER = Paper(

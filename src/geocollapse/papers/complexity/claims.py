@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from geocollapse.experiments.results.tables import GC
+from geocollapse.experiments.results.tables import GC, LOGITS_GC
 from geocollapse.papers.claims import Claim, Figure, PanelColumns
-from geocollapse.papers.margin.claims import LOGITS_GC
 
 TEST_LOSS = "test_loss"
 TEST_ERROR = "margin.test_error"

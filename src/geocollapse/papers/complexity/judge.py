@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from geocollapse.experiments.results.tables import GC, SweepResults
-from geocollapse.papers.collapse_transfer.correlations import judge_sweep
+from geocollapse.experiments.results.tables import GC, LOGITS_GC, SweepResults
 from geocollapse.papers.complexity.claims import (
     DOUBLE_DESCENT,
     REGULARISERS,
     TEST_ERROR,
     TEST_LOSS,
 )
-from geocollapse.papers.correlated import Pair, expected_signs
-from geocollapse.papers.margin.claims import LOGITS_GC
+from geocollapse.papers.correlations import judge_sweep
+from geocollapse.papers.hypotheses import Pair, expected_signs
 from geocollapse.papers.matched import at_matched_loss
 from geocollapse.papers.ordered import Trend, judge_trends
 from geocollapse.papers.verdict import Verdict

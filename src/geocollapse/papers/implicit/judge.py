@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geocollapse.experiments.results.tables import GC, SweepResults
-from geocollapse.multiple_tests import holm
 from geocollapse.papers.implicit.claims import EXPLICIT, GRADIENT_NORM
 from geocollapse.papers.implicit.ratio import judge_ratio
 from geocollapse.papers.margins import Margin
 from geocollapse.papers.matched import at_matched_loss
 from geocollapse.papers.ordered import Trend, judge_trends
+from geocollapse.papers.significance import decided, with_holm
 from geocollapse.papers.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -119,20 +119,7 @@ def _of_ratio(sweep: str, runs: pd.DataFrame, seed: int) -> list[Verdict]:
         judge_ratio(sweep, runs, y, words, seed=seed)
         for y, words in ((GC, "GC, at one loss,"), (TEST, "test accuracy"))
     ]
-    expected = holm([verdict.p for verdict in judged])
-    opposite = holm([verdict.p_opposite for verdict in judged])
-    return [
-        _decided(replace(verdict, p_holm=p, p_opposite=q))
-        for verdict, p, q in zip(judged, expected, opposite, strict=True)
-    ]
-
-
-def _decided(verdict: Verdict) -> Verdict:
-    if verdict.p_holm <= 0.05:
-        return replace(verdict, verdict="holds")
-    if verdict.p_opposite <= 0.05:
-        return replace(verdict, verdict="does not hold")
-    return verdict
+    return [decided(verdict) for verdict in with_holm(judged)]
 
 
 def _recovered(sweep: str, runs: pd.DataFrame, everywhere: pd.DataFrame) -> Iterator[Verdict]:

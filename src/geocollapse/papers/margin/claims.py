@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from geocollapse.experiments.results.tables import LOGITS_GC
 from geocollapse.papers.claims import Claim, Figure, PanelColumns
 
-LOGITS_GC = "margin.geometric_complexity.value"
 MARGIN_GC = "margin.margin_complexity.value"
 GAP = "margin.gap"
 EXCESS = "margin.excess_risk"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from geocollapse.experiments.results.tables import SweepResults
-from geocollapse.papers.collapse_transfer.correlations import judge_sweep
-from geocollapse.papers.correlated import Pair, expected_signs
+from geocollapse.experiments.results.tables import LOGITS_GC, SweepResults
+from geocollapse.papers.correlations import judge_sweep
+from geocollapse.papers.hypotheses import Pair, expected_signs
 from geocollapse.papers.margin.claims import (
     EXCESS,
     GAP,
     GENERALISATION,
-    LOGITS_GC,
     MARGIN_GC,
     RANDOM_LABELS,
 )
