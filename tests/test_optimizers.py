@@ -156,6 +156,22 @@ def test_first_step_is_that_of_pytorch_optimizers_ali_g():
     assert np.linalg.norm(ours - theirs) < 2e-6 * np.linalg.norm(ours - start)
 
 
+def test_forty_steps_are_those_of_pytorch_optimizers_ali_g_with_the_same_largest_rate():
+    package = pytest.importorskip("pytorch_optimizer", reason="pip install pytorch_optimizer")
+    model, loss = mlp()
+    start = vector(dict(model.named_parameters())).copy()
+    ours = take(Corridor(model.parameters(), max_lr=0.5, eps=1e-6), model, loss, n_steps=40)
+    model, loss = mlp()
+    rival = package.AliG(model.parameters(), max_lr=0.5)
+    for _ in range(40):
+        value = loss(model)
+        rival.zero_grad()
+        value.backward()
+        rival.step(value.item)
+    theirs = vector(dict(model.named_parameters()))
+    assert np.linalg.norm(ours - theirs) < 1e-5 * np.linalg.norm(ours - start)
+
+
 def test_max_lr_is_ali_g_with_a_limit():
     model, loss = mlp()
     optimizer = Corridor(model.parameters(), max_lr=0.05)

@@ -68,6 +68,7 @@ def made_up(
     )
 
 
+_LARGEST = "training.corridor.max_learning_rate"
 _RUN: Row = {
     "status": "done",
     "converged": True,
@@ -77,7 +78,7 @@ _RUN: Row = {
     "training.batch_size": 32,
     "training.max_steps": 1000,
     "training.gradient_penalty.weight": 0.0,
-    "training.corridor.max_learning_rate": math.nan,
+    _LARGEST: math.nan,
     "stop_step": 100.0,
     "steps": 200.0,
     "seconds_training": 20.0,
@@ -121,7 +122,11 @@ def corridors(factor: float, gain: float, *, sign: int = 1, reaches: bool = True
                 {"stop_step": lambda seed: math.nan if seed else 10.0, "test_accuracy": 0.9}
                 | {"training.learning_rate": 1.0},
             ],
-            "corridor": [run(100.0 * factor, 0.6 + gain) | corridor],
+            "corridor": [
+                run(100.0 * factor, 0.6 + gain) | corridor,
+                run(100.0, 0.6) | {"training.optimizer": "corridor", _LARGEST: 0.1},
+                run(200.0, 0.6) | {"training.optimizer": "corridor", _LARGEST: 1.0},
+            ],
         },
         lambda row: [
             {
@@ -144,18 +149,21 @@ def test_steps_of_the_corridor_rate_are_judged_against_the_best_rate(
     """The rate 1.0 is faster with one seed and fails with the others: it is not the best."""
     found = outcomes(corridors(factor, 0.0), "corridor-steps")
     assert found["SGD, constant rate at 0.1 stop_step"] == expected
+    assert found["ALI-G, largest rate at 0.1 stop_step"] == expected
     assert found["SGD, cosine rate stop_step"] == "undecided"
 
 
 def test_a_corridor_run_that_misses_the_goal_cannot_hold() -> None:
     found = judge(corridors(0.8, 0.0, reaches=False))
-    (verdict,) = (v for v in found if v.claim == "corridor-steps" and v.n_runs)
-    assert verdict.verdict == "does not hold"  # its limit of 1000 steps is ten times SGD's
-    assert "missed the goal: 3" in verdict.note
+    verdicts = [v for v in found if v.claim == "corridor-steps" and v.n_runs]
+    assert len(verdicts) == 2  # SGD and ALI-G; the limit of 1000 steps is ten times theirs
+    assert all(v.verdict == "does not hold" for v in verdicts)
+    assert all("missed the goal: 3" in v.note for v in verdicts)
 
 
 def test_the_time_stands_beside_the_steps() -> None:
-    (verdict,) = (v for v in judge(corridors(1.0, 0.0)) if v.x.endswith("0.1") and v.remark)
+    found = judge(corridors(1.0, 0.0))
+    (verdict,) = (v for v in found if v.x == "SGD, constant rate at 0.1" and v.remark)
     assert verdict.remark == f"{verdict.effect * 1.1:.2f} times its time"
 
 

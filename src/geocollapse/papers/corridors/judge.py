@@ -25,15 +25,17 @@ if TYPE_CHECKING:
 
 _DRIFT = "dynamics.drift_ratio"
 _DEFECT = "dynamics.linearity_defect"
+_LARGEST = "training.corridor.max_learning_rate"
 _MIN_RECORDS = 4  # of a run, for a correlation
 
 
 def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
     """Every verdict that the sweep allows.
 
-    SGD is compared at the rate with the fewest steps (geometric mean over seeds) among those that
-    reach the goal with every seed, apart for each schedule. A run of the corridor rate that does
-    not reach the goal counts with its limit of steps, so that its claim cannot hold.
+    SGD, apart for each schedule, and ALI-G are compared at the rate with the fewest steps
+    (geometric mean over seeds) among those that reach the goal with every seed. A run of the
+    corridor rate that does not reach the goal counts with its limit of steps, so that its claim
+    cannot hold.
 
     Args:
         results: a sweep folder as read by `read_sweep`.
@@ -41,7 +43,7 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
     """
     del seed
     done = results.runs[results.runs["status"] == "done"]
-    comparisons = [_Comparison.of(done, schedule) for schedule in ("constant", "cosine")]
+    comparisons = [_Comparison.of(done, rival) for rival in _RIVALS]
     return (
         judge_linear_fall(done, results.history),
         *(comparison.steps() for comparison in comparisons),
@@ -80,46 +82,79 @@ def judge_linear_fall(runs: pd.DataFrame, history: pd.DataFrame) -> Verdict:
 
 
 @dataclass(frozen=True)
-class _Comparison:
-    """The corridor rate and SGD at the best rate of one schedule, seed by seed.
+class _Rival:
+    """What the corridor rate is compared with, at the best rate of a grid.
 
     Attributes:
-        schedule: of SGD.
+        name: in words.
+        optimizer: of its runs.
+        rate: the column of its rates.
+        schedule: of its rate.
+    """
+
+    name: str
+    optimizer: str
+    rate: str
+    schedule: str = "constant"
+
+    def among(self, runs: pd.DataFrame) -> pd.DataFrame:
+        """Its runs, which have a rate."""
+        if self.rate not in runs:
+            return runs.iloc[:0]
+        chosen = runs[runs["training.optimizer"] == self.optimizer]
+        return chosen[(chosen["training.schedule"] == self.schedule) & chosen[self.rate].notna()]
+
+
+_RIVALS = (
+    _Rival("SGD, constant rate", "sgd", "training.learning_rate"),
+    _Rival("SGD, cosine rate", "sgd", "training.learning_rate", "cosine"),
+    _Rival("ALI-G, largest rate", "corridor", _LARGEST),  # the corridor rate, but for a largest one
+)
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """The corridor rate and a rival at its best rate, seed by seed.
+
+    Attributes:
+        rival: what it is compared with.
         rate: its best one; None if none reaches the goal with every seed.
-        pairs: one row a seed: columns `sgd.*` and `corridor.*`.
+        pairs: one row a seed: columns `*.rival` and `*.corridor`.
         censored: how many runs of the corridor rate did not reach the goal.
     """
 
-    schedule: str
+    rival: _Rival
     rate: float | None
     pairs: pd.DataFrame
     censored: int
 
     @classmethod
-    def of(cls, runs: pd.DataFrame, schedule: str) -> _Comparison:
-        sgd = runs[(runs["training.optimizer"] == "sgd") & (runs["training.schedule"] == schedule)]
+    def of(cls, runs: pd.DataFrame, rival: _Rival) -> _Comparison:
         corridor = runs[runs["training.optimizer"] == "corridor"]
         corridor = _uncapped(corridor).drop_duplicates("seed")
         reached = corridor["stop_step"].notna()
         steps = corridor["stop_step"].fillna(corridor["training.max_steps"])
         corridor = corridor.assign(stop_step=steps)
-        rate = _best_rate(sgd)
-        chosen = sgd[sgd["training.learning_rate"] == rate].drop_duplicates("seed")
-        pairs = chosen.merge(corridor, on="seed", suffixes=(".sgd", ".corridor"))
-        return cls(schedule, rate, pairs, int((~reached).sum()))
+        rivals = rival.among(runs)
+        rate = _best_rate(rivals, rival.rate)
+        chosen = rivals[rivals[rival.rate] == rate] if rate is not None else rivals.iloc[:0]
+        pairs = chosen.drop_duplicates("seed").merge(
+            corridor, on="seed", suffixes=(".rival", ".corridor")
+        )
+        return cls(rival, rate, pairs, int((~reached).sum()))
 
     def steps(self) -> Verdict:
         """The verdict on the steps to the goal."""
-        verdict = self._verdict(CORRIDOR_STEPS.name, "stop_step", "steps / steps of SGD")
+        verdict = self._verdict(CORRIDOR_STEPS.name, "stop_step", "ratio of steps")
         if self.pairs.empty:
             return verdict
         ratios = self._ratio("stop_step")
-        seconds = self._seconds_a_step("corridor") / self._seconds_a_step("sgd")
+        seconds = self._seconds_a_step("corridor") / self._seconds_a_step("rival")
         time = float(np.exp(np.log(ratios * seconds).mean()))
         note = f"Runs of the corridor rate that missed the goal: {self.censored}."
         verdict = replace(
             verdict,
-            statement=f"at most {STEPS_FACTOR:g} times the steps of SGD, {self.schedule} rate",
+            statement=f"at most {STEPS_FACTOR:g} times the steps of {self.rival.name}",
             remark="" if math.isnan(time) else f"{time:.2f} times its time",
             note=note if self.censored else "",
         )
@@ -133,10 +168,10 @@ class _Comparison:
         )
         verdict = replace(
             verdict,
-            statement=f"test accuracy at most {100 * ACCURACY_MARGIN:g} points below SGD, "
-            f"{self.schedule} rate",
+            statement=f"test accuracy at most {100 * ACCURACY_MARGIN:g} points below "
+            f"{self.rival.name}",
         )
-        names = ("test_accuracy.corridor", "test_accuracy.sgd")
+        names = ("test_accuracy.corridor", "test_accuracy.rival")
         if not set(names) <= set(self.pairs.columns) or self.pairs.empty:
             return replace(verdict, n_runs=0, note="No pair of runs recorded test accuracy.")
         ours, theirs = (self.pairs[name].to_numpy(dtype=float) for name in names)
@@ -144,12 +179,12 @@ class _Comparison:
 
     def _verdict(self, claim: str, y: str, effect_name: str) -> Verdict:
         at = f" at {self.rate:g}" if self.rate is not None else ""
-        missing = "No SGD rate reaches the goal with every seed, or no run has the corridor rate."
+        missing = "No rate of it reaches the goal with every seed, or no run has the corridor rate."
         return Verdict(
             claim=claim,
-            statement=f"the corridor rate against SGD, {self.schedule} rate",
+            statement=f"the corridor rate against {self.rival.name}",
             sweep="all runs",
-            x=f"SGD, {self.schedule} rate{at}",
+            x=f"{self.rival.name}{at}",
             y=y,
             verdict="undecided",
             n_runs=2 * len(self.pairs),
@@ -160,7 +195,7 @@ class _Comparison:
 
     def _ratio(self, column: str) -> np.ndarray:
         ours = self.pairs[f"{column}.corridor"].to_numpy(dtype=float)
-        return np.asarray(ours / self.pairs[f"{column}.sgd"].to_numpy(dtype=float))
+        return np.asarray(ours / self.pairs[f"{column}.rival"].to_numpy(dtype=float))
 
     def _seconds_a_step(self, method: str) -> np.ndarray:
         seconds = self.pairs[f"seconds_training.{method}"].to_numpy(dtype=float)
@@ -169,15 +204,14 @@ class _Comparison:
 
 def _uncapped(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs of the corridor rate as it comes: without a largest rate."""
-    column = "training.corridor.max_learning_rate"
-    return runs[runs[column].isna()] if column in runs else runs
+    return runs[runs[_LARGEST].isna()] if _LARGEST in runs else runs
 
 
-def _best_rate(sgd: pd.DataFrame) -> float | None:
+def _best_rate(runs: pd.DataFrame, column: str) -> float | None:
     """The rate with the fewest steps among those that reach the goal with every seed."""
     means: dict[float, float] = {}
-    for rate in sgd["training.learning_rate"].unique():
-        steps = sgd[sgd["training.learning_rate"] == rate]["stop_step"].to_numpy(dtype=float)
+    for rate in runs[column].unique():
+        steps = runs[runs[column] == rate]["stop_step"].to_numpy(dtype=float)
         if np.isfinite(steps).all():
             means[float(rate)] = float(np.log(steps).mean())
     return min(means, key=means.__getitem__) if means else None
