@@ -98,11 +98,12 @@ def test_other_errors_of_a_step_stay_what_they_are(
         train_run(config(), RunFolder(tmp_path / "run"))
 
 
-def test_a_diverging_run_with_a_penalty_fails_at_its_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("penalty", ["gc_penalty", "gradient_penalty"])
+def test_a_diverging_run_with_a_penalty_fails_at_its_step(tmp_path: Path, penalty: str) -> None:
     run = config(
         training__learning_rate=1e18,
         training__max_steps=100,
-        **{"training__gc_penalty.weight": 1e-3},
+        **{f"training__{penalty}.weight": 1e-3},
     )
     result = train_run(run, RunFolder(tmp_path / "run"))
     assert result["status"] == "failed"

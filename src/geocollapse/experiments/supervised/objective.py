@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
-from geocollapse.experiments.supervised.losses import loss_of
+from geocollapse.experiments.supervised.losses import NonFiniteLossError, loss_of
 from geocollapse.experiments.supervised.optimizers import OWN_RATE, half_squares
 from geocollapse.regularizers import GradientNorm
 
@@ -51,15 +53,25 @@ def objective_of(training: Training, x: Tensor, y: Tensor) -> Tensor:
     return loss
 
 
+def _finite(training: Training, logits: Tensor, y: Tensor) -> Tensor:
+    """The loss of a micro-batch.
+
+    Raises:
+        NonFiniteLossError: it is not finite, so that there is no gradient to penalise.
+    """
+    loss = loss_of(logits, y, training.config.training)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise NonFiniteLossError(training.progress.step, value)
+    return loss
+
+
 def _penalised(training: Training, x: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor]]:
     """The logits of a batch, and the weighted penalties."""
-    settings = training.config.training
     logits: object = None
     terms: list[Tensor] = []
     if training.gradient_penalty is not None:
-        logits, term = training.gradient_penalty(
-            training.model, lambda logits, y: loss_of(logits, y, settings), x, y
-        )
+        logits, term = training.gradient_penalty(training.model, partial(_finite, training), x, y)
         terms.append(term)
     if training.penalty is not None:
         logits, term = training.penalty(training.model, x)
