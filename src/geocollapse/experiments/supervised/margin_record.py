@@ -16,6 +16,7 @@ from geocollapse.bounds import (
 from geocollapse.data import LabelledData
 from geocollapse.estimate import strict_json
 from geocollapse.measurement import measure_margins
+from geocollapse.modules.borrow import in_mode
 
 if TYPE_CHECKING:
     from geocollapse.experiments.recipe import MeasuringConfig, RunConfig
@@ -108,9 +109,7 @@ def _error(margin: Tensor) -> float:
 @torch.no_grad()
 def _margins(model: nn.Module, data: LabelledData, measuring: MeasuringConfig) -> Tensor:
     """The margins (n,) of the model in evaluation mode."""
-    was_training = model.training
-    model.eval()
     size = measuring.evaluation_batch_size
-    logits = torch.cat([model(x) for x in data.inputs.split(size)])
-    model.train(was_training)
+    with in_mode(model, training=False):
+        logits = torch.cat([model(x) for x in data.inputs.split(size)])
     return margins(logits, data.targets).cpu()

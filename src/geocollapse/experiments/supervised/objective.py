@@ -10,25 +10,9 @@ from torch import Tensor
 
 from geocollapse.experiments.supervised.losses import NonFiniteLossError, loss_of
 from geocollapse.experiments.supervised.optimizers import OWN_RATE, half_squares
-from geocollapse.regularizers import GradientNorm
 
 if TYPE_CHECKING:
-    from geocollapse.experiments.recipe import GradientPenaltyConfig
     from geocollapse.experiments.supervised.state import Training
-
-
-def gradient_penalty(config: GradientPenaltyConfig, *, seed: int) -> GradientNorm | None:
-    """The penalty on the gradient norm that the recipe asks for; None for a weight of 0."""
-    if config.weight == 0.0:
-        return None
-    return GradientNorm(
-        config.weight,
-        n_micro_batches=config.n_micro_batches,
-        batch_fraction=config.batch_fraction,
-        every=config.every,
-        batch_norm=config.batch_norm,
-        seed=seed,
-    )
 
 
 def objective_of(training: Training, x: Tensor, y: Tensor) -> Tensor:

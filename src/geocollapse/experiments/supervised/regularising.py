@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from geocollapse.regularizers import (
     GeometricComplexityPenalty,
+    GradientNorm,
     L2Penalty,
     SpectralNormPenalty,
 )
 
 if TYPE_CHECKING:
     from geocollapse.experiments.recipe import (
+        GradientPenaltyConfig,
         PenaltyConfig,
         TrainingConfig,
     )
@@ -71,6 +73,20 @@ def gc_penalty(config: PenaltyConfig, *, seed: int) -> GeometricComplexityPenalt
     return GeometricComplexityPenalty(
         config.weight,
         n_probes=config.n_probes,
+        batch_fraction=config.batch_fraction,
+        every=config.every,
+        batch_norm=config.batch_norm,
+        seed=seed,
+    )
+
+
+def gradient_penalty(config: GradientPenaltyConfig, *, seed: int) -> GradientNorm | None:
+    """The penalty on the gradient norm that the recipe asks for; None for a weight of 0."""
+    if config.weight == 0.0:
+        return None
+    return GradientNorm(
+        config.weight,
+        n_micro_batches=config.n_micro_batches,
         batch_fraction=config.batch_fraction,
         every=config.every,
         batch_norm=config.batch_norm,

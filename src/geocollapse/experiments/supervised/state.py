@@ -14,14 +14,17 @@ from geocollapse import data as datasets
 from geocollapse.data import LabelledData, with_random_labels
 from geocollapse.experiments.recipe import build_network, run_id
 from geocollapse.experiments.supervised.losses import LossWatch
-from geocollapse.experiments.supervised.objective import gradient_penalty
 from geocollapse.experiments.supervised.optimizers import (
     build_optimizer,
     load_momentum,
     load_state,
     pack_state,
 )
-from geocollapse.experiments.supervised.regularising import WeightPenalties, gc_penalty
+from geocollapse.experiments.supervised.regularising import (
+    WeightPenalties,
+    gc_penalty,
+    gradient_penalty,
+)
 from geocollapse.experiments.supervised.sentences import sentence_features
 from geocollapse.models.architectures import scale_weights
 from geocollapse.modules.borrow import borrowed
