@@ -521,6 +521,14 @@ def test_recipes_lists_the_demo_first(answer):
     assert set(first["sweeps"]) == {"learning_rate", "batch_size", "weight_decay"}
 
 
+def test_recipes_of_the_main_paper_stand_together_and_others_with_their_title(run):
+    lines = run("recipes")[1].splitlines()
+    (family,) = (line for line in lines if line.startswith("cifar10-vgg13-:"))
+    assert {"learning-rate,", "batch-size,"} <= set(family.split())
+    assert "corridors" not in family
+    assert any(line.startswith("cifar10-vgg13-corridors: The corridor") for line in lines)
+
+
 def test_data_lists_every_source(answer, tmp_path):
     found = answer("data", "--data-root", tmp_path)
     here = {source["name"]: source["is_here"] for source in found["data"]}

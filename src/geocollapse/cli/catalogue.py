@@ -152,12 +152,14 @@ def recipes(show: ShowArgument = None, name: NameArgument = None) -> Answer:
 
 
 def _families(recipes: Sequence[RecipeDict]) -> dict[str, list[RecipeDict]]:
-    """Recipes by the part of their names that says what is trained on which data."""
+    """Recipes of the main paper by what is trained on which data; each other one by itself."""
+    from geocollapse.experiments.recipe import MAIN_PAPER
+
     families: dict[str, list[RecipeDict]] = {}
     for recipe in recipes:
         family = f"{recipe['data']}-{recipe['model']}"
-        known = recipe["name"].startswith(f"{family}-")
-        families.setdefault(family if known else recipe["name"], []).append(recipe)
+        is_member = recipe["name"].startswith(f"{family}-") and recipe["papers"] == [MAIN_PAPER]
+        families.setdefault(family if is_member else recipe["name"], []).append(recipe)
     return families
 
 
@@ -204,6 +206,7 @@ def _recipe(recipe: Recipe) -> RecipeDict:
         "name": recipe.name,
         "title": recipe.title,
         "paper": recipe.paper,
+        "papers": recipe.claims.papers,
         "source": recipe.source,
         "cost": recipe.cost,
         "data": recipe.data.name,

@@ -12,6 +12,7 @@ class RecipeDict(TypedDict):
         name: by which `sweep` and `train` find it.
         title: the experiment in a few words.
         paper: that it belongs to.
+        papers: names of the papers whose claims judge it.
         source: of its settings.
         cost: time and machine for all runs.
         data: name of its data set.
@@ -24,6 +25,7 @@ class RecipeDict(TypedDict):
     name: str
     title: str
     paper: str
+    papers: list[str]
     source: str
     cost: str
     data: str

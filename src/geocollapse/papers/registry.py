@@ -9,13 +9,14 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from geocollapse import papers as _folder
+from geocollapse.experiments.recipe import MAIN_PAPER
 from geocollapse.papers.claims import Claim, Paper
 from geocollapse.papers.verdict import Verdict
 
 if TYPE_CHECKING:
     from geocollapse.experiments.results.tables import SweepResults
 
-_DEFAULT = ("collapse-transfer",)  # of sweeps written before recipes named their papers
+_DEFAULT = (MAIN_PAPER,)  # of sweeps written before recipes named their papers
 
 
 @cache

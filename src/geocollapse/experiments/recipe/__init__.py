@@ -10,6 +10,7 @@ from geocollapse.experiments.recipe.moving import GradientPenaltyConfig as Gradi
 from geocollapse.experiments.recipe.network import build_network as build_network
 from geocollapse.experiments.recipe.recipe import Recipe as Recipe
 from geocollapse.experiments.recipe.recipe import load_recipe as load_recipe
+from geocollapse.experiments.recipe.settings import MAIN_PAPER as MAIN_PAPER
 from geocollapse.experiments.recipe.settings import ClaimsConfig as ClaimsConfig
 from geocollapse.experiments.recipe.settings import DataConfig as DataConfig
 from geocollapse.experiments.recipe.settings import MeasuringConfig as MeasuringConfig

@@ -23,6 +23,7 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Classes = list[int | str] | str | None  # numbers and names
 Setting = dict[str, object]  # dotted keys and their values
 
+MAIN_PAPER = "collapse-transfer"
 OWN_DATA = ("folder", "csv", "parquet")  # kinds of data of one's own
 
 
@@ -340,7 +341,7 @@ class ClaimsConfig(Part):
     expects no sign. The others are the thresholds of definitions 5.
     """
 
-    papers: list[str] = ["collapse-transfer"]
+    papers: list[str] = [MAIN_PAPER]
     expected_signs: dict[str, Literal[-1, 0, 1]] = {}
     poincare_factor: Annotated[float, Field(ge=1)] = 3.0
     coverage: Share = 0.93
