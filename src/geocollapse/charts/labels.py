@@ -48,19 +48,20 @@ _DYNAMICS: Mapping[str, Label] = {
 
 # Two tasks in either order: `measuring.order_effect`, with the number of steps in the column.
 _ORDER: Mapping[str, Label] = {
-    "norm": Label("measured order effect", "parameter unit", "order effect"),
-    "predicted_norm": Label("predicted order effect", "parameter unit", "predicted order effect"),
-    "cosine": Label("cosine of order effect and bracket", "cosine", "cosine"),
-    "gap": Label("loss of task 1, first minus second in order", SIGNED_LOSS, "gap of task 1"),
-    "predicted_gap": Label("predicted gap of task 1", SIGNED_LOSS, "predicted gap of task 1"),
-    "total_gap": Label("loss of both tasks, order 12 minus 21", SIGNED_LOSS, "gap of both tasks"),
+    "norm": Label("order effect", "parameter unit", "order effect"),
+    "predicted_norm": Label("predicted order effect", "parameter unit", "bracket"),
+    "cosine": Label("cosine with the bracket", "cosine", "cosine"),
+    "gap": Label("gap of task 1", SIGNED_LOSS, "gap of task 1"),
+    "predicted_gap": Label("predicted gap of task 1", SIGNED_LOSS, "bracket along g_1"),
+    "total_gap": Label("gap of both tasks", SIGNED_LOSS, "gap of both tasks"),
     "predicted_total_gap": Label(
-        "predicted gap of both tasks", SIGNED_LOSS, "predicted gap of both tasks"
+        "predicted gap of both tasks", SIGNED_LOSS, "bracket along g_1 + g_2"
     ),
     "forgetting": Label("forgetting of task 1", SIGNED_LOSS, "forgetting"),
     "forgetting_first_order": Label("forgetting to first order", SIGNED_LOSS, "first order"),
     "forgetting_second_order": Label("forgetting to second order", SIGNED_LOSS, "second order"),
 }
+_MEASURED = ("norm", "cosine", "gap", "total_gap", "forgetting")
 _OF_STEPS = re.compile(r"order_effect\.steps\.(\d+|\*)\.(\w+)")
 
 _GC_UNIT = "(logit unit / input unit)²"
@@ -149,9 +150,9 @@ def _of_steps(n_steps: str, key: str) -> Label | None:
     label = _ORDER.get(key)
     if label is None or n_steps == "*":
         return label
-    return replace(
-        label, name=f"{label.name}, m = {n_steps}", short=f"{label.short} at m = {n_steps}"
-    )
+    at = f", m = {n_steps}"
+    short = label.short + at if key in _MEASURED else label.short  # a pair says it once
+    return replace(label, name=label.name + at, short=short)
 
 
 def axis_label(column: str) -> str:

@@ -56,7 +56,8 @@ DIRECTION = Claim(
     cautions=(
         "As the rate goes to 0 the cosine at one step goes to 1: a high one says that the rate is "
         "small. The finding is how fast it falls with the steps.",
-        "ReLU and max-pooling have the almost-everywhere Hessian, and finite steps cross kinks.",
+        "The Hessian of ReLU and max-pooling misses their kinks, and steps across them can be most "
+        "of the order effect: the recipes take tanh.",
         _PLAIN_STEPS,
     ),
     pairs={"first": "cosine at one step", "fall": "fall of the cosine with m"},
@@ -121,7 +122,8 @@ FIGURES = (
     Figure(
         name="order-loss",
         title="What task 1 loses by coming first",
-        caption="m: steps on each task.",
+        caption="Gap: its loss after both tasks in this order, minus that in the other order. m: "
+        "steps on each task.",
         kind="records",
         panels=(
             PanelColumns(_column("gap"), _column("predicted_gap"), is_equality=True, is_apart=True),
