@@ -124,7 +124,8 @@ def test_the_effect_is_the_mean_over_seeds_of_the_mean_over_runs() -> None:
         values = (record[column(4, n)].to_numpy(dtype=float) for n in ("predicted_gap", "gap"))
         rhos.setdefault(int(seed), []).append(spearman(*values))
     assert verdict.effect == pytest.approx(np.mean([np.mean(rho) for rho in rhos.values()]))
-    assert "over 2 pairs of tasks" in verdict.remark
+    assert verdict.remark.startswith(f"{verdict.effect:+.2f} (")
+    assert "over 2 pairs of tasks)" in verdict.remark
 
 
 def test_signs_stand_beside_the_commoner_sign() -> None:
@@ -132,7 +133,7 @@ def test_signs_stand_beside_the_commoner_sign() -> None:
     results.history[column(1, "gap")] = results.history[column(1, "gap")].abs() + 1e-9
     first = found(results, WHICH_ORDER.name)[0]
     positive = (results.history[column(1, "predicted_gap")] > 0).mean()
-    assert first.remark.startswith(f"sign right in {positive:.0%}, commoner sign 100%")
+    assert first.remark.endswith(f"; sign right in {positive:.0%}, commoner sign 100%")
 
 
 @pytest.mark.parametrize(

@@ -85,11 +85,13 @@ class Study:
         if found.empty:
             return replace(verdict, note=_MISSING)
         pairs = found.groupby("setting")["rho"].mean()
-        spread = f"{pairs.min():+.2f} to {pairs.max():+.2f} over {len(pairs)} pairs of tasks"
-        said = [verdict.remark] if verdict.remark else []
-        remark = "; ".join([*said, spread] if len(pairs) > 1 else said)
+        means = seed_means(found)
+        said = f"{means.mean():+.2f}"
+        if len(pairs) > 1:
+            said += f" ({pairs.min():+.2f} to {pairs.max():+.2f} over {len(pairs)} pairs of tasks)"
+        remark = "; ".join(filter(None, (said, verdict.remark)))
         verdict = replace(verdict, n_runs=len(found), n_settings=len(pairs), remark=remark)
-        return Margin(0.0, 1).judged(verdict, seed_means(found))
+        return Margin(0.0, 1).judged(verdict, means)
 
     def alone(self, words: str, x: str, y: str) -> str:
         """The mean correlation of another column with y, in words; nothing without one."""
