@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from geocollapse.charts.paper import draw
 from geocollapse.experiments.results.tables import SweepResults
 from geocollapse.papers.multitask.claims import DIRECTION, FORGETTING, ORDER_EFFECT, WHICH_ORDER
 from geocollapse.papers.multitask.judge import column
@@ -210,6 +211,17 @@ def test_figures_have_a_series_or_a_panel_for_each_number_of_steps() -> None:
     assert [panel.x_label.split(", m = ")[1].split(" ")[0] for panel in gaps] == ["1", "4", "16"]
     assert (gaps[0].x_scale, gaps[0].y_scale) == ("linear", "linear")
     assert "order-forgetting-pair" in drawn
+
+
+def test_small_numbers_are_written_at_the_ticks_without_a_common_factor() -> None:
+    (chart,) = (c for c in charts(study()) if c.name == "order-loss-pair")
+    figure = draw(chart)
+    figure.draw_without_rendering()
+    axes = [ax for ax in figure.axes if ax.get_visible()]
+    assert len(axes) == len(STEPS)
+    assert {axis.get_offset_text().get_text() for ax in axes for axis in (ax.xaxis, ax.yaxis)} == {
+        ""
+    }
 
 
 def test_a_star_stands_for_one_part_of_a_name() -> None:
