@@ -1,5 +1,6 @@
 """Multitask and continual learning: laws of siblings B."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -223,6 +224,76 @@ def test_order_effect_of_several_steps():
     assert found.cosine > 0.999
     error = np.linalg.norm(ends[0] - ends[1] - predicted) / np.linalg.norm(predicted)
     assert_close(found.relative_error, error)
+
+
+# ---- forgetting
+
+
+def test_predictions_of_forgetting_are_those_derived_by_hand():
+    h, m = 0.01, 3
+    found = order_effect(A, B, Point(), lr=h, n_steps=m)
+    bracket = reference.bracket(ONE, TWO, START)
+    assert_close(found.a.second_order, reference.forgetting(ONE, TWO, START, h, m))
+    assert_close(found.b.second_order, reference.forgetting(TWO, ONE, START, h, m))
+    assert_close(found.a.first_order, -m * h * G_A @ G_B)
+    assert_close(found.b.first_order, -m * h * G_A @ G_B)
+    assert_close(found.a.predicted_gap, (m * h) ** 2 * G_A @ bracket)
+    assert_close(found.b.predicted_gap, -((m * h) ** 2) * G_B @ bracket)
+    assert_close(found.predicted_total_gap, (m * h) ** 2 * (G_A + G_B) @ bracket)
+
+
+def test_losses_in_both_orders_are_measured():
+    found = order_effect(A, B, Point(), lr=0.05, n_steps=4)
+    alone = reference.descend(ONE.gradient, START, 0.05, 4)
+    ab = reference.descend(TWO.gradient, alone, 0.05, 4)
+    ba = reference.descend(ONE.gradient, reference.descend(TWO.gradient, START, 0.05, 4), 0.05, 4)
+    assert_close(found.a.rise, ONE.loss(ab) - ONE.loss(alone))
+    assert_close(found.a.order_gap, ONE.loss(ab) - ONE.loss(ba))
+    assert_close(found.b.order_gap, TWO.loss(ba) - TWO.loss(ab))
+    total = ONE.loss(ab) + TWO.loss(ab) - ONE.loss(ba) - TWO.loss(ba)
+    assert_close(found.total_gap, total)
+
+
+def forgetting_error(m, *, predicted=None, gap=False, **wrong):
+    """Error of a prediction of the rise, or of the gap between both orders."""
+
+    def error(h):
+        found = order_effect(A, B, Point(), lr=h / m, n_steps=m).a
+        if gap:
+            return abs(found.order_gap - (predicted or 1.0) * found.predicted_gap)
+        return abs(found.rise - reference.forgetting(ONE, TWO, START, h / m, m, **wrong))
+
+    return error
+
+
+@pytest.mark.parametrize("m", [1, 3])
+def test_forgetting_is_predicted_to_third_order(m):
+    steps = (0.005, 0.0025, 0.00125)
+    assert_order(forgetting_error(m), 3, steps)
+    assert_order(forgetting_error(m, mixed=1.0), 2, steps)
+    if m > 1:  # a single step has no such term
+        assert_order(forgetting_error(m, curved=1.0), 2, steps)
+
+
+@pytest.mark.parametrize("m", [1, 3])
+def test_the_gap_between_both_orders_is_the_bracket_along_the_gradient(m):
+    steps = (0.02, 0.01, 0.005)
+    assert_order(forgetting_error(m, gap=True), 3, steps)
+    assert_order(forgetting_error(m, gap=True, predicted=0.5), 2, steps)
+    assert_order(forgetting_error(m, gap=True, predicted=-1.0), 2, steps)
+
+
+def test_swapping_the_tasks_swaps_what_they_forget():
+    one = order_effect(A, B, Point(), lr=0.05, n_steps=2)
+    other = order_effect(B, A, Point(), lr=0.05, n_steps=2)
+    for found, expected in ((one.a, other.b), (one.b, other.a)):
+        assert_close(dataclasses.astuple(found), dataclasses.astuple(expected))
+    assert_close(one.total_gap, -other.total_gap)
+
+
+def test_steps_that_diverge_say_so():
+    with pytest.raises(dynamics.NonFiniteError, match="loss: expected a finite number"):
+        order_effect(A, B, Point(), lr=10.0, n_steps=20)
 
 
 # ---- networks

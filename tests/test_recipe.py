@@ -42,6 +42,7 @@ PAPER += ["cifar-fs-resnet18-gc-penalty", "cifar10-vgg13-squared-loss", "banking
 SIBLINGS = (
     *("cifar10-vgg13-corridors", "cifar10-edge-of-stability", "cifar10-implicit-sgd"),
     *("cifar10-vgg13-regularisers", "cifar10-resnet18-margin", "cifar10-mlp-width"),
+    *("mnist-continual", "cifar10-continual"),
 )
 # experiments without a sign that the paper expects
 OPEN = ["cifar-fs-resnet18-n-classes", "cifar10-vgg13-variants"]

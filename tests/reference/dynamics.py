@@ -65,3 +65,15 @@ def principal(e, x, h):
 def bracket(first, second, x):
     """[g_1, g_2] = H_2 g_1 - H_1 g_2."""
     return second.hessian(x) @ first.gradient(x) - first.hessian(x) @ second.gradient(x)
+
+
+def forgetting(first, second, x, h, m, *, mixed=0.5, curved=0.5):
+    """The rise of the first loss while the second is descended, to second order in m h.
+
+    ``mixed`` and ``curved`` are coefficients to put in wrong.
+    """
+    time = m * h
+    g1, g2 = first.gradient(x), second.gradient(x)
+    h1, h2 = first.hessian(x), second.hessian(x)
+    turned = g1 @ h2 @ g1 + g1 @ h1 @ g2 + mixed * g2 @ h1 @ g2
+    return -time * g1 @ g2 + time**2 * turned + curved * m * (m - 1) * h**2 * g1 @ h2 @ g2

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from geocollapse.experiments.results.tables import ACCURACY, TARGET_NC
 from geocollapse.measures import MEASURES
@@ -18,6 +19,7 @@ class Label:
     short: str
 
 
+SIGNED_LOSS = "nat, either sign"
 _CURVATURE = "nat / parameter unit²"
 _SQUARED = "(nat / parameter unit)²"
 
@@ -43,6 +45,24 @@ _DYNAMICS: Mapping[str, Label] = {
     "peak_sharpness": Label("largest sharpness of training", _CURVATURE, "peak sharpness"),
     "loss_rises": Label("records with a higher training loss", "share", "loss rises"),
 }
+
+# Two tasks in either order: `measuring.order_effect`, with the number of steps in the column.
+_ORDER: Mapping[str, Label] = {
+    "norm": Label("order effect", "parameter unit", "order effect"),
+    "predicted_norm": Label("predicted order effect", "parameter unit", "bracket"),
+    "cosine": Label("cosine with the bracket", "cosine", "cosine"),
+    "gap": Label("gap of task 1", SIGNED_LOSS, "gap of task 1"),
+    "predicted_gap": Label("predicted gap of task 1", SIGNED_LOSS, "bracket along g_1"),
+    "total_gap": Label("gap of both tasks", SIGNED_LOSS, "gap of both tasks"),
+    "predicted_total_gap": Label(
+        "predicted gap of both tasks", SIGNED_LOSS, "bracket along g_1 + g_2"
+    ),
+    "forgetting": Label("forgetting of task 1", SIGNED_LOSS, "forgetting"),
+    "forgetting_first_order": Label("forgetting to first order", SIGNED_LOSS, "first order"),
+    "forgetting_second_order": Label("forgetting to second order", SIGNED_LOSS, "second order"),
+}
+_MEASURED = ("norm", "cosine", "gap", "total_gap", "forgetting")
+_OF_STEPS = re.compile(r"order_effect\.steps\.(\d+|\*)\.(\w+)")
 
 _GC_UNIT = "(logit unit / input unit)²"
 _MARGINS = {
@@ -99,6 +119,8 @@ LABELS: Mapping[str, Label] = {
         "largest corridor rate", "parameter unit² / nat", "largest rate"
     ),
     "training.dal.power": Label("power p of DAL", "no unit", "power"),
+    "measuring.order_effect.name": Label("other task", "no unit", "other task"),
+    "measuring.order_effect.classes": Label("its classes", "no unit", "classes"),
 }
 
 
@@ -112,12 +134,25 @@ def label_of(column: str) -> Label | None:
     name = _plain(column)
     if name in LABELS:
         return LABELS[name]
+    found = _OF_STEPS.fullmatch(name)
+    if found is not None:
+        return _of_steps(*found.groups())
     population, _, key = name.partition(".")
     measure = MEASURES.get(key.removesuffix(".value"))
     if measure is None or population not in ("source", "target"):
         return None
     prefix = "target " if population == "target" else ""
     return Label(prefix + measure.full_name, measure.unit, prefix + measure.short)
+
+
+def _of_steps(n_steps: str, key: str) -> Label | None:
+    """The label of a column of `measuring.order_effect` after some steps, `*` for any number."""
+    label = _ORDER.get(key)
+    if label is None or n_steps == "*":
+        return label
+    at = f", m = {n_steps}"
+    short = label.short + at if key in _MEASURED else label.short  # a pair says it once
+    return replace(label, name=label.name + at, short=short)
 
 
 def axis_label(column: str) -> str:

@@ -118,8 +118,11 @@ def _draw_panel(panel: Panel, ax: Axes) -> None:
         _tick_log(ax.xaxis, log_ticks(panel, "x"))
     else:
         ax.locator_params(axis="x", nbins=6)
+        _write_plainly(ax.xaxis)
     if panel.y_scale == "log":
         _tick_log(ax.yaxis, log_ticks(panel, "y"))
+    else:
+        _write_plainly(ax.yaxis)
     if panel.ticks:
         ax.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=_rotation(panel.ticks))
         ax.set_xlim(-0.5, len(panel.ticks) - 0.5)
@@ -135,11 +138,18 @@ def _rotation(ticks: Sequence[str]) -> int:
 
 
 def _tick_log(axis: Axis, ticks: list[float]) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     axis.set_major_locator(FixedLocator(ticks))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    _write_plainly(axis)
     axis.set_minor_locator(NullLocator())
+
+
+def _write_plainly(axis: Axis) -> None:
+    """Whole numbers at the ticks: a common offset or factor would stand in the way of a label."""
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _draw_line(series: Series, ax: Axes) -> None:

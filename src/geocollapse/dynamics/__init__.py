@@ -3,8 +3,9 @@
 The files, in the order they build on each other: trees (vectors in parameter space), products
 (Hessian-vector products), losses (a loss as a function of the parameters), flows (of vector
 fields), eigenvalues (of the Hessian), corridor (how straight descent is), stability (along each
-eigenvector), principal (the principal flow), multitask (several tasks), implicit (the bias of
-gradient descent and of mini-batches), turns and games (two players), monitors (of a training loop).
+eigenvector), principal (the principal flow), forgetting and multitask (several tasks), implicit
+(the bias of gradient descent and of mini-batches), turns and games (two players), monitors (of a
+training loop).
 """
 
 from geocollapse.dynamics.corridor import CorridorDiagnostics as CorridorDiagnostics
@@ -13,6 +14,7 @@ from geocollapse.dynamics.eigenvalues import Eigenvalues as Eigenvalues
 from geocollapse.dynamics.eigenvalues import sharpness as sharpness
 from geocollapse.dynamics.flows import flow as flow
 from geocollapse.dynamics.flows import modified_flow as modified_flow
+from geocollapse.dynamics.forgetting import Forgetting as Forgetting
 from geocollapse.dynamics.games import DriftTerms as DriftTerms
 from geocollapse.dynamics.games import Game as Game
 from geocollapse.dynamics.games import GameLoss as GameLoss
@@ -24,6 +26,7 @@ from geocollapse.dynamics.implicit import implicit_flow as implicit_flow
 from geocollapse.dynamics.losses import BatchNorm as BatchNorm
 from geocollapse.dynamics.losses import Landscape as Landscape
 from geocollapse.dynamics.losses import Loss as Loss
+from geocollapse.dynamics.losses import NonFiniteError as NonFiniteError
 from geocollapse.dynamics.losses import gradient as gradient
 from geocollapse.dynamics.losses import hessian_vector_product as hessian_vector_product
 from geocollapse.dynamics.losses import landscape as landscape

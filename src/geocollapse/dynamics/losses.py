@@ -26,6 +26,10 @@ Loss = Callable[[nn.Module], Tensor]
 BatchNorm = Literal["refuse", "running", "batch"]
 
 
+class NonFiniteError(ValueError):
+    """A loss is NaN or infinite, as after steps that diverge."""
+
+
 class Landscape:
     """A loss E(theta) of a module's trained parameters theta, which are trees: name -> tensor.
 
@@ -321,7 +325,7 @@ def check_loss(value: object) -> Tensor:
             f"loss: expected a 0-d tensor, got shape {tuple(value.shape)}; do loss.mean()"
         )
     if not bool(torch.isfinite(value)):
-        raise ValueError(
+        raise NonFiniteError(
             f"loss: expected a finite number, got {float(value.detach())}; do look for NaN "
             f"and infinity in the inputs and parameters"
         )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+
+Activation = Literal["relu", "tanh"]
 
 _VGG = {  # channels of each convolution at width 64; "M" is a 2 x 2 max-pooling
     "vgg11": (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"),
@@ -163,15 +166,31 @@ class MLP(nn.Module):
     """Fully connected layers with ReLU on the flattened input.
 
     The embedding is the last hidden layer.
+
+    Args:
+        num_classes: outputs.
+        in_features: entries of an input.
+        hidden: features of each hidden layer.
+        activation: ``relu``, or ``tanh`` for a network with all derivatives.
     """
 
     def __init__(
-        self, num_classes: int = 10, *, in_features: int = 64, hidden: Sequence[int] = (128, 64)
+        self,
+        num_classes: int = 10,
+        *,
+        in_features: int = 64,
+        hidden: Sequence[int] = (128, 64),
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
+        if activation not in get_args(Activation):
+            raise ValueError(
+                f"activation: expected 'relu' or 'tanh', got {activation!r}; do activation='relu'"
+            )
         layers: list[nn.Module] = [nn.Flatten()]
         for before, after in zip((in_features, *hidden), hidden):
-            layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
+            layers.append(nn.Linear(before, after))
+            layers.append(nn.Tanh() if activation == "tanh" else nn.ReLU(inplace=True))
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(hidden[-1] if hidden else in_features, num_classes)
         he_initialisation(self)
@@ -286,7 +305,8 @@ def build(
         name: a key of ``MODELS``.
         num_classes: outputs.
         input_shape: shape of one example, (channels, h, w) for images.
-        settings: arguments of the architecture (``width``, ``batch_norm``, ``hidden``).
+        settings: arguments of the architecture (``width``, ``batch_norm``, ``hidden``,
+            ``activation``).
 
     Raises:
         ValueError: an unknown name (the nearest is named), or a setting that the architecture does

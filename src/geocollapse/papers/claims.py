@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from geocollapse.papers.verdict import Verdict
 
 Judgement = Literal["correlation", "trend", "threshold", "methods"]
-FigureKind = Literal["settings", "points", "training", "effects"]
+FigureKind = Literal["settings", "points", "records", "training", "effects"]
 
 
 class Judge(Protocol):
@@ -49,17 +49,25 @@ class Claim:
 class PanelColumns:
     """One panel of a figure, by columns of the sweep's tables; it is left out where one is missing.
 
+    In figures of `records` and of `training`, `*` stands for one part of a column's name, such as a
+    number of steps.
+
     Attributes:
         y: the column that is shown.
-        x: the other column of a figure of `points`; the other kinds have their own x axis.
+        x: the other column of a figure of `points` or `records`; other kinds have their own x axis.
         level: height of a grey reference line.
         level_name: its name.
+        is_equality: a grey line shows where y equals x.
+        is_apart: `records` have a panel for each match of `*` and a series for each setting, not
+            one panel with a series for each match.
     """
 
     y: str
     x: str = ""
     level: float | None = None
     level_name: str = ""
+    is_equality: bool = False
+    is_apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,8 +79,9 @@ class Figure:
         title: what it shows; the name of the sweep is put behind it.
         caption: how to read it; how points and bands are drawn is put behind it.
         kind: `settings`: y over each swept value in its order; `points`: y against x, a point a
-            run; `training`: y over the steps, a line a setting; `effects`: y relative to the
-            weakest setting of each sweep, a line a sweep, over the whole folder.
+            run; `records`: y against x, a point a record; `training`: y over the steps, a line a
+            setting; `effects`: y relative to the weakest setting of each sweep, a line a sweep,
+            over the whole folder.
         panels: in order.
         over_folder: `points` of all runs in one figure, a mark for each sweep.
     """

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geocollapse.charts.chart import Array, Panel, Scale, Series, mark
-from geocollapse.charts.labels import axis_label, label_of, setting_label, shown_value
+from geocollapse.charts.labels import (
+    SIGNED_LOSS,
+    axis_label,
+    label_of,
+    setting_label,
+    shown_value,
+)
 from geocollapse.experiments.results.tables import ACCURACY
 from geocollapse.reports.wording import words
 
@@ -21,7 +27,7 @@ BAND = (
     "Line: mean over seeds; band: lowest to highest seed; until the first seed of a setting ends. "
     "Dashed: a seed did not converge."
 )
-_LINEAR_UNITS = ("share", "cosine")
+_LINEAR_UNITS = ("share", "cosine", SIGNED_LOSS)
 _PLACE = "place"  # of a swept value in its order
 
 
@@ -180,7 +186,7 @@ def _drawable(runs: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
 
 
 def _scale(column: str) -> Scale:
-    """Log, but for shares and cosines."""
+    """Log, but for shares, cosines and signed quantities."""
     label = label_of(column)
     is_linear = column == _PLACE or (label is not None and label.unit in _LINEAR_UNITS)
     return "linear" if is_linear else "log"

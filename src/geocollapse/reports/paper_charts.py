@@ -15,6 +15,7 @@ from geocollapse.papers.claims import Figure, PanelColumns, Paper
 from geocollapse.reports.effects import DRAWN as EFFECTS
 from geocollapse.reports.effects import effects
 from geocollapse.reports.panels import BAND, HOLLOW, by_sweep, histories, ordinal, scatter, scatters
+from geocollapse.reports.record_points import columns_of, record_points, with_equality
 from geocollapse.reports.wording import words
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _DRAWN = {
     "settings": "One point per run, at the end of training; swept values in their order, not to "
     f"scale. {HOLLOW}",
     "points": f"One point per run, at the end of training. {HOLLOW}",
+    "records": f"One point per record, from initialisation to the end of training. {HOLLOW}",
     "training": BAND,
     "effects": EFFECTS,
 }
@@ -62,7 +64,9 @@ def _panels(figure: Figure, runs: pd.DataFrame, history: pd.DataFrame) -> Iterat
     for drawn in figure.panels:
         found: Iterable[Panel]
         if figure.kind == "training":
-            found = histories(runs, history, (drawn.y,))
+            found = histories(runs, history, tuple(columns_of(drawn.y, history)))
+        elif figure.kind == "records":
+            found = record_points(runs, history, drawn)
         elif figure.kind == "settings":
             found = [panel for key in swept for panel in ordinal(runs, key, drawn.y)]
         else:
@@ -78,6 +82,8 @@ def _against(groups: pd.DataFrame, drawn: PanelColumns) -> Iterator[Panel]:
 
 def _with_level(panel: Panel, drawn: PanelColumns) -> Panel:
     """The panel with its reference line, as long as its series."""
+    if drawn.is_equality:
+        return with_equality(panel)
     if drawn.level is None:
         return panel
     x = np.concatenate([series.x for series in panel.series])

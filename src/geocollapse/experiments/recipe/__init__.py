@@ -7,6 +7,7 @@ from geocollapse.experiments.recipe.moving import CorridorConfig as CorridorConf
 from geocollapse.experiments.recipe.moving import DALConfig as DALConfig
 from geocollapse.experiments.recipe.moving import DynamicsConfig as DynamicsConfig
 from geocollapse.experiments.recipe.moving import GradientPenaltyConfig as GradientPenaltyConfig
+from geocollapse.experiments.recipe.moving import OrderEffectConfig as OrderEffectConfig
 from geocollapse.experiments.recipe.network import build_network as build_network
 from geocollapse.experiments.recipe.recipe import Recipe as Recipe
 from geocollapse.experiments.recipe.recipe import load_recipe as load_recipe

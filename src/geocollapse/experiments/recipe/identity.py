@@ -89,6 +89,13 @@ LATER: dict[str, object] = {
     "training.input_noise": 0.0,
     "measuring.margin": None,
     "measuring.transfer_inequality": None,
+    "measuring.order_effect": None,
+    "measuring.order_effect.name": None,  # has no default: it is always hashed
+    "measuring.order_effect.split": None,
+    "measuring.order_effect.classes": None,
+    "measuring.order_effect.subset": 500,
+    "measuring.order_effect.learning_rate": 0.01,
+    "measuring.order_effect.n_steps": [1, 4, 16, 64],
 }
 
 

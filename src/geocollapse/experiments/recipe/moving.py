@@ -73,3 +73,27 @@ class DynamicsConfig(BaseModel):
     subset: Count = 500
     sharpness: bool = True
     n_batches: Count = 8
+
+
+class OrderEffectConfig(BaseModel):
+    """The study of two tasks in turn, at each record: does their Lie bracket predict what happens?
+
+    The source is task 1. The other task is named like data: ``name``, ``split`` (by default
+    `train`) and ``classes``, which are numbered from 0 in their order, so that both tasks share the
+    outputs of the network: `5-9` beside the source classes `0-4` is another domain of the same five
+    labels. ``classes: 1-4,0`` gives labels that contradict those of `0-4`.
+
+    From the parameters of a record, a copy of the network takes m full-batch steps of
+    ``learning_rate`` on each task in both orders, for each m of ``n_steps``, in float64 and
+    evaluation mode, on ``subset`` fixed examples of each task, balanced over classes. The run
+    itself stays as it is. Cost of a record: 4 m gradients for each m, on the subsets.
+    """
+
+    model_config = STRICT
+
+    name: Annotated[str, Field(min_length=1)]
+    split: str | None = None
+    classes: list[int | str] | str | None = None
+    subset: Count = 500
+    learning_rate: Rate = 0.01
+    n_steps: Annotated[list[Count], Field(min_length=1)] = [1, 4, 16, 64]

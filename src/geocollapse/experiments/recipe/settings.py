@@ -14,6 +14,7 @@ from geocollapse.experiments.recipe.moving import (
     DALConfig,
     DynamicsConfig,
     GradientPenaltyConfig,
+    OrderEffectConfig,
 )
 from geocollapse.experiments.recipe.problems import describe
 
@@ -242,7 +243,8 @@ class MeasuringConfig(Part):
     the target; the stopping rule and the final record use all. Without ``per_class`` the values of
     single classes are left out, which are most of a record of many classes.
 
-    With ``dynamics``, which is off by default, each record also says how training moves.
+    With ``dynamics``, which is off by default, each record also says how training moves, and with
+    ``order_effect`` what steps on the source and on another task do in either order.
 
     ``margin`` is the level of a quantile: each record then has the margins of the source, geometric
     complexity of the logits, and the same over the squared margin at that quantile; with a
@@ -266,6 +268,7 @@ class MeasuringConfig(Part):
     evaluation_batch_size: Positive = 500
     sampling: SamplingConfig | None = None
     dynamics: DynamicsConfig | None = None
+    order_effect: OrderEffectConfig | None = None
 
     @model_validator(mode="after")
     def _one_schedule(self) -> MeasuringConfig:

@@ -73,6 +73,80 @@ class DynamicsRecord(TypedDict):
     warnings: list[str]
 
 
+class OrderRecord(TypedDict):
+    """Steps on two tasks in either order, measured and predicted by their Lie bracket.
+
+    With tau = m h and B = [g_1, g_2] = H_2 g_1 - H_1 g_2 at the record. All null where the steps
+    diverge, a cosine where a vector is zero.
+
+    Attributes:
+        norm: ||theta_12 - theta_21||.
+        predicted_norm: tau^2 ||B||.
+        cosine: of both vectors.
+        relative_error: ||theta_12 - theta_21 - tau^2 B||/(tau^2 ||B||).
+        gap: L_1(theta_12) - L_1(theta_21): what task 1 loses by coming first.
+        predicted_gap: tau^2 <g_1, B>.
+        total_gap: the gap of L_1 + L_2.
+        predicted_total_gap: tau^2 <g_1 + g_2, B>.
+        forgetting: L_1(theta_12) - L_1(theta_1): what task 1 loses while the other is trained.
+        forgetting_first_order: -tau <g_1, g_2>.
+        forgetting_second_order: its prediction to second order, of which half of ``predicted_gap``
+            is the part of the bracket.
+    """
+
+    norm: float | None
+    predicted_norm: float | None
+    cosine: float | None
+    relative_error: float | None
+    gap: float | None
+    predicted_gap: float | None
+    total_gap: float | None
+    predicted_total_gap: float | None
+    forgetting: float | None
+    forgetting_first_order: float | None
+    forgetting_second_order: float | None
+
+
+class OrderEffectRecord(TypedDict):
+    """Task 1, the source, and another task, one after the other from the parameters of a record.
+
+    Full-batch gradient descent on fixed examples, in float64 where the device has it.
+
+    Attributes:
+        n_samples: examples of task 1.
+        n_other_samples: examples of the other task.
+        learning_rate: h of the steps.
+        loss: L_1, null where it is not finite; so are the following.
+        other_loss: L_2.
+        gradient_norm: ||g_1||.
+        other_gradient_norm: ||g_2||.
+        gradient_cosine: of g_1 and g_2; negative where the tasks pull apart.
+        steps: by m, the number of steps on each task.
+        warnings: what a reader must know.
+    """
+
+    n_samples: int
+    n_other_samples: int
+    learning_rate: float
+    loss: float | None
+    other_loss: float | None
+    gradient_norm: float | None
+    other_gradient_norm: float | None
+    gradient_cosine: float | None
+    steps: dict[str, OrderRecord]
+    warnings: list[str]
+
+
+class OrderRecords(TypedDict, total=False):
+    """The study of two tasks in a record, where the recipe asks for it.
+
+    Attributes:
+        order_effect: with `measuring.order_effect`.
+    """
+
+    order_effect: OrderEffectRecord
+
+
 class MarginRecord(TypedDict):
     """Margins of the training examples, and what a margin bound compares.
 
@@ -116,7 +190,7 @@ class MarginRecords(TypedDict, total=False):
     transfer_inequality_ratio: float
 
 
-class Measured(HeldOutRecord, MarginRecords):
+class Measured(HeldOutRecord, MarginRecords, OrderRecords):
     """The measured part of a record.
 
     ``source`` is None where the loss is not finite, ``target`` where the run has no target classes;

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from geocollapse import data as datasets
-from geocollapse.data import LabelledData, with_random_labels
+from geocollapse.data import LabelledData
 from geocollapse.experiments.recipe import build_network, run_id
 from geocollapse.experiments.supervised.losses import LossWatch
 from geocollapse.experiments.supervised.optimizers import (
@@ -25,7 +24,11 @@ from geocollapse.experiments.supervised.regularising import (
     gc_penalty,
     gradient_penalty,
 )
-from geocollapse.experiments.supervised.sentences import sentence_features
+from geocollapse.experiments.supervised.run_data import (
+    load_other_task,
+    load_run_data,
+    load_test_data,
+)
 from geocollapse.models.architectures import scale_weights
 from geocollapse.modules.borrow import borrowed
 from geocollapse.regularizers import GeometricComplexityPenalty, GradientNorm
@@ -34,14 +37,7 @@ from geocollapse.transfer import few_shot_accuracy
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from geocollapse.data import LabelledImages, LabelledTexts
-    from geocollapse.data.labelled import Classes
-    from geocollapse.experiments.recipe import (
-        DataConfig,
-        ModelConfig,
-        RunConfig,
-        TrainingConfig,
-    )
+    from geocollapse.experiments.recipe import ModelConfig, RunConfig, TrainingConfig
     from geocollapse.experiments.results.checkpoints import Checkpoint
     from geocollapse.experiments.results.folders import RunFolder
     from geocollapse.experiments.results.records import HistoryLine, StateInfo
@@ -99,6 +95,7 @@ class Training:
     gradient_penalty: GradientNorm | None = None
     test: LabelledData | None = None
     weight_penalties: WeightPenalties = field(default_factory=WeightPenalties)
+    other_task: LabelledData | None = None
     progress: Progress = field(default_factory=Progress)
     losses: LossWatch = field(default_factory=LossWatch)
     watched: tuple[LabelledData, LabelledData | None] | None = None
@@ -130,6 +127,7 @@ def prepare(
     """Load the data of a run and build its model and optimizer; torch's random state is kept."""
     source, target = load_run_data(config.data, device=device, data_root=data_root)
     test = load_test_data(config.data, device=device, data_root=data_root)
+    other = load_other_task(config, source, data_root=data_root)
     _check_episodes(config, target)
     if config.training.batch_size > len(source):
         raise ValueError(
@@ -142,6 +140,7 @@ def prepare(
         source = _channels_last(source)
         target = None if target is None else _channels_last(target)
         test = None if test is None else _channels_last(test)
+        other = None if other is None else _channels_last(other)
     return Training(
         config,
         source,
@@ -152,6 +151,7 @@ def prepare(
         gradient_penalty(config.training.gradient_penalty, seed=config.seed),
         test,
         WeightPenalties.of(config.training, seed=config.seed),
+        other,
     )
 
 
@@ -160,10 +160,12 @@ def check_run(config: RunConfig, *, data_root: str | Path | None = None) -> None
 
     Raises:
         ValueError, FileNotFoundError: data that cannot be had or have too few examples for the
-            episodes, or a factory that is missing or makes no network for these classes.
+            episodes, another task that does not fit the network, or a factory that is missing or
+            makes no network for these classes.
     """
     source, target = load_run_data(config.data, data_root=data_root)
     load_test_data(config.data, data_root=data_root)
+    load_other_task(config, source, data_root=data_root)
     _check_episodes(config, target)
     if config.model.factory is not None:
         _model(config.model, source, seed=config.seed)
@@ -202,38 +204,6 @@ def _channels_last(data: LabelledData) -> LabelledData:
         )
     inputs = data.inputs.contiguous(memory_format=torch.channels_last)
     return LabelledData(inputs, data.targets, data.about)
-
-
-def load_run_data(
-    config: DataConfig, *, device: torch.device | str = "cpu", data_root: str | Path | None = None
-) -> tuple[LabelledData, LabelledData | None]:
-    """Source classes to train on, and target classes or None, as tensors on ``device``.
-
-    Subsets and random labels are the same for every seed: seeds differ in initial weights and in
-    the order of the examples. Only labels of the source are drawn at random.
-    """
-    of_source = _Examples(
-        config.source_split, "train", config.source_classes, config.subset, config.n_classes
-    )
-    clean = _load(config, of_source, data_root).to(device)
-    source = with_random_labels(clean, config.random_labels, seed=config.random_labels_seed)
-    if not config.has_target:
-        return source, None
-    classes = config.source_classes if config.target_classes is None else config.target_classes
-    of_target = _Examples(config.target_split, "test", classes, config.target_subset)
-    return source, _load(config, of_target, data_root).to(device)
-
-
-def load_test_data(
-    config: DataConfig, *, device: torch.device | str = "cpu", data_root: str | Path | None = None
-) -> LabelledData | None:
-    """The source classes in the test split on ``device``; None where the recipe names no split."""
-    if config.test_split is None:
-        return None
-    of_test = _Examples(
-        config.test_split, "test", config.source_classes, config.test_subset, config.n_classes
-    )
-    return _load(config, of_test, data_root).to(device)
 
 
 def save(training: Training, folder: RunFolder) -> None:
@@ -329,62 +299,3 @@ def _check_outputs(model: nn.Module, factory: str, source: LabelledData) -> None
             f"model.factory: expected outputs (1, {source.n_classes}) for one example, one for "
             f"each class, got {shape} from {factory}; do let it take num_classes"
         )
-
-
-@dataclass(frozen=True)
-class _Examples:
-    """Which examples of a data set: a split, or the default one; some classes; a subset.
-
-    ``n_classes`` are the first ones of ``classes``.
-    """
-
-    split: str | None
-    default_split: str
-    classes: Classes
-    subset: int | None
-    n_classes: int | None = None
-
-
-def _load(config: DataConfig, examples: _Examples, data_root: str | Path | None) -> LabelledData:
-    """Examples of the data set of a run, as tensors in memory."""
-    first = examples.n_classes
-    data = datasets.load(
-        config.name,
-        split=examples.split,
-        default_split=examples.default_split,
-        classes=examples.classes,
-        subset=examples.subset if first is None else None,
-        data_root=data_root,
-        mean=config.mean,
-        std=config.std,
-        pad_to=config.pad_to,
-        image_size=config.image_size,
-    )
-    if first is None:
-        return _in_memory(data, config.text_model)
-    if first > data.n_classes:
-        raise ValueError(
-            f"data.n_classes: expected at most the {data.n_classes} source classes, got {first}; "
-            f"do data.n_classes={data.n_classes}"
-        )
-    chosen = data.select(classes=data.classes[:first], subset=examples.subset)
-    return _in_memory(chosen, config.text_model)
-
-
-def _in_memory(
-    data: LabelledData | LabelledImages | LabelledTexts, text_model: str | None
-) -> LabelledData:
-    """Images, or the sentence features of texts."""
-    if isinstance(data, datasets.LabelledTexts):
-        if text_model is None:
-            raise ValueError(
-                f"data.name: expected images to train on, got the texts of {data.name}; do "
-                f"data.text_model=hf:sentence-transformers/all-MiniLM-L6-v2 or data.name=cifar10"
-            )
-        return sentence_features(data, text_model)
-    if text_model is not None:
-        raise ValueError(
-            f"data.text_model: expected none for the images of {data.name}, got {text_model!r}; "
-            f"do leave it out"
-        )
-    return data if isinstance(data, LabelledData) else data.in_memory()

@@ -26,6 +26,7 @@ from geocollapse.experiments.supervised.losses import NonFiniteLossError
 from geocollapse.experiments.supervised.margin_record import margin_records
 from geocollapse.experiments.supervised.objective import objective_of
 from geocollapse.experiments.supervised.optimizers import OWN_RATE, descend
+from geocollapse.experiments.supervised.order_effect import order_records
 from geocollapse.experiments.supervised.recording import (
     has_batch_norm,
     measure_record,
@@ -322,6 +323,7 @@ def measured_values(training: Training) -> Measured:
         values |= measure_test(training.model, training.test, config)
     if config.measuring.dynamics is not None:
         values["dynamics"] = dynamics_record(training, config.measuring.dynamics, _rate(training))
+    values |= order_records(training)
     source = training.recorded_data()[0]
     return values | margin_records(training.model, source, training.test, config)
 

@@ -17,8 +17,8 @@ from geocollapse.papers.corridors.claims import (
     STEPS_FACTOR,
 )
 from geocollapse.papers.margins import Margin
-from geocollapse.papers.statistics import spearman
 from geocollapse.papers.verdict import Verdict
+from geocollapse.papers.within_runs import record_correlations, seed_means
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _DRIFT = "dynamics.drift_ratio"
 _DEFECT = "dynamics.linearity_defect"
 _LARGEST = "training.corridor.max_learning_rate"
-_MIN_RECORDS = 4  # of a run, for a correlation
 
 
 def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
@@ -69,16 +68,8 @@ def judge_linear_fall(runs: pd.DataFrame, history: pd.DataFrame) -> Verdict:
     )
     if not {_DRIFT, _DEFECT} <= set(history.columns):
         return replace(verdict, note="No run recorded `measuring.dynamics`.")
-    found: dict[int, list[float]] = {}
-    for run_id, of_seed in zip(runs["run_id"], runs["seed"], strict=True):
-        record = history[history["run_id"] == run_id][[_DRIFT, _DEFECT]].astype(float).dropna()
-        if len(record) >= _MIN_RECORDS:
-            rho = spearman(record[_DRIFT].to_numpy(), record[_DEFECT].to_numpy())
-            if math.isfinite(rho):
-                found.setdefault(int(of_seed), []).append(rho)
-    verdict = replace(verdict, n_runs=sum(map(len, found.values())))
-    means = np.array([np.mean(rhos) for rhos in found.values()])
-    return Margin(0.0, 1).judged(verdict, means)
+    found = record_correlations(runs, history, _DRIFT, _DEFECT)
+    return Margin(0.0, 1).judged(replace(verdict, n_runs=len(found)), seed_means(found))
 
 
 @dataclass(frozen=True)
