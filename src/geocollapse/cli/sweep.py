@@ -66,10 +66,10 @@ def sweep(
         bool, Option("--yes", help="Run --preset paper without a GPU, however long it takes.")
     ] = False,
 ) -> Answer:
-    """Train all runs of a recipe and report.
+    """Carry out all runs of a recipe and report.
 
     Into --out (default ./runs/RECIPE), where runs that are done are skipped and a killed one goes
-    on from its checkpoint. Prints the verdicts and the path of report.html.
+    on from its checkpoint, or plays its game anew. Prints the verdicts and the path of report.html.
     """
     from geocollapse.cli.train import read_recipe
 
