@@ -451,6 +451,10 @@ def test_a_bad_game_is_refused_before_anything_is_written(
     ):
         assert main(["sweep", "dirac-gan", "--set", setting, "--out", str(out)]) == 2
         assert "error: recipe: " in capsys.readouterr().err
+    for recipe, paper in (("dirac-gan", "corridors"), ("demo", "games")):
+        setting = f"claims.papers=[{paper}]"
+        assert main(["sweep", recipe, "--set", setting, "--out", str(out)]) == 2
+        assert "error: claims.papers: expected names among" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -484,7 +488,7 @@ def made_up(game_: str, settings: Sequence[tuple[str, dict[str, object], Made]])
             rows.append(row | {f"swept.{key}": value for key, value in keys.items()})
     return SweepResults(
         folder=Path("made-up"),
-        recipe={"name": "made-up", "title": "made up", "claims": {"papers": ["games"]}},
+        recipe={"kind": "game", "name": "made-up", "title": "", "claims": {"papers": ["games"]}},
         runs=pd.DataFrame(runs),
         history=pd.DataFrame(history),
         settings=pd.DataFrame(rows),

@@ -154,7 +154,8 @@ def _run(recipe: Recipe, folder: Path, options: SweepOptions, display: Display) 
     from geocollapse.reports.writing import write_report
 
     check_folder(folder, "--out")
-    find_papers(recipe.claims.papers)  # an unknown paper ends the sweep here, not after training
+    kind = recipe.run_config().kind
+    find_papers(recipe.claims.papers, kind)  # one that is unknown ends the sweep here, not later
     with signals_raised():  # from the first run to the report: exit code 143 for SIGTERM
         summary = run_sweep(
             recipe,

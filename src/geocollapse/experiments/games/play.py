@@ -5,6 +5,7 @@ A run is short: one that was killed starts anew. Everything random in it is a fu
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
@@ -116,9 +117,10 @@ def pace_of_game(config: GameRunConfig, device: str, data_root: str | Path | Non
     del data_root
     arena = arena_of(config, device)
     moves = Moves(arena.players, config)
+    steps = itertools.count(config.record_every, config.record_every)
     return timed(
         lambda: moves.take_turn(arena.next_losses()),
-        lambda: arena.record(config.record_every),
+        lambda: arena.record(next(steps)),
         n_steps=config.n_turns,
         n_records=config.n_turns // config.record_every + 2,
     )

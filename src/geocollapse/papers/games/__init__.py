@@ -12,4 +12,5 @@ PAPER = Paper(
     judge=judge,
     figures=FIGURES,
     rules=RULES,
+    kind="game",
 )
