@@ -42,6 +42,7 @@ from geocollapse.experiments.sweep import run_sweep
 from geocollapse.papers.games.judge import mcnemar_p
 from geocollapse.papers.registry import judge
 from geocollapse.papers.verdict import Verdict
+from geocollapse.reports.two_runs import compare_runs
 from geocollapse.reports.writing import write_report
 
 GAMES = ("bilinear-game", "dirac-gan", "digits-gan-drift")
@@ -332,6 +333,8 @@ def test_a_run_has_the_folder_of_a_run(tmp_path: Path) -> None:
         ValueError, match="MODEL: expected a run that trained a model, got the game"
     ):
         load_model(folder.path)
+    with pytest.raises(ValueError, match="MODEL: expected a run that trained .* got the game"):
+        compare_runs(folder.path, folder.path)
 
 
 @pytest.mark.parametrize("game_", ["bilinear", "digits-gan"])

@@ -72,11 +72,9 @@ _GAMES = {
     "distance": Label("distance from the equilibrium", _DISTANCE, "distance"),
     "flow_distance": Label("distance of the flow", _DISTANCE, "flow distance"),
     "joint_distance": Label("distance of the modified flow", _DISTANCE, "modified distance"),
-    "flow_gap": Label("from turns to the flow of the game", _DISTANCE, "gap to flow"),
-    "joint_gap": Label("from turns to the modified flow, joint", _DISTANCE, "joint gap"),
-    "per_player_gap": Label(
-        "from turns to the modified flow, per player", _DISTANCE, "per-player gap"
-    ),
+    "flow_gap": Label("gap to the flow", _DISTANCE, "gap to flow"),
+    "joint_gap": Label("gap to the joint flow", _DISTANCE, "joint gap"),
+    "per_player_gap": Label("gap to the per-player flow", _DISTANCE, "per-player gap"),
     "frechet_distance": Label("Fréchet distance", "pixel unit²", "Fréchet distance"),
     "lowest_frechet_distance": Label("lowest Fréchet distance", "pixel unit²", "lowest distance"),
     "late_frechet_distance": Label("late Fréchet distance", "pixel unit²", "late distance"),

@@ -29,8 +29,8 @@ PLAY_ORDER = Claim(
     effect="distance from the equilibrium at the end / at the start",
     figures=("game-distance",),
     cautions=(
-        "The game is linear: its turns stretch all points alike, so that seeds, which are starting "
-        "points, agree up to rounding.",
+        "The game is linear and seeds only draw its starting point: they agree up to rounding in "
+        "simultaneous turns, and up to a bounded factor in alternating ones.",
         "The flow of the game converges at any rate: what diverges is its discretisation.",
     ),
     pairs={
