@@ -1,9 +1,6 @@
 """Two-player games and the terms that cancel their drift: laws of siblings F."""
 
-import importlib.util
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -614,46 +611,3 @@ def test_bad_cancellations_are_refused():
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         DriftCancellation(Turn(), **settings)
-
-
-# ---- the example
-
-
-def digits_gan():
-    path = Path(__file__).parents[1] / "examples" / "digits_gan.py"
-    spec = importlib.util.spec_from_file_location("digits_gan", path)
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    return example
-
-
-def test_example_resumes(tmp_path, monkeypatch, capsys):
-    example = digits_gan()
-    monkeypatch.setattr(example, "LOOK_EVERY", 2)
-    out = tmp_path / "runs.jsonl"
-    arguments = ["--out", str(out), "--steps", "4", "--seeds"]
-    example.main([*arguments, "0"])
-    first = out.read_text()
-    example.main([*arguments, "0", "1"])
-    assert out.read_text().startswith(first)
-    runs = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [(run["arm"], run["seed"]) for run in runs] == [
-        (arm, seed) for seed in (0, 1) for arm in ("plain", "cancelled")
-    ]
-    starts = [run["distances"][0] for run in runs]
-    assert starts[0] == starts[1] != starts[2]  # paired by seed
-    assert runs[0]["last"] != runs[1]["last"]
-    assert "plain: 0 of 2 diverged" in capsys.readouterr().out
-
-
-def test_example_sees_divergence(tmp_path):
-    example = digits_gan()
-    assert example.verdict([9.0, 3.0, 4.0, 4.0, 4.0])["diverged"] is False
-    assert example.verdict([9.0, 3.0, 7.0, 8.0, 9.0, 9.0, 9.0])["diverged"] is True
-    assert example.verdict([9.0, 3.0, math.inf])["diverged"] is True
-    assert example.verdict([9.0, *[10.0] * 9])["diverged"] is True  # no better than at the start
-    out = tmp_path / "runs.jsonl"
-    rates = ["--lr-d", "1e6", "--lr-g", "1e6", "--no-spectral-norm"]
-    example.main(["--out", str(out), "--steps", "200", *rates])
-    runs = [json.loads(line) for line in out.read_text().splitlines()]
-    assert all(run["diverged"] for run in runs)

@@ -43,6 +43,7 @@ SIBLINGS = (
     *("cifar10-vgg13-corridors", "cifar10-edge-of-stability", "cifar10-implicit-sgd"),
     *("cifar10-vgg13-regularisers", "cifar10-resnet18-margin", "cifar10-mlp-width"),
     *("mnist-continual", "cifar10-continual"),
+    *("bilinear-game", "dirac-gan", "digits-gan-drift"),
 )
 # experiments without a sign that the paper expects
 OPEN = ["cifar-fs-resnet18-n-classes", "cifar10-vgg13-variants"]
@@ -162,7 +163,8 @@ def test_unknown_names_name_the_nearest(recipe):
     assert message(load_recipe, "cifar10-vgg13-weight-decy").endswith(
         "; do cifar10-vgg13-weight-decay"
     )
-    assert "demo, banking77-text, cifar-fs-resnet18-batch-size" in message(load_recipe, "nope")
+    named = message(load_recipe, "nope")
+    assert "demo, banking77-text, bilinear-game, cifar-fs-resnet18-batch-size" in named
     assert (
         message(recipe.with_preset, "smke")
         == "preset: expected one of smoke, got 'smke'; do --preset smoke"

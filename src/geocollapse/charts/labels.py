@@ -87,6 +87,22 @@ _MARGINS = {
     "training.label_smoothing": Label("label smoothing", "share", "label smoothing"),
 }
 
+_DISTANCE = "parameter unit"
+_GAMES = {
+    "distance": Label("distance from the equilibrium", _DISTANCE, "distance"),
+    "flow_distance": Label("distance of the flow", _DISTANCE, "flow distance"),
+    "joint_distance": Label("distance of the modified flow", _DISTANCE, "modified distance"),
+    "flow_gap": Label("gap to the flow", _DISTANCE, "gap to flow"),
+    "joint_gap": Label("gap to the joint flow", _DISTANCE, "joint gap"),
+    "per_player_gap": Label("gap to the per-player flow", _DISTANCE, "per-player gap"),
+    "frechet_distance": Label("Fréchet distance", "pixel unit²", "Fréchet distance"),
+    "lowest_frechet_distance": Label("lowest Fréchet distance", "pixel unit²", "lowest distance"),
+    "late_frechet_distance": Label("late Fréchet distance", "pixel unit²", "late distance"),
+    "learning_rates.0": Label("rate of player 1", "parameter unit² / loss unit", "rate 1"),
+    "learning_rates.1": Label("rate of player 2", "parameter unit² / loss unit", "rate 2"),
+    "cancel": Label("cancelled drift", "term", "cancelled"),
+}
+
 # Columns that are no measures, or whose name says more here than that of the measure. All other
 # columns of measures have the names of ``geocollapse.measures``.
 LABELS: Mapping[str, Label] = {
@@ -106,6 +122,7 @@ LABELS: Mapping[str, Label] = {
     "stop_step": Label("steps to the training accuracy of the recipe", "steps", "steps"),
     **_DYNAMICS,
     **_MARGINS,
+    **_GAMES,
     "training.learning_rate": Label("learning rate", "parameter unit² / nat", "learning rate"),
     "training.batch_size": Label("batch size", "examples", "batch size"),
     "training.weight_decay": Label("L2 weight decay", "nat / parameter unit²", "weight decay"),

@@ -202,15 +202,17 @@ def _shown(name: str | None) -> Answer:
 
 
 def _recipe(recipe: Recipe) -> RecipeDict:
+    data, model = recipe.subject
     return {
         "name": recipe.name,
+        "kind": recipe.run_config().kind,
         "title": recipe.title,
         "paper": recipe.paper,
         "papers": recipe.claims.papers,
         "source": recipe.source,
         "cost": recipe.cost,
-        "data": recipe.data.name,
-        "model": recipe.model.name or str(recipe.model.factory),
+        "data": data,
+        "model": model,
         "sweeps": {name: list(grid) for name, grid in recipe.sweeps.items()},
         "presets": list(recipe.presets),
         "n_runs": len(recipe.planned_runs()),

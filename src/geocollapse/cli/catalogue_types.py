@@ -10,19 +10,21 @@ class RecipeDict(TypedDict):
 
     Attributes:
         name: by which `sweep` and `train` find it.
+        kind: of experiment, `supervised` or `game`.
         title: the experiment in a few words.
         paper: that it belongs to.
         papers: names of the papers whose claims judge it.
         source: of its settings.
         cost: time and machine for all runs.
-        data: name of its data set.
-        model: name of its network.
+        data: name of its data set; `none` for a game of two numbers.
+        model: name of its network, or of its game.
         sweeps: the keys that each sweep varies, by its name.
         presets: names of its presets, such as smoke.
         n_runs: number of runs.
     """
 
     name: str
+    kind: str
     title: str
     paper: str
     papers: list[str]

@@ -18,6 +18,7 @@ from geocollapse.cli.catalogue_types import (
     RecipeTextDict,
 )
 from geocollapse.cli.ood_types import OodDict
+from geocollapse.experiments.results.records import GameLine
 from geocollapse.measurement import LayersDict, MeasurementDict
 from geocollapse.papers.verdict import VerdictDict
 from geocollapse.ranking.comparison import ComparisonDict
@@ -221,9 +222,9 @@ class TrainDict(TypedDict):
         folder: of the run.
         run_id: a hash of its configuration.
         status: `done` or `failed`.
-        converged: true if it reached its training accuracy.
+        converged: true if it reached its training accuracy; of a game, if it did not diverge.
         stop_step: the step at which it did; null if it did not.
-        steps: number of steps taken.
+        steps: number of steps, or of turns of a game.
         error: the reason of a failure, in one line; null without one.
         failed_step: the step at which it failed; null if it did not.
         seconds: of training and measuring, without the sampling study.
@@ -251,7 +252,7 @@ class TrainDict(TypedDict):
     seconds_history: NotRequired[float | None]
     seconds_final: NotRequired[float | None]
     seconds_sampling: NotRequired[float | None]
-    final: LineDict | None
+    final: LineDict | GameLine | None
     history_sha256: NotRequired[str]  # of a run that is done
     sampling: dict[str, Any]
     provenance: Provenance

@@ -66,10 +66,10 @@ def sweep(
         bool, Option("--yes", help="Run --preset paper without a GPU, however long it takes.")
     ] = False,
 ) -> Answer:
-    """Train all runs of a recipe and report.
+    """Carry out all runs of a recipe and report.
 
     Into --out (default ./runs/RECIPE), where runs that are done are skipped and a killed one goes
-    on from its checkpoint. Prints the verdicts and the path of report.html.
+    on from its checkpoint, or plays its game anew. Prints the verdicts and the path of report.html.
     """
     from geocollapse.cli.train import read_recipe
 
@@ -154,7 +154,8 @@ def _run(recipe: Recipe, folder: Path, options: SweepOptions, display: Display) 
     from geocollapse.reports.writing import write_report
 
     check_folder(folder, "--out")
-    find_papers(recipe.claims.papers)  # an unknown paper ends the sweep here, not after training
+    kind = recipe.run_config().kind
+    find_papers(recipe.claims.papers, kind)  # one that is unknown ends the sweep here, not later
     with signals_raised():  # from the first run to the report: exit code 143 for SIGTERM
         summary = run_sweep(
             recipe,

@@ -20,7 +20,7 @@ from geocollapse.cli.output import check_folder
 from geocollapse.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
-    from geocollapse.experiments.recipe import Recipe, RunConfig
+    from geocollapse.experiments.recipe import AnyRunConfig, Recipe
     from geocollapse.experiments.results.records import RunResult
 
 
@@ -34,7 +34,7 @@ def train(
     data_root: DataRoot = None,
     out: OutFolder = None,
 ) -> Answer:
-    """Train and measure one run of a recipe.
+    """Train and measure one run of a recipe, or play one of a game.
 
     The base setting of the recipe, changed by --set, in a folder under --out (default ./runs) that
     is named by its configuration. A run that was killed goes on from its checkpoint.
@@ -61,18 +61,18 @@ def read_recipe(name: str, preset: str | None, settings: list[str] | None) -> Re
 
 
 def _train(
-    config: RunConfig, out: Path, device: Device, data_root: Path | None, *, is_shown: bool
+    config: AnyRunConfig, out: Path, device: Device, data_root: Path | None, *, is_shown: bool
 ) -> tuple[Path, RunResult]:
     """The folder of the run and the content of its result.json."""
     from geocollapse.cli.resolve import find_device, set_threads
+    from geocollapse.experiments.kinds import kind_of
     from geocollapse.experiments.recipe import run_id
     from geocollapse.experiments.results.folders import RunFolder
-    from geocollapse.experiments.supervised.train import train_run
 
     folder = RunFolder(out / run_id(config))
     set_threads(config.threads)
     with progress_bar("steps", shown=is_shown) as on_progress:
-        result = train_run(
+        result = kind_of(config).carry_out(
             config, folder, device=find_device(device), data_root=data_root, on_progress=on_progress
         )
     return folder.path, result
@@ -93,12 +93,22 @@ def _shown(folder: Path, result: RunResult) -> str:
         "neural collapse (CDNV)": NC,
         "target neural collapse (CDNV)": TARGET_NC,
         "target 5-shot accuracy": ACCURACY,
+        "distance from the equilibrium": "distance",
+        "distance of the flow": "flow_distance",
+        "lowest Fréchet distance": "lowest_frechet_distance",
+        "late Fréchet distance": "late_frechet_distance",
     }
     rows = [
         (words, f"{value:.4g}")
         for words, name in names.items()
         if isinstance(value := values.get(name), int | float)
     ]
-    ending = "converged" if result["converged"] else "not converged"
     shown = table(("measure", "value"), rows)
-    return f"{shown}\n{ending} after {result['steps']} steps\nrun: {folder}"
+    return f"{shown}\n{_ending(result)}\nrun: {folder}"
+
+
+def _ending(result: RunResult) -> str:
+    """How a run that is done ended, and after how many steps or turns."""
+    if "diverged" in (result["final"] or {}):
+        return f"{'not ' * result['converged']}diverged after {result['steps']} turns"
+    return f"{'not ' * (not result['converged'])}converged after {result['steps']} steps"

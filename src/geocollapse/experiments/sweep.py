@@ -9,9 +9,9 @@ from pathlib import Path
 
 from geocollapse.experiments.engines.ending import signals_raised
 from geocollapse.experiments.engines.local import Job, run_all
+from geocollapse.experiments.kinds import kind_of
 from geocollapse.experiments.recipe import PlannedRun, Recipe
 from geocollapse.experiments.results.folders import SweepFolder
-from geocollapse.experiments.supervised.state import check_run
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,12 @@ def run_sweep(
     data_root: str | Path | None = None,
     progress: bool = True,
 ) -> SweepSummary:
-    """Train every run of a recipe that is not done yet.
+    """Carry out every run of a recipe that is not done yet.
 
     Each run has the recipe's number of threads on every machine; only how many run at a time
     depends on the machine. A run that fails is recorded as failed, the others go on, and a later
-    call tries it again. An interrupted sweep goes on from the checkpoints of its runs. SIGTERM and
+    call tries it again. An interrupted sweep goes on from the checkpoints of its runs; a
+    game starts anew. SIGTERM and
     SIGHUP end the workers and raise SystemExit with 128 plus the number of the signal.
 
     Args:
@@ -57,7 +58,7 @@ def run_sweep(
         out: the sweep folder.
         workers: processes at a time; cores // threads by default.
         n_seeds: seeds of each setting; as many as the recipe says by default.
-        device: where each worker trains.
+        device: where each worker computes.
         data_root: folder of the data sets.
         progress: show a progress bar with the projected time on stderr.
 
@@ -75,7 +76,8 @@ def run_sweep(
     folder = SweepFolder(Path(out))
     most = n_workers_of(workers, recipe.threads)
     # Data are fetched once; what cannot be had ends the sweep here, and nothing is written.
-    check_run(recipe.run_config(), data_root=data_root)
+    base = recipe.run_config()
+    kind_of(base).check(base, data_root=data_root)
     with signals_raised(), folder.held():
         folder.write_recipe(recipe, planned)
         left = [run for run in planned if not _is_done(folder, run)]

@@ -105,6 +105,7 @@ class Paper:
         judge: the verdicts on them.
         figures: those that reports draw from their description here.
         rules: how verdicts are decided, in sentences, for the page.
+        kind: of the experiments that it judges.
     """
 
     name: str
@@ -113,3 +114,4 @@ class Paper:
     judge: Judge
     figures: tuple[Figure, ...] = ()
     rules: str = ""
+    kind: Literal["supervised", "game"] = "supervised"

@@ -30,13 +30,13 @@ def papers() -> Mapping[str, Paper]:
     return {paper.name: paper for paper in found}
 
 
-def find_papers(names: Iterable[str]) -> tuple[Paper, ...]:
-    """The papers of these names.
+def find_papers(names: Iterable[str], kind: object = "supervised") -> tuple[Paper, ...]:
+    """The papers of these names, which judge a kind of experiment.
 
     Raises:
-        ValueError: no paper of a name.
+        ValueError: no paper of a name, or one that judges experiments of another kind.
     """
-    known = papers()
+    known = {name: paper for name, paper in papers().items() if paper.kind == kind}
     found = []
     for name in names:
         if name not in known:
@@ -52,7 +52,7 @@ def papers_of(recipe: Mapping[str, object]) -> tuple[Paper, ...]:
     """The papers that an expanded recipe is judged by."""
     claims = recipe.get("claims")
     names = claims.get("papers", _DEFAULT) if isinstance(claims, Mapping) else _DEFAULT
-    return find_papers(names)
+    return find_papers(names, recipe.get("kind", "supervised"))
 
 
 def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:

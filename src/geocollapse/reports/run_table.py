@@ -28,6 +28,11 @@ RUN_COLUMNS = (
     TARGET_NC,
     "target.accuracy.nearest_mean.1.value",
     ACCURACY,
+    "distance",
+    "flow_distance",
+    "joint_distance",
+    "lowest_frechet_distance",
+    "late_frechet_distance",
 )
 
 

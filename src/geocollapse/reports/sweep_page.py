@@ -73,6 +73,7 @@ def render(report: SweepReport) -> str:
     panels = {chart.name: plotly_panels(chart) for chart in report.charts}
     return template("sweep.html.jinja").render(
         recipe=results.recipe,
+        is_game=results.recipe.get("kind") == "game",
         n_seeds=results.runs["seed"].nunique(),
         counted=count_sentence(report.verdicts),
         missing=MISSING,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from geocollapse.estimate import Estimate
-from geocollapse.experiments.results.folders import RunFolder
+from geocollapse.experiments.results.folders import RunFolder, supervised_config
 from geocollapse.experiments.results.records import HistoryLine, RunResult
 from geocollapse.experiments.results.tables import flatten
 from geocollapse.measures import MEASURES
@@ -63,7 +63,8 @@ def _final(folder: RunFolder) -> HistoryLine:
             f"MODEL: expected the folder of a run that is done, got {folder.path}; do geocollapse "
             f"train or sweep it to its end"
         )
-    return result["final"]
+    supervised_config(folder)
+    return cast("HistoryLine", result["final"])
 
 
 def _rows(finals: list[HistoryLine], names: tuple[str, ...]) -> Iterator[Compared]:

@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 
 from geocollapse.experiments.engines.ending import end_with_parent
+from geocollapse.experiments.kinds import kind_of
 from geocollapse.experiments.recipe import PlannedRun
+from geocollapse.experiments.results.ending import failed_result
 from geocollapse.experiments.results.folders import SweepFolder
-from geocollapse.experiments.supervised.train import failed_result, train_run
 from geocollapse.runtime.locks import InUseError
 from geocollapse.runtime.progress import progress_bar
 
@@ -86,9 +87,11 @@ def _run_in_pool(
 
 
 def _work(job: Job) -> str:
-    """One run, in a worker process, from its checkpoint if there is one."""
+    """One run, in a worker process, from its checkpoint if it has one."""
+    config = job.run.config
     folder = SweepFolder(job.out).run(job.run.run_id)
-    result = train_run(job.run.config, folder, device=job.device, data_root=job.data_root)
+    carry_out = kind_of(config).carry_out
+    result = carry_out(config, folder, device=job.device, data_root=job.data_root)
     return str(result["status"])
 
 

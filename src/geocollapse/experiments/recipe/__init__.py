@@ -2,6 +2,8 @@
 
 from geocollapse.experiments.recipe.files import recipe_names as recipe_names
 from geocollapse.experiments.recipe.files import recipe_texts as recipe_texts
+from geocollapse.experiments.recipe.game import GameRunConfig as GameRunConfig
+from geocollapse.experiments.recipe.game import GameSettings as GameSettings
 from geocollapse.experiments.recipe.identity import run_id as run_id
 from geocollapse.experiments.recipe.moving import CorridorConfig as CorridorConfig
 from geocollapse.experiments.recipe.moving import DALConfig as DALConfig
@@ -9,7 +11,13 @@ from geocollapse.experiments.recipe.moving import DynamicsConfig as DynamicsConf
 from geocollapse.experiments.recipe.moving import GradientPenaltyConfig as GradientPenaltyConfig
 from geocollapse.experiments.recipe.moving import OrderEffectConfig as OrderEffectConfig
 from geocollapse.experiments.recipe.network import build_network as build_network
+from geocollapse.experiments.recipe.plan import AnyRunConfig as AnyRunConfig
+from geocollapse.experiments.recipe.plan import PlanEntry as PlanEntry
+from geocollapse.experiments.recipe.plan import PlannedRun as PlannedRun
+from geocollapse.experiments.recipe.plan import parse_run_config as parse_run_config
+from geocollapse.experiments.recipe.recipe import GameRecipe as GameRecipe
 from geocollapse.experiments.recipe.recipe import Recipe as Recipe
+from geocollapse.experiments.recipe.recipe import SupervisedRecipe as SupervisedRecipe
 from geocollapse.experiments.recipe.recipe import load_recipe as load_recipe
 from geocollapse.experiments.recipe.settings import MAIN_PAPER as MAIN_PAPER
 from geocollapse.experiments.recipe.settings import ClaimsConfig as ClaimsConfig
@@ -17,8 +25,6 @@ from geocollapse.experiments.recipe.settings import DataConfig as DataConfig
 from geocollapse.experiments.recipe.settings import MeasuringConfig as MeasuringConfig
 from geocollapse.experiments.recipe.settings import ModelConfig as ModelConfig
 from geocollapse.experiments.recipe.settings import PenaltyConfig as PenaltyConfig
-from geocollapse.experiments.recipe.settings import PlanEntry as PlanEntry
-from geocollapse.experiments.recipe.settings import PlannedRun as PlannedRun
 from geocollapse.experiments.recipe.settings import RunConfig as RunConfig
 from geocollapse.experiments.recipe.settings import SamplingConfig as SamplingConfig
 from geocollapse.experiments.recipe.settings import TrainingConfig as TrainingConfig

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from geocollapse.experiments.recipe.plan import PlanEntry
     from geocollapse.experiments.recipe.recipe import Recipe
-    from geocollapse.experiments.recipe.settings import PlanEntry
 
 # Keys that change no run and no verdict, and those that are compared in their own way.
 _FREE = ("name", "title", "paper", "source", "cost", "presets")

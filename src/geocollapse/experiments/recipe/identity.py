@@ -8,8 +8,11 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
-# Every key of a run's configuration in version 1 of the schema, by its part. They are hashed
-# whatever their value. This list is closed: a key added to the configuration goes into LATER.
+from geocollapse.experiments.recipe.game import GameRunConfig
+
+# Every key of a supervised run's configuration in version 1 of the schema, by its part. They are
+# hashed whatever their value. This list is closed: a key added to the configuration goes into
+# LATER.
 VERSION_1: Mapping[str, frozenset[str]] = {
     "": frozenset(
         {
@@ -98,6 +101,17 @@ LATER: dict[str, object] = {
     "measuring.order_effect.n_steps": [1, 4, 16, 64],
 }
 
+# The same two tables for games.
+GAME_VERSION_1: Mapping[str, frozenset[str]] = {
+    "": frozenset(
+        {
+            *("kind", "game", "learning_rates", "order", "n_updates", "cancel", "cancel_weight"),
+            *("spectral_norm", "n_turns", "record_every", "seed", "threads"),
+        }
+    )
+}
+GAME_LATER: dict[str, object] = {}
+
 
 def run_id(config: BaseModel) -> str:
     """First 12 hexadecimal digits of the SHA-256 of the canonical JSON of a run's configuration.
@@ -110,24 +124,31 @@ def run_id(config: BaseModel) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
 
 
-def hashed_part(config: BaseModel, part: str = "") -> dict[str, object]:
-    """The keys of a configuration that name its run, as JSON values.
+def hashed_part(config: BaseModel) -> dict[str, object]:
+    """The keys of a configuration that name its run, as JSON values."""
+    if isinstance(config, GameRunConfig):
+        return _hashed(config, "", GAME_VERSION_1, GAME_LATER)
+    return _hashed(config, "", VERSION_1, LATER)
 
-    Args:
-        config: the configuration, or a part of it.
-        part: the dotted key of that part.
-    """
+
+def _hashed(
+    config: BaseModel,
+    part: str,
+    first: Mapping[str, frozenset[str]],
+    later: Mapping[str, object],
+) -> dict[str, object]:
+    """The keys of a part, whose dotted key is ``part``, by the two tables of its kind."""
     values = config.model_dump(mode="json")
     changed = config.model_dump(mode="json", exclude_defaults=True)
     hashed: dict[str, object] = {}
     for key, value in values.items():
         name = f"{part}.{key}".lstrip(".")
         inner = getattr(config, key)
-        if key in VERSION_1.get(part, ()):
-            hashed[key] = hashed_part(inner, name) if isinstance(inner, BaseModel) else value
-        elif name in LATER:
-            found = hashed_part(inner, name) if isinstance(inner, BaseModel) else value
-            hashed |= {} if found == LATER[name] else {key: found}
+        found = _hashed(inner, name, first, later) if isinstance(inner, BaseModel) else value
+        if key in first.get(part, ()):
+            hashed[key] = found
+        elif name in later:
+            hashed |= {} if found == later[name] else {key: found}
         elif key in changed:  # not pinned yet: the default of the class counts
             hashed[key] = value
     return hashed

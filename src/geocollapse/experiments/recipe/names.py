@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pydantic import BaseModel
+
 from geocollapse.experiments.recipe.problems import nearest
-from geocollapse.experiments.recipe.settings import RunConfig, known_keys
+from geocollapse.experiments.recipe.settings import known_keys
 
 _MOST_BYTES = 100  # a file name has at most 255, with the kind of the figure and its ending
 _REFUSED = frozenset('/\\:*?"<>|$')  # folders, the names that Windows refuses, formulas in a figure
@@ -45,13 +47,17 @@ def check_name(key: str, name: str) -> None:
     )
 
 
-def check_signs(keys: Iterable[str]) -> None:
+def check_signs(keys: Iterable[str], run_class: type[BaseModel]) -> None:
     """Refuse an expected sign of anything but a pair of measures or a key of a run.
+
+    Args:
+        keys: of `claims.expected_signs`.
+        run_class: the configuration of a run.
 
     Raises:
         ValueError: an unknown key; the nearest known one is named.
     """
-    known = [*PAIRS, *known_keys(RunConfig)]
+    known = [*PAIRS, *known_keys(run_class)]
     for key in keys:
         if key not in known and not key.startswith("model.args."):
             raise ValueError(

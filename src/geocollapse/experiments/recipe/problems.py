@@ -25,6 +25,7 @@ _EXPECTED = {
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
     "too_short": "at least {min_length} values",
+    "too_long": "at most {max_length} values",
 }
 
 
@@ -46,7 +47,8 @@ def describe(error: ValidationError, known: Sequence[str]) -> str:
     if first["type"] == "missing":
         return f"recipe: {path}: expected a value, got none; do add {path}"
     if first["type"] == "value_error":
-        return f"recipe: {path}: {first['ctx']['error']}"
+        where = f"{path}: " if path else ""  # no path for a rule of the whole recipe
+        return f"recipe: {where}{first['ctx']['error']}"
     expected = " or ".join(dict.fromkeys(_expected(problem) for problem in alike))
     got = first["input"]
     return (

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import copy
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, cast
 
 from pydantic import Field
 
 from geocollapse.experiments.recipe.files import RecipeText, read_recipe
+from geocollapse.experiments.recipe.game import GameRunConfig, GameSettings
 from geocollapse.experiments.recipe.identity import run_id
 from geocollapse.experiments.recipe.names import check_name, check_signs
 from geocollapse.experiments.recipe.network import fingerprinted
+from geocollapse.experiments.recipe.plan import AnyRunConfig, PlannedRun
 from geocollapse.experiments.recipe.settings import (
     ClaimsConfig,
     DataConfig,
     MeasuringConfig,
     ModelConfig,
     Part,
-    PlannedRun,
     Positive,
     RunConfig,
     Setting,
@@ -29,57 +31,72 @@ from geocollapse.experiments.recipe.settings import (
 )
 from geocollapse.experiments.recipe.yaml_text import parse_yaml
 
+_DESCRIBED = ("name", "title", "paper", "source", "cost")  # first in a file
+_AROUND = ("sweeps", "claims", "presets")  # last in it
 
-class Recipe(Part):
+
+class Recipe(Part, ABC):
     """A base setting and the sweeps around it; a sweep is a grid over its dotted keys.
 
-    Sweeps are run one at a time around the base setting.
+    Sweeps are run one at a time around the base setting. The key ``kind`` says what a run is:
+    `supervised` training, the default, is a `SupervisedRecipe`, a `game` a `GameRecipe`.
 
     Source: definitions 8 and interface.md, "A sweep on disk".
 
     Examples:
         >>> recipe = load_recipe("demo").with_overrides(["training.batch_size=64"])
-        >>> recipe.training.batch_size
+        >>> recipe.run_config().training.batch_size
         64
     """
+
+    run_class: ClassVar[type[AnyRunConfig]]
+    example_key: ClassVar[str]  # that can be swept
 
     name: str
     title: str
     paper: str = ""
     source: str = ""
     cost: str = ""
-    data: DataConfig
-    model: ModelConfig
-    training: TrainingConfig
-    measuring: MeasuringConfig
-    transfer: TransferConfig = TransferConfig()
     seeds: Positive = 1
     threads: Positive = 1
-    keep_checkpoints: Literal["last", "schedule"] = "last"
     sweeps: dict[str, dict[str, Annotated[list[object], Field(min_length=1)]]] = Field(default={})
     claims: ClaimsConfig = ClaimsConfig()
     presets: dict[str, Setting] = Field(default={})
 
     @classmethod
     def of(cls, data: Mapping[str, object]) -> Self:
-        """Validate plain data, names and expected signs included.
+        """Validate plain data as a recipe of its kind, names and expected signs included.
 
         Raises:
-            ValueError: as of `Part.of`; a name that no file can have; an expected sign of nothing.
+            ValueError: as of `Part.of`; an unknown kind, or another than that of this class; a name
+                that no file can have; an expected sign of nothing.
         """
-        recipe = super().of(data)
+        kind = _class_of(data.get("kind", RunConfig.kind), cls)
+        own = data if "kind" in kind.model_fields else {k: data[k] for k in data if k != "kind"}
+        recipe = super(Recipe, kind).of(own)
         check_name("name", recipe.name)
-        for kind, names in (("sweeps", recipe.sweeps), ("presets", recipe.presets)):
+        for key, names in (("sweeps", recipe.sweeps), ("presets", recipe.presets)):
             for name in names:
-                check_name(kind, name)
-        check_signs(recipe.claims.expected_signs)
-        return recipe
+                check_name(key, name)
+        check_signs(recipe.claims.expected_signs, recipe.run_class)
+        return cast("Self", recipe)
+
+    @property
+    @abstractmethod
+    def subject(self) -> tuple[str, str]:
+        """The names of the data and of the model, or of what stands for them."""
+
+    @abstractmethod
+    def _base(self, seed: int) -> AnyRunConfig:
+        """The configuration of the base setting for one seed."""
 
     def to_dict(self) -> dict[str, object]:
         """The expanded recipe as plain data: `Recipe.of` of it gives an equal recipe."""
-        return self.model_dump(mode="json")
+        values = self.model_dump(mode="json")
+        of_run = ("seeds" if key == "seed" else key for key in self.run_class.model_fields)
+        return {key: values[key] for key in (*_DESCRIBED, *of_run, *_AROUND)}
 
-    def with_preset(self, name: str) -> Recipe:
+    def with_preset(self, name: str) -> Self:
         """The recipe with the values of one of its presets set.
 
         Raises:
@@ -95,7 +112,7 @@ class Recipe(Part):
             raise ValueError(f"preset: expected one of {known}, got {name!r}; {remedy}")
         return self.with_values(self.presets[name])
 
-    def with_overrides(self, overrides: Iterable[str]) -> Recipe:
+    def with_overrides(self, overrides: Iterable[str]) -> Self:
         """The recipe with `key=value` pairs set: dotted keys, values read as YAML.
 
         Raises:
@@ -106,23 +123,24 @@ class Recipe(Part):
             key, equals, text = pair.partition("=")
             if not equals or not key.strip():
                 raise ValueError(
-                    f"set: expected key=value, got {pair!r}; do training.learning_rate=0.1"
+                    f"set: expected key=value, got {pair!r}; do {self.example_key}=0.1"
                 )
             values[key.strip()] = parse_yaml(text, where=f"set: {key.strip()}")
         return self.with_values(values)
 
-    def with_values(self, values: Mapping[str, object]) -> Recipe:
+    def with_values(self, values: Mapping[str, object]) -> Self:
         """The recipe with dotted keys set to values."""
         data = self.to_dict()
         for key, value in values.items():
             _set(data, key, value)
-        return Recipe.of(data)
+        return type(self).of(data)
 
-    def run_config(self, values: Mapping[str, object] | None = None, *, seed: int = 0) -> RunConfig:
+    def run_config(
+        self, values: Mapping[str, object] | None = None, *, seed: int = 0
+    ) -> AnyRunConfig:
         """The configuration of the base setting, with dotted keys set to values, for one seed."""
         changed = self.with_values(values) if values else self
-        shared = {key: getattr(changed, key) for key in RunConfig.model_fields if key != "seed"}
-        return RunConfig(**shared | {"model": fingerprinted(changed.model)}, seed=seed)
+        return changed._base(seed)
 
     def planned_runs(self, n_seeds: int | None = None) -> list[PlannedRun]:
         """The base setting, then every setting of every sweep, each with every seed.
@@ -159,15 +177,70 @@ class Recipe(Part):
             for values in itertools.product(*grid.values()):
                 yield sweep, dict(zip(grid, values))
 
-    def _resolved(self, sweep: str, setting: Setting) -> RunConfig:
+    def _resolved(self, sweep: str, setting: Setting) -> AnyRunConfig:
         """The configuration of one setting; only keys of a run's configuration can be swept."""
         for key in setting:
-            if key.split(".")[0] not in RunConfig.model_fields or key == "seed":
+            if key.split(".")[0] not in self.run_class.model_fields or key in ("seed", "kind"):
                 raise ValueError(
                     f"recipe: sweeps.{sweep}.{key}: expected a key of a run's configuration, got "
-                    f"{key!r}; do sweep a key such as training.learning_rate"
+                    f"{key!r}; do sweep a key such as {self.example_key}"
                 )
         return self.run_config(setting)
+
+
+class SupervisedRecipe(Recipe):
+    """A recipe whose runs train a classifier and measure it; the kind `supervised`."""
+
+    run_class: ClassVar[type[AnyRunConfig]] = RunConfig
+    example_key: ClassVar[str] = "training.learning_rate"
+
+    data: DataConfig
+    model: ModelConfig
+    training: TrainingConfig
+    measuring: MeasuringConfig
+    transfer: TransferConfig = TransferConfig()
+    keep_checkpoints: Literal["last", "schedule"] = "last"
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """The name of the data set, and that of the network or of its factory."""
+        return self.data.name, self.model.name or str(self.model.factory)
+
+    def _base(self, seed: int) -> RunConfig:
+        shared = {key: getattr(self, key) for key in RunConfig.model_fields if key != "seed"}
+        return RunConfig(**shared | {"model": fingerprinted(self.model)}, seed=seed)
+
+
+class GameRecipe(Recipe, GameSettings):
+    """A recipe whose runs play a game of two players; the kind `game`."""
+
+    run_class: ClassVar[type[AnyRunConfig]] = GameRunConfig
+    example_key: ClassVar[str] = "cancel_weight"
+
+    claims: ClaimsConfig = ClaimsConfig(papers=["games"])
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """The digits, or nothing for a game of two numbers, and the name of the game."""
+        return "digits" if self.game == "digits-gan" else "none", self.game
+
+    def _base(self, seed: int) -> GameRunConfig:
+        shared = {key: getattr(self, key) for key in GameRunConfig.model_fields if key != "seed"}
+        return GameRunConfig(**shared, seed=seed)
+
+
+_KINDS: Mapping[str, type[Recipe]] = {"supervised": SupervisedRecipe, "game": GameRecipe}
+
+
+def _class_of(kind: object, wanted: type[Recipe]) -> type[Recipe]:
+    """The class of a kind of recipe, which must be ``wanted`` or extend it."""
+    known = {name: found for name, found in _KINDS.items() if issubclass(found, wanted)}
+    if not isinstance(kind, str) or kind not in known:
+        raise ValueError(
+            f"recipe: kind: expected {' or '.join(known)}, got {kind!r}; "
+            f"do kind: {next(iter(known))}"
+        )
+    return known[kind]
 
 
 def load_recipe(name_or_path: str) -> Recipe:
@@ -182,8 +255,8 @@ def load_recipe(name_or_path: str) -> Recipe:
         FileNotFoundError: no file at that path.
 
     Examples:
-        >>> load_recipe("demo").data.name
-        'digits'
+        >>> load_recipe("demo").subject
+        ('digits', 'mlp')
     """
     return Recipe.of(read_recipe(str(name_or_path)))
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
-from typing_extensions import TypedDict
 
 from geocollapse.experiments.recipe.moving import (
     STRICT,
@@ -290,7 +289,9 @@ class TransferConfig(Part):
 
 
 class RunConfig(Part):
-    """The resolved configuration of one run; its `run_id` names the run's folder."""
+    """The resolved configuration of one supervised run; its `run_id` names the run's folder."""
+
+    kind: ClassVar[Literal["supervised"]] = "supervised"  # in no file: the default of a recipe
 
     data: DataConfig
     model: ModelConfig
@@ -300,40 +301,6 @@ class RunConfig(Part):
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Positive = 1
     keep_checkpoints: Literal["last", "schedule"] = "last"
-
-
-class PlanEntry(TypedDict):
-    """One run of a plan, as sweep.yaml lists it."""
-
-    run_id: str
-    seed: int
-    sweeps: dict[str, Setting]
-    overrides: Setting
-
-
-class PlannedRun(Part):
-    """One run of a plan.
-
-    Attributes:
-        run_id: name of its folder.
-        config: its resolved configuration.
-        sweeps: sweep name -> its setting in that sweep; one run may belong to several sweeps.
-        overrides: how it differs from the base setting.
-    """
-
-    run_id: str
-    config: RunConfig
-    sweeps: dict[str, Setting] = {}
-    overrides: Setting = {}
-
-    def entry(self) -> PlanEntry:
-        """Its line in sweep.yaml."""
-        return {
-            "run_id": self.run_id,
-            "seed": self.config.seed,
-            "sweeps": self.sweeps,
-            "overrides": self.overrides,
-        }
 
 
 class ClaimsConfig(Part):

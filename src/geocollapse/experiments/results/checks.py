@@ -39,11 +39,11 @@ def config_fault(content: Mapping[str, object], run_id: str) -> str | None:
 
     The name of a run is a hash of its configuration, so any other configuration is found.
     """
-    from geocollapse.experiments.recipe import RunConfig
+    from geocollapse.experiments.recipe import parse_run_config
     from geocollapse.experiments.recipe import run_id as run_id_of
 
     try:
-        found = run_id_of(RunConfig.of(unversioned(content)))
+        found = run_id_of(parse_run_config(unversioned(content)))
     except ValueError as error:
         return f"it is not the configuration of a run ({error})"
     return None if found == run_id else f"it is of run {found}"

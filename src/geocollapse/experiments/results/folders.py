@@ -142,7 +142,7 @@ def load_model(folder: str | Path, *, step: int | None = None) -> LoadedRun:
     from geocollapse.experiments.recipe import build_network
 
     run = RunFolder(folder)
-    config = run.config()
+    config = supervised_config(run)
     path = run.file(WEIGHTS) if step is None else run.kept_checkpoint(step)
     if not path.is_file():
         kept = ", ".join(map(str, run.kept_steps())) or "none"
@@ -172,6 +172,21 @@ def load_model(folder: str | Path, *, step: int | None = None) -> LoadedRun:
         classes=_trained_classes(run),
         record=training_record(run, step),
         config=config,
+    )
+
+
+def supervised_config(run: RunFolder) -> RunConfig:
+    """The configuration of a run that trained a model.
+
+    Raises:
+        ValueError: the run is a game.
+    """
+    config = run.config()
+    if config.kind == "supervised":
+        return config
+    raise ValueError(
+        f"MODEL: expected a run that trained a model, got the game {config.game} in {run.path}, "
+        "whose players are not kept; do name another run"
     )
 
 

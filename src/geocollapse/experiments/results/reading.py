@@ -21,7 +21,7 @@ from geocollapse.experiments.results.versions import check_version, unversioned
 
 if TYPE_CHECKING:
     from geocollapse.experiments.recipe import PlanEntry
-    from geocollapse.experiments.results.records import HistoryLine, RunResult
+    from geocollapse.experiments.results.records import Line, RunResult
     from geocollapse.runtime.provenance import Provenance
 
 Row = dict[str, object]
@@ -38,7 +38,7 @@ class ReadRun:
 
     plan: PlanEntry
     config: dict[str, object]
-    history: list[HistoryLine]
+    history: list[Line]
     result: RunResult | None
 
     @classmethod
@@ -63,8 +63,8 @@ class ReadRun:
         return self.result.get("provenance") if self.result else None
 
     @property
-    def final(self) -> HistoryLine | None:
-        """The measurement at the end of training."""
+    def final(self) -> Line | None:
+        """The line of its end: the measurement behind the last step, or the end of the game."""
         return self.result.get("final") if self.result else None
 
     def row(self) -> Row:
@@ -180,7 +180,7 @@ def flatten(value: Mapping[str, object], prefix: str = "") -> Row:
     return flat
 
 
-def _columns(line: HistoryLine | None) -> Row:
+def _columns(line: Line | None) -> Row:
     """A record as dotted columns."""
     return flatten(unversioned(line)) if line else {}
 
@@ -218,7 +218,7 @@ def _read_result(path: Path, problems: list[str]) -> RunResult | None:
     return cast("RunResult", content)
 
 
-def _read_history(path: Path, result: RunResult | None, problems: list[str]) -> list[HistoryLine]:
+def _read_history(path: Path, result: RunResult | None, problems: list[str]) -> list[Line]:
     """The lines before the first that cannot be read; that one is named in ``problems``.
 
     None of a history that is not the one of the result.
@@ -246,7 +246,7 @@ def _read_history(path: Path, result: RunResult | None, problems: list[str]) -> 
     if fault is not None:
         problems.append(_not_used(path, fault))
         return []
-    return cast("list[HistoryLine]", lines)
+    return cast("list[Line]", lines)
 
 
 def _not_used(path: Path, fault: str) -> str:

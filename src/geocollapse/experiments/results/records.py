@@ -206,16 +206,80 @@ class Measured(HeldOutRecord, MarginRecords, OrderRecords):
     dynamics: NotRequired[DynamicsRecord]
 
 
-class HistoryLine(Measured):
-    """One line of history.jsonl, or the final measurement of a run."""
+class Line(TypedDict):
+    """What a line of history.jsonl has in every kind of experiment.
+
+    Attributes:
+        schema_version: of the line; none in version 1.
+        step: training steps, or turns of a game, before it.
+        seconds: spent on the run so far.
+    """
 
     schema_version: NotRequired[int]
     step: int
+    seconds: float
+
+
+class HistoryLine(Line, Measured):
+    """One line of history.jsonl of a supervised run, or its final measurement."""
+
     epoch: float
     examples_seen: int
-    seconds: float
     seconds_measuring: float
     batch_norm_recalibrated: bool
+
+
+class NumbersRecord(TypedDict, total=False):
+    """Where a game of two numbers is, with its equilibrium at 0; flows start where it started.
+
+    The modified flow is that of turns whose drift is not cancelled, and is not followed otherwise.
+
+    Attributes:
+        distance: from the equilibrium.
+        flow_distance: of the flow of the game from the equilibrium, at the same time.
+        joint_distance: of the modified flow in the joint convention.
+        per_player_distance: of the modified flow in the per-player convention.
+        flow_gap: from the point played to that of the flow; none of the gaps at the start.
+        joint_gap: from the point played to that of the modified flow, joint convention.
+        per_player_gap: from the point played to that of the modified flow, per-player convention.
+    """
+
+    distance: float | None
+    flow_distance: float
+    joint_distance: float
+    per_player_distance: float
+    flow_gap: float | None
+    joint_gap: float | None
+    per_player_gap: float | None
+
+
+class GanRecord(TypedDict, total=False):
+    """What a GAN generates beside the images it is trained on.
+
+    Attributes:
+        frechet_distance: of two Gaussians in pixels, from images to generated ones; null where
+            those are not finite.
+    """
+
+    frechet_distance: float | None
+
+
+class GameEnd(TypedDict, total=False):
+    """The end of a game, in its final line alone.
+
+    Attributes:
+        diverged: true if a player left all bounds, or the distance says so by the rule of the game.
+        lowest_frechet_distance: over all records.
+        late_frechet_distance: mean over the last records; null where one is not finite.
+    """
+
+    diverged: bool
+    lowest_frechet_distance: float
+    late_frechet_distance: float | None
+
+
+class GameLine(Line, NumbersRecord, GanRecord, GameEnd):
+    """One line of history.jsonl of a game, or its final line."""
 
 
 class SampledEstimate(TypedDict):
@@ -237,6 +301,9 @@ class SamplingStudy(TypedDict):
 class RunResult(TypedDict):
     """The content of result.json; ``history_sha256`` is of the text of history.jsonl.
 
+    ``converged``: a supervised run reached its goal and went on as it should; a game did not
+    diverge.
+
     ``seconds`` is ``seconds_training`` (steps and the stopping rule) plus ``seconds_history``
     (records on the way) plus ``seconds_final`` (the records behind the last step). The sampling
     study comes on top. Results of earlier releases have ``seconds`` alone.
@@ -255,7 +322,7 @@ class RunResult(TypedDict):
     seconds_history: NotRequired[float | None]
     seconds_final: NotRequired[float | None]
     seconds_sampling: NotRequired[float | None]
-    final: HistoryLine | None
+    final: HistoryLine | GameLine | None
     history_sha256: NotRequired[str]
     sampling: dict[str, SamplingStudy]
     provenance: Provenance

@@ -9,7 +9,7 @@ is.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -29,8 +29,8 @@ from geocollapse.runtime.files import append, remove_partial, write_whole
 from geocollapse.runtime.locks import locked
 
 if TYPE_CHECKING:
-    from geocollapse.experiments.recipe import RunConfig
-    from geocollapse.experiments.results.records import HistoryLine, RunResult, StateInfo
+    from geocollapse.experiments.recipe import AnyRunConfig
+    from geocollapse.experiments.results.records import HistoryLine, Line, RunResult, StateInfo
 
 _PATIENCE = 5.0  # seconds: a worker whose sweep was killed is about to end
 _log = logging.getLogger("geocollapse")
@@ -70,24 +70,24 @@ class RunFolder:
             checkpoints.settle(self.path)
             yield
 
-    def write_config(self, config: RunConfig) -> None:
+    def write_config(self, config: AnyRunConfig) -> None:
         """Write config.yaml."""
         content = versioned("config.yaml", config.model_dump(mode="json"))
         write_whole({self.file("config.yaml"): to_yaml(content)})
 
-    def config(self) -> RunConfig:
+    def config(self) -> AnyRunConfig:
         """The configuration in config.yaml.
 
         Raises:
             FileNotFoundError: there is none.
             ValueError: it cannot be read as the configuration of a run, or is of a newer version.
         """
-        from geocollapse.experiments.recipe import RunConfig
+        from geocollapse.experiments.recipe import parse_run_config
 
         path = self.file("config.yaml")
         content = read_yaml(path)
         check_version(content, path)
-        return RunConfig.of(unversioned(content))
+        return parse_run_config(unversioned(content))
 
     def result(self, run_id: str | None = None) -> RunResult | None:
         """The content of result.json; None without one, and for one that was set aside.
@@ -110,7 +110,7 @@ class RunFolder:
             return None
         return cast("RunResult", result)
 
-    def finished(self, config: RunConfig) -> RunResult | None:
+    def finished(self, config: AnyRunConfig) -> RunResult | None:
         """The result of a run that is done; None if there is work left.
 
         A run is done if its result and its whole history are there. What is damaged or of another
@@ -134,11 +134,30 @@ class RunFolder:
         self._mend_config(config, own)
         return result
 
+    def carried_out(self, config: AnyRunConfig, work: Callable[[], RunResult]) -> RunResult:
+        """The result of this run: the one that is there if it is done, else that of ``work``.
+
+        Raises:
+            ValueError: a file is of a newer version.
+            InUseError: another process works on it.
+        """
+        done = self.finished(config)
+        if done is not None:
+            return done
+        with self.held():
+            done = self.finished(config)  # another process may just have ended it
+            if done is not None:
+                return done
+            self.write_config(config)
+            result = work()
+            self.write_result(result)
+        return result
+
     def write_result(self, result: RunResult) -> None:
         """Write result.json, the last file of a run: its presence means that the run is over."""
         write_whole({self.file("result.json"): to_json(result, indent=1)})
 
-    def append_history(self, line: HistoryLine) -> None:
+    def append_history(self, line: Line) -> None:
         """Add one line to history.jsonl; undefined numbers become null."""
         append(self.file("history.jsonl"), to_json(line))
 
@@ -236,7 +255,7 @@ class RunFolder:
         """Set state.json aside, if it is there, so that the run starts anew."""
         self._set_aside(self.file("state.json"), reason)
 
-    def _mend_config(self, config: RunConfig, run_id: str) -> None:
+    def _mend_config(self, config: AnyRunConfig, run_id: str) -> None:
         """Write config.yaml of a run that is done anew if it is missing or not its own."""
         path = self.file("config.yaml")
         try:

@@ -20,6 +20,7 @@ from torch import Tensor
 from geocollapse import data as datasets
 from geocollapse.estimate import strict_json
 from geocollapse.experiments.recipe import run_id
+from geocollapse.experiments.results.ending import failed_result
 from geocollapse.experiments.results.versions import VERSIONS
 from geocollapse.experiments.supervised.dynamics import dynamics_record
 from geocollapse.experiments.supervised.losses import NonFiniteLossError
@@ -46,9 +47,6 @@ if TYPE_CHECKING:
     from geocollapse.experiments.recipe import MeasuringConfig, RunConfig, TrainingConfig
     from geocollapse.experiments.results.folders import RunFolder
     from geocollapse.experiments.results.records import HistoryLine, Measured, RunResult
-
-# errors whose text says what to do
-_SPEAKING = (ValueError, TypeError, RuntimeError, OSError, ImportError)
 
 OnProgress = Callable[[int, int], None]  # (steps taken, steps to take as far as is known)
 
@@ -87,24 +85,17 @@ def train_run(
             training data, files of a newer version.
         InUseError: another process works on this run.
     """
-    done = folder.finished(config)
-    if done is not None:
-        return done
-    with folder.held():
-        done = folder.finished(config)  # another process may just have ended it
-        if done is not None:
-            return done
-        folder.write_config(config)
+
+    def work() -> RunResult:
         training = prepare(config, device=device, data_root=data_root)
         try:
             final = _train(training, folder, on_progress)
         except NonFiniteLossError as error:
             own = run_id(config)
-            result = failed_result(own, error, step=error.step, seed=config.seed, device=device)
-        else:
-            result = _result(training, folder, final, device)
-        folder.write_result(result)
-    return result
+            return failed_result(own, error, step=error.step, seed=config.seed, device=device)
+        return _result(training, folder, final, device)
+
+    return folder.carried_out(config, work)
 
 
 def _train(training: Training, folder: RunFolder, on_progress: OnProgress | None) -> HistoryLine:
@@ -368,28 +359,3 @@ def _result(
         "provenance": provenance(seed=config.seed, device=device),
     }
     return cast("RunResult", strict_json(result))
-
-
-def failed_result(
-    own_id: str,
-    error: BaseException,
-    *,
-    seed: int,
-    step: int | None = None,
-    device: torch.device | str = "cpu",
-) -> RunResult:
-    """The content of result.json of the run ``own_id``, which ended with ``error``."""
-    return {
-        "schema_version": VERSIONS["result.json"],
-        "run_id": own_id,
-        "status": "failed",
-        "converged": False,
-        "stop_step": None,
-        "steps": step,
-        "error": str(error) if isinstance(error, _SPEAKING) else f"{type(error).__name__}: {error}",
-        "failed_step": step,
-        "seconds": None,
-        "final": None,
-        "sampling": {},
-        "provenance": provenance(seed=seed, device=device),
-    }

@@ -1,0 +1,253 @@
+"""Verdicts on the claims of Rosca et al. (2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from geocollapse.experiments.results.tables import SweepResults, finite_rows
+from geocollapse.papers.games.claims import (
+    CANCELLED,
+    GAN_DIVERGENCE,
+    MIN_ORDER,
+    MIN_RATES,
+    MODIFIED_FLOW,
+    PER_PLAYER,
+    PLAY_ORDER,
+    RATE,
+    RATE_MARGIN,
+)
+from geocollapse.papers.margins import Margin, worst
+from geocollapse.papers.significance import decided, with_holm
+from geocollapse.papers.verdict import Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_RATES = ("learning_rates.0", "learning_rates.1")
+# of two runs that differ in their cancelled drift alone
+_PAIRED = (*_RATES, "n_updates.0", "n_updates.1", "order", "spectral_norm", "n_turns", "seed")
+
+
+def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
+    """Every verdict that the sweep allows.
+
+    A game that diverges is judged like any other; runs that failed are left out.
+
+    Args:
+        results: a sweep folder as read by `read_sweep`.
+        seed: unused, as nothing is sampled.
+    """
+    del seed
+    found: list[Verdict] = []
+    divergences: list[Verdict] = []
+    for sweep in results.sweeps:
+        runs = results.of_sweep(sweep)
+        runs = runs[runs["status"] == "done"]
+        found += _on_numbers(sweep, _of_game(runs, "bilinear"), results.history)
+        found += _on_flows(sweep, _of_game(runs, "dirac-gan"), results.history)
+        divergences += _on_divergence(sweep, _of_game(runs, "digits-gan"))
+    return (*found, *_tested(divergences))
+
+
+def _of_game(runs: pd.DataFrame, game: str) -> pd.DataFrame:
+    """The runs of one game; none where no run is a game."""
+    return runs[runs["game"] == game] if "game" in runs else runs.iloc[:0]
+
+
+def _on_numbers(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Iterator[Verdict]:
+    """Order of play and cancelled drift in the game of two numbers, at the rate of the claims."""
+    if runs.empty:
+        return
+    at_rate = runs[(runs[_RATES[0]] == RATE) & (runs[_RATES[1]] == RATE)]
+    plain = at_rate[at_rate["cancel"] == "none"]
+    yield _spiral(sweep, plain, history, "simultaneous", 1)
+    yield _spiral(sweep, plain, history, "alternating", -1)
+    cancelled = at_rate[at_rate["cancel"] == "interaction"]
+    yield _as_the_flow(sweep, cancelled[cancelled["order"] == "simultaneous"], history)
+
+
+def _spiral(
+    sweep: str, runs: pd.DataFrame, history: pd.DataFrame, order: str, sign: int
+) -> Verdict:
+    """Judge if the distance from the equilibrium grows (+1) or shrinks (-1) in one order."""
+    growth = _growth(runs[runs["order"] == order], history)["distance"]
+    verdict = Verdict(
+        claim=PLAY_ORDER.name,
+        statement=f"{order} turns {'diverge' if sign > 0 else 'converge'}",
+        sweep=sweep,
+        x=order,
+        y="distance",
+        verdict="undecided",
+        n_runs=len(growth),
+        figure=f"game-distance-{sweep}",
+        effect_name="distance / that of the start",
+    )
+    return Margin(1.0, sign, is_ratio=True).judged(verdict, growth)
+
+
+def _as_the_flow(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Verdict:
+    """Judge if cancelled turns approach the equilibrium at the rate of the flow."""
+    growth = _growth(runs, history)
+    ratios = growth["distance"] / growth["flow_distance"]
+    verdict = Verdict(
+        claim=CANCELLED.name,
+        statement="simultaneous turns without interaction converge as the flow does",
+        sweep=sweep,
+        x="cancelled",
+        y="distance",
+        verdict="undecided",
+        n_runs=len(ratios),
+        figure=f"game-distance-{sweep}",
+        effect_name="rate / that of the flow",
+    )
+    above = Margin(1.0 - RATE_MARGIN, 1).judged(verdict, ratios)
+    below = Margin(1.0 + RATE_MARGIN, -1).judged(verdict, ratios)
+    return worst([above, below])
+
+
+def _growth(runs: pd.DataFrame, history: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The logarithm of the distance at the end over that at the start, of turns and flow."""
+    started = history[history["step"] == 0][["run_id", "distance"]]
+    paired = runs.merge(started, on="run_id", suffixes=("", "_at_start"))
+    values = finite_rows(paired, ("distance", "flow_distance", "distance_at_start"))
+    return {
+        name: np.log(values[name].to_numpy() / values["distance_at_start"].to_numpy())
+        for name in ("distance", "flow_distance")
+    }
+
+
+def _on_flows(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Iterator[Verdict]:
+    """The order in the rates of both modified flows, in a sweep over rates of one ratio."""
+    if runs.empty:
+        return
+    plain = runs[runs["cancel"] == "none"].drop_duplicates([*_RATES, "order"])
+    ratios = (plain[_RATES[1]] / plain[_RATES[0]]).to_numpy(dtype=float)
+    if plain["order"].nunique() != 1 or np.ptp(ratios) > 1e-9 * ratios.max() or len(plain) < 2:
+        return
+    yield _order(sweep, plain, history, "joint")
+    yield _order(sweep, plain, history, "per_player")
+
+
+def _order(
+    sweep: str,
+    runs: pd.DataFrame,
+    history: pd.DataFrame,
+    convention: Literal["joint", "per_player"],
+) -> Verdict:
+    """Judge the order of one convention, beside that of the flow of the game."""
+    claim = MODIFIED_FLOW if convention == "joint" else PER_PLAYER
+    play_order = runs["order"].iloc[0]
+    ratio = runs[_RATES[0]].iloc[0] / runs[_RATES[1]].iloc[0]
+    verdict = Verdict(
+        claim=claim.name,
+        statement=f"second order in {play_order} turns, rates {ratio:.3g} to 1",
+        sweep=sweep,
+        x=convention,
+        y=f"{convention}_gap",
+        verdict="undecided",
+        n_runs=len(runs),
+        figure=f"game-gaps-{sweep}",
+        effect_name="order in the rates",
+    )
+    if len(runs) < MIN_RATES:
+        return replace(verdict, note=f"Below {MIN_RATES} rates nothing is decided.")
+    order = _slope(runs, history, f"{convention}_gap")
+    flow = _slope(runs, history, "flow_gap")
+    if not np.isfinite(order):
+        return replace(verdict, note="The runs have no finite distance at a common time.")
+    fastest = runs.sort_values(_RATES[0]).iloc[-1]
+    return replace(
+        verdict,
+        effect=order,
+        verdict="holds" if order >= MIN_ORDER else "does not hold",
+        remark=f"flow of the game {flow:.2f}",
+        note=f"Distances from the equilibrium at the largest rates after {fastest['steps']:.0f} "
+        f"turns: {fastest['distance']:.4g} played, {fastest[f'{convention}_distance']:.4g} "
+        f"modified flow, {fastest['flow_distance']:.4g} flow of the game.",
+    )
+
+
+def _slope(runs: pd.DataFrame, history: pd.DataFrame, column: str) -> float:
+    """The slope of log distance over log rate, at the last time that all runs have reached."""
+    rates = runs[_RATES[0]].to_numpy(dtype=float)
+    time = float((rates * runs["steps"].to_numpy(dtype=float)).min())
+    gaps = []
+    for run_id, rate in zip(runs["run_id"], rates, strict=True):
+        line = finite_rows(history[history["run_id"] == run_id], ("step", column))
+        at_time = line[np.isclose(line["step"] * rate, time)]
+        gaps.append(float(at_time[column].iloc[0]) if len(at_time) else np.nan)
+    if not (np.isfinite(gaps).all() and min(gaps) > 0.0):
+        return float("nan")
+    return float(np.polyfit(np.log(rates), np.log(gaps), 1)[0])
+
+
+def _on_divergence(sweep: str, runs: pd.DataFrame) -> Iterator[Verdict]:
+    """The seeds that diverged with and without their interaction drift, paired, before a test."""
+    if runs.empty:
+        return
+    shared = [name for name in _PAIRED if name in runs]
+    arms = [
+        runs[runs["cancel"] == cancel][[*shared, "diverged"]] for cancel in ("none", "interaction")
+    ]
+    pairs = arms[0].merge(arms[1], on=shared, suffixes=(".plain", ".cancelled"))
+    plain, cancelled = (
+        pairs[f"diverged.{arm}"].to_numpy(dtype=bool) for arm in ("plain", "cancelled")
+    )
+    verdict = Verdict(
+        claim=GAN_DIVERGENCE.name,
+        statement="fewer seeds diverge without interaction drift",
+        sweep=sweep,
+        x="diverged",
+        y="diverged",
+        verdict="undecided",
+        n_runs=2 * len(pairs),
+        figure=f"gan-distance-{sweep}",
+        effect_name="share of seeds fewer",
+        test="McNemar's exact test",
+    )
+    if pairs.empty:
+        yield replace(verdict, note="No seed has a run in both arms.")
+        return
+    only_plain = int((plain & ~cancelled).sum())
+    only_cancelled = int((cancelled & ~plain).sum())
+    yield replace(
+        verdict,
+        effect=float(plain.mean() - cancelled.mean()),
+        p=mcnemar_p(only_plain, only_cancelled),
+        p_opposite=mcnemar_p(only_cancelled, only_plain),
+        remark=f"{plain.sum()} of {len(pairs)} plain, {cancelled.sum()} cancelled",
+        note=f"Diverged in one arm alone: {only_plain} plain, {only_cancelled} cancelled",
+    )
+
+
+def mcnemar_p(n_expected: int, n_opposite: int) -> float:
+    """One-sided p of McNemar's exact test on pairs that differ; 1 if none does.
+
+        p = P(X >= n_expected),    X binomial with n_expected + n_opposite trials of share 1/2
+
+    Source: McNemar (1947), with the binomial distribution in place of its chi-squared limit.
+
+    Examples:
+        >>> mcnemar_p(5, 0)
+        0.03125
+    """
+    from scipy import stats
+
+    n_pairs = n_expected + n_opposite
+    if n_pairs == 0:
+        return 1.0
+    return float(stats.binomtest(n_expected, n_pairs, alternative="greater").pvalue)
+
+
+def _tested(verdicts: list[Verdict]) -> Iterator[Verdict]:
+    """The verdicts on divergence by their p, corrected over the sweeps, which the note shows."""
+    for verdict in with_holm(verdicts):
+        if not verdict.n_runs:
+            yield verdict
+            continue
+        tested = f"; one-sided p {verdict.p:.3f}, {verdict.p_holm:.3f} with Holm's correction."
+        yield decided(replace(verdict, note=verdict.note + tested))
