@@ -1,0 +1,72 @@
+"""What a page says of a stored sweep: a block between two comments, made from `results/`.
+
+<!-- stored: RECIPE CHART ... -->
+...
+<!-- end of RECIPE -->
+"""
+
+import re
+from pathlib import Path
+
+from geocollapse.charts.paper import png
+from geocollapse.papers.collapse_transfer.experiments import Experiment
+from geocollapse.reports.reproduction import Row
+from geocollapse.reports.sweep_report import read_report
+from geocollapse.reports.wording import effect_text, interval, p_value, words
+
+ROOT = Path(__file__).parents[1]
+FIGURES = ROOT / "docs" / "figures" / "stored"
+BLOCK = re.compile(r"<!-- stored: (\S+)([^>]*)-->\n(.*?)<!-- end of \1 -->", re.DOTALL)
+
+
+def block(recipe, names):
+    """The lines of a block: what it cost, the verdicts, and the figures."""
+    report = read_report(ROOT / "results" / recipe / "reduced")
+    charts = {chart.name: chart for chart in report.charts}
+    images = [f"![{charts[name].title}](figures/stored/{recipe}-{name}.png)" for name in names]
+    lines = [cost(recipe, report), "", *table(report), "", *(f"{image}\n" for image in images)]
+    return "\n".join(lines)
+
+
+def cost(recipe, report):
+    row = Row(Experiment(recipe, "", "", "", ()), "reduced", report)
+    runs = report.results.runs
+    n_converged = int(runs["converged"].astype(bool).sum())
+    return (
+        f"{len(runs)} runs, {n_converged} of them converged, in {60 * row.cost.hours:.0f} minutes of "
+        f"one thread on {'; '.join(row.machines)}, beside other work:"
+    )
+
+
+def table(report):
+    """The main verdicts with data, in the order of the claims."""
+    yield "| claim | judged | verdict | effect | 95 % interval | p |"
+    yield "|---|---|---|---|---|---|"
+    for verdict in report.verdicts:
+        if verdict.view == "main" and verdict.n_runs:
+            sweep = "" if verdict.sweep == "all runs" else f" ({words(verdict.sweep)})"
+            remark = f"; {verdict.remark}" if verdict.remark else ""
+            cells = (
+                f"`{verdict.claim}`",
+                f"{verdict.statement}{sweep}",
+                f"**{verdict.verdict}**{remark}",
+                effect_text(verdict),
+                interval(verdict.interval),
+                p_value(verdict.p_holm),
+            )
+            yield f"| {' | '.join(cells)} |"
+
+
+def rewritten(page):
+    """The text of a page with its blocks made anew; their figures are written beside it."""
+
+    def made(found):
+        recipe, names = found[1], found[2].split()
+        charts = read_report(ROOT / "results" / recipe / "reduced").charts
+        FIGURES.mkdir(parents=True, exist_ok=True)
+        for chart in charts:
+            if chart.name in names:
+                (FIGURES / f"{recipe}-{chart.name}.png").write_bytes(png(chart))
+        return f"<!-- stored: {recipe}{found[2]}-->\n{block(recipe, names)}<!-- end of {recipe} -->"
+
+    return BLOCK.sub(made, page.read_text(encoding="utf-8"))
