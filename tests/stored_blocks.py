@@ -33,8 +33,8 @@ def cost(recipe, report):
     runs = report.results.runs
     n_converged = int(runs["converged"].astype(bool).sum())
     return (
-        f"{len(runs)} runs, {n_converged} of them converged, in {60 * row.cost.hours:.0f} minutes of "
-        f"one thread on {'; '.join(row.machines)}, beside other work:"
+        f"{len(runs)} runs, {n_converged} of them converged, in {60 * row.cost.hours:.0f} minutes "
+        f"of one thread on {'; '.join(row.machines)}, beside other work:"
     )
 
 

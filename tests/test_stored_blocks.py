@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from stored_blocks import BLOCK, ROOT, block, rewritten
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
