@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import rc_context
 
-from geocollapse.charts.chart import MARKS, Panel, Series, log_ticks, mark
+from geocollapse.charts.chart import MARKS, Panel, Series, level_limits, log_ticks, mark
 from geocollapse.charts.labels import LABELS, axis_label, short_name
 from geocollapse.charts.page import plotly_panels
 from geocollapse.charts.paper import STYLE, draw, save
@@ -138,3 +138,15 @@ def test_short_names_are_unique_in_the_table():
     for names in (LABELS, RUN_COLUMNS):
         table = [short_name(name) for name in names]
         assert len(set(table)) == len(table)
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_rounding_does_not_fill_an_axis(scale):
+    steps = np.arange(1.0, 6.0)
+    jitter = np.array([0.0, 1e-9, -1e-9, 2e-9, 0.0])
+    series = Series("flow", mark(0), steps, 1.4 + jitter, line=True)
+    assert level_limits(Panel("x", "y", (series,), y_scale=scale)) == pytest.approx((1.26, 1.54))
+    moving = Series("turns", mark(1), steps, 1.4 + 1e-3 * steps, line=True)
+    assert level_limits(Panel("x", "y", (series, moving), y_scale=scale)) is None
+    zero = Series("zero", mark(0), steps, np.zeros(5), line=True)
+    assert level_limits(Panel("x", "y", (zero,), y_scale=scale)) is None

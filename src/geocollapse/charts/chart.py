@@ -13,6 +13,7 @@ Array = NDArray[np.float64]
 Scale = Literal["linear", "log"]
 Axis = Literal["x", "y"]
 AXES: tuple[Axis, Axis] = ("x", "y")
+_ROUNDING = 1e-5  # relative: values as near as this are drawn as one
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,20 @@ def log_ticks(panel: Panel, axis: Axis) -> list[float]:
         if len(ticks) > 2:
             return ticks
     return _even_ticks(low, high)
+
+
+def level_limits(panel: Panel) -> tuple[float, float] | None:
+    """Limits of a y axis where rounding would fill it; None where the values differ."""
+    values = np.concatenate([series.y for series in panel.series])
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return None
+    low = float(values.min())
+    high = float(values.max())
+    size = max(abs(low), abs(high))
+    if not size > 0.0 or high - low > _ROUNDING * size:
+        return None
+    return low - 0.1 * size, high + 0.1 * size
 
 
 def _even_ticks(low: float, high: float) -> list[float]:

@@ -7,7 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 from typing_extensions import TypedDict
 
-from geocollapse.charts.chart import AXES, Array, Chart, Panel, Scale, Series, log_ticks
+from geocollapse.charts.chart import (
+    AXES,
+    Array,
+    Chart,
+    Panel,
+    Scale,
+    Series,
+    level_limits,
+    log_ticks,
+)
 
 _GREY = "#888888"
 _AXIS = {
@@ -124,6 +133,9 @@ def _layout(panel: Panel) -> dict[str, object]:
         x_axis |= _named_ticks(log_ticks(panel, "x"))
     if panel.y_scale == "log":
         y_axis |= _named_ticks(log_ticks(panel, "y"))
+    limits = level_limits(panel)
+    if limits is not None:
+        y_axis |= {"range": list(np.log10(limits) if panel.y_scale == "log" else limits)}
     if panel.ticks:
         x_axis |= {"tickvals": list(range(len(panel.ticks))), "ticktext": list(panel.ticks)}
         x_axis |= {"range": [-0.5, len(panel.ticks) - 0.5]}

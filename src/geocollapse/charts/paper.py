@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geocollapse.charts.chart import Chart, Panel, Series, log_ticks
+from geocollapse.charts.chart import Chart, Panel, Series, level_limits, log_ticks
 from geocollapse.measurement.figure import save_figure
 from geocollapse.runtime.files import written_whole
 
@@ -123,6 +123,9 @@ def _draw_panel(panel: Panel, ax: Axes) -> None:
         _tick_log(ax.yaxis, log_ticks(panel, "y"))
     else:
         _write_plainly(ax.yaxis)
+    limits = level_limits(panel)
+    if limits is not None:
+        ax.set_ylim(*limits)
     if panel.ticks:
         ax.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=_rotation(panel.ticks))
         ax.set_xlim(-0.5, len(panel.ticks) - 0.5)
