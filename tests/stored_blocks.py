@@ -32,10 +32,12 @@ def cost(recipe, report):
     row = Row(Experiment(recipe, "", "", "", ()), "reduced", report)
     runs = report.results.runs
     n_converged = int(runs["converged"].astype(bool).sum())
-    return (
-        f"{len(runs)} runs, {n_converged} of them converged, in {60 * row.cost.hours:.0f} minutes "
-        f"of one thread on {'; '.join(row.machines)}, beside other work:"
-    )
+    is_training = report.results.recipe.get("kind") != "game"
+    converged = f", {n_converged} of them converged," if is_training else ""
+    seconds = 3600 * row.cost.hours
+    time = f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} s"
+    machines = "; ".join(row.machines)
+    return f"{len(runs)} runs{converged} in {time} of one thread on {machines}, beside other work:"
 
 
 def table(report):
