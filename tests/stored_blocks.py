@@ -9,8 +9,6 @@ import re
 from pathlib import Path
 
 from geocollapse.charts.paper import png
-from geocollapse.papers.collapse_transfer.experiments import Experiment
-from geocollapse.reports.reproduction import Row
 from geocollapse.reports.sweep_report import read_report
 from geocollapse.reports.wording import effect_text, interval, p_value, words
 
@@ -24,19 +22,19 @@ def block(recipe, names):
     report = read_report(ROOT / "results" / recipe / "reduced")
     charts = {chart.name: chart for chart in report.charts}
     images = [f"![{charts[name].title}](figures/stored/{recipe}-{name}.png)" for name in names]
-    lines = [cost(recipe, report), "", *table(report), "", *(f"{image}\n" for image in images)]
+    lines = [cost(report), "", *table(report), "", *(f"{image}\n" for image in images)]
     return "\n".join(lines)
 
 
-def cost(recipe, report):
-    row = Row(Experiment(recipe, "", "", "", ()), "reduced", report)
+def cost(report):
     runs = report.results.runs
     n_converged = int(runs["converged"].astype(bool).sum())
     is_training = report.results.recipe.get("kind") != "game"
     converged = f", {n_converged} of them converged," if is_training else ""
-    seconds = 3600 * row.cost.hours
+    seconds = float(runs["seconds"].astype(float).sum())
     time = f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} s"
-    machines = "; ".join(row.machines)
+    origins = report.results.provenance.values()
+    machines = "; ".join(dict.fromkeys(origin["machine"] for origin in origins))
     return f"{len(runs)} runs{converged} in {time} of one thread on {machines}, beside other work:"
 
 
