@@ -152,7 +152,7 @@ def recipes(show: ShowArgument = None, name: NameArgument = None) -> Answer:
 
 
 def _families(recipes: Sequence[RecipeDict]) -> dict[str, list[RecipeDict]]:
-    """Recipes of the main paper by what is trained on which data; each other one by itself."""
+    """Recipes of the main paper by what is trained on which data; those of other papers alone."""
     from geocollapse.experiments.recipe import MAIN_PAPER
 
     families: dict[str, list[RecipeDict]] = {}

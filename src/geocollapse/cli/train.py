@@ -110,5 +110,7 @@ def _shown(folder: Path, result: RunResult) -> str:
 def _ending(result: RunResult) -> str:
     """How a run that is done ended, and after how many steps or turns."""
     if "diverged" in (result["final"] or {}):
-        return f"{'not ' * result['converged']}diverged after {result['steps']} turns"
-    return f"{'not ' * (not result['converged'])}converged after {result['steps']} steps"
+        ending = "not diverged" if result["converged"] else "diverged"
+        return f"{ending} after {result['steps']} turns"
+    ending = "converged" if result["converged"] else "not converged"
+    return f"{ending} after {result['steps']} steps"

@@ -19,7 +19,7 @@ _BY_METHODS = {claim.name for claim in CLAIMS if claim.judged_by == "methods"}
 
 @dataclass(frozen=True)
 class ReproductionPage:
-    """What the page says and shows, computed once.
+    """The sentences and figures of the page, computed once.
 
     Attributes:
         found: the reproduction.

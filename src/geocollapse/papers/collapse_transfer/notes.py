@@ -1,4 +1,4 @@
-"""What a reader must know beside two of the correlations."""
+"""Notes beside two of the correlations, without which they mislead."""
 
 from __future__ import annotations
 
