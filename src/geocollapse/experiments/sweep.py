@@ -49,7 +49,7 @@ def run_sweep(
 
     Each run has the recipe's number of threads on every machine; only how many run at a time
     depends on the machine. A run that fails is recorded as failed, the others go on, and a later
-    call tries it again. An interrupted sweep goes on from the checkpoints of its runs; a game starts
+    call tries it again. An interrupted sweep goes on from the checkpoints of its runs; games start
     anew. SIGTERM and SIGHUP end the workers and raise SystemExit with 128 plus the number of the
     signal.
 
