@@ -136,6 +136,10 @@ LABELS: Mapping[str, Label] = {
         "largest corridor rate", "parameter unit² / nat", "largest rate"
     ),
     "training.dal.power": Label("power p of DAL", "no unit", "power"),
+    **{
+        f"model.args.hidden.{i}": Label(f"width of layer {i + 1}", "features", f"width {i + 1}")
+        for i in range(8)
+    },
     "measuring.order_effect.name": Label("other task", "no unit", "other task"),
     "measuring.order_effect.classes": Label("its classes", "no unit", "classes"),
 }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _LINE_HEIGHT = 0.19  # inches, of a legend
 _COLOURS = 64  # of a PNG
-_TICK_LETTERS = 34  # of 9 points, below a panel
+_TICK_LETTERS = 32  # of 9 points, below a panel, with gaps
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
