@@ -28,9 +28,10 @@ def block(recipe, names):
 
 def cost(report):
     runs = report.results.runs
+    recipe = report.results.recipe
     n_converged = int(runs["converged"].astype(bool).sum())
-    is_training = report.results.recipe.get("kind") != "game"
-    converged = f", {n_converged} of them converged," if is_training else ""
+    has_goal = recipe.get("kind") != "game" and recipe["training"]["extra_factor"] < 100
+    converged = f", {n_converged} of them converged," if has_goal else ""
     seconds = float(runs["seconds"].astype(float).sum())
     time = f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} s"
     origins = report.results.provenance.values()
