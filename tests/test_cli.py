@@ -512,6 +512,23 @@ def test_dry_run_says_what_it_would_cost(recipe, answer, run, tmp_path):
     assert "2 runs, 2 at a time" in out
 
 
+def test_an_interrupted_sweep_says_how_to_go_on(run, monkeypatch, tmp_path):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("geocollapse.experiments.sweep.run_sweep", interrupted)
+    code, _, err = run("sweep", "demo", "--preset", "smoke", "--out", tmp_path / "out", "--quiet")
+    assert code == 130
+    assert f"interrupted; the same command goes on in {tmp_path / 'out'}" in err
+
+
+def test_two_sweeps_are_not_compared_as_runs(run, tmp_path):
+    write_sweep(tmp_path / "a")
+    code, _, err = run("compare", tmp_path / "a", tmp_path / "a")
+    assert code
+    assert "MODEL: expected the folder of one run, got the sweep" in err
+
+
 # what there is
 
 

@@ -288,7 +288,8 @@ def test_a_sweep_that_has_only_begun_names_its_unfinished_runs(tmp_path):
         shutil.rmtree(run)
     text = words(write_report(tmp_path).path.read_text(encoding="utf-8"))
     assert "2 runs: 0 converged, 2 unfinished." in text
-    assert "no result.json, the run is not finished" in text
+    assert "2 of 2 runs are not begun; do geocollapse sweep with the same recipe and --out" in text
+    assert "no config.yaml" not in text
 
 
 def test_the_verdict_table_has_a_column_for_each_sweep(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from geocollapse.experiments.recipe import Recipe, RunConfig, TrainingConfig
+from geocollapse.experiments.recipe import Recipe, RunConfig, TrainingConfig, run_id
 from geocollapse.experiments.results.folders import RunFolder, load_model
 from geocollapse.experiments.supervised import train
 from geocollapse.experiments.supervised.losses import NonFiniteLossError
@@ -408,6 +408,14 @@ def test_non_finite_loss_is_a_failed_run_with_its_step(tmp_path: Path) -> None:
     assert 1 <= result["failed_step"] < 10
     assert f"at step {result['failed_step']}" in result["error"]
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
+
+
+def test_the_model_of_a_failed_run_is_refused(tmp_path: Path) -> None:
+    run = config(training__learning_rate=1e18, training__max_steps=100)
+    folder = tmp_path / run_id(run)
+    result = train_run(run, RunFolder(folder))
+    with pytest.raises(ValueError, match=f"failed at step {result['failed_step']}; do name"):
+        load_model(folder)
 
 
 def test_diverged_weights_are_found_when_they_are_recorded(tmp_path: Path) -> None:

@@ -157,15 +157,19 @@ def _run(recipe: Recipe, folder: Path, options: SweepOptions, display: Display) 
     kind = recipe.run_config().kind
     find_papers(recipe.claims.papers, kind)  # one that is unknown ends the sweep here, not later
     with signals_raised():  # from the first run to the report: exit code 143 for SIGTERM
-        summary = run_sweep(
-            recipe,
-            folder,
-            workers=options.workers,
-            n_seeds=options.seeds,
-            device=options.torch_device,
-            data_root=options.data_root,
-            progress=not display.quiet,
-        )
+        try:
+            summary = run_sweep(
+                recipe,
+                folder,
+                workers=options.workers,
+                n_seeds=options.seeds,
+                device=options.torch_device,
+                data_root=options.data_root,
+                progress=not display.quiet,
+            )
+        except (KeyboardInterrupt, SystemExit):
+            print(f"interrupted; the same command goes on in {folder}", file=sys.stderr)
+            raise
         if not display.quiet:
             print("writing the report", file=sys.stderr)
         written = write_report(folder)

@@ -57,6 +57,12 @@ def compare_runs(
 
 
 def _final(folder: RunFolder) -> HistoryLine:
+    if (folder.path / "sweep.yaml").exists():
+        runs = folder.path / "runs"
+        raise ValueError(
+            f"MODEL: expected the folder of one run, got the sweep {folder.path}; do name one of "
+            f"{runs}"
+        )
     result = folder.result()
     if result is None or result["final"] is None:
         raise ValueError(

@@ -137,12 +137,15 @@ def load_model(folder: str | Path, *, step: int | None = None) -> LoadedRun:
 
     Raises:
         FileNotFoundError: no configuration or no weights in ``folder``.
-        ValueError: one of them cannot be read, is damaged, or is of another run.
+        ValueError: one of them cannot be read, is damaged, or is of another run; the run failed
+            and no ``step`` is named.
     """
     from geocollapse.experiments.recipe import build_network
 
     run = RunFolder(folder)
     config = supervised_config(run)
+    if step is None:
+        _refuse_failed(run)
     path = run.file(WEIGHTS) if step is None else run.kept_checkpoint(step)
     if not path.is_file():
         kept = ", ".join(map(str, run.kept_steps())) or "none"
@@ -173,6 +176,18 @@ def load_model(folder: str | Path, *, step: int | None = None) -> LoadedRun:
         record=training_record(run, step),
         config=config,
     )
+
+
+def _refuse_failed(run: RunFolder) -> None:
+    """Refuse a run that failed: its last weights are those before it went wrong."""
+    result = run.result()
+    if result is not None and result["status"] == "failed":
+        kept = ", ".join(map(str, run.kept_steps()))
+        remedy = f"do {run.path}@STEP with a step it kept ({kept})" if kept else "do name another"
+        raise ValueError(
+            f"MODEL: expected a run that did not fail, got {run.path}, which failed at step "
+            f"{result['failed_step']}; {remedy}"
+        )
 
 
 def supervised_config(run: RunFolder) -> RunConfig:

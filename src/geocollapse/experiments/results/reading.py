@@ -43,7 +43,12 @@ class ReadRun:
 
     @classmethod
     def read(cls, folder: Path, plan: PlanEntry, problems: list[str]) -> ReadRun:
-        """Read a run folder and add a sentence to ``problems`` for each file at fault."""
+        """Read a run folder and add a sentence to ``problems`` for each file at fault.
+
+        A run without a folder is not begun, which is no fault of a file.
+        """
+        if not folder.is_dir():
+            return cls(plan, {}, [], None)
         result = _read_result(folder / "result.json", problems)
         return cls(
             plan,

@@ -86,7 +86,14 @@ def read_sweep(folder: str | Path) -> SweepResults:
     folder = Path(folder)
     recipe, plans = read_plan(folder)
     problems: list[str] = []
-    read = [ReadRun.read(folder / "runs" / plan["run_id"], plan, problems) for plan in plans]
+    places = [folder / "runs" / plan["run_id"] for plan in plans]
+    n_absent = sum(not place.is_dir() for place in places)
+    if n_absent:
+        problems.append(
+            f"{n_absent} of {len(plans)} runs are not begun; do geocollapse sweep with the same "
+            "recipe and --out"
+        )
+    read = [ReadRun.read(place, plan, problems) for place, plan in zip(places, plans, strict=True)]
     runs = _table([run.row() for run in read])
     records = [record for run in read for record in run.records()]
     estimates = [estimate for run in read for estimate in run.estimates()]

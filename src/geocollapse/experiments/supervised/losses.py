@@ -25,7 +25,7 @@ class NonFiniteLossError(RuntimeError):
     def __init__(self, step: int, value: float, *, of: str = "training loss") -> None:
         super().__init__(
             f"{of}: expected a finite number, got {value} at step {step}; "
-            "do lower the learning rate"
+            "do a lower learning rate, noise, penalty or initial scale"
         )
         self.step = step
 
@@ -80,7 +80,7 @@ class LossWatch:
         Traceback (most recent call last):
         ...
         geocollapse.experiments.supervised.losses.NonFiniteLossError: training loss: expected a \
-finite number, got nan at step 7; do lower the learning rate
+finite number, got nan at step 7; do a lower learning rate, noise, penalty or initial scale
     """
 
     def __init__(self, look_every: int = _LOOK_EVERY) -> None:
