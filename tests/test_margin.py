@@ -87,10 +87,11 @@ def test_the_ramp_loss_is_lipschitz():
     [
         (torch.zeros(3, 1), [0, 0, 0], "at least one example and two classes"),
         (torch.zeros(0, 3), [], "at least one example and two classes"),
-        (torch.tensor([[1.0, math.nan]]), [0], r"got NaN \(first at row 0\)"),
+        (torch.tensor([[1.0, math.nan]]), [0], "expected a margin .* got 1 - nan at row 0"),
+        (torch.tensor([[math.nan, 1.0]]), [0], "expected a margin .* got nan - 1 at row 0"),
         (torch.zeros(2, 3), [0, 3], "labels: expected 0 to 2"),
         (torch.zeros(2, 3), [-1, 0], "labels: expected 0 to 2"),
-        (torch.full((1, 2), math.inf), [0], "expected a margin at each example"),
+        (torch.full((1, 2), math.inf), [0], "expected a margin .* got inf - inf at row 0"),
     ],
 )
 def test_what_has_no_margin_is_refused(logits, labels, message):
@@ -102,6 +103,32 @@ def test_what_has_no_margin_is_refused(logits, labels, message):
 def test_a_margin_that_is_not_positive_is_refused(gamma):
     with pytest.raises(ValueError, match="gamma: expected a positive margin"):
         ramp_loss(torch.ones(2), gamma)
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        lambda m: ramp_loss(m, 1.0),
+        lambda m: empirical_margin_risk(m, 1.0),
+        lambda m: MarginQuantile.of(m, 0.5),
+        lambda m: margin_normalised(geo.Estimate(1.0, 0.1, n_samples=3), m, 0.5),
+    ],
+)
+@pytest.mark.parametrize(
+    ("margin", "message"),
+    [
+        (
+            torch.tensor([1.0, math.nan, 2.0]),
+            r"margin: expected numbers, got NaN \(first at row 1\)",
+        ),
+        (torch.ones(3, 2), r"margin: expected shape \(n,\) .* got \(3, 2\)"),
+        (torch.tensor(1.0), r"margin: expected shape \(n,\) .* got \(\)"),
+        (torch.ones(0), r"with at least one example, got \(0,\)"),
+    ],
+)
+def test_what_is_no_list_of_margins_is_refused(taken, margin, message):
+    with pytest.raises(ValueError, match=message):
+        taken(margin)
 
 
 # The quantile and its error
@@ -117,9 +144,9 @@ def test_the_quantile_agrees_with_the_reference_and_torch(share):
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, math.nan])
 def test_a_level_outside_0_and_1_is_refused(share):
-    with pytest.raises(ValueError, match="level of a quantile"):
+    with pytest.raises(ValueError, match="share: expected the level of a quantile.*do share=0.1"):
         MarginQuantile.of(torch.ones(3), share)
-    with pytest.raises(ValueError, match="level of a quantile"):
+    with pytest.raises(ValueError, match="gamma: expected the level of a quantile.*do gamma=0.1"):
         geo.margin_complexity(network(), right_data(network()), gamma=share)
 
 

@@ -70,7 +70,7 @@ def margin_complexity(
     Args:
         model: a classifier whose output is (n, C) logits, one for each class.
         data: the training data, as ``geocollapse.measure`` takes it.
-        gamma: level of the quantile, between 0 and 1.
+        gamma: level of the quantile that is the margin gamma, between 0 and 1; not a margin.
         estimator: of ||J||_F^2, see ``squared_jacobian_norms``.
         n_probes: probes for each example.
         rtol: probe until the relative half-width of the interval of GC is at most this.
@@ -143,7 +143,7 @@ def measure_margins(
         >>> found.margins.shape, found.complexity.layer
         (torch.Size([200]), '')
     """
-    check_share(gamma)
+    check_share(gamma, "gamma")
     request = Request(
         layer="",
         estimator=estimator,
