@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,11 @@ def test_only_the_source_has_random_labels_and_the_data_say_so() -> None:
 
 def test_a_share_outside_0_and_1_is_refused() -> None:
     source, _ = load_run_data(config().data)
-    with pytest.raises(ValueError, match="random_labels: expected a share from 0 to 1, got 1.5"):
-        with_random_labels(source, 1.5)
+    for share in (1.5, -0.2, math.nan):
+        with pytest.raises(ValueError, match=f"share: expected a number from 0 to 1, got {share}"):
+            with_random_labels(source, share)
+        with pytest.raises(ValueError, match=f"share: expected a number from 0 to 1, got {share}"):
+            random_labels(100, 10, share)
     with pytest.raises(ValueError, match=r"data.random_labels"):
         config(data__random_labels=1.5)
 
