@@ -18,6 +18,7 @@ from geocollapse.bounds import (
     margins,
     ramp_loss,
 )
+from geocollapse.bounds import margin as margin_module
 
 LOGITS = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)).double()
 LABELS = torch.arange(60) % 5
@@ -236,6 +237,19 @@ def test_a_model_with_one_output_is_refused():
         geo.margin_complexity(model, (x, torch.zeros(8, dtype=torch.int64)))
 
 
+def mean_of(values, population="distribution"):
+    """The mean of (n,) numbers as an Estimate of them."""
+    n = len(values)
+    return geo.Estimate(
+        float(values.mean()),
+        float(values.std()) / math.sqrt(n),
+        n,
+        dof=n - 1,
+        population=population,
+        values=values,
+    )
+
+
 def covered(*, n=1000, n_draws=400, population="distribution"):
     """How often the interval of a sample holds the value of the distribution behind it."""
     model = network(5)
@@ -249,14 +263,7 @@ def covered(*, n=1000, n_draws=400, population="distribution"):
     for _ in range(n_draws):
         rows = torch.randint(len(many), (n,), generator=g)
         values = norms[rows].double()
-        gc = geo.Estimate(
-            float(values.mean()),
-            float(values.std()) / math.sqrt(n),
-            n,
-            dof=n - 1,
-            population=population,
-            values=values,
-        )
+        gc = mean_of(values, population)
         low, high = margin_normalised(gc, truth_margins[rows], 0.3).interval()
         hits += low <= truth <= high
     return hits / n_draws
@@ -269,3 +276,36 @@ def test_the_interval_about_the_distribution_has_the_error_of_both():
 def test_without_the_error_of_gamma_it_covers_far_too_little():
     """The negative control: the interval about the data set is no interval about the law."""
     assert covered(population="dataset") < 0.5
+
+
+POWERS = (-1.0, 2.0)  # the squared norm as a power of the margin: both covariances, large
+
+
+def error_over_spread(power, *, n=2000, n_resamples=1000, part=1.0):
+    """The relative standard error over the spread of log(GC/gamma^2) among resampled examples."""
+    g = torch.Generator().manual_seed(5)
+    margin = (0.5 * torch.randn(n, generator=g).double()).exp()
+    norms = margin**power
+    rows = torch.arange(round(part * n))
+    found = margin_normalised(mean_of(norms[rows]), margin, 0.5, rows=rows)
+    draws = torch.randint(n, (n_resamples, n), generator=g)
+    gamma = margin[draws].quantile(0.5, dim=1)
+    spread = (norms[draws[:, : len(rows)]].mean(dim=1) / gamma**2).log().std()
+    return found.stderr / found.value / float(spread)
+
+
+@pytest.mark.parametrize("power", POWERS)
+@pytest.mark.parametrize("part", [1.0, 0.4])
+def test_the_error_counts_the_covariance_of_complexity_and_margins(power, part):
+    assert error_over_spread(power, part=part) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("power", POWERS)
+@pytest.mark.parametrize("sign", [0.0, -1.0])
+def test_without_the_covariance_or_with_its_sign_flipped_the_error_is_another(
+    power, sign, monkeypatch
+):
+    """The negative control."""
+    covariance = margin_module._covariance
+    monkeypatch.setattr(margin_module, "_covariance", lambda *given: sign * covariance(*given))
+    assert error_over_spread(power) != pytest.approx(1.0, abs=0.1)
