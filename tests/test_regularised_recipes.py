@@ -12,7 +12,7 @@ import torch
 
 import geocollapse as geo
 from geocollapse.bounds import transfer_inequality
-from geocollapse.data import random_labels, with_random_labels
+from geocollapse.data import LabelledData, random_labels, with_random_labels
 from geocollapse.experiments.recipe import Recipe, RunConfig, run_id
 from geocollapse.experiments.results.folders import RunFolder, load_model
 from geocollapse.experiments.supervised import margin_record as margin_record_module
@@ -22,7 +22,12 @@ from geocollapse.experiments.supervised.margin_record import (
 )
 from geocollapse.experiments.supervised.regularising import with_noise
 from geocollapse.experiments.supervised.state import load_run_data, prepare
-from geocollapse.experiments.supervised.train import generator, take_step, train_run
+from geocollapse.experiments.supervised.train import (
+    generator,
+    measured_values,
+    take_step,
+    train_run,
+)
 from geocollapse.measurement import MarginReading, measure_margins
 from geocollapse.models.architectures import scale_weights
 from test_train import SMALL, config, history, outcome, train_until
@@ -242,6 +247,21 @@ def test_nothing_is_recorded_that_the_recipe_does_not_ask_for(tmp_path: Path) ->
     )
     training = prepare(config())
     assert margin_record(training.model, training.source, None, training.config) is None
+
+
+def test_the_test_split_is_read_once_a_record() -> None:
+    def rows_read(test: LabelledData | None) -> int:
+        training = prepare(measured())
+        n_rows: list[int] = []
+        training.model.register_forward_hook(lambda _, given, __: n_rows.append(len(given[0])))
+        values = measured_values(replace(training, test=test))
+        assert ("test_loss" in values) == (values["margin"]["gap"] is not None)
+        assert ("test_loss" in values) == (test is not None)
+        return sum(n_rows)
+
+    test = prepare(measured()).test
+    assert test is not None
+    assert rows_read(test) - rows_read(None) == len(test)
 
 
 def test_without_a_test_split_there_is_no_gap(tmp_path: Path) -> None:
