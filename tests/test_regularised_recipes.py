@@ -21,7 +21,7 @@ from geocollapse.experiments.supervised.margin_record import (
     transfer_inequality_ratio,
 )
 from geocollapse.experiments.supervised.regularising import with_noise
-from geocollapse.experiments.supervised.state import load_run_data, prepare
+from geocollapse.experiments.supervised.state import check_run, load_run_data, prepare
 from geocollapse.experiments.supervised.train import (
     generator,
     measured_values,
@@ -300,6 +300,22 @@ def test_the_transfer_inequality_of_convolutions_is_refused(tmp_path: Path) -> N
     training = prepare(run)
     unasked = config().measuring
     assert transfer_inequality_ratio(training.model, training.source, unasked) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model__name": "small_cnn", "model__args": {}}, "model: .* got Conv2d in 'features.0'"),
+        ({"measuring__transfer_inequality": 2}, "subset: expected 3 to 90 examples, got 2"),
+    ],
+)
+def test_a_sweep_without_a_transfer_inequality_ends_before_it_trains(
+    values: dict[str, Any], words: str
+) -> None:
+    run = config(**{"measuring__transfer_inequality": 20} | values)
+    with pytest.raises(ValueError, match=f"^measuring.transfer_inequality: {words}"):
+        check_run(run)
+    check_run(config(measuring__transfer_inequality=20))
 
 
 def test_a_ctrl_c_in_a_margin_pass_leaves_no_half_record(

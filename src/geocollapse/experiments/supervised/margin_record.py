@@ -94,9 +94,29 @@ def transfer_inequality_ratio(
     if measuring.transfer_inequality is None:
         return None
     chosen = source.select(subset=min(measuring.transfer_inequality, len(source)))
-    labels = chosen.targets[:, None]
-    found = transfer_inequality(model, chosen.inputs, lambda z: z.gather(1, labels)[:, 0])
-    return found.ratio
+    return _ratio(model, chosen.inputs, chosen.targets)
+
+
+def check_transfer_inequality(
+    model: nn.Module, source: LabelledData, measuring: MeasuringConfig
+) -> None:
+    """Refuse a network or a number of examples without a ratio; looks at two examples.
+
+    Raises:
+        ValueError: the network is not dense, or there are fewer examples than classes.
+    """
+    if measuring.transfer_inequality is None:
+        return
+    try:
+        chosen = source.select(subset=min(measuring.transfer_inequality, len(source)))
+        _ratio(model, chosen.inputs[:2], chosen.targets[:2])
+    except ValueError as error:
+        raise ValueError(f"measuring.transfer_inequality: {error}") from error
+
+
+def _ratio(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
+    labels = targets[:, None]
+    return transfer_inequality(model, inputs, lambda z: z.gather(1, labels)[:, 0]).ratio
 
 
 def _error(margin: Tensor) -> float:
