@@ -65,21 +65,22 @@ def test_the_factor_one_half_of_the_arc_length_is_the_least():
 # Noise
 
 
-def noise_error(f, x, s, n_draws=4000):
-    """E||f(x + e) - f(x)||^2 - s^2 GC over Gaussian e, with pairs e and -e and common draws."""
-    g = torch.Generator().manual_seed(0)
+def white_noise(n_draws, n, d):
+    """Draws (n_draws, n, d) whose second moments at each example are exactly the identity."""
+    e = torch.randn(n_draws, n, d, generator=torch.Generator().manual_seed(0)).double()
+    moments = torch.einsum("kni,knj->nij", e, e) / n_draws
+    factor = torch.linalg.cholesky(moments)
+    return torch.linalg.solve_triangular(factor, e.permute(1, 2, 0), upper=False).permute(2, 0, 1)
+
+
+def noise_error(f, x, s, n_draws=4000, *, coefficient=1.0):
+    """E||f(x + e) - f(x)||^2 - s^2 GC over white e of deviation s, with pairs e and -e."""
     gc = geo.geometric_complexity(f, x, layer="", estimator="exact").value
-    e = torch.randn(n_draws, *x.shape, generator=g).double()
+    e = s * white_noise(n_draws, *x.shape)
     with torch.no_grad():
-        moved = (f(x + s * e) - f(x)).square().sum(dim=-1)
-        mirrored = (f(x - s * e) - f(x)).square().sum(dim=-1)
-        # the linear part of the same draws is subtracted, so that only the law's error remains
-        jacobians = torch.stack([torch.autograd.functional.jacobian(f, row) for row in x])
-    linear = s**2 * torch.einsum("npd,knd->knp", jacobians, e).square().sum(dim=-1)
-    drawn = float((0.5 * (moved + mirrored) - linear).mean())
-    expected = float(linear.mean()) / s**2
-    assert expected == pytest.approx(gc, rel=0.1)
-    return drawn
+        moved = (f(x + e) - f(x)).square().sum(dim=-1)
+        mirrored = (f(x - e) - f(x)).square().sum(dim=-1)
+    return float(0.5 * (moved + mirrored).mean()) - coefficient * s**2 * gc
 
 
 def test_input_noise_adds_its_variance_times_gc_up_to_the_fourth_order():
@@ -90,12 +91,33 @@ def test_input_noise_adds_its_variance_times_gc_up_to_the_fourth_order():
     assert orders[-1] == pytest.approx(4.0, abs=0.15)
 
 
-def test_a_wrong_coefficient_of_the_noise_law_leaves_the_second_order():
+@pytest.mark.parametrize("coefficient", [0.5, 1.2])
+def test_a_wrong_coefficient_of_the_noise_law_leaves_the_second_order(coefficient):
     f = dense(3, 16, 2)
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(1)).double()
-    gc = geo.geometric_complexity(f, x, layer="", estimator="exact").value
-    errors = [abs(noise_error(f, x, s) + 0.5 * s**2 * gc) for s in (0.1, 0.05)]
+    errors = [abs(noise_error(f, x, s, coefficient=coefficient)) for s in (0.1, 0.05)]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(2.0, abs=0.15)
+
+
+def test_a_squared_loss_also_gains_where_residuals_meet_the_laplacian():
+    """E||f(x + e) - y||^2 - ||f(x) - y||^2 = s^2 (GC + mean <f - y, Laplacian f>) + O(s^4)."""
+    f = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    x = torch.linspace(-1, 1, 6).double()[:, None]
+    gc = geo.geometric_complexity(f, x, layer="", estimator="exact").value
+    curvature = torch.stack([torch.autograd.functional.hessian(lambda v: f(v).sum(), v) for v in x])
+    e = white_noise(2000, *x.shape)
+    with torch.no_grad():
+        residual = torch.where(x > 0, 1.0, -1.0)  # y = f - residual
+        added = float((residual * curvature[:, :, 0]).mean())
+
+        def gain(s):
+            after = sum((f(x + sign * s * e) - f(x) + residual).square() for sign in (1, -1)) / 2
+            return float((after - residual.square()).sum(dim=-1).mean())
+
+        errors = [abs(gain(s) - s**2 * (gc + added)) for s in (0.1, 0.05)]
+        without = [abs(gain(s) - s**2 * gc) for s in (0.1, 0.05)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(4.0, abs=0.15)
+    assert math.log2(without[0] / without[1]) == pytest.approx(2.0, abs=0.15)
 
 
 def test_of_a_linear_map_the_noise_law_is_exact():
@@ -153,8 +175,11 @@ def test_without_the_operator_norms_the_inequality_is_false():
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(4.0)
-    found = transfer_inequality(model, torch.randn(9, 4).double())
-    wrong = found.input_norms * (found.factors * 0 + 5.0) / found.parameter_norms
+    x = torch.randn(9, 4).double()
+    found = transfer_inequality(model, x)
+    with torch.no_grad():
+        sums = 2.0 + x.square().sum(dim=1) + model[:2](x).square().sum(dim=1)
+    wrong = found.input_norms * sums / found.parameter_norms
     assert bool((wrong > 1.0).any())
     assert bool((found.ratios <= 1.0).all())
 
@@ -179,6 +204,15 @@ class Shortcut(nn.Module):
         return self.last(x + torch.tanh(self.first(x)))
 
 
+TWICE = nn.Linear(4, 4)
+
+
+def tied_biases():
+    model = dense(4, 4, 4, 1).float()
+    model[2].bias = model[0].bias
+    return model
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -186,12 +220,47 @@ class Shortcut(nn.Module):
         (nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 1)), "LayerNorm in '1'"),
         (nn.ReLU(), "no linear layer"),
         (Shortcut(), "a shortcut"),
+        (nn.Sequential(TWICE, nn.Tanh(), TWICE, nn.Linear(4, 1)), "used twice"),
+        (tied_biases(), "used twice"),
         (nn.Linear(4, 2), "scalar: expected a function of the output"),
     ],
 )
 def test_what_is_no_dense_network_is_refused(model, message):
     with pytest.raises(ValueError, match=message):
         transfer_inequality(model, torch.randn(3, 4))
+
+
+def test_a_shared_weight_would_make_the_right_side_wrong():
+    """The reason for the refusal: the gradient of a shared weight has a cross term."""
+    x = torch.randn(1, 4).double()
+    apart = dense(4, 4, 4, 1)
+    apart[2].load_state_dict(apart[0].state_dict())
+    found = float(transfer_inequality(apart, x).parameter_norms)
+    shared = nn.Sequential(apart[0], nn.Tanh(), apart[0], nn.Tanh(), apart[4])
+    gradients = torch.autograd.grad(shared(x).sum(), list(shared.parameters()))
+    assert abs(sum(float(g.square().sum()) for g in gradients) / found - 1.0) > 0.01
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_that_are_not_finite_are_refused(value):
+    x = torch.randn(3, 4)
+    x[1, 2] = value
+    for model in (nn.Linear(4, 1), dense(4, 6, 1).float()):
+        with pytest.raises(ValueError, match=r"inputs: expected finite .* \(first at row 1\)"):
+            transfer_inequality(model, x)
+        with torch.no_grad():
+            next(model.parameters())[0] = value
+        with pytest.raises(ValueError, match=r"model: expected finite parameters.*weight"):
+            transfer_inequality(model, torch.randn(3, 4))
+
+
+def test_a_gradient_that_overflows_is_refused():
+    model = dense(2, 2, 2, 1, bias=False, activation=nn.Identity).float()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(1e30)
+    with pytest.raises(ValueError, match="gradient: expected finite"):
+        transfer_inequality(model, torch.zeros(3, 2))
 
 
 def test_the_model_is_handed_back():

@@ -18,6 +18,7 @@ from geocollapse.bounds import (
     margins,
     ramp_loss,
 )
+from geocollapse.bounds import margin as margin_module
 
 LOGITS = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)).double()
 LABELS = torch.arange(60) % 5
@@ -87,10 +88,11 @@ def test_the_ramp_loss_is_lipschitz():
     [
         (torch.zeros(3, 1), [0, 0, 0], "at least one example and two classes"),
         (torch.zeros(0, 3), [], "at least one example and two classes"),
-        (torch.tensor([[1.0, math.nan]]), [0], r"got NaN \(first at row 0\)"),
+        (torch.tensor([[1.0, math.nan]]), [0], "expected a margin .* got 1 - nan at row 0"),
+        (torch.tensor([[math.nan, 1.0]]), [0], "expected a margin .* got nan - 1 at row 0"),
         (torch.zeros(2, 3), [0, 3], "labels: expected 0 to 2"),
         (torch.zeros(2, 3), [-1, 0], "labels: expected 0 to 2"),
-        (torch.full((1, 2), math.inf), [0], "expected a margin at each example"),
+        (torch.full((1, 2), math.inf), [0], "expected a margin .* got inf - inf at row 0"),
     ],
 )
 def test_what_has_no_margin_is_refused(logits, labels, message):
@@ -102,6 +104,32 @@ def test_what_has_no_margin_is_refused(logits, labels, message):
 def test_a_margin_that_is_not_positive_is_refused(gamma):
     with pytest.raises(ValueError, match="gamma: expected a positive margin"):
         ramp_loss(torch.ones(2), gamma)
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        lambda m: ramp_loss(m, 1.0),
+        lambda m: empirical_margin_risk(m, 1.0),
+        lambda m: MarginQuantile.of(m, 0.5),
+        lambda m: margin_normalised(geo.Estimate(1.0, 0.1, n_samples=3), m, 0.5),
+    ],
+)
+@pytest.mark.parametrize(
+    ("margin", "message"),
+    [
+        (
+            torch.tensor([1.0, math.nan, 2.0]),
+            r"margin: expected numbers, got NaN \(first at row 1\)",
+        ),
+        (torch.ones(3, 2), r"margin: expected shape \(n,\) .* got \(3, 2\)"),
+        (torch.tensor(1.0), r"margin: expected shape \(n,\) .* got \(\)"),
+        (torch.ones(0), r"with at least one example, got \(0,\)"),
+    ],
+)
+def test_what_is_no_list_of_margins_is_refused(taken, margin, message):
+    with pytest.raises(ValueError, match=message):
+        taken(margin)
 
 
 # The quantile and its error
@@ -117,9 +145,9 @@ def test_the_quantile_agrees_with_the_reference_and_torch(share):
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, math.nan])
 def test_a_level_outside_0_and_1_is_refused(share):
-    with pytest.raises(ValueError, match="level of a quantile"):
+    with pytest.raises(ValueError, match="share: expected the level of a quantile.*do share=0.1"):
         MarginQuantile.of(torch.ones(3), share)
-    with pytest.raises(ValueError, match="level of a quantile"):
+    with pytest.raises(ValueError, match="gamma: expected the level of a quantile.*do gamma=0.1"):
         geo.margin_complexity(network(), right_data(network()), gamma=share)
 
 
@@ -209,6 +237,19 @@ def test_a_model_with_one_output_is_refused():
         geo.margin_complexity(model, (x, torch.zeros(8, dtype=torch.int64)))
 
 
+def mean_of(values, population="distribution"):
+    """The mean of (n,) numbers as an Estimate of them."""
+    n = len(values)
+    return geo.Estimate(
+        float(values.mean()),
+        float(values.std()) / math.sqrt(n),
+        n,
+        dof=n - 1,
+        population=population,
+        values=values,
+    )
+
+
 def covered(*, n=1000, n_draws=400, population="distribution"):
     """How often the interval of a sample holds the value of the distribution behind it."""
     model = network(5)
@@ -222,14 +263,7 @@ def covered(*, n=1000, n_draws=400, population="distribution"):
     for _ in range(n_draws):
         rows = torch.randint(len(many), (n,), generator=g)
         values = norms[rows].double()
-        gc = geo.Estimate(
-            float(values.mean()),
-            float(values.std()) / math.sqrt(n),
-            n,
-            dof=n - 1,
-            population=population,
-            values=values,
-        )
+        gc = mean_of(values, population)
         low, high = margin_normalised(gc, truth_margins[rows], 0.3).interval()
         hits += low <= truth <= high
     return hits / n_draws
@@ -242,3 +276,36 @@ def test_the_interval_about_the_distribution_has_the_error_of_both():
 def test_without_the_error_of_gamma_it_covers_far_too_little():
     """The negative control: the interval about the data set is no interval about the law."""
     assert covered(population="dataset") < 0.5
+
+
+POWERS = (-1.0, 2.0)  # the squared norm as a power of the margin: both covariances, large
+
+
+def error_over_spread(power, *, n=2000, n_resamples=1000, part=1.0):
+    """The relative standard error over the spread of log(GC/gamma^2) among resampled examples."""
+    g = torch.Generator().manual_seed(5)
+    margin = (0.5 * torch.randn(n, generator=g).double()).exp()
+    norms = margin**power
+    rows = torch.arange(round(part * n))
+    found = margin_normalised(mean_of(norms[rows]), margin, 0.5, rows=rows)
+    draws = torch.randint(n, (n_resamples, n), generator=g)
+    gamma = margin[draws].quantile(0.5, dim=1)
+    spread = (norms[draws[:, : len(rows)]].mean(dim=1) / gamma**2).log().std()
+    return found.stderr / found.value / float(spread)
+
+
+@pytest.mark.parametrize("power", POWERS)
+@pytest.mark.parametrize("part", [1.0, 0.4])
+def test_the_error_counts_the_covariance_of_complexity_and_margins(power, part):
+    assert error_over_spread(power, part=part) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("power", POWERS)
+@pytest.mark.parametrize("sign", [0.0, -1.0])
+def test_without_the_covariance_or_with_its_sign_flipped_the_error_is_another(
+    power, sign, monkeypatch
+):
+    """The negative control."""
+    covariance = margin_module._covariance
+    monkeypatch.setattr(margin_module, "_covariance", lambda *given: sign * covariance(*given))
+    assert error_over_spread(power) != pytest.approx(1.0, abs=0.1)

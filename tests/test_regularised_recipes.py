@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 import geocollapse as geo
 from geocollapse.bounds import transfer_inequality
-from geocollapse.data import random_labels, with_random_labels
+from geocollapse.data import LabelledData, random_labels, with_random_labels
 from geocollapse.experiments.recipe import Recipe, RunConfig, run_id
 from geocollapse.experiments.results.folders import RunFolder, load_model
 from geocollapse.experiments.supervised import margin_record as margin_record_module
@@ -20,8 +21,13 @@ from geocollapse.experiments.supervised.margin_record import (
     transfer_inequality_ratio,
 )
 from geocollapse.experiments.supervised.regularising import with_noise
-from geocollapse.experiments.supervised.state import load_run_data, prepare
-from geocollapse.experiments.supervised.train import generator, take_step, train_run
+from geocollapse.experiments.supervised.state import check_run, load_run_data, prepare
+from geocollapse.experiments.supervised.train import (
+    generator,
+    measured_values,
+    take_step,
+    train_run,
+)
 from geocollapse.measurement import MarginReading, measure_margins
 from geocollapse.models.architectures import scale_weights
 from test_train import SMALL, config, history, outcome, train_until
@@ -89,8 +95,11 @@ def test_only_the_source_has_random_labels_and_the_data_say_so() -> None:
 
 def test_a_share_outside_0_and_1_is_refused() -> None:
     source, _ = load_run_data(config().data)
-    with pytest.raises(ValueError, match="random_labels: expected a share from 0 to 1, got 1.5"):
-        with_random_labels(source, 1.5)
+    for share in (1.5, -0.2, math.nan):
+        with pytest.raises(ValueError, match=f"share: expected a number from 0 to 1, got {share}"):
+            with_random_labels(source, share)
+        with pytest.raises(ValueError, match=f"share: expected a number from 0 to 1, got {share}"):
+            random_labels(100, 10, share)
     with pytest.raises(ValueError, match=r"data.random_labels"):
         config(data__random_labels=1.5)
 
@@ -240,6 +249,21 @@ def test_nothing_is_recorded_that_the_recipe_does_not_ask_for(tmp_path: Path) ->
     assert margin_record(training.model, training.source, None, training.config) is None
 
 
+def test_the_test_split_is_read_once_a_record() -> None:
+    def rows_read(test: LabelledData | None) -> int:
+        training = prepare(measured())
+        n_rows: list[int] = []
+        training.model.register_forward_hook(lambda _, given, __: n_rows.append(len(given[0])))
+        values = measured_values(replace(training, test=test))
+        assert ("test_loss" in values) == (values["margin"]["gap"] is not None)
+        assert ("test_loss" in values) == (test is not None)
+        return sum(n_rows)
+
+    test = prepare(measured()).test
+    assert test is not None
+    assert rows_read(test) - rows_read(None) == len(test)
+
+
 def test_without_a_test_split_there_is_no_gap(tmp_path: Path) -> None:
     train_run(config(measuring__margin=0.2), RunFolder(tmp_path))
     record = history(tmp_path)[-1]["margin"]
@@ -276,6 +300,22 @@ def test_the_transfer_inequality_of_convolutions_is_refused(tmp_path: Path) -> N
     training = prepare(run)
     unasked = config().measuring
     assert transfer_inequality_ratio(training.model, training.source, unasked) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model__name": "small_cnn", "model__args": {}}, "model: .* got Conv2d in 'features.0'"),
+        ({"measuring__transfer_inequality": 2}, "subset: expected 3 to 90 examples, got 2"),
+    ],
+)
+def test_a_sweep_without_a_transfer_inequality_ends_before_it_trains(
+    values: dict[str, Any], words: str
+) -> None:
+    run = config(**{"measuring__transfer_inequality": 20} | values)
+    with pytest.raises(ValueError, match=f"^measuring.transfer_inequality: {words}"):
+        check_run(run)
+    check_run(config(measuring__transfer_inequality=20))
 
 
 def test_a_ctrl_c_in_a_margin_pass_leaves_no_half_record(

@@ -102,6 +102,17 @@ def test_every_m_th_step_counts_m_times():
     assert values[0] == pytest.approx(3 * plain, rel=1e-6)
 
 
+@pytest.mark.parametrize("kind", [L2Penalty, SpectralNormPenalty])
+def test_a_call_that_raises_is_not_counted(kind):
+    model = nn.Linear(3, 3)
+    penalty = kind(1.0, every=2)
+    with pytest.raises((NotImplementedError, RuntimeError), match="not implemented"):
+        penalty(nn.Linear(3, 3).to(torch.float8_e4m3fn))
+    assert int(penalty.step) == 0
+    assert float(penalty(model)) > 0.0
+    assert float(penalty(model)) == 0.0
+
+
 # L2
 
 
@@ -125,7 +136,6 @@ def test_l2_is_not_the_decay_of_adamw():
     """The negative control: an optimizer that decouples its decay takes other steps."""
     a, b = nn.Linear(3, 1).double(), nn.Linear(3, 1).double()
     b.load_state_dict(a.state_dict())
-    torch.optim.AdamW(a.parameters(), lr=0.1, weight_decay=0.5)
     for model, decay in ((a, 0.5), (b, 0.0)):
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=decay)
         loss = model(torch.ones(2, 3).double()).square().mean()

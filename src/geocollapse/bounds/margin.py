@@ -13,7 +13,7 @@ from geocollapse.estimate import Estimate
 
 
 def margins(logits: Array, labels: Array) -> Tensor:
-    """The margin of each example: its label's logit over the largest of the other logits.
+    """The margin of each example: its label's logit minus the largest of the other logits.
 
         m = f_y - max_{j != y} f_j
 
@@ -32,7 +32,7 @@ def margins(logits: Array, labels: Array) -> Tensor:
 
     Raises:
         ValueError: fewer than two outputs, no example, a label without an output, NaN among the
-            logits, other shapes.
+            logits or a difference of infinite ones, other shapes.
         TypeError: logits that are not floating, labels that are no integers.
 
     Examples:
@@ -46,8 +46,8 @@ def margins(logits: Array, labels: Array) -> Tensor:
     if bool(found.isnan().any()):
         row = int(found.isnan().nonzero()[0])
         raise ValueError(
-            f"logits: expected a margin at each example, got {z[row].tolist()[:4]} at row {row}; "
-            f"do check the model's output"
+            f"logits: expected a margin at each example, got {float(own[row]):g} - "
+            f"{float(others[row]):g} at row {row}; do check the model's output"
         )
     return found
 
@@ -67,12 +67,22 @@ def _checked(logits: Array, labels: Array) -> tuple[Tensor, Tensor]:
             f"labels: expected 0 to {n_classes - 1}, one output for each class, got "
             f"{int(y.min())} to {int(y.max())}; do number the classes in the order of the outputs"
         )
-    if bool(z.isnan().any()):
-        row = int(z.isnan().any(dim=1).nonzero()[0])
-        raise ValueError(
-            f"logits: expected numbers, got NaN (first at row {row}); do check the model's output"
-        )
     return z, y
+
+
+def _checked_margin(margin: Tensor) -> Tensor:
+    """Margins (n,) of at least one example, none of them NaN."""
+    if margin.ndim != 1 or len(margin) == 0:
+        raise ValueError(
+            f"margin: expected shape (n,) with at least one example, got {tuple(margin.shape)}; do "
+            f"margins(logits, labels)"
+        )
+    if bool(margin.isnan().any()):
+        row = int(margin.isnan().nonzero()[0])
+        raise ValueError(
+            f"margin: expected numbers, got NaN (first at row {row}); do check the model's output"
+        )
+    return margin
 
 
 def ramp_loss(margin: Tensor, gamma: float) -> Tensor:
@@ -93,14 +103,14 @@ def ramp_loss(margin: Tensor, gamma: float) -> Tensor:
         (n,).
 
     Raises:
-        ValueError: ``gamma`` that is not positive.
+        ValueError: ``gamma`` that is not positive; margins of another shape, none, or NaN.
 
     Examples:
         >>> ramp_loss(torch.tensor([-1.0, 0.0, 0.5, 2.0]), gamma=1.0).tolist()
         [1.0, 1.0, 0.5, 0.0]
     """
     _check_gamma(gamma)
-    return (1.0 - margin / gamma).clamp(0.0, 1.0)
+    return (1.0 - _checked_margin(margin) / gamma).clamp(0.0, 1.0)
 
 
 def empirical_margin_risk(margin: Tensor, gamma: float) -> Estimate:
@@ -122,7 +132,7 @@ def empirical_margin_risk(margin: Tensor, gamma: float) -> Estimate:
         An Estimate on the linear scale.
 
     Raises:
-        ValueError: ``gamma`` that is not positive, no example.
+        ValueError: see ``ramp_loss``.
 
     Examples:
         >>> float(empirical_margin_risk(torch.tensor([-1.0, 0.5, 2.0]), gamma=1.0))
@@ -130,8 +140,6 @@ def empirical_margin_risk(margin: Tensor, gamma: float) -> Estimate:
     """
     losses = ramp_loss(margin, gamma).double()
     n = len(losses)
-    if n == 0:
-        raise ValueError("margin: expected at least one example, got none; do check the data")
     stderr = float(losses.std()) / math.sqrt(n) if n > 1 else math.nan
     return Estimate(
         float(losses.mean()),
@@ -170,20 +178,18 @@ class MarginQuantile:
         Source: Woodruff (1952), Confidence intervals for medians and other position measures.
 
         Raises:
-            ValueError: a share outside (0, 1), no example.
+            ValueError: a share outside (0, 1); margins of another shape, none, or NaN.
 
         Examples:
             >>> MarginQuantile.of(torch.arange(101.0), 0.1).value
             10.0
         """
         check_share(share)
-        if len(margin) == 0:
-            raise ValueError("margin: expected at least one example, got none; do check the data")
+        ordered = _checked_margin(margin).double().cpu().sort().values
         p = torch.tensor(share, dtype=torch.float64)
-        half = (p * (1.0 - p) / len(margin)).sqrt()
+        half = (p * (1.0 - p) / len(ordered)).sqrt()
         levels = torch.stack([p - half, p, p + half]).clamp(0.0, 1.0)
         # not torch.quantile, which takes at most 2^24 numbers
-        ordered = margin.double().cpu().sort().values
         place = levels * (len(ordered) - 1)
         below = place.floor().long()
         above = place.ceil().long()
@@ -191,12 +197,12 @@ class MarginQuantile:
         return cls(middle, (high - low) / 2.0, share, len(ordered))
 
 
-def check_share(share: float) -> None:
-    """Refuse a level of a quantile outside (0, 1)."""
+def check_share(share: float, name: str = "share") -> None:
+    """Refuse a level of a quantile outside (0, 1), by the ``name`` of the caller's argument."""
     if not 0.0 < share < 1.0:
         raise ValueError(
-            f"gamma: expected the level of a quantile of the margins, between 0 and 1, got {share};"
-            f" do gamma=0.1"
+            f"{name}: expected the level of a quantile of the margins, between 0 and 1, got "
+            f"{share}; do {name}=0.1"
         )
 
 
@@ -231,7 +237,7 @@ def margin_normalised(
         An Estimate on the log scale, of the population of ``gc``.
 
     Raises:
-        ValueError: a share outside (0, 1); no example.
+        ValueError: a share outside (0, 1); margins of another shape, none, or NaN.
 
     Examples:
         >>> gc = Estimate(8.0, 0.4, n_samples=101)

@@ -64,7 +64,8 @@ def transfer_inequality(
     grad_x f = A_l^T delta_l and grad_{theta_l} f = delta_l (h_{l-1}, 1)^T. Equality for one layer
     and one output. Invariant to scaling f. A true inequality says nothing by itself: the ratio
     tells how tight it is. Cost: one forward and one backward pass, and for each example and layer
-    the eigenvalues of a matrix of the layer's width; float64.
+    the eigenvalues of a matrix of the layer's width. The model runs in its own precision; operator
+    norms and sums are in float64.
 
     Source: Dherin, Munn, Rosca, Barrett (2022), arXiv 2209.13083, transfer theorem; the form over
     all layers: this project.
@@ -79,8 +80,9 @@ def transfer_inequality(
         Both sides, an entry an example, in float64 on the CPU.
 
     Raises:
-        ValueError: a model with other layers, or whose layers do not follow each other; no
-            ``scalar`` for several outputs; NaN among the gradients.
+        ValueError: a model with other layers, whose layers do not follow each other, or that uses
+            a parameter twice; no ``scalar`` for several outputs; NaN or infinity among the inputs,
+            the parameters or the gradients.
         TypeError: a model that is no module.
 
     Examples:
@@ -91,16 +93,19 @@ def transfer_inequality(
     """
     plain = Wrapping.of(module_of(model)).plain
     _check_dense(plain)
+    check_finite("inputs", inputs)
+    _check_parameters(plain)
     with borrowed(plain), torch.enable_grad():
         x = inputs.detach().clone().requires_grad_()
         with _recorded(plain) as layers:
             output = plain(x)
+        _check_used_once(layers)
         chain = _Chain.of(layers)
         _check_chain(chain, layers, x)
         total = _scalar_of(output, scalar).sum()
         (of_x, *deltas) = torch.autograd.grad(total, [x, *(layer.after for layer in layers)])
     sizes = chain.operator_norms(len(x))
-    weights = [_squares(layer.before) + layer.has_bias for layer in layers]
+    weights = [_squares(layer.before) + float(layer.bias is not None) for layer in layers]
     pairs = zip(deltas, weights, strict=True)
     check_finite("gradient", of_x)
     return TransferInequality(
@@ -112,10 +117,10 @@ def transfer_inequality(
 
 @dataclass
 class _Layer:
-    """A dense layer in one forward pass: its weight, and h_{l-1} and a_l of the examples."""
+    """A dense layer in one forward pass: W_l and b_l, and h_{l-1} and a_l of the examples."""
 
     weight: Tensor
-    has_bias: float
+    bias: Tensor | None
     before: Tensor
     after: Tensor
 
@@ -126,8 +131,7 @@ def _recorded(model: nn.Module) -> Iterator[list[_Layer]]:
     layers: list[_Layer] = []
 
     def record(module: nn.Linear, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        has_bias = float(module.bias is not None)
-        layers.append(_Layer(module.weight, has_bias, given[0], output))
+        layers.append(_Layer(module.weight, module.bias, given[0], output))
         return output.clone()  # an activation in place would overwrite a_l
 
     handles = [
@@ -189,6 +193,23 @@ def _check_dense(model: nn.Module) -> None:
         raise _not_dense("no linear layer")
 
 
+def _check_parameters(model: nn.Module) -> None:
+    """Refuse NaN and infinity among the parameters."""
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise ValueError(
+                f"model: expected finite parameters, got NaN or infinity in {name!r}; do check the "
+                f"training"
+            )
+
+
+def _check_used_once(layers: list[_Layer]) -> None:
+    """Refuse a parameter of two layers: its gradient is the sum of theirs, with a cross term."""
+    used = [id(p) for layer in layers for p in (layer.weight, layer.bias) if p is not None]
+    if len(set(used)) < len(used):
+        raise _not_dense("a weight or bias that is used twice")
+
+
 def _check_chain(chain: _Chain, layers: list[_Layer], x: Tensor) -> None:
     """Refuse a model that does more than its layers one after the other, such as shortcuts."""
     last = layers[-1].after
@@ -199,6 +220,7 @@ def _check_chain(chain: _Chain, layers: list[_Layer], x: Tensor) -> None:
     expected = chain.back(v.expand(len(x), -1))
     if found is None or found[0].numel() != expected.shape[1]:
         raise _not_dense("layers that do not follow each other")
+    check_finite("gradient", found)
     difference = (found.flatten(1).double() - expected).norm()
     if not bool(difference <= 1e-3 * expected.norm()):
         raise _not_dense("more than its layers one after the other, such as a shortcut")

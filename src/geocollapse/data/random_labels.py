@@ -1,4 +1,4 @@
-"""Labels drawn at random: what a network must memorise."""
+"""Labels drawn at random, which a network can only memorise."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from geocollapse.data.labelled import LabelledData
 
 
 def with_random_labels(data: LabelledData, share: float, *, seed: int = 0) -> LabelledData:
-    """The same examples, a share of them with labels drawn anew from all classes.
+    """Examples of which a share has labels drawn anew from all classes.
 
     round(share n) examples are chosen at random; the label of each is drawn uniformly from the C
     classes, its own included, so that a share (C - 1)/C of them changes in expectation. Choice and
-    labels are a function of (n, C, share, seed) and of nothing else: the same on every machine. A
+    labels are a function of (n, C, share, seed) and of nothing else, equal on every machine. A
     larger share of the same seed keeps the random labels of a smaller one. A note of the data says
     how many labels changed.
 
@@ -37,11 +37,6 @@ def with_random_labels(data: LabelledData, share: float, *, seed: int = 0) -> La
         >>> int(with_random_labels(data, 0.5).targets.sum()) <= 3
         True
     """
-    if not 0.0 <= share <= 1.0:
-        raise ValueError(
-            f"random_labels: expected a share from 0 to 1, got {share}; do random_labels=1.0 for "
-            "all labels"
-        )
     rows, drawn = random_labels(len(data), data.n_classes, share, seed=seed)
     if len(rows) == 0:
         return data
@@ -61,11 +56,18 @@ def random_labels(
 ) -> tuple[Tensor, Tensor]:
     """The rows (m,) whose labels are drawn at random, in ascending order, and those labels (m,).
 
+    Raises:
+        ValueError: a share outside [0, 1].
+
     Examples:
         >>> rows, labels = random_labels(100, 10, 0.2)
         >>> rows.shape, labels.shape
         (torch.Size([20]), torch.Size([20]))
     """
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(
+            f"share: expected a number from 0 to 1, got {share}; do share=1.0 for all labels"
+        )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(n_examples, generator=generator)
     labels = torch.randint(n_classes, (n_examples,), generator=generator)

@@ -43,7 +43,7 @@ def context_of(setup: Setup, reading: Reading, about_outputs: _Notes) -> Context
         logits=logits,
         probed=torch.searchsorted(reading.indices, reading.probed),
         n_population=n_population,
-        class_counts=_class_counts(examples, reading, n_population),
+        class_counts=class_counts(examples, reading, n_population),
         is_stratified=examples.labels_at(reading.indices) is not None,
         settings=reading.settings,
         rule=setup.request.rule,
@@ -87,7 +87,7 @@ def _about_ending(n_read: int, n_population: int) -> _Notes:
     return (f"interrupted: all measures are of {n_read} of {n_population} examples",)
 
 
-def _class_counts(examples: Examples, reading: Reading, n_population: int) -> Mapping[int, float]:
+def class_counts(examples: Examples, reading: Reading, n_population: int) -> Mapping[int, float]:
     """Examples of each class in the data set; infinity if an interrupted pass cannot tell."""
     classes, counts = reading.labels.unique(return_counts=True)
     known = dict(zip(classes.tolist(), map(float, counts.tolist()), strict=True))

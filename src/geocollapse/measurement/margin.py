@@ -15,6 +15,7 @@ from geocollapse.complexity.stopping import StoppingRule
 from geocollapse.estimate import Estimate, Population
 from geocollapse.jacobian import Estimator
 from geocollapse.measurement.classifier import match_outputs
+from geocollapse.measurement.context import class_counts
 from geocollapse.measurement.one_pass import read_once
 from geocollapse.measurement.reading import Reading
 from geocollapse.runtime.processes import failing_together
@@ -35,6 +36,7 @@ class MarginReading:
     normalised: Estimate
 
 
+@failing_together()
 def margin_complexity(
     model: Model,
     data: Data,
@@ -70,7 +72,7 @@ def margin_complexity(
     Args:
         model: a classifier whose output is (n, C) logits, one for each class.
         data: the training data, as ``geocollapse.measure`` takes it.
-        gamma: level of the quantile, between 0 and 1.
+        gamma: level of the quantile that is the margin gamma, between 0 and 1; not a margin.
         estimator: of ||J||_F^2, see ``squared_jacobian_norms``.
         n_probes: probes for each example.
         rtol: probe until the relative half-width of the interval of GC is at most this.
@@ -100,42 +102,34 @@ def margin_complexity(
         >>> bool(abs(found.value / twice.value - 1.0) < 1e-5)
         True
     """
-    found = measure_margins(
-        model,
-        data,
-        gamma,
+    check_share(gamma, "gamma")
+    request = Request(
         estimator=estimator,
         n_probes=n_probes,
-        rtol=rtol,
-        max_samples=max_samples,
+        rule=StoppingRule(rtol, max_samples=max_samples),
         population=population,
         seed=seed,
         batch_size=batch_size,
         memory_limit=memory_limit,
         autocast=autocast,
     )
-    return found.normalised
+    return measure_margins(model, data, gamma, request).normalised
 
 
 @failing_together()
 def measure_margins(
-    model: Model,
-    data: Data,
-    gamma: float = 0.1,
-    *,
-    estimator: Estimator = "rademacher",
-    n_probes: int | Literal["auto"] = "auto",
-    rtol: float | None = None,
-    max_samples: int | None = None,
-    population: Population = "dataset",
-    seed: int = 0,
-    batch_size: int | None = None,
-    memory_limit: int | None = None,
-    autocast: torch.dtype | None = None,
+    model: Model, data: Data, share: float = 0.1, request: Request | None = None
 ) -> MarginReading:
     """The margins of all examples and both complexities behind ``margin_complexity``, in one pass.
 
-    Args and errors as of ``margin_complexity``.
+    Args:
+        model: see ``margin_complexity``.
+        data: see ``margin_complexity``.
+        share: level of the quantile, between 0 and 1.
+        request: how to measure; its layer is always the output. None for the defaults.
+
+    Raises:
+        ValueError: a share outside (0, 1); see ``margin_complexity``.
 
     Examples:
         >>> x = torch.randn(200, 4)
@@ -143,30 +137,20 @@ def measure_margins(
         >>> found.margins.shape, found.complexity.layer
         (torch.Size([200]), '')
     """
-    check_share(gamma)
-    request = Request(
-        layer="",
-        estimator=estimator,
-        n_probes=n_probes,
-        rule=StoppingRule(rtol, None, max_samples),
-        population=population,
-        seed=seed,
-        batch_size=batch_size,
-        memory_limit=memory_limit,
-        autocast=autocast,
-    )
-    with set_up(model, data, request) as setup:
-        return _read_margins(setup, gamma)
+    check_share(share)
+    of_logits = replace(request or Request(), layer="")
+    with set_up(model, data, of_logits) as setup:
+        return _read_margins(setup, share)
 
 
-def _read_margins(setup: Setup, gamma: float) -> MarginReading:
+def _read_margins(setup: Setup, share: float) -> MarginReading:
     match_outputs(setup)
     reading = read_once(setup)
     logits = reading.output if setup.feature_map.class_outputs is not None else None
     found = margins(reading.layers[0].features if logits is None else logits, reading.labels)
     rows = torch.searchsorted(reading.indices, reading.probed)
     complexity = _complexity(setup, reading, rows)
-    normalised = margin_normalised(complexity, found, gamma, rows=rows)
+    normalised = margin_normalised(complexity, found, share, rows=rows)
     return MarginReading(found.cpu(), complexity, normalised)
 
 
@@ -174,14 +158,12 @@ def _complexity(setup: Setup, reading: Reading, rows: Tensor) -> Estimate:
     """Geometric complexity of the logits from the rows that were probed."""
     examples = setup.examples
     n_population = len(reading.labels) if examples.size is None else examples.size
-    labels = reading.labels[rows]
     is_stratified = examples.labels_at(reading.indices) is not None
-    classes, counts = reading.labels.unique(return_counts=True)
     found = dataset_complexity(
         reading.layers[0].norms,
         n_population,
-        labels if is_stratified else None,
-        dict(zip(classes.tolist(), map(float, counts.tolist()), strict=True)),
+        reading.labels[rows] if is_stratified else None,
+        class_counts(examples, reading, n_population),
         replace(reading.settings, layer=setup.layers[0]),
     )
     marked = setup.request.rule.marked(found, n_population, reading.ending)

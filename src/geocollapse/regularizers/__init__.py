@@ -16,4 +16,5 @@ from geocollapse.regularizers.games import DriftCancellation as DriftCancellatio
 from geocollapse.regularizers.gradient_norm import GradientNorm as GradientNorm
 from geocollapse.regularizers.weights import L2Penalty as L2Penalty
 from geocollapse.regularizers.weights import SpectralNormPenalty as SpectralNormPenalty
+from geocollapse.regularizers.weights import half_squares as half_squares
 from geocollapse.regularizers.weights import spectral_norms as spectral_norms

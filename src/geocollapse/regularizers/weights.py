@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from geocollapse.estimate import Estimate
 from geocollapse.models import LoadedModel, module_of
 from geocollapse.modules.wrapped import Wrapping
-from geocollapse.numerics import accumulation_dtype
-from geocollapse.regularizers.penalty import Penalty, is_count
+from geocollapse.numerics import accumulation_dtype, is_count
+from geocollapse.regularizers.penalty import Penalty
 
 _FIRST_ITERATIONS = 15  # from a random vector, as torch's own spectral normalisation does
 _MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -59,14 +59,14 @@ class L2Penalty(Penalty):
 
     def forward(self, model: nn.Module | LoadedModel) -> Tensor:
         """The weighted penalty (0-d); counts one step."""
-        parameters = _trained(_plain(model))
-        step = int(self.step)
-        self.step += 1
-        if not self.is_due(step):
-            return parameters[0].new_zeros(())
-        total = _sum_of_squares(parameters)
-        self._last = total.detach()
-        return self.weighted(0.5 * total)
+        plain = _plain(model)
+        first = _trained(plain)[0]
+        return self.counted(lambda _: self._penalise(plain), lambda: first.new_zeros(()))
+
+    def _penalise(self, model: nn.Module) -> Tensor:
+        half = half_squares(model)
+        self._last = 2.0 * half.detach()
+        return self.weighted(half)
 
 
 class SpectralNormPenalty(Penalty):
@@ -125,10 +125,10 @@ class SpectralNormPenalty(Penalty):
     def forward(self, model: nn.Module | LoadedModel) -> Tensor:
         """The weighted penalty (0-d); counts one step."""
         matrices = dict(_matrices(_plain(model)))
-        step = int(self.step)
-        self.step += 1
-        if not self.is_due(step):
-            return next(iter(matrices.values())).new_zeros(())
+        first = next(iter(matrices.values()))
+        return self.counted(lambda _: self._penalise(matrices), lambda: first.new_zeros(()))
+
+    def _penalise(self, matrices: Mapping[str, Tensor]) -> Tensor:
         total = torch.stack([self._norm(name, w).square() for name, w in matrices.items()]).sum()
         self._last = total.detach()
         return self.weighted(0.5 * total)
@@ -188,6 +188,27 @@ def spectral_norms(model: nn.Module | LoadedModel) -> dict[str, float]:
     }
 
 
+def half_squares(model: nn.Module) -> Tensor:
+    """||theta||^2/2 (0-d) over the trained parameters, whose gradient is theta.
+
+    In the dtype of the first parameter; the sum over the parameters is in float64.
+
+    Raises:
+        ValueError: no parameter is trained.
+
+    Examples:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[3.0, 1.0]]))
+        >>> float(half_squares(model).detach())
+        5.0
+    """
+    parameters = _trained(model)
+    device = parameters[0].device
+    wide = accumulation_dtype(device)
+    squares = [p.square().sum().to(wide).to(device) for p in parameters]
+    return 0.5 * torch.stack(squares).sum().to(parameters[0].dtype)
+
+
 def _plain(model: nn.Module | LoadedModel) -> nn.Module:
     """The module inside DistributedDataParallel or torch.compile."""
     return Wrapping.of(module_of(model)).plain
@@ -221,13 +242,6 @@ def _matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             "model: expected linear layers or convolutions, got none; do L2Penalty for other "
             "parameters"
         )
-
-
-def _sum_of_squares(parameters: list[nn.Parameter]) -> Tensor:
-    """||theta||^2 in the dtype of the first parameter, summed in float64 over the layers."""
-    wide = accumulation_dtype(parameters[0].device)
-    squares = [p.square().sum().to(wide).to(parameters[0].device) for p in parameters]
-    return torch.stack(squares).sum().to(parameters[0].dtype)
 
 
 def _measured(value: Tensor | None) -> Estimate | None:

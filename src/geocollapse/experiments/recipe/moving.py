@@ -86,7 +86,8 @@ class OrderEffectConfig(BaseModel):
     From the parameters of a record, a copy of the network takes m full-batch steps of
     ``learning_rate`` on each task in both orders, for each m of ``n_steps``, in float64 and
     evaluation mode, on ``subset`` fixed examples of each task, balanced over classes. The run
-    itself stays as it is. Cost of a record: 4 m gradients for each m, on the subsets.
+    itself stays as it is. Cost of a record, on the subsets: 4 m gradients and six forward passes
+    for each m, and once four gradients and two Hessian-vector products.
     """
 
     model_config = STRICT

@@ -12,11 +12,11 @@ from geocollapse.experiments.recipe.settings import known_keys
 _MOST_BYTES = 100  # a file name has at most 255, with the kind of the figure and its ending
 _REFUSED = frozenset('/\\:*?"<>|$')  # folders, the names that Windows refuses, formulas in a figure
 
-# The pairs of measures whose correlation may have an expected sign.
+# The pairs of measures whose correlation may have an expected sign; gc is that of the embedding.
 PAIRS = (
     *("gc_gcol", "gc_nc", "gc_target_nc", "gc_accuracy"),
-    *("gc_gap", "gc_excess_risk", "margin_complexity_gap", "margin_complexity_excess_risk"),
-    *("gc_test_loss", "gc_test_error"),
+    *("logits_gc_gap", "logits_gc_excess_risk", "logits_gc_test_loss", "logits_gc_test_error"),
+    *("margin_complexity_gap", "margin_complexity_excess_risk"),
 )
 
 

@@ -248,8 +248,9 @@ class MeasuringConfig(Part):
     ``margin`` is the level of a quantile: each record then has the margins of the source, geometric
     complexity of the logits, and the same over the squared margin at that quantile; with a
     ``data.test_split``, the errors there. It takes another pass over the source, with a
-    vector-Jacobian product an example. ``transfer_inequality`` is the number of
-    source examples on which the transfer inequality of a dense network is checked.
+    vector-Jacobian product an example, and no further pass over the test split.
+    ``transfer_inequality`` is the number of source examples on which the transfer inequality of a
+    dense network is checked.
     """
 
     points: Positive | None = None

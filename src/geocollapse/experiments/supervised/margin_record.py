@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-import torch
 from torch import Tensor, nn
 
 from geocollapse.bounds import (
@@ -13,18 +12,20 @@ from geocollapse.bounds import (
     margins,
     transfer_inequality,
 )
+from geocollapse.complexity.setup import Request
+from geocollapse.complexity.stopping import StoppingRule
 from geocollapse.data import LabelledData
 from geocollapse.estimate import strict_json
 from geocollapse.measurement import measure_margins
-from geocollapse.modules.borrow import in_mode
 
 if TYPE_CHECKING:
     from geocollapse.experiments.recipe import MeasuringConfig, RunConfig
     from geocollapse.experiments.results.records import MarginRecord, MarginRecords
+    from geocollapse.experiments.supervised.recording import HeldOut
 
 
 def margin_records(
-    model: nn.Module, source: LabelledData, test: LabelledData | None, config: RunConfig
+    model: nn.Module, source: LabelledData, test: HeldOut | None, config: RunConfig
 ) -> MarginRecords:
     """The margins and the transfer inequality, each where the recipe asks for it."""
     found: MarginRecords = {}
@@ -38,7 +39,7 @@ def margin_records(
 
 
 def margin_record(
-    model: nn.Module, source: LabelledData, test: LabelledData | None, config: RunConfig
+    model: nn.Module, source: LabelledData, test: HeldOut | None, config: RunConfig
 ) -> MarginRecord | None:
     """Margins of the source, complexity of the logits, and the errors on the test examples.
 
@@ -49,23 +50,20 @@ def margin_record(
     measuring = config.measuring
     if measuring.margin is None:
         return None
-    reading = measure_margins(
-        model,
-        source,
-        measuring.margin,
+    request = Request(
         estimator=measuring.estimator,
         n_probes=measuring.n_probes,
-        max_samples=measuring.max_samples,
+        rule=StoppingRule(max_samples=measuring.max_samples),
         batch_size=measuring.evaluation_batch_size,
         seed=config.seed,
     )
+    reading = measure_margins(model, source, measuring.margin, request)
     if reading.complexity.interrupted:  # a Ctrl-C: a history has no half records
         raise KeyboardInterrupt
     gamma = MarginQuantile.of(reading.margins, measuring.margin)
     error = _error(reading.margins)
     risk = float(empirical_margin_risk(reading.margins, gamma.value)) if gamma.value > 0 else None
-    test_margins = None if test is None else _margins(model, test, measuring)
-    test_error = None if test_margins is None else _error(test_margins)
+    test_error = None if test is None else _error(margins(test.logits, test.labels))
     record = {
         "quantile": measuring.margin,
         "gamma": gamma.value,
@@ -96,20 +94,31 @@ def transfer_inequality_ratio(
     if measuring.transfer_inequality is None:
         return None
     chosen = source.select(subset=min(measuring.transfer_inequality, len(source)))
-    labels = chosen.targets[:, None]
-    found = transfer_inequality(model, chosen.inputs, lambda z: z.gather(1, labels)[:, 0])
-    return found.ratio
+    return _ratio(model, chosen.inputs, chosen.targets)
+
+
+def check_transfer_inequality(
+    model: nn.Module, source: LabelledData, measuring: MeasuringConfig
+) -> None:
+    """Refuse a network or a number of examples without a ratio; looks at two examples.
+
+    Raises:
+        ValueError: the network is not dense, or there are fewer examples than classes.
+    """
+    if measuring.transfer_inequality is None:
+        return
+    try:
+        chosen = source.select(subset=min(measuring.transfer_inequality, len(source)))
+        _ratio(model, chosen.inputs[:2], chosen.targets[:2])
+    except ValueError as error:
+        raise ValueError(f"measuring.transfer_inequality: {error}") from error
+
+
+def _ratio(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
+    labels = targets[:, None]
+    return transfer_inequality(model, inputs, lambda z: z.gather(1, labels)[:, 0]).ratio
 
 
 def _error(margin: Tensor) -> float:
     """The share of errors; a tie is one."""
     return float((margin <= 0.0).double().mean())
-
-
-@torch.no_grad()
-def _margins(model: nn.Module, data: LabelledData, measuring: MeasuringConfig) -> Tensor:
-    """The margins (n,) of the model in evaluation mode."""
-    size = measuring.evaluation_batch_size
-    with in_mode(model, training=False):
-        logits = torch.cat([model(x) for x in data.inputs.split(size)])
-    return margins(logits, data.targets).cpu()

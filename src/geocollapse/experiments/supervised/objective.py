@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, cast
 from torch import Tensor
 
 from geocollapse.experiments.supervised.losses import NonFiniteLossError, loss_of
-from geocollapse.experiments.supervised.optimizers import OWN_RATE, half_squares
+from geocollapse.experiments.supervised.optimizers import OWN_RATE
+from geocollapse.regularizers import half_squares
 
 if TYPE_CHECKING:
     from geocollapse.experiments.supervised.state import Training

@@ -64,12 +64,6 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     return OPTIMIZERS[config.optimizer](model.parameters(), config)
 
 
-def half_squares(model: nn.Module) -> Tensor:
-    """||theta||^2/2 (0-d) over the parameters that are trained, whose gradient is theta."""
-    squares = [p.square().sum() for p in model.parameters() if p.requires_grad]
-    return 0.5 * torch.stack(squares).sum()
-
-
 def descend(optimizer: torch.optim.Optimizer, objective: Callable[[], Tensor]) -> None:
     """One step down an objective; DAL differentiates it by itself, twice.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,20 +85,37 @@ def loss_and_flatness(
     return loss / n, hits / n, sum(float(gradient.square().sum()) for gradient in sums) / n**2
 
 
-@torch.no_grad()
-def measure_test(model: nn.Module, data: LabelledData, config: RunConfig) -> HeldOutRecord:
-    """Mean loss and accuracy on examples that are not trained on, in evaluation mode.
+@dataclass(frozen=True)
+class HeldOut:
+    """Logits of examples that are not trained on, in evaluation mode.
 
-    Cost: one forward pass.
+    Attributes:
+        logits: (n, C).
+        labels: (n,).
     """
+
+    logits: Tensor
+    labels: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: nn.Module, data: LabelledData, *, batch_size: int) -> HeldOut:
+        """Run the model once over the data."""
+        with in_mode(model, training=False):
+            logits = torch.cat([model(x) for x in data.inputs.split(batch_size)])
+        return cls(logits, data.targets)
+
+
+def measure_test(test: HeldOut, config: RunConfig) -> HeldOutRecord:
+    """Mean loss and accuracy on the test examples."""
+    n = len(test.labels)
+    size = config.measuring.evaluation_batch_size
     loss = 0.0
     hits = 0
-    with in_mode(model, training=False):
-        for x, y in _batches(data, config.measuring.evaluation_batch_size):
-            logits = model(x)
-            loss += float(loss_of(logits, y, config.training, "sum"))
-            hits += int((logits.argmax(dim=1) == y).sum())
-    return {"test_loss": loss / len(data), "test_accuracy": hits / len(data)}
+    for z, y in zip(test.logits.split(size), test.labels.split(size), strict=True):
+        loss += float(loss_of(z, y, config.training, "sum"))
+        hits += int((z.argmax(dim=1) == y).sum())
+    return {"test_loss": loss / n, "test_accuracy": hits / n}
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What a recipe adds to a step beside the loss: penalties, and noise on the inputs."""
+"""Penalties and input noise of a recipe, which a step has beside the loss."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class WeightPenalties:
         return loss
 
     def tensors(self) -> dict[str, Tensor]:
-        """What the next step depends on, by names for a checkpoint."""
+        """The tensors that the next step depends on, by names for a checkpoint."""
         vectors = {} if self.spectral is None else self.spectral.get_extra_state()
         return {f"{_SINGULAR}{name}": vector for name, vector in vectors.items()}
 
@@ -97,8 +97,9 @@ def gradient_penalty(config: GradientPenaltyConfig, *, seed: int) -> GradientNor
 def with_noise(inputs: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
     """Inputs with Gaussian noise, drawn on the CPU: the same numbers on every device.
 
-    In expectation over the noise e, with f the network, a squared loss gains
-    E||f(x + e) - f(x)||^2 = deviation^2 GC(f) + O(deviation^4).
+    In expectation over the noise e, with f the network, the output moves by
+    E||f(x + e) - f(x)||^2 = deviation^2 GC(f) + O(deviation^4). A squared loss ||f - y||^2 gains
+    deviation^2 (GC(f) + E<f - y, Laplacian f>): GC alone where residuals are zero on average.
 
     Source: Bishop (1995), "Training with noise is equivalent to Tikhonov regularization".
 

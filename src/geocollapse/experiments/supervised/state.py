@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from geocollapse.data import LabelledData
 from geocollapse.experiments.recipe import build_network, run_id
 from geocollapse.experiments.supervised.losses import LossWatch
+from geocollapse.experiments.supervised.margin_record import check_transfer_inequality
 from geocollapse.experiments.supervised.optimizers import (
     build_optimizer,
     load_momentum,
@@ -160,15 +161,17 @@ def check_run(config: RunConfig, *, data_root: str | Path | None = None) -> None
 
     Raises:
         ValueError, FileNotFoundError: data that cannot be had or have too few examples for the
-            episodes, another task that does not fit the network, or a factory that is missing or
-            makes no network for these classes.
+            episodes, another task that does not fit the network, a factory that is missing or makes
+            no network for these classes, or a network that is not dense where the recipe asks for
+            the transfer inequality.
     """
     source, target = load_run_data(config.data, data_root=data_root)
     load_test_data(config.data, data_root=data_root)
     load_other_task(config, source, data_root=data_root)
     _check_episodes(config, target)
-    if config.model.factory is not None:
-        _model(config.model, source, seed=config.seed)
+    if config.model.factory is not None or config.measuring.transfer_inequality is not None:
+        model = _model(config.model, source, seed=config.seed)
+        check_transfer_inequality(model, source, config.measuring)
 
 
 def _check_episodes(config: RunConfig, target: LabelledData | None) -> None:

@@ -1,8 +1,8 @@
 """One run: trained until the stopping rule ends it, recorded on a schedule, resumed exactly.
 
-Everything random (initial weights, order of the examples, augmentation, probes) is a function of
-(seed, epoch) or (seed, step), never of a generator's history. So a run needs no random state to
-resume.
+Everything random (initial weights, order of the examples, augmentation, noise on the inputs,
+probes) is a function of (seed, epoch) or (seed, step), never of a generator's history. So a run
+needs no random state to resume.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from geocollapse.experiments.supervised.objective import objective_of
 from geocollapse.experiments.supervised.optimizers import OWN_RATE, descend
 from geocollapse.experiments.supervised.order_effect import order_records
 from geocollapse.experiments.supervised.recording import (
+    HeldOut,
     has_batch_norm,
     measure_record,
     measure_test,
@@ -150,7 +151,7 @@ def _step_of_run(training: Training, recorded: frozenset[int]) -> None:
 
 
 def take_step(training: Training) -> None:
-    """One update: loss + weight * GC, on the next batch.
+    """One update on the next batch, down `objective_of`.
 
     Nothing in it waits for the device, except in optimizers that choose their rate.
     """
@@ -310,13 +311,22 @@ def measured_values(training: Training) -> Measured:
     values = measure_record(training.model, *training.recorded_data(), config)
     if not math.isfinite(values["train_loss"]):
         return values
-    if training.test is not None:
-        values |= measure_test(training.model, training.test, config)
+    test = _test_outputs(training)
+    if test is not None:
+        values |= measure_test(test, config)
     if config.measuring.dynamics is not None:
         values["dynamics"] = dynamics_record(training, config.measuring.dynamics, _rate(training))
     values |= order_records(training)
     source = training.recorded_data()[0]
-    return values | margin_records(training.model, source, training.test, config)
+    return values | margin_records(training.model, source, test, config)
+
+
+def _test_outputs(training: Training) -> HeldOut | None:
+    """The logits of the test examples, from one pass; None where the run has no test split."""
+    if training.test is None:
+        return None
+    size = training.config.measuring.evaluation_batch_size
+    return HeldOut.of(training.model, training.test, batch_size=size)
 
 
 def _rate(training: Training) -> float | None:

@@ -22,8 +22,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PAIRS = (
-    Pair("gc_test_error", LOGITS_GC, TEST_ERROR, "higher GC of the logits goes with more errors"),
-    Pair("gc_test_loss", LOGITS_GC, TEST_LOSS, "higher GC of the logits goes with a higher loss"),
+    Pair(
+        "logits_gc_test_error",
+        LOGITS_GC,
+        TEST_ERROR,
+        "higher GC of the logits goes with more errors",
+    ),
+    Pair(
+        "logits_gc_test_loss",
+        LOGITS_GC,
+        TEST_LOSS,
+        "higher GC of the logits goes with a higher loss",
+    ),
 )
 _AT_LOSS = [LOGITS_GC, GC]
 _SWEPT = "swept."

@@ -29,9 +29,9 @@ PAIRS = (
         EXCESS,
         "higher GC/margin² goes with a larger excess risk",
     ),
-    Pair("gc_gap", LOGITS_GC, GAP, "higher GC of the logits goes with a larger gap"),
+    Pair("logits_gc_gap", LOGITS_GC, GAP, "higher GC of the logits goes with a larger gap"),
     Pair(
-        "gc_excess_risk",
+        "logits_gc_excess_risk",
         LOGITS_GC,
         EXCESS,
         "higher GC of the logits goes with a larger excess risk",
