@@ -39,8 +39,8 @@ from geocollapse.experiments.results.folders import RunFolder, SweepFolder, load
 from geocollapse.experiments.results.stored import store
 from geocollapse.experiments.results.tables import SweepResults, read_sweep
 from geocollapse.experiments.sweep import run_sweep
-from geocollapse.papers.games.judge import mcnemar_p
 from geocollapse.papers.registry import judge
+from geocollapse.papers.statistics import mcnemar_p
 from geocollapse.papers.verdict import Verdict
 from geocollapse.reports.two_runs import compare_runs
 from geocollapse.reports.writing import write_report

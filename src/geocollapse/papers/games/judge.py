@@ -22,6 +22,7 @@ from geocollapse.papers.games.claims import (
 )
 from geocollapse.papers.margins import Margin, worst
 from geocollapse.papers.significance import decided, with_holm
+from geocollapse.papers.statistics import mcnemar_p
 from geocollapse.papers.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _spiral(
         figure=f"game-distance-{sweep}",
         effect_name="distance / that of the start",
     )
-    return Margin(1.0, sign, is_ratio=True).judged(verdict, growth)
+    return Margin(1.0, sign, scale="ratio").judged(verdict, np.exp(growth))
 
 
 def _as_the_flow(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Verdict:
@@ -222,25 +223,6 @@ def _on_divergence(sweep: str, runs: pd.DataFrame) -> Iterator[Verdict]:
         remark=f"{plain.sum()} of {len(pairs)} plain, {cancelled.sum()} cancelled",
         note=f"Diverged in one arm alone: {only_plain} plain, {only_cancelled} cancelled",
     )
-
-
-def mcnemar_p(n_expected: int, n_opposite: int) -> float:
-    """One-sided p of McNemar's exact test on pairs that differ; 1 if none does.
-
-        p = P(X >= n_expected),    X binomial with n_expected + n_opposite trials of share 1/2
-
-    Source: McNemar (1947), with the binomial distribution in place of its chi-squared limit.
-
-    Examples:
-        >>> mcnemar_p(5, 0)
-        0.03125
-    """
-    from scipy import stats
-
-    n_pairs = n_expected + n_opposite
-    if n_pairs == 0:
-        return 1.0
-    return float(stats.binomtest(n_expected, n_pairs, alternative="greater").pvalue)
 
 
 def _tested(verdicts: list[Verdict]) -> Iterator[Verdict]:
