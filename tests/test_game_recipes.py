@@ -39,8 +39,8 @@ from geocollapse.experiments.results.folders import RunFolder, SweepFolder, load
 from geocollapse.experiments.results.stored import store
 from geocollapse.experiments.results.tables import SweepResults, read_sweep
 from geocollapse.experiments.sweep import run_sweep
-from geocollapse.papers.games.judge import mcnemar_p
 from geocollapse.papers.registry import judge
+from geocollapse.papers.statistics import mcnemar_p
 from geocollapse.papers.verdict import Verdict
 from geocollapse.reports.two_runs import compare_runs
 from geocollapse.reports.writing import write_report
@@ -467,6 +467,19 @@ def test_a_bad_game_is_refused_before_anything_is_written(
 Made = Callable[[int], dict[str, object]]
 
 
+PLAYED: dict[str, object] = {
+    "learning_rates.0": 0.2,
+    "learning_rates.1": 0.2,
+    "n_updates.0": 1,
+    "n_updates.1": 1,
+    "order": "simultaneous",
+    "cancel_weight": 1.0,
+    "spectral_norm": False,
+    "n_turns": 200,
+    "record_every": 5,
+}
+
+
 def made_up(game_: str, settings: Sequence[tuple[str, dict[str, object], Made]]) -> SweepResults:
     """A sweep of ten seeds, by setting: its name, its keys, and what a seed of it ends with.
 
@@ -481,8 +494,7 @@ def made_up(game_: str, settings: Sequence[tuple[str, dict[str, object], Made]])
             run_id_ = f"r{len(runs)}"
             records = end.pop("records", [{"step": 0, "distance": 1.0}])
             fixed = {"status": "done", "converged": True, "steps": 200, "cancel": "none"}
-            rates = {"learning_rates.0": 0.2, "learning_rates.1": 0.2, "order": "simultaneous"}
-            run = {"run_id": run_id_, "seed": seed, "game": game_, **fixed, **rates, **keys, **end}
+            run = {"run_id": run_id_, "seed": seed, "game": game_, **fixed, **PLAYED, **keys, **end}
             runs.append(run)
             assert isinstance(records, list)
             history += [{"run_id": run_id_, **record} for record in records]
@@ -542,11 +554,48 @@ def test_cancelled_turns_are_judged_by_their_rate(rate: float, expected: str) ->
     assert found.effect == pytest.approx(rate)
 
 
-def test_a_bilinear_game_at_another_rate_is_not_judged() -> None:
+@pytest.mark.parametrize("changed", [{"learning_rates.0": 0.1}, {"n_updates.0": 2}])
+def test_a_bilinear_game_at_another_rate_is_not_judged(changed: dict[str, float]) -> None:
     results = numbers(1.5, 0.03, 0.03)
-    results.runs["learning_rates.0"] = 0.1
+    for name, value in changed.items():
+        results.runs[name] = value
     assert {v.verdict for v in judge(results)} == {"undecided"}
     assert {v.n_runs for v in judge(results)} == {0}
+
+
+def test_a_half_cancelled_bilinear_game_is_not_judged() -> None:
+    results = numbers(1.5, 0.03, 0.03)
+    results.runs["cancel_weight"] = 0.5
+    assert {v.n_runs for v in by_x(results, "game-cancelled").values()} == {0}
+    assert {v.verdict for v in by_x(results, "game-order").values()} == {"holds"}
+
+
+def test_a_starting_point_counts_once_and_has_no_interval() -> None:
+    """Two seeds with two lengths each are two values, below three."""
+    results = numbers(1.5, 0.03, 0.03)
+    two = results.runs[results.runs["seed"] < 2]
+    longer = two.assign(run_id=two["run_id"] + "-longer", n_turns=400)
+    settings = results.settings[results.settings["run_id"].isin(two["run_id"])]
+    starts = pd.DataFrame({"run_id": longer["run_id"], "step": 0, "distance": 1.0})
+    results = replace(
+        results,
+        runs=pd.concat([two, longer]),
+        settings=pd.concat([settings, settings.assign(run_id=settings["run_id"] + "-longer")]),
+        history=pd.concat([results.history, starts]),
+    )
+    for found in judge(results):
+        assert (found.verdict, found.n_runs) == ("undecided", 4)
+        assert "Below 3 starting points" in found.note
+        assert found.remark.endswith("over 2 starting points")
+        assert math.isnan(found.interval[0])
+        assert math.isnan(found.p)
+
+
+def test_starting_points_on_both_sides_decide_nothing() -> None:
+    results = numbers(1.5, 0.03, 0.03)
+    first = results.runs["seed"] == 0
+    results.runs.loc[first, "distance"] = [0.9, 1.1, 0.5]
+    assert {v.verdict for v in judge(results)} == {"undecided"}
 
 
 def halved(joint: float, per_player: float, n_rates: int = 4) -> SweepResults:
@@ -637,6 +686,49 @@ def test_divergence_in_two_sweeps_is_corrected() -> None:
     assert [v.verdict for v in found] == ["undecided", "undecided"]
     assert found[0].p_holm == pytest.approx(2 / 32)
     assert "5 plain, 0 cancelled; one-sided p 0.031, 0.062 with Holm's" in found[0].note
+
+
+def at_rates(rates: Sequence[float], seeds: Sequence[int]) -> list[tuple[str, Any, Made]]:
+    """The same seeds diverge in the plain arm alone at each of several rates of one sweep."""
+    return [
+        (sweep, {**keys, "learning_rates.0": rate}, make)
+        for rate in rates
+        for sweep, keys, make in diverged(seeds, ())
+    ]
+
+
+def test_rates_of_one_sweep_are_judged_apart() -> None:
+    """Two seeds that diverge at three rates are not six pairs."""
+    found = judge(made_up("digits-gan", at_rates((0.1, 0.2, 0.4), range(2))))
+    assert [v.verdict for v in found] == ["undecided"] * 3
+    assert [v.n_runs for v in found] == [20] * 3
+    assert [v.p for v in found] == [0.25] * 3
+    assert [v.x for v in found] == [f"learning_rates.0 = {rate}" for rate in (0.1, 0.2, 0.4)]
+    assert len({v.statement for v in found}) == 3
+    holds = judge(made_up("digits-gan", at_rates((0.1, 0.2, 0.4), range(7))))
+    assert [v.verdict for v in holds] == ["holds"] * 3
+    assert [v.p_holm for v in holds] == pytest.approx([3 / 128] * 3)
+
+
+def test_only_the_whole_drift_cancelled_is_judged() -> None:
+    """The weight of an arm without cancelled drift plays no part, and no seed counts twice."""
+    arms = [
+        (sweep, {**keys, "cancel_weight": weight}, make)
+        for weight in (0.5, 1.0)
+        for sweep, keys, make in diverged(range(5), () if weight == 1.0 else range(10))
+    ]
+    (found,) = judge(made_up("digits-gan", arms))
+    assert (found.verdict, found.n_runs) == ("holds", 20)
+    assert found.remark == "5 of 10 plain, 0 cancelled"
+    (half,) = judge(made_up("digits-gan", arms[:2]))
+    assert (half.verdict, half.n_runs) == ("undecided", 0)
+    assert half.note == "No seed has a run in both arms of one setting."
+
+
+def test_alternating_turns_are_not_those_of_the_claim() -> None:
+    arms = [(sweep, {**keys, "order": "alternating"}, m) for sweep, keys, m in diverged([0], [])]
+    (found,) = judge(made_up("digits-gan", arms))
+    assert found.n_runs == 0
 
 
 def test_seeds_are_paired() -> None:

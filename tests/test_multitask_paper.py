@@ -10,6 +10,7 @@ import pytest
 
 from geocollapse.charts.paper import draw
 from geocollapse.experiments.results.tables import SweepResults
+from geocollapse.multiple_tests import holm
 from geocollapse.papers.multitask.claims import DIRECTION, FORGETTING, ORDER_EFFECT, WHICH_ORDER
 from geocollapse.papers.multitask.judge import column
 from geocollapse.papers.registry import judge, papers
@@ -110,7 +111,7 @@ def test_over_all_steps_sizes_grow_together_by_arithmetic() -> None:
 def test_few_seeds_and_mixed_signs_are_undecided() -> None:
     for results in (study(n_seeds=2), study(scatter=60.0)):
         verdicts = [v for c in (WHICH_ORDER, FORGETTING) for v in found(results, c.name)]
-        assert "undecided" in {verdict.verdict for verdict in verdicts}
+        assert {verdict.verdict for verdict in verdicts} == {"undecided"}
     two = found(study(n_seeds=2), FORGETTING.name)
     assert {verdict.verdict for verdict in two} == {"undecided"}
     assert "2 seeds" in two[0].note
@@ -135,6 +136,25 @@ def test_signs_stand_beside_the_commoner_sign() -> None:
     first = found(results, WHICH_ORDER.name)[0]
     positive = (results.history[column(1, "predicted_gap")] > 0).mean()
     assert first.remark.endswith(f"; sign right in {positive:.0%}, commoner sign 100%")
+
+
+def test_intervals_of_correlations_stay_within_their_range() -> None:
+    for scatter in (0.1, 1.0, 5.0):
+        for verdict in judge(study(scatter=scatter)):
+            if verdict.claim != DIRECTION.name:
+                low, high = verdict.interval
+                assert -1.0 <= low <= high <= 1.0
+
+
+def test_holm_counts_the_verdicts_of_a_claim() -> None:
+    for claim in (ORDER_EFFECT, WHICH_ORDER, FORGETTING):
+        verdicts = found(study(scatter=5.0), claim.name)
+        assert [v.p_holm for v in verdicts] == holm([v.p for v in verdicts])
+        assert {v.test for v in verdicts} == {"Student's t"}
+        for verdict in verdicts:
+            holds = verdict.interval[0] > 0.0 and verdict.p_holm <= 0.05
+            assert (verdict.verdict == "holds") == holds
+    assert any("after the first results were seen" in text for text in ORDER_EFFECT.cautions)
 
 
 @pytest.mark.parametrize(

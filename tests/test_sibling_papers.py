@@ -16,7 +16,7 @@ from scipy import stats
 from geocollapse.experiments.results.tables import SweepResults
 from geocollapse.papers.claims import Figure
 from geocollapse.papers.implicit.ratio import share_between
-from geocollapse.papers.margins import Margin
+from geocollapse.papers.margins import LARGEST_RHO, Margin, Scale, corrected, worst
 from geocollapse.papers.ordered import Trend, judge_trends
 from geocollapse.papers.registry import judge, papers
 from geocollapse.papers.statistics import mean_interval
@@ -96,6 +96,8 @@ def outcomes(results: SweepResults, claim: str) -> dict[str, str]:
         f"{v.x} {v.y}": v.verdict for v in judge(results) if v.claim == claim and v.view == "main"
     }
 
+
+UNDECIDED = Verdict("c", "s", "all runs", "x", "y", "undecided", 2, "f")
 
 # Corridors
 
@@ -235,6 +237,24 @@ def test_the_sharpness_must_stay_at_the_edge(stays: float, expected: str) -> Non
     assert found["middle dynamics.edge_ratio"] == expected
 
 
+def test_runs_of_one_seed_at_one_rate_count_once() -> None:
+    """Two seeds at three batch sizes are two values a rate, not six."""
+    results = edge()
+    own = results.runs[results.runs["seed"] < 2]
+    copies = [own.assign(run_id=own["run_id"] + f"-{n}") for n in range(3)]
+    of_copies = {
+        name: pd.concat(
+            [frame[frame["run_id"].isin(own["run_id"])].copy() for _ in copies], keys=range(3)
+        )
+        for name, frame in (("history", results.history), ("settings", results.settings))
+    }
+    for frame in of_copies.values():
+        frame["run_id"] += "-" + frame.index.get_level_values(0).astype(str)
+    results = replace(results, runs=pd.concat(copies), **of_copies)
+    found = outcomes(results, "sharpness-reaches-edge")
+    assert set(found.values()) == {"undecided"}
+
+
 @pytest.mark.parametrize(("effect", "expected"), [(-1, "holds"), (1, "does not hold")])
 def test_sharpness_and_complexity_fall_with_the_rate(effect: int, expected: str) -> None:
     found = outcomes(edge(effect=effect), "edge-rate")
@@ -366,10 +386,69 @@ def test_the_mean_interval_is_students() -> None:
 
 
 def test_a_margin_needs_three_seeds() -> None:
-    verdict = Verdict("c", "s", "all runs", "x", "y", "undecided", 2, "f")
-    judged = Margin(0.0, 1).judged(verdict, np.array([1.0, 1.0]))
+    judged = Margin(0.0, 1).judged(UNDECIDED, np.array([1.0, 1.0]))
     assert judged.verdict == "undecided"
     assert "2 seeds" in judged.note
+
+
+@pytest.mark.parametrize(
+    ("scale", "at", "transform"),
+    [("linear", 0.2, lambda x: x), ("ratio", 1.25, np.log), ("correlation", 0.3, np.arctanh)],
+)
+def test_a_margin_is_tested_by_student_on_its_scale(
+    scale: Scale, at: float, transform: Callable[[object], np.ndarray]
+) -> None:
+    """For a single verdict p and interval say the same."""
+    for shift in np.linspace(-0.3, 0.4, 15):
+        values = at + shift * (1.0 if scale != "ratio" else 2.0) + np.array([0.05, -0.02, 0.08])
+        (judged,) = corrected([Margin(at, 1, scale).judged(UNDECIDED, values)])
+        expected = stats.ttest_1samp(transform(values), transform(at), alternative="greater")
+        assert judged.p == judged.p_holm == pytest.approx(expected.pvalue)
+        assert judged.p_opposite == pytest.approx(1.0 - expected.pvalue)
+        assert (judged.verdict == "holds") == (judged.p <= 0.025) == (judged.interval[0] > at)
+        assert (judged.verdict == "does not hold") == (judged.interval[1] < at)
+        (reverse,) = corrected([Margin(at, -1, scale).judged(UNDECIDED, values)])
+        assert (reverse.p, reverse.p_opposite) == pytest.approx((judged.p_opposite, judged.p))
+
+
+def test_correlations_near_one_have_an_interval_below_one() -> None:
+    judged = Margin(0.0, 1, "correlation").judged(UNDECIDED, np.array([0.9, 0.5, 1.0]))
+    assert judged.effect == pytest.approx(0.8)
+    assert judged.interval[0] < 0.0
+    assert 0.99 < judged.interval[1] < 1.0
+    assert judged.verdict == "undecided"
+    certain = Margin(0.0, 1, "correlation").judged(UNDECIDED, np.ones(3))
+    assert certain.interval == pytest.approx((LARGEST_RHO, LARGEST_RHO))
+    assert (certain.p, certain.p_opposite, certain.verdict) == (0.0, 1.0, "holds")
+
+
+def test_of_many_margins_one_that_holds_alone_may_not_hold() -> None:
+    alone = Margin(0.0, 1).judged(UNDECIDED, np.array([1.0, 1.2, 0.5]))
+    noise = [Margin(0.0, 1).judged(UNDECIDED, np.array([1.0, -0.9, 0.1]))] * 9
+    assert (alone.verdict, corrected([alone])[0].verdict) == ("holds", "holds")
+    of_ten = corrected([alone, *noise])[0]
+    assert of_ten.p_holm == pytest.approx(10 * alone.p)
+    assert of_ten.verdict == "undecided"
+    other = replace(alone, claim="another")
+    assert corrected([other, *noise])[0].verdict == "holds"
+
+
+def test_what_cannot_hold_has_a_p_of_1() -> None:
+    bounds = Margin(0.0, 1).judged(UNDECIDED, np.array([1.0, 1.1, 0.9]), can_hold=False)
+    assert (bounds.verdict, bounds.p) == ("undecided", 1.0)
+
+
+def test_the_worst_of_settings_fails_by_a_corrected_p() -> None:
+    """One of ten rates at which the claim fails by 0.02 is what chance gives."""
+    fails = Margin(0.0, 1).judged(UNDECIDED, -np.array([1.0, 1.2, 0.5]))
+    holds = Margin(0.0, 1).judged(UNDECIDED, np.array([1.0, 1.1, 0.9]))
+    assert fails.p_opposite == pytest.approx(0.02, abs=0.005)
+    both = worst([holds, fails])
+    assert (both.verdict, both.effect, both.p) == ("does not hold", fails.effect, fails.p)
+    assert both.p_opposite == pytest.approx(2 * fails.p_opposite)
+    many = worst([holds] * 9 + [fails])
+    assert (many.verdict, many.effect) == ("undecided", fails.effect)
+    assert worst([holds, holds]).p == holds.p
 
 
 def test_the_share_between_groups_is_that_of_an_analysis_of_variance() -> None:

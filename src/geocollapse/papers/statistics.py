@@ -174,6 +174,57 @@ def mean_interval(values: Array, *, level: float = 0.95) -> tuple[float, tuple[f
     return mean, (mean - half, mean + half)
 
 
+def student_p(values: Array) -> float:
+    """One-sided p of Student's t test that the mean of a few values is above 0.
+
+        p = P(T >= mean sqrt(n) / std),    T of n - 1 degrees of freedom
+
+    Equal values have a p of 0 above 0, and of 1 at or below it. NaN for fewer than two values.
+
+    Source: Student (1908).
+
+    Args:
+        values: (n,), one a seed.
+
+    Examples:
+        >>> round(student_p(np.array([1.0, 2.0, 3.0])), 3)
+        0.037
+    """
+    from scipy import stats
+
+    n = len(values)
+    if n < 2:
+        return math.nan
+    mean = float(np.mean(values))
+    error = float(np.std(values, ddof=1)) / math.sqrt(n)
+    if error == 0.0:
+        return 0.0 if mean > 0.0 else 1.0
+    return float(stats.t.sf(mean / error, n - 1))
+
+
+def mcnemar_p(n_expected: int, n_opposite: int) -> float:
+    """One-sided p of McNemar's exact test on pairs that differ; 1 if none does.
+
+        p = P(X >= n_expected),    X binomial with n_expected + n_opposite trials of share 1/2
+
+    Source: McNemar (1947), with the binomial distribution in place of its chi-squared limit.
+
+    Args:
+        n_expected: pairs that differ on the expected side.
+        n_opposite: pairs that differ on the other side.
+
+    Examples:
+        >>> mcnemar_p(5, 0)
+        0.03125
+    """
+    from scipy import stats
+
+    n_pairs = n_expected + n_opposite
+    if n_pairs == 0:
+        return 1.0
+    return float(stats.binomtest(n_expected, n_pairs, alternative="greater").pvalue)
+
+
 def wilson_interval(n_hits: int, n_trials: int, *, z: float = 1.959964) -> tuple[float, float]:
     """Wilson's score interval of a share at 95 %.
 

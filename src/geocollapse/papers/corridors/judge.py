@@ -16,7 +16,7 @@ from geocollapse.papers.corridors.claims import (
     LINEAR_FALL,
     STEPS_FACTOR,
 )
-from geocollapse.papers.margins import Margin
+from geocollapse.papers.margins import Margin, corrected
 from geocollapse.papers.verdict import Verdict
 from geocollapse.papers.within_runs import record_correlations, seed_means
 
@@ -43,11 +43,12 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
     del seed
     done = results.runs[results.runs["status"] == "done"]
     comparisons = [_Comparison.of(done, rival) for rival in _RIVALS]
-    return (
+    judged = [
         judge_linear_fall(done, results.history),
         *(comparison.steps() for comparison in comparisons),
         *(comparison.accuracy() for comparison in comparisons),
-    )
+    ]
+    return tuple(corrected(judged))
 
 
 def judge_linear_fall(runs: pd.DataFrame, history: pd.DataFrame) -> Verdict:
@@ -69,7 +70,8 @@ def judge_linear_fall(runs: pd.DataFrame, history: pd.DataFrame) -> Verdict:
     if not {_DRIFT, _DEFECT} <= set(history.columns):
         return replace(verdict, note="No run recorded `measuring.dynamics`.")
     found = record_correlations(runs, history, _DRIFT, _DEFECT)
-    return Margin(0.0, 1).judged(replace(verdict, n_runs=len(found)), seed_means(found))
+    margin = Margin(0.0, 1, scale="correlation")
+    return margin.judged(replace(verdict, n_runs=len(found)), seed_means(found))
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,8 @@ class _Comparison:
             remark="" if math.isnan(time) else f"{time:.2f} times its time",
             note=note if self.censored else "",
         )
-        margin = Margin(STEPS_FACTOR, -1, is_ratio=True)
-        return margin.judged(verdict, np.log(ratios), can_hold=not self.censored)
+        margin = Margin(STEPS_FACTOR, -1, scale="ratio")
+        return margin.judged(verdict, ratios, can_hold=not self.censored)
 
     def accuracy(self) -> Verdict:
         """The verdict on the test accuracy at the end."""

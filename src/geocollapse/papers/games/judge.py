@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
@@ -20,16 +21,19 @@ from geocollapse.papers.games.claims import (
     RATE,
     RATE_MARGIN,
 )
-from geocollapse.papers.margins import Margin, worst
+from geocollapse.papers.margins import MIN_SEEDS
 from geocollapse.papers.significance import decided, with_holm
+from geocollapse.papers.statistics import Array, mcnemar_p
 from geocollapse.papers.verdict import Verdict
+from geocollapse.papers.within_runs import seed_means
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _RATES = ("learning_rates.0", "learning_rates.1")
-# of two runs that differ in their cancelled drift alone
-_PAIRED = (*_RATES, "n_updates.0", "n_updates.1", "order", "spectral_norm", "n_turns", "seed")
+_UPDATES = ("n_updates.0", "n_updates.1")
+# of two runs of a seed that differ in their cancelled drift alone
+_SETTINGS = (*_RATES, *_UPDATES, "spectral_norm", "n_turns", "record_every")
 
 
 def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
@@ -59,22 +63,28 @@ def _of_game(runs: pd.DataFrame, game: str) -> pd.DataFrame:
 
 
 def _on_numbers(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Iterator[Verdict]:
-    """Order of play and cancelled drift in the game of two numbers, at the rate of the claims."""
+    """Order of play and cancelled drift in the game of two numbers, as the claims have it.
+
+    At their rate, with one update of each player in a turn, and all of the drift cancelled.
+    """
     if runs.empty:
         return
-    at_rate = runs[(runs[_RATES[0]] == RATE) & (runs[_RATES[1]] == RATE)]
-    plain = at_rate[at_rate["cancel"] == "none"]
-    yield _spiral(sweep, plain, history, "simultaneous", 1)
-    yield _spiral(sweep, plain, history, "alternating", -1)
-    cancelled = at_rate[at_rate["cancel"] == "interaction"]
-    yield _as_the_flow(sweep, cancelled[cancelled["order"] == "simultaneous"], history)
+    fixed = runs[(runs[[*_RATES]] == RATE).all(axis=1) & (runs[[*_UPDATES]] == 1).all(axis=1)]
+    grown = _growth(fixed, history)
+    plain = grown[grown["cancel"] == "none"]
+    yield _spiral(sweep, plain[plain["order"] == "simultaneous"], "simultaneous", 1)
+    yield _spiral(sweep, plain[plain["order"] == "alternating"], "alternating", -1)
+    cancelled = _all_cancelled(grown)
+    yield _as_the_flow(sweep, cancelled[cancelled["order"] == "simultaneous"])
 
 
-def _spiral(
-    sweep: str, runs: pd.DataFrame, history: pd.DataFrame, order: str, sign: int
-) -> Verdict:
+def _all_cancelled(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that cancel all of their interaction drift, and no other."""
+    return runs[(runs["cancel"] == "interaction") & (runs["cancel_weight"] == 1.0)]
+
+
+def _spiral(sweep: str, runs: pd.DataFrame, order: str, sign: int) -> Verdict:
     """Judge if the distance from the equilibrium grows (+1) or shrinks (-1) in one order."""
-    growth = _growth(runs[runs["order"] == order], history)["distance"]
     verdict = Verdict(
         claim=PLAY_ORDER.name,
         statement=f"{order} turns {'diverge' if sign > 0 else 'converge'}",
@@ -82,17 +92,17 @@ def _spiral(
         x=order,
         y="distance",
         verdict="undecided",
-        n_runs=len(growth),
+        n_runs=len(runs),
         figure=f"game-distance-{sweep}",
         effect_name="distance / that of the start",
     )
-    return Margin(1.0, sign, is_ratio=True).judged(verdict, growth)
+    growth = seed_means(runs, "growth")
+    verdict = replace(verdict, effect=math.exp(growth.mean()) if len(growth) else math.nan)
+    return _from_every_start(verdict, sign * growth, np.exp(growth))
 
 
-def _as_the_flow(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Verdict:
+def _as_the_flow(sweep: str, runs: pd.DataFrame) -> Verdict:
     """Judge if cancelled turns approach the equilibrium at the rate of the flow."""
-    growth = _growth(runs, history)
-    ratios = growth["distance"] / growth["flow_distance"]
     verdict = Verdict(
         claim=CANCELLED.name,
         statement="simultaneous turns without interaction converge as the flow does",
@@ -100,24 +110,52 @@ def _as_the_flow(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Verdi
         x="cancelled",
         y="distance",
         verdict="undecided",
-        n_runs=len(ratios),
+        n_runs=len(runs),
         figure=f"game-distance-{sweep}",
         effect_name="rate / that of the flow",
     )
-    above = Margin(1.0 - RATE_MARGIN, 1).judged(verdict, ratios)
-    below = Margin(1.0 + RATE_MARGIN, -1).judged(verdict, ratios)
-    return worst([above, below])
+    ratios = seed_means(runs.assign(ratio=runs["growth"] / runs["flow_growth"]), "ratio")
+    verdict = replace(verdict, effect=float(ratios.mean()) if len(ratios) else math.nan)
+    return _from_every_start(verdict, RATE_MARGIN - np.abs(ratios - 1.0), ratios)
 
 
-def _growth(runs: pd.DataFrame, history: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The logarithm of the distance at the end over that at the start, of turns and flow."""
+def _from_every_start(verdict: Verdict, beyond: Array, values: Array) -> Verdict:
+    """The verdict of all starting points together, which has no interval and no p.
+
+    Args:
+        verdict: with its words and effect.
+        beyond: (n_starts,), positive where the claim holds.
+        values: (n_starts,), to be shown.
+    """
+    if not len(values):
+        return verdict
+    n = len(values)
+    verdict = replace(
+        verdict,
+        remark=f"{values.min():.4g} to {values.max():.4g} over {n} starting points",
+        note="No interval: the game is linear, and its seeds only rotate the start.",
+    )
+    if n < MIN_SEEDS:
+        note = f"{verdict.note} Below {MIN_SEEDS} starting points nothing is decided."
+        return replace(verdict, note=note)
+    if (beyond > 0.0).all():
+        return replace(verdict, verdict="holds")
+    return replace(verdict, verdict="does not hold" if (beyond < 0.0).all() else "undecided")
+
+
+def _growth(runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
+    """The runs with the logarithm of the end over the start of their distance, and of the flow's.
+
+    The columns `growth` and `flow_growth`; runs without a finite distance are left out.
+    """
     started = history[history["step"] == 0][["run_id", "distance"]]
     paired = runs.merge(started, on="run_id", suffixes=("", "_at_start"))
-    values = finite_rows(paired, ("distance", "flow_distance", "distance_at_start"))
-    return {
-        name: np.log(values[name].to_numpy() / values["distance_at_start"].to_numpy())
-        for name in ("distance", "flow_distance")
-    }
+    found = finite_rows(paired, ("distance", "flow_distance", "distance_at_start"))
+    own = paired.loc[found.index]
+    return own.assign(
+        growth=np.log(found["distance"] / found["distance_at_start"]),
+        flow_growth=np.log(found["flow_distance"] / found["distance_at_start"]),
+    )
 
 
 def _on_flows(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Iterator[Verdict]:
@@ -186,17 +224,19 @@ def _slope(runs: pd.DataFrame, history: pd.DataFrame, column: str) -> float:
 
 
 def _on_divergence(sweep: str, runs: pd.DataFrame) -> Iterator[Verdict]:
-    """The seeds that diverged with and without their interaction drift, paired, before a test."""
+    """The seeds that diverged with and without their interaction drift, before a test.
+
+    One verdict for each setting that has both arms; a seed is one pair.
+    """
     if runs.empty:
         return
-    shared = [name for name in _PAIRED if name in runs]
-    arms = [
-        runs[runs["cancel"] == cancel][[*shared, "diverged"]] for cancel in ("none", "interaction")
-    ]
-    pairs = arms[0].merge(arms[1], on=shared, suffixes=(".plain", ".cancelled"))
+    runs = runs[runs["order"] == "simultaneous"]
+    keys = [*_SETTINGS, "seed"]
     plain, cancelled = (
-        pairs[f"diverged.{arm}"].to_numpy(dtype=bool) for arm in ("plain", "cancelled")
+        arm.drop_duplicates(keys)[[*keys, "diverged"]]
+        for arm in (runs[runs["cancel"] == "none"], _all_cancelled(runs))
     )
+    pairs = plain.merge(cancelled, on=keys, suffixes=(".plain", ".cancelled"))
     verdict = Verdict(
         claim=GAN_DIVERGENCE.name,
         statement="fewer seeds diverge without interaction drift",
@@ -204,18 +244,31 @@ def _on_divergence(sweep: str, runs: pd.DataFrame) -> Iterator[Verdict]:
         x="diverged",
         y="diverged",
         verdict="undecided",
-        n_runs=2 * len(pairs),
+        n_runs=0,
         figure=f"gan-distance-{sweep}",
         effect_name="share of seeds fewer",
         test="McNemar's exact test",
     )
     if pairs.empty:
-        yield replace(verdict, note="No seed has a run in both arms.")
+        yield replace(verdict, note="No seed has a run in both arms of one setting.")
         return
+    varied = [name for name in _SETTINGS if pairs[name].nunique() > 1]
+    for _, own in pairs.groupby(list(_SETTINGS)):
+        at = ", ".join(f"{name} = {own[name].iloc[0]}" for name in varied)
+        named = replace(verdict, x=at, statement=f"{verdict.statement}, {at}") if at else verdict
+        yield _of_pairs(named, own)
+
+
+def _of_pairs(verdict: Verdict, pairs: pd.DataFrame) -> Verdict:
+    """The verdict with the numbers of one setting: a row of ``pairs`` is a seed."""
+    plain, cancelled = (
+        pairs[f"diverged.{arm}"].to_numpy(dtype=bool) for arm in ("plain", "cancelled")
+    )
     only_plain = int((plain & ~cancelled).sum())
     only_cancelled = int((cancelled & ~plain).sum())
-    yield replace(
+    return replace(
         verdict,
+        n_runs=2 * len(pairs),
         effect=float(plain.mean() - cancelled.mean()),
         p=mcnemar_p(only_plain, only_cancelled),
         p_opposite=mcnemar_p(only_cancelled, only_plain),
@@ -224,27 +277,8 @@ def _on_divergence(sweep: str, runs: pd.DataFrame) -> Iterator[Verdict]:
     )
 
 
-def mcnemar_p(n_expected: int, n_opposite: int) -> float:
-    """One-sided p of McNemar's exact test on pairs that differ; 1 if none does.
-
-        p = P(X >= n_expected),    X binomial with n_expected + n_opposite trials of share 1/2
-
-    Source: McNemar (1947), with the binomial distribution in place of its chi-squared limit.
-
-    Examples:
-        >>> mcnemar_p(5, 0)
-        0.03125
-    """
-    from scipy import stats
-
-    n_pairs = n_expected + n_opposite
-    if n_pairs == 0:
-        return 1.0
-    return float(stats.binomtest(n_expected, n_pairs, alternative="greater").pvalue)
-
-
 def _tested(verdicts: list[Verdict]) -> Iterator[Verdict]:
-    """The verdicts on divergence by their p, corrected over the sweeps, which the note shows."""
+    """The verdicts on divergence by their p, corrected over all of them, which the note shows."""
     for verdict in with_holm(verdicts):
         if not verdict.n_runs:
             yield verdict

@@ -11,7 +11,7 @@ import numpy as np
 from geocollapse.experiments.results.tables import GC, SweepResults
 from geocollapse.papers.implicit.claims import EXPLICIT, GRADIENT_NORM
 from geocollapse.papers.implicit.ratio import judge_ratio
-from geocollapse.papers.margins import Margin
+from geocollapse.papers.margins import Margin, corrected
 from geocollapse.papers.matched import at_matched_loss
 from geocollapse.papers.ordered import Trend, judge_trends
 from geocollapse.papers.significance import decided, with_holm
@@ -109,7 +109,8 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
         if f"swept.{_WEIGHT}" in runs:
             verdicts += judge_trends(sweep, matched, _OF_WEIGHT, seed=seed)
             done = results.runs[results.runs["status"] == "done"]
-            verdicts += _recovered(sweep, runs, done[done["converged"].astype(bool)])
+            converged = done[done["converged"].astype(bool)]
+            verdicts += corrected(list(_recovered(sweep, runs, converged)))
     return tuple(verdicts)
 
 

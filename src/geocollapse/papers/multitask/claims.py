@@ -13,6 +13,10 @@ _PLAIN_STEPS = (
     "The steps are full-batch gradient descent on fixed examples, from the parameters of a record: "
     "batches, momentum and penalties of the run play no part in them."
 )
+_CORRECTED = (
+    "The correction for several verdicts, and Fisher's z, were added after the first results were "
+    "seen; signs and margins were not changed."
+)
 _ONE_STEP = (
     "At one step of a small rate the agreement is arithmetic: it shows that the rate is small. "
     "Many steps are the test."
@@ -40,6 +44,7 @@ ORDER_EFFECT = Claim(
         "Both sides also grow with the gradients, which change through training: the remark has "
         "what the product of the two gradient norms reaches by itself.",
         _PLAIN_STEPS,
+        _CORRECTED,
     ),
     pairs={_column("predicted_norm"): "bracket, order effect over all m"},
 )
@@ -59,6 +64,7 @@ DIRECTION = Claim(
         "The Hessian of ReLU and max-pooling misses their kinks, and steps across them can be most "
         "of the order effect: the recipes take tanh.",
         _PLAIN_STEPS,
+        _CORRECTED,
     ),
     pairs={"first": "cosine at one step", "fall": "fall of the cosine with m"},
 )
@@ -77,6 +83,7 @@ WHICH_ORDER = Claim(
         "After many steps the task that was trained last has the lower loss, whatever the bracket "
         "says: read how often the sign is right beside how common the commoner sign is.",
         _PLAIN_STEPS,
+        _CORRECTED,
     ),
 )
 
@@ -96,6 +103,7 @@ FORGETTING = Claim(
         "then forgotten is the curvature of task 1 along the steps of the other.",
         "Both tasks share all outputs: networks with a head for each task forget less.",
         _PLAIN_STEPS,
+        _CORRECTED,
     ),
 )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geocollapse.experiments.results.tables import SweepResults
-from geocollapse.papers.margins import Margin
+from geocollapse.papers.margins import Margin, corrected
 from geocollapse.papers.multitask.claims import (
     ALL_STEPS,
     DIRECTION,
@@ -34,8 +34,9 @@ _MISSING = "No run recorded `measuring.order_effect` often enough."
 def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
     """Every verdict on the study of two tasks, over all finished runs of the folder.
 
-    Each has one value a seed, the mean over its runs. Runs count whether or not they converged:
-    the claims are about records, wherever training is.
+    Each has one value a seed, the mean over its runs; Holm's correction counts the verdicts of a
+    claim. Runs count whether or not they converged: the claims are about records, wherever
+    training is.
 
     Args:
         results: a sweep folder as read by `read_sweep`.
@@ -43,12 +44,13 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
     """
     del seed
     study = Study.of(results)
-    return (
+    judged = [
         *_order_effect(study),
         *_direction(study),
         *_which_order(study),
         *_forgetting(study),
-    )
+    ]
+    return tuple(corrected(judged))
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Study:
             said += f" ({pairs.min():+.2f} to {pairs.max():+.2f} over {len(pairs)} pairs of tasks)"
         remark = "; ".join(filter(None, (said, verdict.remark)))
         verdict = replace(verdict, n_runs=len(found), n_settings=len(pairs), remark=remark)
-        return Margin(0.0, 1).judged(verdict, means)
+        return Margin(0.0, 1, scale="correlation").judged(verdict, means)
 
     def alone(self, words: str, x: str, y: str) -> str:
         """The mean correlation of another column with y, in words; nothing without one."""

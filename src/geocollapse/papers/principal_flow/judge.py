@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geocollapse.experiments.results.tables import GC, SweepResults
-from geocollapse.papers.margins import Margin, worst
+from geocollapse.papers.margins import Margin, corrected, worst
 from geocollapse.papers.matched import at_matched_loss
 from geocollapse.papers.ordered import Trend, judge_trends
 from geocollapse.papers.principal_flow.claims import (
@@ -20,6 +20,7 @@ from geocollapse.papers.principal_flow.claims import (
     STAYS,
 )
 from geocollapse.papers.verdict import VIEWS, Verdict
+from geocollapse.papers.within_runs import seed_means
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,7 +80,7 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
         runs = finished[finished["converged"].astype(bool)]
         if _RATE in runs:
             gradient_descent = runs[runs["training.optimizer"] == "sgd"]
-            verdicts += judge_edge(sweep, gradient_descent, results.history)
+            verdicts += corrected(list(judge_edge(sweep, gradient_descent, results.history)))
             verdicts += judge_trends(sweep, runs, _OF_RATE, seed=seed)
             matched = at_matched_loss(runs, results.history, [GC])
             verdicts += judge_trends(
@@ -114,13 +115,11 @@ def judge_edge(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Iterato
     the first record at which it is reached to the step of the stopping rule. The verdict is that of
     the rate that speaks most against the claim.
     """
-    peaks: dict[float, list[float]] = {}
-    middles: dict[float, list[float]] = {}
-    for run_id, rate, stop in zip(runs["run_id"], runs[_RATE], runs["stop_step"], strict=True):
-        peak, middle = _edge_of(history[history["run_id"] == run_id], float(stop))
-        for found, value in ((peaks, peak), (middles, middle)):
-            if np.isfinite(value):
-                found.setdefault(float(rate), []).append(value)
+    edges = [
+        _edge_of(history[history["run_id"] == run_id], float(stop))
+        for run_id, stop in zip(runs["run_id"], runs["stop_step"], strict=True)
+    ]
+    runs = runs.assign(peak=[peak for peak, _ in edges], middle=[middle for _, middle in edges])
     verdict = Verdict(
         claim=REACHES_EDGE.name,
         statement=f"at every rate the sharpness reaches {LOWEST_PEAK:g} of 2/h",
@@ -133,7 +132,7 @@ def judge_edge(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Iterato
         effect_name="sharpness / (2/h)",
         note="No converged run recorded the sharpness.",
     )
-    yield _over_rates(verdict, peaks, LOWEST_PEAK, None)
+    yield _over_rates(verdict, runs, LOWEST_PEAK, None)
     low, high = STAYS
     verdict = replace(
         verdict,
@@ -141,21 +140,23 @@ def judge_edge(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Iterato
         x="middle",
         note="No converged run reached the edge before the stopping rule.",
     )
-    yield _over_rates(verdict, middles, low, high)
+    yield _over_rates(verdict, runs, low, high)
 
 
-def _over_rates(
-    verdict: Verdict, values: dict[float, list[float]], low: float, high: float | None
-) -> Verdict:
-    """The verdict of the rate that speaks most against a claim of all of them."""
+def _over_rates(verdict: Verdict, runs: pd.DataFrame, low: float, high: float | None) -> Verdict:
+    """The verdict of the rate that speaks most against a claim of all of them.
+
+    It is on the column ``x`` of the verdict, with one value a seed at each rate.
+    """
     judged: list[Verdict] = []
-    for rate, found in sorted(values.items()):
-        n_runs = sum(map(len, values.values()))
-        own = replace(verdict, n_runs=n_runs, n_settings=len(values), note=f"At rate {rate:g}.")
-        ratios = np.array(found)
-        judged.append(Margin(low, 1).judged(own, ratios))
+    known = runs[np.isfinite(runs[verdict.x].astype(float))]
+    for rate, own in known.groupby(_RATE):
+        at_rate = replace(verdict, n_runs=len(known), n_settings=known[_RATE].nunique())
+        at_rate = replace(at_rate, note=f"At rate {rate:g}.")
+        ratios = seed_means(own, verdict.x)
+        judged.append(Margin(low, 1).judged(at_rate, ratios))
         if high is not None:
-            judged.append(Margin(high, -1).judged(own, ratios))
+            judged.append(Margin(high, -1).judged(at_rate, ratios))
     return worst(judged) if judged else verdict
 
 
