@@ -298,3 +298,29 @@ def test_a_sweep_yaml_that_is_damaged_is_set_aside(tmp_path: Path) -> None:
     folder.write_recipe(Recipe.of(TINY), Recipe.of(TINY).planned_runs())
     assert (tmp_path / "sweep.yaml.corrupt").is_file()
     assert folder.recipe() == Recipe.of(TINY)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"sweeps": {"hidden": {"model.args.hidden": [[8], [0]]}}},
+            "hidden: expected widths of at least 1, got \\[0\\]",
+        ),
+        (
+            {"sweeps": {"subset": {"data.subset": [60, 2]}}},
+            "data.subset: expected 3 to .* got 2; do data.subset=",
+        ),
+        (
+            {"sweeps": {"split": {"data.test_split": ["nope"]}}},
+            "data.test_split: expected one of train, test .* got 'nope'; do data.test_split=",
+        ),
+        ({"model": {"name": "vgg13"}}, "model.name: expected a network that takes inputs .* vgg13"),
+    ],
+)
+def test_a_setting_that_cannot_run_ends_a_sweep_before_it_writes(
+    change: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        run_sweep(Recipe.of(TINY | change), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out" / "sweep.yaml").exists()

@@ -582,6 +582,6 @@ def test_sampling_studies_of_two_runs_are_independent() -> None:
 def test_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
-        match="batch_size: expected at most the 90 training examples, got 91; do batch_size=90",
+        match="training.batch_size: expected at most the 90 training examples, got 91; do training",
     ):
         train_run(config(training__batch_size=91), RunFolder(tmp_path / "run"))

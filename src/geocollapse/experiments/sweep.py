@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from geocollapse.experiments.engines.ending import signals_raised
 from geocollapse.experiments.engines.local import Job, run_all
 from geocollapse.experiments.kinds import kind_of
-from geocollapse.experiments.recipe import PlannedRun, Recipe
+from geocollapse.experiments.recipe import AnyRunConfig, PlannedRun, Recipe
 from geocollapse.experiments.results.folders import SweepFolder
 
 
@@ -76,8 +77,8 @@ def run_sweep(
     folder = SweepFolder(Path(out))
     most = n_workers_of(workers, recipe.threads)
     # Data are fetched once; what cannot be had ends the sweep here, and nothing is written.
-    base = recipe.run_config()
-    kind_of(base).check(base, data_root=data_root)
+    for config in _to_check(recipe.run_config(), planned):
+        kind_of(config).check(config, data_root=data_root)
     with signals_raised(), folder.held():
         folder.write_recipe(recipe, planned)
         left = [run for run in planned if not _is_done(folder, run)]
@@ -95,6 +96,14 @@ def run_sweep(
         seconds=time.perf_counter() - started,
         out=folder.path,
     )
+
+
+def _to_check(base: AnyRunConfig, planned: Sequence[PlannedRun]) -> list[AnyRunConfig]:
+    """The base setting, and one configuration of those that differ in their training alone."""
+    found: dict[str, AnyRunConfig] = {}
+    for config in (base, *(run.config for run in planned)):
+        found.setdefault(config.model_dump_json(exclude={"seed", "training"}), config)
+    return list(found.values())
 
 
 def _is_done(folder: SweepFolder, run: PlannedRun) -> bool:

@@ -187,6 +187,10 @@ class MLP(nn.Module):
             raise ValueError(
                 f"activation: expected 'relu' or 'tanh', got {activation!r}; do activation='relu'"
             )
+        if any(width < 1 for width in hidden):
+            raise ValueError(
+                f"hidden: expected widths of at least 1, got {list(hidden)}; do hidden=[64]"
+            )
         layers: list[nn.Module] = [nn.Flatten()]
         for before, after in zip((in_features, *hidden), hidden):
             layers.append(nn.Linear(before, after))

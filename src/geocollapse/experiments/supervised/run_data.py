@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,14 +30,25 @@ def load_run_data(
     the order of the examples. Only labels of the source are drawn at random.
     """
     of_source = _Examples(
-        config.source_split, "train", config.source_classes, config.subset, config.n_classes
+        config.source_split,
+        "train",
+        config.source_classes,
+        config.subset,
+        ("data.source_split", "data.source_classes", "data.subset"),
+        config.n_classes,
     )
     clean = _load(config, of_source, data_root).to(device)
     source = with_random_labels(clean, config.random_labels, seed=config.random_labels_seed)
     if not config.has_target:
         return source, None
     classes = config.source_classes if config.target_classes is None else config.target_classes
-    of_target = _Examples(config.target_split, "test", classes, config.target_subset)
+    of_target = _Examples(
+        config.target_split,
+        "test",
+        classes,
+        config.target_subset,
+        ("data.target_split", "data.target_classes", "data.target_subset"),
+    )
     return source, _load(config, of_target, data_root).to(device)
 
 
@@ -46,7 +59,12 @@ def load_test_data(
     if config.test_split is None:
         return None
     of_test = _Examples(
-        config.test_split, "test", config.source_classes, config.test_subset, config.n_classes
+        config.test_split,
+        "test",
+        config.source_classes,
+        config.test_subset,
+        ("data.test_split", "data.source_classes", "data.test_subset"),
+        config.n_classes,
     )
     return _load(config, of_test, data_root).to(device)
 
@@ -67,7 +85,9 @@ def load_other_task(
     wanted = config.measuring.order_effect
     if wanted is None:
         return None
-    examples = _Examples(wanted.split, "train", wanted.classes, wanted.subset)
+    part = "measuring.order_effect"
+    keys = (f"{part}.split", f"{part}.classes", f"{part}.subset")
+    examples = _Examples(wanted.split, "train", wanted.classes, wanted.subset, keys)
     named = config.data.model_copy(update={"name": wanted.name})
     other = _load(named, examples, data_root).to(source.inputs.device)
     if other.n_classes > source.n_classes:
@@ -89,18 +109,44 @@ def load_other_task(
 class _Examples:
     """Which examples of a data set: a split, or the default one; some classes; a subset.
 
-    ``n_classes`` are the first ones of ``classes``.
+    ``keys`` are those of the recipe behind split, classes and subset; ``n_classes`` are the first
+    ones of ``classes``.
     """
 
     split: str | None
     default_split: str
     classes: Classes
     subset: int | None
+    keys: tuple[str, str, str]
     n_classes: int | None = None
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Errors about arguments of ``geocollapse.data`` as errors about keys of the recipe."""
+        try:
+            yield
+        except ValueError as error:
+            argument, _, text = str(error).partition(": ")
+            arguments = ("split", "classes", "subset")
+            if argument not in arguments:
+                raise
+            key = self.keys[arguments.index(argument)]
+            said, _, remedy = text.rpartition("; do ")
+            value = remedy.partition("=")[2] or remedy.rpartition(":")[2]
+            raise ValueError(f"{key}: {said}; do {key}={value.strip(chr(39))}") from None
 
 
 def _load(config: DataConfig, examples: _Examples, data_root: str | Path | None) -> LabelledData:
-    """Examples of the data set of a run, as tensors in memory."""
+    """Examples of the data set of a run, as tensors in memory.
+
+    Raises:
+        ValueError: one of them cannot be had; the error names the key of the recipe.
+    """
+    with examples.naming():
+        return _loaded(config, examples, data_root)
+
+
+def _loaded(config: DataConfig, examples: _Examples, data_root: str | Path | None) -> LabelledData:
     first = examples.n_classes
     data = datasets.load(
         config.name,

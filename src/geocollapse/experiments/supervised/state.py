@@ -130,11 +130,7 @@ def prepare(
     test = load_test_data(config.data, device=device, data_root=data_root)
     other = load_other_task(config, source, data_root=data_root)
     _check_episodes(config, target)
-    if config.training.batch_size > len(source):
-        raise ValueError(
-            f"batch_size: expected at most the {len(source)} training examples, got "
-            f"{config.training.batch_size}; do batch_size={len(source)}"
-        )
+    _check_batch(config.training.batch_size, len(source))
     model = _model(config.model, source, seed=config.seed).to(device)
     if config.training.memory_format == "channels_last":
         model = model.to(memory_format=torch.channels_last)
@@ -161,17 +157,25 @@ def check_run(config: RunConfig, *, data_root: str | Path | None = None) -> None
 
     Raises:
         ValueError, FileNotFoundError: data that cannot be had or have too few examples for the
-            episodes, another task that does not fit the network, a factory that is missing or makes
-            no network for these classes, or a network that is not dense where the recipe asks for
-            the transfer inequality.
+            episodes, another task that does not fit the network, a batch larger than the data, a
+            network that does not take the inputs or has not one output for each class, or one that
+            is not dense where the recipe asks for the transfer inequality.
     """
     source, target = load_run_data(config.data, data_root=data_root)
     load_test_data(config.data, data_root=data_root)
     load_other_task(config, source, data_root=data_root)
     _check_episodes(config, target)
-    if config.model.factory is not None or config.measuring.transfer_inequality is not None:
-        model = _model(config.model, source, seed=config.seed)
-        check_transfer_inequality(model, source, config.measuring)
+    _check_batch(config.training.batch_size, len(source))
+    model = _model(config.model, source, seed=config.seed)
+    check_transfer_inequality(model, source, config.measuring)
+
+
+def _check_batch(size: int, n_examples: int) -> None:
+    if size > n_examples:
+        raise ValueError(
+            f"training.batch_size: expected at most the {n_examples} training examples, got "
+            f"{size}; do training.batch_size={n_examples}"
+        )
 
 
 def _check_episodes(config: RunConfig, target: LabelledData | None) -> None:
@@ -287,18 +291,26 @@ def _model(config: ModelConfig, source: LabelledData, *, seed: int) -> nn.Module
             config, num_classes=source.n_classes, input_shape=source.inputs.shape[1:]
         )
         scale_weights(model, config.initial_scale)
-        if config.factory is not None:
-            _check_outputs(model, config.factory, source)
+        _check_outputs(model, config, source)
         return model
 
 
-def _check_outputs(model: nn.Module, factory: str, source: LabelledData) -> None:
-    """Refuse a network of one's own without one output for each class."""
-    with borrowed(model), torch.no_grad():
-        output = model(source.inputs[:1].cpu())
+def _check_outputs(model: nn.Module, config: ModelConfig, source: LabelledData) -> None:
+    """Refuse a network that does not take the inputs, or has not one output for each class."""
+    key = "model.name" if config.factory is None else "model.factory"
+    named = config.factory or config.name
+    example = source.inputs[:1].cpu()
+    try:
+        with borrowed(model), torch.no_grad():
+            output = model(example)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{key}: expected a network that takes inputs {tuple(example.shape[1:])}, got {named}, "
+            f"which says: {str(error).splitlines()[0]}; do another network, or data.image_size"
+        ) from None
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if shape != (1, source.n_classes):
         raise ValueError(
-            f"model.factory: expected outputs (1, {source.n_classes}) for one example, one for "
-            f"each class, got {shape} from {factory}; do let it take num_classes"
+            f"{key}: expected outputs (1, {source.n_classes}) for one example, one for "
+            f"each class, got {shape} from {named}; do let it take num_classes"
         )
