@@ -315,7 +315,7 @@ def test_a_sweep_yaml_that_is_damaged_is_set_aside(tmp_path: Path) -> None:
             {"sweeps": {"split": {"data.test_split": ["nope"]}}},
             "data.test_split: expected one of train, test .* got 'nope'; do data.test_split=",
         ),
-        ({"model": {"name": "vgg13"}}, "model.name: expected a network that takes inputs .* vgg13"),
+        ({"model": {"name": "vgg13"}}, "x: expected images of at least 32 x 32, got .* do pad"),
     ],
 )
 def test_a_setting_that_cannot_run_ends_a_sweep_before_it_writes(
