@@ -76,7 +76,7 @@ class LieBracket:
 
 @dataclass(frozen=True)
 class OrderEffect:
-    """What the order of two tasks changes, measured and predicted.
+    """The effect of the order of two tasks, measured and predicted.
 
     Attributes:
         difference: theta_ab - theta_ba of two runs, a tree.

@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)  # no unknown key, no other type
 
-Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Classes = list[int | str] | str | None  # numbers and names
 
 
 class CorridorConfig(BaseModel):
@@ -40,7 +41,7 @@ class DALConfig(BaseModel):
 
     power: NotNegative = 1.0
     max_learning_rate: Rate | None = 5.0
-    every: Count = 1
+    every: Positive = 1
 
 
 class GradientPenaltyConfig(BaseModel):
@@ -53,9 +54,9 @@ class GradientPenaltyConfig(BaseModel):
     model_config = STRICT
 
     weight: NotNegative = 0.0
-    n_micro_batches: Count = 1
+    n_micro_batches: Positive = 1
     batch_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    every: Count = 1
+    every: Positive = 1
     batch_norm: Literal["refuse", "running", "batch"] = "refuse"
 
 
@@ -70,9 +71,9 @@ class DynamicsConfig(BaseModel):
 
     model_config = STRICT
 
-    subset: Count = 500
+    subset: Positive = 500
     sharpness: bool = True
-    n_batches: Count = 8
+    n_batches: Positive = 8
 
 
 class OrderEffectConfig(BaseModel):
@@ -94,7 +95,7 @@ class OrderEffectConfig(BaseModel):
 
     name: Annotated[str, Field(min_length=1)]
     split: str | None = None
-    classes: list[int | str] | str | None = None
-    subset: Count = 500
+    classes: Classes = None
+    subset: Positive = 500
     learning_rate: Rate = 0.01
-    n_steps: Annotated[list[Count], Field(min_length=1)] = [1, 4, 16, 64]
+    n_steps: Annotated[list[Positive], Field(min_length=1)] = [1, 4, 16, 64]
