@@ -15,6 +15,7 @@ from geocollapse.papers.margin.claims import (
     RANDOM_LABELS,
 )
 from geocollapse.papers.ordered import Trend, judge_trends
+from geocollapse.papers.significance import noted_over_sweeps
 from geocollapse.papers.verdict import Verdict, View
 
 if TYPE_CHECKING:
@@ -55,10 +56,12 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
     if len(converged) < len(finished):
         views["with non-converged runs"] = finished
     for view, runs in views.items():
+        of_view: list[Verdict] = []
         for sweep in results.sweeps:
             members = results.of_sweep(sweep)
             members = members[members["run_id"].isin(runs["run_id"])]
-            verdicts += _judged(results, sweep, members, view=view, seed=seed)
+            of_view += _judged(results, sweep, members, view=view, seed=seed)
+        verdicts += noted_over_sweeps(of_view)
     return tuple(verdicts)
 
 
