@@ -43,7 +43,9 @@ PAIRS = (
 def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
     """Every verdict that the sweep allows, of converged runs; then those of all finished ones.
 
-    Values are those at the end of training, where all runs have the same training accuracy.
+    Values are those at the end of training: each run has reached the training accuracy of the
+    recipe and has trained as long again. Their training errors still differ, as `train_error` in
+    the records says.
 
     Args:
         results: a sweep folder as read by `read_sweep`.
