@@ -39,7 +39,7 @@ from geocollapse.experiments.results.folders import RunFolder, SweepFolder, load
 from geocollapse.experiments.results.stored import store
 from geocollapse.experiments.results.tables import SweepResults, read_sweep
 from geocollapse.experiments.sweep import run_sweep
-from geocollapse.papers.registry import judge
+from geocollapse.papers.registry import find_papers, judge
 from geocollapse.papers.statistics import mcnemar_p
 from geocollapse.papers.verdict import Verdict
 from geocollapse.reports.two_runs import compare_runs
@@ -127,12 +127,28 @@ def test_an_expanded_recipe_keeps_the_order_of_its_keys(name: str) -> None:
         ),
         ({"training": {"learning_rate": 0.1}}, "recipe: training: unknown key; do "),
         ({"transfer": {}}, "recipe: transfer: unknown key; do "),
-        ({"claims": {"expected_signs": {"training.learning_rate": 1}}}, "unknown key"),
+        (
+            {"claims": {"expected_signs": {"cancel_weight": 1}}},
+            "recipe: claims.expected_signs: expected none in a recipe of games, whose claims have "
+            "signs of their own, got cancel_weight; do leave claims.expected_signs out",
+        ),
     ],
 )
 def test_bad_games_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Recipe.of(DIRAC | values)
+
+
+@pytest.mark.parametrize("claims", [{}, {"expected_signs": {}}, {"coverage": 0.9}])
+def test_the_paper_of_a_game_follows_from_its_kind(claims: dict[str, Any]) -> None:
+    recipe = Recipe.of(DIRAC | {"claims": claims})
+    assert recipe.claims.papers == ["games"]
+    assert find_papers(recipe.claims.papers, "game")
+    assert Recipe.of(recipe.to_dict()) == recipe
+    with pytest.raises(ValueError, match="claims.expected_signs: expected none in a recipe of ga"):
+        recipe.with_overrides(["claims.expected_signs.n_turns=1"])
+    supervised = load_recipe("demo").to_dict() | {"claims": claims}
+    assert Recipe.of(supervised).claims.papers == ["collapse-transfer"]
 
 
 def test_a_key_of_the_other_kind_is_refused() -> None:
