@@ -15,11 +15,17 @@ import pytest
 import torch
 from torch import nn
 
+from geocollapse.charts.labels import axis_label
 from geocollapse.cli import main
 from geocollapse.dynamics import Turn, game
 from geocollapse.experiments.cost import estimate_cost
 from geocollapse.experiments.games import play
-from geocollapse.experiments.games.digits_gan import DigitsGan, digits, frechet_distance, verdict
+from geocollapse.experiments.games.digits_gan import (
+    DigitsGan,
+    digits,
+    ending,
+    squared_frechet_distance,
+)
 from geocollapse.experiments.games.play import arena_of, play_run
 from geocollapse.experiments.games.turns import Moves
 from geocollapse.experiments.games.two_numbers import TwoNumbers
@@ -39,7 +45,7 @@ from geocollapse.experiments.results.folders import RunFolder, SweepFolder, load
 from geocollapse.experiments.results.stored import store
 from geocollapse.experiments.results.tables import SweepResults, read_sweep
 from geocollapse.experiments.sweep import run_sweep
-from geocollapse.papers.registry import judge
+from geocollapse.papers.registry import find_papers, judge, papers
 from geocollapse.papers.statistics import mcnemar_p
 from geocollapse.papers.verdict import Verdict
 from geocollapse.reports.two_runs import compare_runs
@@ -127,12 +133,28 @@ def test_an_expanded_recipe_keeps_the_order_of_its_keys(name: str) -> None:
         ),
         ({"training": {"learning_rate": 0.1}}, "recipe: training: unknown key; do "),
         ({"transfer": {}}, "recipe: transfer: unknown key; do "),
-        ({"claims": {"expected_signs": {"training.learning_rate": 1}}}, "unknown key"),
+        (
+            {"claims": {"expected_signs": {"cancel_weight": 1}}},
+            "recipe: claims.expected_signs: expected none in a recipe of games, whose claims have "
+            "signs of their own, got cancel_weight; do leave claims.expected_signs out",
+        ),
     ],
 )
 def test_bad_games_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Recipe.of(DIRAC | values)
+
+
+@pytest.mark.parametrize("claims", [{}, {"expected_signs": {}}, {"coverage": 0.9}])
+def test_the_paper_of_a_game_follows_from_its_kind(claims: dict[str, Any]) -> None:
+    recipe = Recipe.of(DIRAC | {"claims": claims})
+    assert recipe.claims.papers == ["games"]
+    assert find_papers(recipe.claims.papers, "game")
+    assert Recipe.of(recipe.to_dict()) == recipe
+    with pytest.raises(ValueError, match="claims.expected_signs: expected none in a recipe of ga"):
+        recipe.with_overrides(["claims.expected_signs.n_turns=1"])
+    supervised = load_recipe("demo").to_dict() | {"claims": claims}
+    assert Recipe.of(supervised).claims.papers == ["collapse-transfer"]
 
 
 def test_a_key_of_the_other_kind_is_refused() -> None:
@@ -293,23 +315,23 @@ def test_spectral_normalisation_is_in_the_discriminator() -> None:
     assert norms[0] != pytest.approx([1.0] * 3, abs=0.2)
 
 
-def test_frechet_distance_of_gaussians() -> None:
+def test_the_squared_frechet_distance_of_gaussians() -> None:
     images = digits()
     assert images.shape == (1797, 64)
-    assert frechet_distance(images, images) == pytest.approx(0.0, abs=1e-3)
-    assert frechet_distance(images, images + 0.5) == pytest.approx(16.0, rel=1e-3)
+    assert squared_frechet_distance(images, images) == pytest.approx(0.0, abs=1e-3)
+    assert squared_frechet_distance(images, images + 0.5) == pytest.approx(16.0, rel=1e-3)
     wide = torch.randn(5000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     wide = (wide - wide.mean(dim=0)) @ torch.linalg.inv(torch.linalg.cholesky(wide.T.cov())).T
-    assert frechet_distance(wide, 2.0 * wide) == pytest.approx(3.0)  # (2 - 1)^2 a direction
-    assert frechet_distance(images, images * math.nan) == math.inf
+    assert squared_frechet_distance(wide, 2.0 * wide) == pytest.approx(3.0)  # (2 - 1)^2 a direction
+    assert squared_frechet_distance(images, images * math.nan) == math.inf
 
 
-def test_the_verdict_on_a_gan() -> None:
-    assert verdict([9.0, 3.0, 4.0, 4.0, 4.0])["diverged"] is False
-    assert verdict([9.0, 3.0, 7.0, 8.0, 9.0, 9.0, 9.0])["diverged"] is True
-    assert verdict([9.0, 3.0, math.inf])["diverged"] is True
-    assert verdict([9.0, 3.0, math.nan])["diverged"] is True
-    assert verdict([9.0, *[10.0] * 9])["diverged"] is True  # no better than at the start
+def test_the_ending_of_a_gan() -> None:
+    assert ending([9.0, 3.0, 4.0, 4.0, 4.0])["diverged"] is False
+    assert ending([9.0, 3.0, 7.0, 8.0, 9.0, 9.0, 9.0])["diverged"] is True
+    assert ending([9.0, 3.0, math.inf])["diverged"] is True
+    assert ending([9.0, 3.0, math.nan])["diverged"] is True
+    assert ending([9.0, *[10.0] * 9])["diverged"] is True  # no better than at the start
 
 
 # ---- one run
@@ -376,7 +398,7 @@ def test_a_game_that_leaves_all_bounds_is_done_and_has_diverged(
 
 
 def test_the_kind_of_a_configuration() -> None:
-    assert kind_of(config()).config is GameRunConfig
+    assert kind_of(config()) is KINDS["game"]
     assert kind_of(load_recipe("demo").run_config()) is KINDS["supervised"]
 
 
@@ -744,6 +766,13 @@ def test_mcnemar_agrees_with_counting() -> None:
         tail = sum(math.comb(n, i) for i in range(k, n + 1)) / 2**n
         assert mcnemar_p(k, n - k) == pytest.approx(tail)
     assert mcnemar_p(0, 0) == 1.0
+
+
+def test_distances_are_named_as_squared_and_the_caption_has_the_whole_rule() -> None:
+    for name in ("frechet_distance", "lowest_frechet_distance", "late_frechet_distance"):
+        assert "squared" in axis_label(name)
+    (end,) = (figure for figure in papers()["games"].figures if figure.name == "gan-end")
+    assert "above that of its start or above twice its lowest" in end.caption
 
 
 def test_a_sweep_without_games_has_no_verdict_of_this_paper() -> None:

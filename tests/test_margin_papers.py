@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,15 @@ def sweep(
     )
 
 
+def joined(*sweeps: SweepResults) -> SweepResults:
+    """One folder with the sweeps of several."""
+    tables = {
+        name: pd.concat([getattr(results, name) for results in sweeps])
+        for name in ("runs", "settings", "history")
+    }
+    return replace(sweeps[0], **tables)
+
+
 def found(results: SweepResults, claim: str, view: str = "main") -> list[Verdict]:
     return [v for v in judge(results) if v.claim == claim and v.view == view]
 
@@ -157,6 +167,19 @@ def test_margins_that_were_not_recorded_are_named() -> None:
     assert notes[0].startswith(f"Not recorded: {MARGIN_GC}")
 
 
+@pytest.mark.parametrize("n_sweeps", [1, 2])
+def test_a_verdict_that_needs_holm_within_its_sweep_says_so(n_sweeps: int) -> None:
+    """Perfect orders of five settings have p = 1/120: four survive together, eight do not."""
+    sweeps = [margins(RISING, name=f"sweep-{n}") for n in range(n_sweeps)]
+    for view in ("main", "with non-converged runs"):
+        if view != "main":
+            sweeps.append(margins(RISING, name="failed", unconverged=(0, 1)))
+        for verdict in found(joined(*sweeps), GENERALISATION.name, view):
+            assert verdict.verdict == "holds"
+            expected = n_sweeps > 1 or view != "main"
+            assert ("Undecided if Holm counts all sweeps" in verdict.note) == expected
+
+
 # The regularisers
 
 REGULARISED = load_recipe("cifar10-vgg13-regularisers").to_dict()
@@ -229,19 +252,27 @@ WIDTHS = load_recipe("cifar10-mlp-width").to_dict()
 PEAK = [1.0, 3.0, 5.0, 4.0, 2.0]
 
 
-def widths(complexity: list[float]) -> SweepResults:
+def widths(complexity: list[float], name: str = "swept") -> SweepResults:
     error = [0.1 * level for level in PEAK]
     levels = {LOGITS_GC: complexity, "margin.test_error": error, "test_loss": error}
     sizes = [2.0, 8.0, 16.0, 32.0, 64.0]
     everything = tuple(range(5))
     key = "model.args.hidden.0"
-    return sweep(WIDTHS, key, sizes, levels, unconverged=everything)
+    return sweep(WIDTHS, key, sizes, levels, unconverged=everything, name=name)
 
 
 def test_a_complexity_that_peaks_with_the_test_error_holds_for_runs_that_never_converge() -> None:
     verdicts = found(widths(PEAK), DOUBLE_DESCENT.name)
     assert len(verdicts) == 2
     assert outcomes(verdicts) == {"holds"}
+
+
+@pytest.mark.parametrize("n_sweeps", [1, 3, 4])
+def test_double_descent_in_many_sweeps_is_noted(n_sweeps: int) -> None:
+    results = joined(*(widths(PEAK, name=f"sweep-{n}") for n in range(n_sweeps)))
+    for verdict in found(results, DOUBLE_DESCENT.name):
+        assert verdict.verdict == "holds"
+        assert ("Undecided if Holm counts all sweeps" in verdict.note) == (n_sweeps > 3)
 
 
 def test_a_complexity_that_dips_where_the_error_peaks_does_not_hold() -> None:
@@ -268,14 +299,7 @@ def test_the_figure_of_all_regularisers_is_relative_to_the_weakest_setting() -> 
     scales = [0.9, 0.95, 1.0, 1.1, 1.2]
     rising = {LOGITS_GC: [1.0, 2.0, 4.0, 8.0, 16.0], GC: RISING}
     scale = sweep(REGULARISED, "model.initial_scale", scales, rising, noise=0.0, name="scale")
-    results = SweepResults(
-        **{
-            **vars(noise),
-            "runs": pd.concat([noise.runs, scale.runs]),
-            "settings": pd.concat([noise.settings, scale.settings]),
-            "history": pd.concat([noise.history, scale.history]),
-        }
-    )
+    results = joined(noise, scale)
     charts = {chart.name: chart for chart in paper_charts([papers()["complexity"]], results)}
     logits, embedding = charts["complexity-effects"].panels
     lines = {series.label: series for series in logits.series}

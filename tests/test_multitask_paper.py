@@ -130,6 +130,19 @@ def test_the_effect_is_the_mean_over_seeds_of_the_mean_over_runs() -> None:
     assert "over 2 pairs of tasks)" in verdict.remark
 
 
+def test_a_pair_that_fails_is_named_and_the_statement_speaks_of_the_average() -> None:
+    results = study()
+    pair = results.settings.groupby("setting")["run_id"].agg(set)
+    own = results.history["run_id"].isin(pair.iloc[1])
+    results.history.loc[own, column(4, "gap")] *= np.where(results.history["step"] > 40, 1, -1)[own]
+    (verdict,) = (v for v in found(results, WHICH_ORDER.name) if v.y == column(4, "gap"))
+    lowest = float(verdict.remark.partition("(")[2].partition(" to ")[0])
+    assert lowest < 0.3 < verdict.effect
+    assert verdict.statement.endswith(", on average over pairs of tasks")
+    for claim in (ORDER_EFFECT, WHICH_ORDER, FORGETTING):
+        assert "on average over pairs of tasks" in claim.statement
+
+
 def test_signs_stand_beside_the_commoner_sign() -> None:
     results = study()
     results.history[column(1, "gap")] = results.history[column(1, "gap")].abs() + 1e-9

@@ -155,6 +155,11 @@ def test_steps_of_the_corridor_rate_are_judged_against_the_best_rate(
     assert found["SGD, cosine rate stop_step"] == "undecided"
 
 
+def test_a_rival_without_a_rate_that_reaches_the_goal_is_named() -> None:
+    notes = {v.note for v in judge(corridors(1.0, 0.0)) if v.x == "SGD, cosine rate"}
+    assert any(n.startswith("No rate of the rival reaches the goal with every seed") for n in notes)
+
+
 def test_a_corridor_run_that_misses_the_goal_cannot_hold() -> None:
     found = judge(corridors(0.8, 0.0, reaches=False))
     verdicts = [v for v in found if v.claim == "corridor-steps" and v.n_runs]

@@ -95,9 +95,13 @@ _GAMES = {
     "flow_gap": Label("gap to the flow", _DISTANCE, "gap to flow"),
     "joint_gap": Label("gap to the joint flow", _DISTANCE, "joint gap"),
     "per_player_gap": Label("gap to the per-player flow", _DISTANCE, "per-player gap"),
-    "frechet_distance": Label("Fréchet distance", "pixel unit²", "Fréchet distance"),
-    "lowest_frechet_distance": Label("lowest Fréchet distance", "pixel unit²", "lowest distance"),
-    "late_frechet_distance": Label("late Fréchet distance", "pixel unit²", "late distance"),
+    "frechet_distance": Label("squared Fréchet distance", "pixel unit²", "squared distance"),
+    "lowest_frechet_distance": Label(
+        "lowest squared Fréchet distance", "pixel unit²", "lowest squared distance"
+    ),
+    "late_frechet_distance": Label(
+        "late squared Fréchet distance", "pixel unit²", "late squared distance"
+    ),
     "learning_rates.0": Label("rate of player 1", "parameter unit² / loss unit", "rate 1"),
     "learning_rates.1": Label("rate of player 2", "parameter unit² / loss unit", "rate 2"),
     "cancel": Label("cancelled drift", "term", "cancelled"),

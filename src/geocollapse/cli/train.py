@@ -95,8 +95,8 @@ def _shown(folder: Path, result: RunResult) -> str:
         "target 5-shot accuracy": ACCURACY,
         "distance from the equilibrium": "distance",
         "distance of the flow": "flow_distance",
-        "lowest Fréchet distance": "lowest_frechet_distance",
-        "late Fréchet distance": "late_frechet_distance",
+        "lowest squared Fréchet distance": "lowest_frechet_distance",
+        "late squared Fréchet distance": "late_frechet_distance",
     }
     rows = [
         (words, f"{value:.4g}")

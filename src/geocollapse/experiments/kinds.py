@@ -50,21 +50,19 @@ class Kind(Generic[_Config]):
     """One kind of experiment.
 
     Attributes:
-        config: the class of a run's configuration.
         check: looks at the base setting before a sweep.
         carry_out: does one run.
         pace: times a few steps and one record of a run, on a device, with a folder of data sets.
     """
 
-    config: type[_Config]
     check: Check[_Config]
     carry_out: CarryOut[_Config]
     pace: Callable[[_Config, str, DataRoot], Pace]
 
 
 KINDS: Mapping[str, Kind[RunConfig] | Kind[GameRunConfig]] = {
-    "supervised": Kind(RunConfig, check_run, train_run, pace_of_training),
-    "game": Kind(GameRunConfig, check_game, play_run, pace_of_game),
+    "supervised": Kind(check_run, train_run, pace_of_training),
+    "game": Kind(check_game, play_run, pace_of_game),
 }
 
 

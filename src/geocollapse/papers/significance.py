@@ -38,3 +38,21 @@ def decided(verdict: Verdict) -> Verdict:
     if is_significant(verdict.p_opposite):
         return replace(verdict, verdict="does not hold")
     return replace(verdict, verdict="undecided")
+
+
+def noted_over_sweeps(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts of one view, with a note where counting all sweeps would undecide one.
+
+    Holm's correction counts the verdicts on one claim in one sweep.
+
+    Args:
+        verdicts: of every sweep of a folder, decided, with their uncorrected p.
+    """
+    noted = list(verdicts)
+    for claim in dict.fromkeys(verdict.claim for verdict in verdicts):
+        family = [i for i, verdict in enumerate(verdicts) if verdict.claim == claim]
+        for i, p in zip(family, holm([verdicts[i].p for i in family]), strict=True):
+            if verdicts[i].verdict == "holds" and not is_significant(p):
+                note = f"Undecided if Holm counts all sweeps of this folder (p = {p:.3f})."
+                noted[i] = replace(verdicts[i], note=f"{verdicts[i].note} {note}".strip())
+    return noted

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from geocollapse.experiments.results.records import GameEnd, GameLine, GanRecord
 
 BATCH = 128  # images of a turn
-LATE = 5  # records at the end whose mean distance is judged
-WORSE = 2.0  # times the lowest distance
+LATE = 5  # records at the end whose mean squared distance is judged
+WORSE = 2.0  # times the lowest squared distance
 _N_PIXELS = 64
 _N_NOISE = 16
 _WIDTH = 64
@@ -62,15 +62,15 @@ class DigitsGan:
         return of_discriminator, lambda d, g: -of_discriminator(d, g)
 
     def record(self, step: int) -> GanRecord:
-        """The Fréchet distance of the generated images, on the same noise at each record."""
+        """The squared Fréchet distance of generated images, from one noise at all records."""
         del step
         with torch.no_grad():
             generated = self.players[1](self._looked)
-        return {"frechet_distance": frechet_distance(self._images, generated)}
+        return {"frechet_distance": squared_frechet_distance(self._images, generated)}
 
     def end(self, lines: Sequence[GameLine]) -> GameEnd:
-        """The game has diverged if its late distance is above the first, or twice the lowest."""
-        return verdict([_distance(line) for line in lines])
+        """Diverged if the late distance is above the first, or above twice the lowest."""
+        return ending([_distance(line) for line in lines])
 
 
 def digits() -> Tensor:
@@ -97,7 +97,7 @@ def _layers(n_in: int, n_out: int) -> list[nn.Module]:
     return [*inner, nn.Linear(_WIDTH, n_out)]
 
 
-def frechet_distance(one: Tensor, other: Tensor) -> float:
+def squared_frechet_distance(one: Tensor, other: Tensor) -> float:
     """Squared Fréchet distance of the Gaussians of two samples, (n, d) and (m, d).
 
         |m - m'|^2 + tr(C + C' - 2 (C C')^1/2)
@@ -117,8 +117,11 @@ def frechet_distance(one: Tensor, other: Tensor) -> float:
     return float(gap + a.trace() + b.trace() - 2.0 * roots)
 
 
-def verdict(distances: Sequence[float]) -> GameEnd:
-    """Lowest distance, late distance (the mean of the last records), and if the game diverged."""
+def ending(distances: Sequence[float]) -> GameEnd:
+    """Lowest distance, late distance (the mean of the last records), and if the game diverged.
+
+    All distances are squared.
+    """
     last = distances[-LATE:]
     late = sum(last) / len(last)
     lowest = min(distances)

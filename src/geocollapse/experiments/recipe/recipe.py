@@ -20,6 +20,7 @@ from geocollapse.experiments.recipe.plan import AnyRunConfig, PlannedRun
 from geocollapse.experiments.recipe.settings import (
     ClaimsConfig,
     DataConfig,
+    GameClaims,
     MeasuringConfig,
     ModelConfig,
     Part,
@@ -217,7 +218,7 @@ class GameRecipe(Recipe, GameSettings):
     run_class: ClassVar[type[AnyRunConfig]] = GameRunConfig
     example_key: ClassVar[str] = "cancel_weight"
 
-    claims: ClaimsConfig = ClaimsConfig(papers=["games"])
+    claims: GameClaims = GameClaims()
 
     @property
     def subject(self) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from geocollapse.experiments.recipe.moving import (
     STRICT,
@@ -25,6 +25,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Setting = dict[str, object]  # dotted keys and their values
 
 MAIN_PAPER = "collapse-transfer"
+GAME_PAPER = "games"
 OWN_DATA = ("folder", "csv", "parquet")  # kinds of data of one's own
 
 
@@ -318,6 +319,25 @@ class ClaimsConfig(Part):
     poincare_factor: Annotated[float, Field(ge=1)] = 3.0
     coverage: Share = 0.93
     relative_error: Annotated[float, Field(gt=0)] = 0.05
+
+
+class GameClaims(ClaimsConfig):
+    """The verdicts that a sweep over games is for.
+
+    The claims on games have signs of their own, so that ``expected_signs`` stays empty.
+    """
+
+    papers: list[str] = [GAME_PAPER]
+
+    @field_validator("expected_signs")
+    @classmethod
+    def _signs_are_those_of_the_claims(cls, signs: dict[str, int]) -> dict[str, int]:
+        if signs:
+            raise ValueError(
+                "expected none in a recipe of games, whose claims have signs of their own, got "
+                f"{', '.join(signs)}; do leave claims.expected_signs out"
+            )
+        return signs
 
 
 def value_at(config: BaseModel, key: str) -> object:

@@ -257,8 +257,8 @@ class GanRecord(TypedDict, total=False):
     """What a GAN generates beside the images it is trained on.
 
     Attributes:
-        frechet_distance: of two Gaussians in pixels, from images to generated ones; null where
-            those are not finite.
+        frechet_distance: squared, of two Gaussians in pixels, from images to generated ones; null
+            where those are not finite.
     """
 
     frechet_distance: float | None
@@ -269,8 +269,9 @@ class GameEnd(TypedDict, total=False):
 
     Attributes:
         diverged: true if a player left all bounds, or the distance says so by the rule of the game.
-        lowest_frechet_distance: over all records.
-        late_frechet_distance: mean over the last records; null where one is not finite.
+        lowest_frechet_distance: the lowest squared distance over all records.
+        late_frechet_distance: mean of the squared distance over the last records; null where one
+            is not finite.
     """
 
     diverged: bool

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from geocollapse.experiments.results.tables import GC, GCOL, TARGET_NC, SweepResults
-from geocollapse.multiple_tests import holm
 from geocollapse.papers.collapse_transfer.claims import CLAIMS
 from geocollapse.papers.collapse_transfer.expectations import Expectations
 from geocollapse.papers.collapse_transfer.notes import opposite_sign_note, part_whole_note
@@ -15,14 +14,13 @@ from geocollapse.papers.collapse_transfer.sampling import judge_sampling
 from geocollapse.papers.correlations import judge_sweep
 from geocollapse.papers.hypotheses import Hypothesis
 from geocollapse.papers.matched import at_matched_loss
-from geocollapse.papers.significance import is_significant
+from geocollapse.papers.significance import noted_over_sweeps
 from geocollapse.papers.verdict import VIEWS, Verdict, View
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _ORDER = {claim.name: place for place, claim in enumerate(CLAIMS)}
-_CORRELATIONS = tuple(claim.name for claim in CLAIMS if claim.judged_by == "correlation")
 
 
 def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
@@ -72,7 +70,7 @@ def _correlations(
             members = at_matched_loss(members, results.history, _recorded(hypotheses))
         judged = judge_sweep(sweep, members, hypotheses, view=view, seed=seed)
         verdicts += [_annotated(verdict, members, seed=seed) for verdict in judged]
-    return _noted_over_sweeps(verdicts)
+    return noted_over_sweeps(verdicts)
 
 
 def _recorded(hypotheses: list[Hypothesis]) -> list[str]:
@@ -89,21 +87,6 @@ def _annotated(verdict: Verdict, runs: pd.DataFrame, *, seed: int) -> Verdict:
     if (verdict.x, verdict.y) == (GC, TARGET_NC):
         note = opposite_sign_note(runs)
     return replace(verdict, note=" ".join(filter(None, [verdict.note, note])))
-
-
-def _noted_over_sweeps(verdicts: list[Verdict]) -> list[Verdict]:
-    """Verdicts with a note where counting all sweeps of the folder would undecide them.
-
-    Holm's correction counts the pairs of one claim in one sweep.
-    """
-    noted = list(verdicts)
-    for claim in _CORRELATIONS:
-        family = [i for i, verdict in enumerate(verdicts) if verdict.claim == claim]
-        for i, p in zip(family, holm([verdicts[i].p for i in family])):
-            if verdicts[i].verdict == "holds" and not is_significant(p):
-                note = f"Undecided if Holm counts all sweeps of this folder (p = {p:.3f})."
-                noted[i] = replace(verdicts[i], note=f"{verdicts[i].note} {note}".strip())
-    return noted
 
 
 def _over_all_runs(results: SweepResults, runs: pd.DataFrame, *, view: View) -> list[Verdict]:

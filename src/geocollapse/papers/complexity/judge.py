@@ -16,6 +16,7 @@ from geocollapse.papers.correlations import judge_sweep
 from geocollapse.papers.hypotheses import Pair, expected_signs
 from geocollapse.papers.matched import at_matched_loss
 from geocollapse.papers.ordered import Trend, judge_trends
+from geocollapse.papers.significance import noted_over_sweeps
 from geocollapse.papers.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
                 sweep, level, trends, view="at matched training loss", seed=seed
             )
         verdicts += _double_descent(sweep, finished, signs, seed)
-    return (*verdicts, *matched)
+    return (*noted_over_sweeps(verdicts), *noted_over_sweeps(matched))
 
 
 def _trends(runs: pd.DataFrame, signs: Mapping[str, int]) -> list[Trend]:

@@ -76,7 +76,7 @@ def judge_linear_fall(runs: pd.DataFrame, history: pd.DataFrame) -> Verdict:
 
 @dataclass(frozen=True)
 class _Rival:
-    """What the corridor rate is compared with, at the best rate of a grid.
+    """A learning rate that the corridor rate is compared with, at the best rate of a grid.
 
     Attributes:
         name: in words.
@@ -172,7 +172,10 @@ class _Comparison:
 
     def _verdict(self, claim: str, y: str, effect_name: str) -> Verdict:
         at = f" at {self.rate:g}" if self.rate is not None else ""
-        missing = "No rate of it reaches the goal with every seed, or no run has the corridor rate."
+        missing = (
+            "No rate of the rival reaches the goal with every seed, or no run has the corridor "
+            "rate."
+        )
         return Verdict(
             claim=claim,
             statement=f"the corridor rate against {self.rival.name}",

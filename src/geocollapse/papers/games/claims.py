@@ -109,7 +109,7 @@ GAN_DIVERGENCE = Claim(
         "Cancelled arms of the pilots (seeds 100 and 101) were also seen, and the rule for the "
         "rates was changed once, before any judged run.",
         "With spectral normalisation they are large, and the terms cancel drift to second order.",
-        "The Fréchet distance of 8 x 8 pixels sees means and covariances, no digits.",
+        "The squared Fréchet distance of 8 x 8 pixels sees means and covariances, no digits.",
         "A cancelled turn costs about four times a plain one.",
     ),
     pairs={"diverged": "cancelled drift, divergence"},
@@ -144,16 +144,17 @@ FIGURES = (
     ),
     Figure(
         name="gan-distance",
-        title="Fréchet distance of generated digits",
+        title="Squared Fréchet distance of generated digits",
         caption="A distance that is not finite is not drawn.",
         kind="training",
         panels=(PanelColumns("frechet_distance"),),
     ),
     Figure(
         name="gan-end",
-        title="Late Fréchet distance against the lowest",
-        caption="Late: the mean over the last records. A run at more than twice its lowest "
-        "distance has diverged; one whose distance is not finite is not drawn.",
+        title="Late squared Fréchet distance against the lowest",
+        caption="Late: the mean over the last records. A run has diverged whose late squared "
+        "distance is above that of its start or above twice its lowest; one whose distance is not "
+        "finite is not drawn.",
         kind="points",
         panels=(PanelColumns("late_frechet_distance", x="lowest_frechet_distance"),),
     ),

@@ -15,6 +15,7 @@ from geocollapse.papers.margin.claims import (
     RANDOM_LABELS,
 )
 from geocollapse.papers.ordered import Trend, judge_trends
+from geocollapse.papers.significance import noted_over_sweeps
 from geocollapse.papers.verdict import Verdict, View
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ PAIRS = (
 def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
     """Every verdict that the sweep allows, of converged runs; then those of all finished ones.
 
-    Values are those at the end of training, where all runs have the same training accuracy.
+    Values are those at the end of training: each run has reached the training accuracy of the
+    recipe and has trained as long again. Their training errors still differ, as `train_error` in
+    the records says.
 
     Args:
         results: a sweep folder as read by `read_sweep`.
@@ -55,10 +58,12 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
     if len(converged) < len(finished):
         views["with non-converged runs"] = finished
     for view, runs in views.items():
+        of_view: list[Verdict] = []
         for sweep in results.sweeps:
             members = results.of_sweep(sweep)
             members = members[members["run_id"].isin(runs["run_id"])]
-            verdicts += _judged(results, sweep, members, view=view, seed=seed)
+            of_view += _judged(results, sweep, members, view=view, seed=seed)
+        verdicts += noted_over_sweeps(of_view)
     return tuple(verdicts)
 
 

@@ -13,6 +13,7 @@ _PLAIN_STEPS = (
     "The steps are full-batch gradient descent on fixed examples, from the parameters of a record: "
     "batches, momentum and penalties of the run play no part in them."
 )
+_AVERAGE = "One pair of tasks can be against the average: read the lowest pair in the remark."
 _CORRECTED = (
     "The correction for several verdicts, and Fisher's z, were added after the first results were "
     "seen; signs and margins were not changed."
@@ -32,7 +33,8 @@ ORDER_EFFECT = Claim(
     name="bracket-order-effect",
     statement=(
         "The Lie bracket of two tasks predicts how far apart both orders of training end: over the "
-        "records of a run, the predicted and the measured distance are correlated."
+        "records of a run, the predicted and the measured distance are correlated, on average over "
+        "pairs of tasks."
     ),
     judged_by="threshold",
     effect=_RHO,
@@ -43,6 +45,7 @@ ORDER_EFFECT = Claim(
         "all of them is strong by arithmetic; those at one number of steps are harder.",
         "Both sides also grow with the gradients, which change through training: the remark has "
         "what the product of the two gradient norms reaches by itself.",
+        _AVERAGE,
         _PLAIN_STEPS,
         _CORRECTED,
     ),
@@ -73,7 +76,8 @@ WHICH_ORDER = Claim(
     name="bracket-which-order",
     statement=(
         "The bracket predicts in which order task 1, and both tasks together, end with the higher "
-        "loss: over the records of a run, predicted and measured differences are correlated."
+        "loss: over the records of a run, predicted and measured differences are correlated, on "
+        "average over pairs of tasks."
     ),
     judged_by="threshold",
     effect=_RHO,
@@ -82,6 +86,7 @@ WHICH_ORDER = Claim(
         _ONE_STEP,
         "After many steps the task that was trained last has the lower loss, whatever the bracket "
         "says: read how often the sign is right beside how common the commoner sign is.",
+        _AVERAGE,
         _PLAIN_STEPS,
         _CORRECTED,
     ),
@@ -91,7 +96,8 @@ FORGETTING = Claim(
     name="bracket-forgetting",
     statement=(
         "The part of the bracket predicts how much of task 1 is forgotten while the other task is "
-        "trained: over the records of a run, it is correlated with the rise of the loss of task 1."
+        "trained: over the records of a run, it is correlated with the rise of the loss of task 1, "
+        "on average over pairs of tasks."
     ),
     judged_by="threshold",
     effect=_RHO,
@@ -102,6 +108,7 @@ FORGETTING = Claim(
         "Once task 1 is learned its gradient is small, and with it the bracket along it: what is "
         "then forgotten is the curvature of task 1 along the steps of the other.",
         "Both tasks share all outputs: networks with a head for each task forget less.",
+        _AVERAGE,
         _PLAIN_STEPS,
         _CORRECTED,
     ),

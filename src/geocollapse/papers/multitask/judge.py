@@ -82,12 +82,18 @@ class Study:
         return cls(runs, history, tuple(sorted(steps)) or (1,))
 
     def correlated(self, verdict: Verdict) -> Verdict:
-        """The verdict on the correlation of its x with its y over the records of a run."""
+        """The verdict on the correlation of its x with its y over the records of a run.
+
+        It is on the average over pairs of tasks, so that its remark has the range of their means.
+        """
         found = record_correlations(self.runs, self.history, verdict.x, verdict.y)
         if found.empty:
             return replace(verdict, note=_MISSING)
         pairs = found.groupby("setting")["rho"].mean()
         means = seed_means(found)
+        if len(pairs) > 1:
+            statement = f"{verdict.statement}, on average over pairs of tasks"
+            verdict = replace(verdict, statement=statement)
         said = f"{means.mean():+.2f}"
         if len(pairs) > 1:
             said += f" ({pairs.min():+.2f} to {pairs.max():+.2f} over {len(pairs)} pairs of tasks)"
