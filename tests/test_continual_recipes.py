@@ -12,10 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from geocollapse import data, dynamics
+from geocollapse.dynamics import multitask
 from geocollapse.experiments.recipe import load_recipe, run_id
 from geocollapse.experiments.results.folders import RunFolder
 from geocollapse.experiments.results.records import OrderRecord
 from geocollapse.experiments.results.tables import read_sweep
+from geocollapse.experiments.supervised import order_effect as order_effect_module
 from geocollapse.experiments.supervised.order_effect import order_records
 from geocollapse.experiments.supervised.state import Training, check_run, prepare
 from geocollapse.experiments.supervised.train import take_step, train_run
@@ -83,6 +85,23 @@ def test_a_record_says_what_the_functions_of_dynamics_say() -> None:
     assert [record["gradient_norm"], record["other_gradient_norm"]] == pytest.approx(norms.tolist())
     cosine = bias.gramian[0, 1] / norms.prod()
     assert record["gradient_cosine"] == pytest.approx(float(cosine))
+
+
+def test_the_bracket_is_computed_once_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = []
+    crossing = multitask._crossing
+
+    def counted(*given: Any) -> dynamics.Crossing:
+        computed.append(1)
+        return crossing(*given)
+
+    monkeypatch.setattr(multitask, "_crossing", counted)
+    training = stepped(**studied(n_steps=[1, 2, 3]))
+    record = recorded(training)
+    assert len(computed) == 1
+    monkeypatch.setattr(order_effect_module, "_crossing", lambda *_: None)
+    assert recorded(training) == record  # bit for bit
+    assert len(computed) == 4
 
 
 TANH: dict[str, Any] = {"model__args": {"hidden": [12, 8], "activation": "tanh"}}

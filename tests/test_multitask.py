@@ -12,7 +12,7 @@ from reference.dynamics import ONE, START, TWO
 from torch import nn
 
 from geocollapse import dynamics
-from geocollapse.dynamics import lie_bracket, multitask_bias, order_effect
+from geocollapse.dynamics import crossing_of, lie_bracket, multitask_bias, order_effect
 from landscapes import Point, loss_of, random_tree, resnet, vector
 
 A, B = loss_of(ONE), loss_of(TWO)
@@ -299,6 +299,21 @@ def test_steps_that_diverge_say_so():
 # ---- networks
 
 
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_a_crossing_that_is_known_changes_nothing(n_steps):
+    model, a, b = two_heads()
+    at = crossing_of(a, b, model)
+    one = order_effect(a, b, model, n_steps=n_steps)
+    other = order_effect(a, b, model, n_steps=n_steps, crossing=at)
+    assert (one.a, one.b) == (other.a, other.b)
+    assert (one.norm, one.predicted_norm, one.cosine) == (
+        other.norm,
+        other.predicted_norm,
+        other.cosine,
+    )
+    assert all(torch.equal(one.predicted[name], other.predicted[name]) for name in one.predicted)
+
+
 def test_tasks_with_heads_of_their_own():
     model, a, b = two_heads()
     found = order_effect(a, b, model, lr=1e-3)
@@ -352,8 +367,11 @@ def test_bad_requests_are_refused():
         multitask_bias([], Point())
     with pytest.raises(ValueError, match="lr: expected a positive step size, got 0"):
         multitask_bias([A], Point(), lr=0.0)
-    with pytest.raises(ValueError, match="n_steps: expected at least 1, got 0"):
-        order_effect(A, B, Point(), n_steps=0)
+    for wrong in (0, -1, 1.5):
+        with pytest.raises(
+            ValueError, match=f"n_steps: expected a whole .* at least 1, got {wrong}"
+        ):
+            order_effect(A, B, Point(), n_steps=wrong)
     with pytest.raises(ValueError, match="loss: expected a finite number"):
         order_effect(A, B, Point(), lr=10.0, n_steps=20)
     with pytest.raises(ValueError, match="0-d tensor"):

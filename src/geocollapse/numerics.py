@@ -1,6 +1,8 @@
-"""The precision of sums, and the check for NaN and infinity."""
+"""The precision of sums, and the checks of numbers: NaN, infinity, counts."""
 
 from __future__ import annotations
+
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -53,3 +55,8 @@ def check_finite(name: str, tensor: Tensor, positions: Tensor | None = None) -> 
             f"{len(bad)} examples (first at {place}); do check the model's output or drop these "
             f"examples"
         )
+
+
+def is_count(number: object) -> bool:
+    """Return True for a whole number of at least 1."""
+    return isinstance(number, Integral) and int(number) >= 1

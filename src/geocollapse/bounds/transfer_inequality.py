@@ -63,9 +63,9 @@ def transfer_inequality(
     a_l/dx; the 1 is the bias, and missing in a layer without one. It follows layer by layer from
     grad_x f = A_l^T delta_l and grad_{theta_l} f = delta_l (h_{l-1}, 1)^T. Equality for one layer
     and one output. Invariant to scaling f. A true inequality says nothing by itself: the ratio
-    tells how tight it is. Cost: one forward and one backward pass, and for each example and layer
-    the eigenvalues of a matrix of the layer's width. The model runs in its own precision; operator
-    norms and sums are in float64.
+    tells how tight it is. Cost: one forward and three backward passes, and for each example and
+    layer the eigenvalues of a matrix of the layer's width. The model runs in its own precision;
+    operator norms and sums are in float64.
 
     Source: Dherin, Munn, Rosca, Barrett (2022), arXiv 2209.13083, transfer theorem; the form over
     all layers: this project.

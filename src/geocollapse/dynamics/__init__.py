@@ -14,6 +14,7 @@ from geocollapse.dynamics.eigenvalues import Eigenvalues as Eigenvalues
 from geocollapse.dynamics.eigenvalues import sharpness as sharpness
 from geocollapse.dynamics.flows import flow as flow
 from geocollapse.dynamics.flows import modified_flow as modified_flow
+from geocollapse.dynamics.forgetting import Crossing as Crossing
 from geocollapse.dynamics.forgetting import Forgetting as Forgetting
 from geocollapse.dynamics.games import DriftTerms as DriftTerms
 from geocollapse.dynamics.games import Game as Game
@@ -39,6 +40,7 @@ from geocollapse.dynamics.multitask import Alignments as Alignments
 from geocollapse.dynamics.multitask import LieBracket as LieBracket
 from geocollapse.dynamics.multitask import MultitaskBias as MultitaskBias
 from geocollapse.dynamics.multitask import OrderEffect as OrderEffect
+from geocollapse.dynamics.multitask import crossing_of as crossing_of
 from geocollapse.dynamics.multitask import lie_bracket as lie_bracket
 from geocollapse.dynamics.multitask import multitask_bias as multitask_bias
 from geocollapse.dynamics.multitask import order_effect as order_effect

@@ -1,4 +1,4 @@
-"""What one task loses while another is trained, measured and to second order in the steps."""
+"""The loss of one task while another is trained, measured and to second order in the steps."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Ends:
 def forgetting(
     task: Landscape, ends: Ends, crossing: Crossing, *, lr: float, n_steps: int
 ) -> Forgetting:
-    """What a task loses to the one after it; costs three forward passes.
+    """Compare a task's loss before and after another task; costs three forward passes.
 
     Args:
         task: the loss L_a.

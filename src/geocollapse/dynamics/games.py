@@ -219,7 +219,7 @@ def check_players(player1: nn.Module, player2: nn.Module) -> None:
 
 
 def _storage(parameter: Tensor) -> object:
-    """What two parameters have in common if a step of one moves the other."""
+    """The key that two parameters share if a step of one moves the other."""
     is_real = parameter.device.type != "meta" and parameter.numel() > 0
     return (parameter.device, parameter.data_ptr()) if is_real else id(parameter)
 

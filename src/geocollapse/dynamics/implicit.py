@@ -1,4 +1,4 @@
-"""What gradient descent and its mini-batches add to the loss: implicit gradient regularisation."""
+"""Implicit gradient regularisation: terms that gradient descent and its mini-batches add."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What gradient descent does along each eigenvector of the Hessian."""
+"""The behaviour of gradient descent along each eigenvector of the Hessian."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from geocollapse.jacobian import in_right_order
 from geocollapse.models import LoadedModel, module_of
 from geocollapse.modules.second_derivatives import twice_differentiable
 from geocollapse.modules.wrapped import Wrapping
+from geocollapse.numerics import is_count
 from geocollapse.regularizers.call import check_batch_settings, check_call, uncompiled
 from geocollapse.regularizers.gradients import (
     apart,
@@ -27,7 +28,7 @@ from geocollapse.regularizers.gradients import (
     trained_parameters,
 )
 from geocollapse.regularizers.known import CheckedModels
-from geocollapse.regularizers.penalty import Penalty, is_count
+from geocollapse.regularizers.penalty import Penalty
 from geocollapse.regularizers.pieces import BatchShare, beside, example_numbers, no_penalty
 
 Criterion = Callable[..., Tensor]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Integral
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from geocollapse.numerics import is_count
 
 _T = TypeVar("_T")
 
@@ -57,8 +58,3 @@ class Penalty(nn.Module):
     def weighted(self, value: Tensor) -> Tensor:
         """The term of the loss: ``value`` times the weight and ``every``."""
         return self.weight * self.every * value if self.weight > 0.0 else torch.zeros_like(value)
-
-
-def is_count(number: object) -> bool:
-    """True for a whole number of at least 1."""
-    return isinstance(number, Integral) and int(number) >= 1

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from geocollapse.estimate import Estimate
 from geocollapse.models import LoadedModel, module_of
 from geocollapse.modules.wrapped import Wrapping
-from geocollapse.numerics import accumulation_dtype
-from geocollapse.regularizers.penalty import Penalty, is_count
+from geocollapse.numerics import accumulation_dtype, is_count
+from geocollapse.regularizers.penalty import Penalty
 
 _FIRST_ITERATIONS = 15  # from a random vector, as torch's own spectral normalisation does
 _MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from geocollapse.experiments.recipe.moving import NotNegative, Rate
-from geocollapse.experiments.recipe.settings import Part, Positive
+from geocollapse.experiments.recipe.moving import NotNegative, Positive, Rate
+from geocollapse.experiments.recipe.settings import Part
 
 Cancelled = Literal["none", "interaction", "self", "both"]
 

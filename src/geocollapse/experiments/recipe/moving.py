@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)  # no unknown key, no other type
 
-Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Classes = list[int | str] | str | None  # numbers and names
 
 
 class CorridorConfig(BaseModel):
@@ -40,7 +41,7 @@ class DALConfig(BaseModel):
 
     power: NotNegative = 1.0
     max_learning_rate: Rate | None = 5.0
-    every: Count = 1
+    every: Positive = 1
 
 
 class GradientPenaltyConfig(BaseModel):
@@ -53,9 +54,9 @@ class GradientPenaltyConfig(BaseModel):
     model_config = STRICT
 
     weight: NotNegative = 0.0
-    n_micro_batches: Count = 1
+    n_micro_batches: Positive = 1
     batch_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    every: Count = 1
+    every: Positive = 1
     batch_norm: Literal["refuse", "running", "batch"] = "refuse"
 
 
@@ -70,9 +71,9 @@ class DynamicsConfig(BaseModel):
 
     model_config = STRICT
 
-    subset: Count = 500
+    subset: Positive = 500
     sharpness: bool = True
-    n_batches: Count = 8
+    n_batches: Positive = 8
 
 
 class OrderEffectConfig(BaseModel):
@@ -86,14 +87,15 @@ class OrderEffectConfig(BaseModel):
     From the parameters of a record, a copy of the network takes m full-batch steps of
     ``learning_rate`` on each task in both orders, for each m of ``n_steps``, in float64 and
     evaluation mode, on ``subset`` fixed examples of each task, balanced over classes. The run
-    itself stays as it is. Cost of a record: 4 m gradients for each m, on the subsets.
+    itself stays as it is. Cost of a record, on the subsets: 4 m gradients and six forward passes
+    for each m, and once four gradients and two Hessian-vector products.
     """
 
     model_config = STRICT
 
     name: Annotated[str, Field(min_length=1)]
     split: str | None = None
-    classes: list[int | str] | str | None = None
-    subset: Count = 500
+    classes: Classes = None
+    subset: Positive = 500
     learning_rate: Rate = 0.01
-    n_steps: Annotated[list[Count], Field(min_length=1)] = [1, 4, 16, 64]
+    n_steps: Annotated[list[Positive], Field(min_length=1)] = [1, 4, 16, 64]

@@ -13,6 +13,7 @@ from pydantic import Field
 from geocollapse.experiments.recipe.files import RecipeText, read_recipe
 from geocollapse.experiments.recipe.game import GameRunConfig, GameSettings
 from geocollapse.experiments.recipe.identity import run_id
+from geocollapse.experiments.recipe.moving import Positive
 from geocollapse.experiments.recipe.names import check_name, check_signs
 from geocollapse.experiments.recipe.network import fingerprinted
 from geocollapse.experiments.recipe.plan import AnyRunConfig, PlannedRun
@@ -22,7 +23,6 @@ from geocollapse.experiments.recipe.settings import (
     MeasuringConfig,
     ModelConfig,
     Part,
-    Positive,
     RunConfig,
     Setting,
     TrainingConfig,

@@ -9,18 +9,19 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from geocollapse.experiments.recipe.moving import (
     STRICT,
+    Classes,
     CorridorConfig,
     DALConfig,
     DynamicsConfig,
     GradientPenaltyConfig,
+    NotNegative,
     OrderEffectConfig,
+    Positive,
+    Rate,
 )
 from geocollapse.experiments.recipe.problems import describe
 
-Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Classes = list[int | str] | str | None  # numbers and names
 Setting = dict[str, object]  # dotted keys and their values
 
 MAIN_PAPER = "collapse-transfer"
@@ -174,7 +175,7 @@ class TrainingConfig(Part):
     optimizer: Literal["sgd", "adamw", "corridor", "dal"] = "sgd"
     corridor: CorridorConfig = CorridorConfig()
     dal: DALConfig = DALConfig()
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    learning_rate: Rate
     batch_size: Positive
     weight_decay: NotNegative = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -1,4 +1,4 @@
-"""What a step of a run descends: the loss of its batch and the penalties of its recipe."""
+"""The objective of a step of a run: the loss of its batch and the penalties of its recipe."""
 
 from __future__ import annotations
 

@@ -1,22 +1,24 @@
-"""Two tasks in turn at a record: what their order changes, and what the first one forgets."""
+"""Two tasks in turn at a record: the effect of their order, and what the first one forgets."""
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
 from geocollapse.data import LabelledData
-from geocollapse.dynamics import NonFiniteError, multitask_bias, order_effect
+from geocollapse.dynamics import NonFiniteError, crossing_of, multitask_bias, order_effect
 from geocollapse.estimate import strict_json
 from geocollapse.experiments.results.records import OrderRecord
 from geocollapse.experiments.supervised.losses import loss_of
 from geocollapse.numerics import accumulation_dtype
 
 if TYPE_CHECKING:
-    from geocollapse.dynamics import Loss
+    from geocollapse.dynamics import Crossing, Loss, OrderEffect
     from geocollapse.experiments.recipe import TrainingConfig
     from geocollapse.experiments.results.records import OrderEffectRecord, OrderRecords
     from geocollapse.experiments.supervised.state import Training
@@ -43,13 +45,16 @@ def order_records(training: Training) -> OrderRecords:
     settings = training.config.training
     tasks = _loss_on(model, source, settings), _loss_on(model, other, settings)
     notes: list[str] = []
+    at = _crossing(model, tasks)
     record = {
         "n_samples": len(source),
         "n_other_samples": len(other),
         "learning_rate": wanted.learning_rate,
         **_at_the_start(model, tasks, notes),
         "steps": {
-            str(m): _after(model, tasks, lr=wanted.learning_rate, n_steps=m, notes=notes)
+            str(m): _after(
+                partial(order_effect, *tasks, model, wanted.learning_rate, m, crossing=at), m, notes
+            )
             for m in wanted.n_steps
         },
         "warnings": list(dict.fromkeys(notes)),
@@ -84,13 +89,18 @@ def _at_the_start(
     return dict(zip(keys, (*found.losses.tolist(), own, other, cosine), strict=True))
 
 
-def _after(
-    model: nn.Module, tasks: tuple[Loss, Loss], *, lr: float, n_steps: int, notes: list[str]
-) -> OrderRecord:
-    """The record of m steps on each task; null with a note where they diverge."""
-    task, other = tasks
+def _crossing(model: nn.Module, tasks: tuple[Loss, Loss]) -> Crossing | None:
+    """The crossing of the tasks, for all numbers of steps; None where it is not finite."""
     try:
-        found = order_effect(task, other, model, lr=lr, n_steps=n_steps)
+        return crossing_of(*tasks, model)
+    except NonFiniteError:  # the study of each number of steps says so
+        return None
+
+
+def _after(study: Callable[[], OrderEffect], n_steps: int, notes: list[str]) -> OrderRecord:
+    """The record of m steps on each task; null with a note where they diverge."""
+    try:
+        found = study()
     except NonFiniteError as error:
         notes.append(f"{n_steps} steps: {error}")
         return cast("OrderRecord", dict.fromkeys(OrderRecord.__annotations__))

@@ -9,9 +9,9 @@ from torch.utils._pytree import tree_leaves
 from geocollapse.features import FeatureMap
 from geocollapse.features.independence import check_independence
 from geocollapse.inputs import Inputs, Take, rows_of
+from geocollapse.numerics import is_count
 from geocollapse.regularizers.call import check_batch_settings
 from geocollapse.regularizers.complexity.methods import METHODS, NumberOfProbes
-from geocollapse.regularizers.penalty import is_count
 
 _WHOLE = "batch_norm='running', which takes the output from a forward pass of the whole batch"
 
