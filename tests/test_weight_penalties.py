@@ -215,6 +215,8 @@ def test_weight_0_measures_and_adds_nothing():
 def test_bad_arguments_are_refused(kind):
     with pytest.raises(ValueError, match="weight: expected a number of at least 0"):
         kind(-1.0)
+    with pytest.raises(ValueError, match="weight: expected a number of at least 0, got 'a'"):
+        kind("a")
     with pytest.raises(TypeError, match="model: expected"):
         kind(1.0)(lambda x: x)
 
