@@ -397,6 +397,29 @@ def test_a_game_that_leaves_all_bounds_is_done_and_has_diverged(
     assert result["converged"] is False
 
 
+@pytest.mark.parametrize("game_", ["bilinear", "dirac-gan", "digits-gan"])
+@pytest.mark.parametrize("rates", [[1e300, 0.1], [0.1, 1e300]])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"n_updates": [2, 3]},
+        {"cancel": "both", "order": "alternating"},
+        {"cancel": "both", "n_updates": [2, 3]},
+    ],
+)
+def test_rates_beyond_all_bounds_are_done_and_have_diverged(
+    game_: str, rates: list[float], values: dict[str, Any], tmp_path: Path
+) -> None:
+    result = play_run(config(game=game_, learning_rates=rates, **values), RunFolder(tmp_path))
+    assert (result["status"], result["steps"], result["converged"]) == ("done", 1, False)
+    final = result["final"]
+    assert final is not None
+    assert final["diverged"] is True
+    if game_ != "digits-gan":
+        assert (final["flow_distance"], final["flow_gap"]) == (None, None)
+
+
 def test_the_kind_of_a_configuration() -> None:
     assert kind_of(config()) is KINDS["game"]
     assert kind_of(load_recipe("demo").run_config()) is KINDS["supervised"]

@@ -334,12 +334,35 @@ def test_bad_losses_are_refused():
         ({"lr": (0.1, 0.0)}, r"lr: expected a positive rate for each of two players, got \(0.1, 0"),
         ({"lr": (0.1,)}, "lr: expected a positive rate for each of two players"),
         ({"order": "both"}, "order: expected 'simultaneous' or 'alternating', got 'both'"),
-        ({"n_updates": (0, 1)}, r"n_updates: expected at least 1 .* got \(0, 1\)"),
+        ({"lr": 0.1}, "lr: expected a positive rate for each of two players, got 0.1; do"),
+        ({"lr": ("a", 0.1)}, r"lr: expected a positive rate for each .* got \('a', 0.1\)"),
+        ({"n_updates": (0, 1)}, r"n_updates: expected a whole number of .* 1 .* got \(0, 1\)"),
+        ({"n_updates": (1.5, 1)}, r"n_updates: expected a whole number .* got \(1.5, 1\)"),
+        ({"n_updates": 2}, "n_updates: expected a whole number .* got 2; do"),
     ],
 )
 def test_bad_turns_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Turn(**settings)
+
+
+@pytest.mark.parametrize("n_turns", [-3, 1.5, "a"])
+def test_bad_numbers_of_turns_are_refused(n_turns):
+    with game(*players(), *BUMPY) as found:
+        with pytest.raises(ValueError, match="n_turns: expected a whole number of at least 0, got"):
+            found.play(Turn(), n_turns=n_turns)
+        assert_close(vector(found.play(Turn(), n_turns=0)), START)
+
+
+def test_bad_points_of_a_game_are_refused():
+    with game(*players(), *BUMPY) as found:
+        one = {"player1.z": found.point["player1.z"]}
+        short = found.point | {"player2.z": torch.zeros(1).double()}
+        for run in (found.values, found.drift_terms, lambda at: found.play(Turn(), at)):
+            with pytest.raises(ValueError, match="at: expected a tensor for each .*'player2.z'"):
+                run(one)
+            with pytest.raises(ValueError, match=r"at: expected shape \(2,\) at 'player2.z'"):
+                run(short)
 
 
 def test_unknown_convention_is_refused():

@@ -143,7 +143,7 @@ def test_the_quantile_agrees_with_the_reference_and_torch(share):
     assert found == pytest.approx(float(torch.quantile(m, share)), abs=1e-12)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, math.nan])
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, math.nan, "a"])
 def test_a_level_outside_0_and_1_is_refused(share):
     with pytest.raises(ValueError, match="share: expected the level of a quantile.*do share=0.1"):
         MarginQuantile.of(torch.ones(3), share)

@@ -365,8 +365,12 @@ def test_tasks_that_share_no_parameter_are_refused():
 def test_bad_requests_are_refused():
     with pytest.raises(ValueError, match="losses: expected at least one, got none"):
         multitask_bias([], Point())
+    with pytest.raises(TypeError, match="losses: expected a list of losses, got function; do"):
+        multitask_bias(A, Point())
     with pytest.raises(ValueError, match="lr: expected a positive step size, got 0"):
         multitask_bias([A], Point(), lr=0.0)
+    with pytest.raises(ValueError, match="lr: expected a positive step size, got 'a'; do lr=0.1"):
+        order_effect(A, B, Point(), lr="a")
     for wrong in (0, -1, 1.5):
         with pytest.raises(
             ValueError, match=f"n_steps: expected a whole .* at least 1, got {wrong}"

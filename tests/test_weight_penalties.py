@@ -1,11 +1,13 @@
 """L2 and spectral norm penalties: values, gradients, equivalences, state, refusals."""
 
+import math
 from itertools import pairwise
 
 import pytest
 import torch
 from reference import regularisers as reference
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from geocollapse.regularizers import L2Penalty, SpectralNormPenalty, spectral_norms
 
@@ -93,6 +95,63 @@ def test_a_shared_weight_counts_once():
     assert len(spectral_norms(nn.Sequential(layer, nn.Tanh(), layer))) == 1
 
 
+def test_computed_weights_all_count():
+    """Weights that parametrisations compute are freed after use, and ids are given out again."""
+    layers = [parametrizations.weight_norm(nn.Linear(4, 4)) for _ in range(6)]
+    assert len(spectral_norms(nn.Sequential(*layers))) == 6
+
+
+def test_projections_of_attention_count():
+    packed = nn.MultiheadAttention(4, 2)
+    found = spectral_norms(packed)
+    assert list(found) == ["in_proj_weight", "out_proj.weight"]
+    expected = reference.spectral_norm(packed.in_proj_weight)
+    assert found["in_proj_weight"] == pytest.approx(expected, rel=1e-6)
+    apart = nn.MultiheadAttention(4, 2, kdim=3, vdim=5)
+    assert [name[0] for name in spectral_norms(apart)] == ["q", "k", "v", "o"]
+    penalty = SpectralNormPenalty(1.0, n_iterations=300)
+    assert penalty(packed).item() == pytest.approx(0.5 * sum(s**2 for s in found.values()))
+
+
+def test_frozen_layers_count_in_the_measurement_alone():
+    model = nn.Sequential(nn.Conv1d(3, 5, 2), nn.Flatten(), nn.Linear(5, 2))
+    model[0].requires_grad_(False)
+    assert list(spectral_norms(model)) == ["0.weight", "2.weight"]
+    penalty = SpectralNormPenalty(1.0, n_iterations=300)
+    expected = spectral_norms(model)["2.weight"] ** 2
+    penalty(model)
+    assert penalty.last.value == pytest.approx(expected, rel=1e-5)
+    with torch.no_grad():
+        penalty(model)
+    assert penalty.last.value == pytest.approx(expected, rel=1e-5)
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="expected trained weights of .*, got none that requires"):
+        penalty(model)
+    assert int(penalty.step) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@pytest.mark.parametrize("start", [0.0, math.inf])
+def test_a_matrix_that_was_zero_or_not_finite_is_penalised_again(start, dtype):
+    """Otherwise the vectors of a head that starts at zero stay zero."""
+    head = nn.Linear(6, 4, bias=False).to(dtype)
+    trained = head.weight.detach().clone()
+    penalty = SpectralNormPenalty(1.0)
+    nn.init.constant_(head.weight, start)
+    penalty(head)
+    if start == 0.0:
+        assert penalty.last.value == 0.0
+    with torch.no_grad():
+        head.weight.copy_(trained)
+    again = SpectralNormPenalty(1.0)
+    again.load_state_dict(penalty.state_dict())
+    penalty(head)
+    again(head)
+    fresh = SpectralNormPenalty(1.0)
+    fresh(head)
+    assert penalty.last.value == again.last.value == fresh.last.value > 0.0
+
+
 def test_every_m_th_step_counts_m_times():
     model = network()
     penalty = SpectralNormPenalty(1.0, n_iterations=300, every=3)
@@ -156,6 +215,8 @@ def test_weight_0_measures_and_adds_nothing():
 def test_bad_arguments_are_refused(kind):
     with pytest.raises(ValueError, match="weight: expected a number of at least 0"):
         kind(-1.0)
+    with pytest.raises(ValueError, match="weight: expected a number of at least 0, got 'a'"):
+        kind("a")
     with pytest.raises(TypeError, match="model: expected"):
         kind(1.0)(lambda x: x)
 

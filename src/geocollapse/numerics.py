@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+import math
+from numbers import Integral, Real
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -60,3 +62,10 @@ def check_finite(name: str, tensor: Tensor, positions: Tensor | None = None) -> 
 def is_count(number: object) -> bool:
     """Return True for a whole number of at least 1."""
     return isinstance(number, Integral) and int(number) >= 1
+
+
+def is_number(number: object) -> TypeGuard[float]:
+    """Return True for a finite real number, also in a tensor of one entry, as rates may be."""
+    if isinstance(number, Tensor):
+        return number.numel() == 1 and math.isfinite(number)
+    return isinstance(number, Real) and math.isfinite(number)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from geocollapse.arrays import Array, as_features, as_labels
 from geocollapse.estimate import Estimate
+from geocollapse.numerics import is_number
 
 
 def margins(logits: Array, labels: Array) -> Tensor:
@@ -199,10 +200,10 @@ class MarginQuantile:
 
 def check_share(share: float, name: str = "share") -> None:
     """Refuse a level of a quantile outside (0, 1), by the ``name`` of the caller's argument."""
-    if not 0.0 < share < 1.0:
+    if not (is_number(share) and 0.0 < share < 1.0):
         raise ValueError(
             f"{name}: expected the level of a quantile of the margins, between 0 and 1, got "
-            f"{share}; do {name}=0.1"
+            f"{share!r}; do {name}=0.1"
         )
 
 
@@ -289,5 +290,5 @@ def _scaled(gc: Estimate, value: float, stderr: float, warnings: tuple[str, ...]
 
 
 def _check_gamma(gamma: float) -> None:
-    if not (math.isfinite(gamma) and gamma > 0.0):
-        raise ValueError(f"gamma: expected a positive margin, got {gamma}; do gamma=1.0")
+    if not (is_number(gamma) and gamma > 0.0):
+        raise ValueError(f"gamma: expected a positive margin, got {gamma!r}; do gamma=1.0")

@@ -14,6 +14,7 @@ from geocollapse.dynamics.products import Method
 from geocollapse.dynamics.trees import Tree, cosine, norm, plus, squared_norm
 from geocollapse.estimate import GeocollapseWarning
 from geocollapse.models import LoadedModel
+from geocollapse.numerics import is_number
 
 _STATIONARY = "corridor: the gradient is zero, so that drift ratio and linearity defect are NaN"
 
@@ -129,5 +130,5 @@ def _defect(found: Landscape, after: Tree, value: float, expected: float) -> flo
 
 def check_lr(lr: float) -> None:
     """Refuse a step size that is not positive."""
-    if not (math.isfinite(lr) and lr > 0.0):
-        raise ValueError(f"lr: expected a positive step size, got {lr}; do lr=0.1")
+    if not (is_number(lr) and lr > 0.0):
+        raise ValueError(f"lr: expected a positive step size, got {lr!r}; do lr=0.1")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 
 from torch import Tensor, nn
 
 from geocollapse.dynamics.losses import BatchNorm, Landscape, landscapes
 from geocollapse.dynamics.products import Expansion, filled
-from geocollapse.dynamics.trees import Field, Tree, plus, scaled
+from geocollapse.dynamics.trees import Field, Tree, check_tree, plus, scaled
 from geocollapse.dynamics.turns import Convention, Turn
 from geocollapse.models import LoadedModel, module_of
 from geocollapse.modules.wrapped import Wrapping
@@ -59,16 +60,27 @@ class Game:
     def values(self, at: Tree | None = None) -> tuple[float, float]:
         """L1 and L2 at the present parameters or at others."""
         first, second = self._losses
-        return float(first.value(at)), float(second.value(at))
+        here = self._checked(at)
+        return float(first.value(here)), float(second.value(here))
 
     def play(self, turn: Turn, at: Tree | None = None, *, n_turns: int = 1) -> Tree:
         """The parameters after some turns.
 
+        Args:
+            turn: of both players.
+            at: where to start; None for the present parameters.
+            n_turns: at least 0.
+
         Raises:
-            ValueError: a loss that is not 0-d or not finite, as when the game diverges; a parameter
-                that its player's loss does not depend on.
+            ValueError: ``n_turns`` that is no count; ``at`` of other names or shapes; a loss that
+                is not 0-d or not finite, as when the game diverges; a parameter that its player's
+                loss does not depend on.
         """
-        here = self.point if at is None else at
+        if not (isinstance(n_turns, Integral) and int(n_turns) >= 0):
+            raise ValueError(
+                f"n_turns: expected a whole number of at least 0, got {n_turns!r}; do n_turns=1"
+            )
+        here = self._checked(at)
         for _ in range(n_turns):
             first = self._updated(0, here, turn)
             second = self._updated(1, first if turn.order == "alternating" else here, turn)
@@ -113,7 +125,7 @@ class Game:
 
     def drift_terms(self, at: Tree | None = None) -> DriftTerms:
         """The four terms of the drift, from two gradients and four Hessian-vector products."""
-        near_1, near_2 = self._expand(self.point if at is None else at)
+        near_1, near_2 = self._expand(self._checked(at))
         f = _own(0, near_1.gradient, -1.0)
         g = _own(1, near_2.gradient, -1.0)
         return DriftTerms(
@@ -122,6 +134,10 @@ class Game:
             self_2=_own(1, near_2.product(g), -1.0),
             interaction_2=_own(1, near_2.product(f), -1.0),
         )
+
+    def _checked(self, at: Tree | None) -> Tree:
+        """The present parameters, or others of the same names and shapes."""
+        return self.point if at is None else check_tree("at", at, self.point)
 
     def _updated(self, player: int, at: Tree, turn: Turn) -> Tree:
         for _ in range(turn.n_updates[player]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -137,6 +137,7 @@ def multitask_bias(
         ValueError: no losses, ``lr`` that is not positive, several losses that share no parameter;
             see ``gradient``.
         RuntimeError: batch normalisation in training mode.
+        TypeError: one loss in place of a list.
 
     Examples:
         >>> model = nn.Linear(1, 1, bias=False).double()
@@ -147,6 +148,10 @@ def multitask_bias(
         (0.325, -0.3)
     """
     check_lr(lr)
+    if not isinstance(losses, Iterable):
+        raise TypeError(
+            f"losses: expected a list of losses, got {type(losses).__name__}; do [loss_a, loss_b]"
+        )
     if not losses:
         raise ValueError("losses: expected at least one, got none; do [loss_a, loss_b]")
     with landscapes(model, losses, batch_norm=batch_norm) as tasks:

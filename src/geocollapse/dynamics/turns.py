@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal, get_args
+
+from geocollapse.numerics import is_count, is_number
 
 PlayOrder = Literal["simultaneous", "alternating"]
 Convention = Literal["joint", "per_player"]
@@ -44,7 +46,7 @@ class Turn:
             sees the other as it was at the start.
 
     Raises:
-        ValueError: a rate that is not positive, updates below 1, an unknown order.
+        ValueError: a rate that is not positive, updates that are no counts, an unknown order.
 
     Examples:
         >>> Turn(lr=(0.2, 0.1)).drift()
@@ -58,7 +60,7 @@ class Turn:
     n_updates: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
-        if len(self.lr) != 2 or not all(math.isfinite(rate) and rate > 0.0 for rate in self.lr):
+        if not _are_two(self.lr, lambda rate: is_number(rate) and rate > 0.0):
             raise ValueError(
                 f"lr: expected a positive rate for each of two players, got {self.lr}; do "
                 f"lr=(0.1, 0.1)"
@@ -68,10 +70,10 @@ class Turn:
                 f"order: expected 'simultaneous' or 'alternating', got {self.order!r}; do "
                 f"order='alternating'"
             )
-        if len(self.n_updates) != 2 or not all(n >= 1 for n in self.n_updates):
+        if not _are_two(self.n_updates, is_count):
             raise ValueError(
-                f"n_updates: expected at least 1 for each of two players, got {self.n_updates}; do "
-                f"n_updates=(1, 1)"
+                f"n_updates: expected a whole number of at least 1 for each of two players, got "
+                f"{self.n_updates}; do n_updates=(1, 1)"
             )
 
     @property
@@ -114,3 +116,8 @@ class Turn:
             return DriftCoefficients(a / 2.0, total_2 / 2.0, b / 2.0, sign * total_1 / 2.0)
         seen = total_2 - 2.0 * total_1 if alternates else total_2
         return DriftCoefficients(a / 2.0, total_1 / 2.0, b / 2.0, seen / 2.0)
+
+
+def _are_two(values: object, fits: Callable[[object], bool]) -> bool:
+    """True for two values that fit, one for each player."""
+    return isinstance(values, Collection) and len(values) == 2 and all(map(fits, values))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from geocollapse.numerics import is_count
+from geocollapse.numerics import is_count, is_number
 
 _T = TypeVar("_T")
 
@@ -29,9 +28,9 @@ class Penalty(nn.Module):
 
     def __init__(self, weight: float, *, every: int = 1) -> None:
         super().__init__()
-        if not (math.isfinite(weight) and weight >= 0.0):
+        if not (is_number(weight) and weight >= 0.0):
             raise ValueError(
-                f"weight: expected a number of at least 0, got {weight}; do weight=1e-4"
+                f"weight: expected a number of at least 0, got {weight!r}; do weight=1e-4"
             )
         if not is_count(every):
             raise ValueError(

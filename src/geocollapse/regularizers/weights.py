@@ -18,6 +18,7 @@ from geocollapse.regularizers.penalty import Penalty
 _FIRST_ITERATIONS = 15  # from a random vector, as torch's own spectral normalisation does
 _MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # of attention
 
 
 class L2Penalty(Penalty):
@@ -79,20 +80,23 @@ class SpectralNormPenalty(Penalty):
     vector; sigma is then a little too small where a layer has two singular values of nearly the
     same size. The vectors are part of the ``state_dict``. W is (outputs, inputs) of a linear
     layer, and (channels out, channels in * kernel) of a convolution, whose operator norm lies
-    between sigma/sqrt(kernel) and sigma sqrt(kernel). Biases and normalisations do not count. Unit
-    of the weight: loss/sigma^2.
+    between sigma/sqrt(kernel) and sigma sqrt(kernel); the packed projections of an
+    ``nn.MultiheadAttention`` are one matrix. Biases, normalisations and frozen weights do not
+    count. Unit of the weight: loss/sigma^2.
 
     Source: Yoshida, Miyato (2017), arXiv 1705.10941, section 3; Miyato et al. (2018), algorithm 1,
     for vectors that are kept.
 
     Args:
         weight: strength lambda, at least 0; at 0 nothing is added, and ``last`` is still measured.
-        n_iterations: of the power method at each step; the first step takes 15 more.
+        n_iterations: of the power method at each step; the first step takes 15 more, as does each
+            step after a matrix was zero or not finite.
         every: the penalty is added at every m-th call, with ``every`` times the weight.
         seed: of the first vectors.
 
     Raises:
-        ValueError: an argument outside its range, a model without linear layers and convolutions.
+        ValueError: an argument outside its range, a model without linear layers and convolutions,
+            or whose weights are all frozen.
         TypeError: a model that is no module.
 
     Examples:
@@ -124,7 +128,7 @@ class SpectralNormPenalty(Penalty):
 
     def forward(self, model: nn.Module | LoadedModel) -> Tensor:
         """The weighted penalty (0-d); counts one step."""
-        matrices = dict(_matrices(_plain(model)))
+        matrices = _trained_matrices(_plain(model))
         first = next(iter(matrices.values()))
         return self.counted(lambda _: self._penalise(matrices), lambda: first.new_zeros(()))
 
@@ -146,13 +150,14 @@ class SpectralNormPenalty(Penalty):
         w = matrix.detach()
         u = self._left.get(name)
         n_iterations = self.n_iterations
-        if u is None or len(u) != len(w):
+        if u is None or not _is_direction(u, len(w)):
             n_iterations += _FIRST_ITERATIONS
             u = torch.randn(len(w), generator=torch.Generator().manual_seed(self.seed))
         u = F.normalize(u.to(w), dim=0)
+        eps = max(1e-12, torch.finfo(w.dtype).tiny)  # 1e-12 is 0 in float16
         for _ in range(n_iterations):
-            v = F.normalize(w.T @ u, dim=0)
-            u = F.normalize(w @ v, dim=0)
+            v = F.normalize(w.T @ u, dim=0, eps=eps)
+            u = F.normalize(w @ v, dim=0, eps=eps)
         self._left[name] = u
         return torch.dot(u, matrix @ v)
 
@@ -162,7 +167,8 @@ def spectral_norms(model: nn.Module | LoadedModel) -> dict[str, float]:
 
         sigma(W) = max_v ||W v||/||v||
 
-    Of linear layers, and of convolutions as matrices (channels out, channels in * kernel). The
+    Of linear layers, of convolutions as matrices (channels out, channels in * kernel), and of the
+    packed projections of ``nn.MultiheadAttention`` as one matrix (3 E, E); frozen ones too. The
     product of those of a network of linear layers and 1-Lipschitz activations bounds its Lipschitz
     constant. Cost: O(m n min(m, n)) a layer.
 
@@ -224,24 +230,55 @@ def _trained(model: nn.Module) -> list[nn.Parameter]:
     return found
 
 
+def _trained_matrices(model: nn.Module) -> dict[str, Tensor]:
+    """The matrices that training moves, by name."""
+    found = {name: matrix for name, matrix in _matrices(model) if matrix.requires_grad}
+    if not found:
+        raise ValueError(
+            "model: expected trained weights of linear layers or convolutions, got none that "
+            "requires gradients; do model.requires_grad_(True)"
+        )
+    return found
+
+
 def _matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The weights of linear layers and convolutions as matrices (outputs, inputs), by name."""
-    seen: set[int] = set()
+    seen: dict[int, Tensor] = {}  # holds computed weights, whose ids would be given out again
     for name, module in model.named_modules():
-        if not isinstance(module, _MATRICES + _TRANSPOSED):
-            continue
-        weight = module.weight
-        if id(weight) in seen:
-            continue
-        seen.add(id(weight))
-        # transposed convolutions store (channels in, channels out, kernel)
-        rows_first = weight.transpose(0, 1) if isinstance(module, _TRANSPOSED) else weight
-        yield f"{name}.weight".lstrip("."), rows_first.flatten(1)
+        for key, weight in _weights(module):
+            if id(weight) not in seen:
+                seen[id(weight)] = weight
+                yield f"{name}.{key}".lstrip("."), _rows_first(weight, module)
     if not seen:
         raise ValueError(
             "model: expected linear layers or convolutions, got none; do L2Penalty for other "
             "parameters"
         )
+
+
+def _weights(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """The weights of one layer, with the graphs of those that are computed from others."""
+    keys: tuple[str, ...] = ()
+    if isinstance(module, (*_MATRICES, *_TRANSPOSED)):
+        keys = ("weight",)
+    if isinstance(module, nn.MultiheadAttention):
+        keys = _PROJECTIONS
+    with torch.enable_grad():
+        found = [(key, getattr(module, key)) for key in keys]
+    return [(key, weight) for key, weight in found if weight is not None]
+
+
+def _rows_first(weight: Tensor, module: nn.Module) -> Tensor:
+    """The matrix (outputs, inputs) of a weight."""
+    with torch.enable_grad():
+        # transposed convolutions store (channels in, channels out, kernel)
+        rows = weight.transpose(0, 1) if isinstance(module, _TRANSPOSED) else weight
+        return rows.flatten(1)
+
+
+def _is_direction(u: Tensor, n_rows: int) -> bool:
+    """False for the vector of a matrix that was zero or not finite, or of another size."""
+    return len(u) == n_rows and bool(u.isfinite().all()) and bool(u.any())
 
 
 def _measured(value: Tensor | None) -> Estimate | None:

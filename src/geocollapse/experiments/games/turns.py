@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from geocollapse.dynamics import GameLoss, Turn
+from geocollapse.dynamics import GameLoss, NonFiniteError, Turn
 from geocollapse.regularizers import DriftCancellation
 from geocollapse.regularizers.games import DriftTerm
 
@@ -54,6 +54,13 @@ class Moves:
 
     def take_turn(self, losses: Losses) -> bool:
         """One turn of both players; False if a parameter has left all bounds."""
+        try:
+            self._take(losses)
+        except NonFiniteError:  # of the drift, where an update of this turn has left them
+            return False
+        return all(_is_within(player) for player in self._players)
+
+    def _take(self, losses: Losses) -> None:
         before = _parameters(self._players[0])
         self._move(0, losses)
         if self._turn.order == "simultaneous":
@@ -63,7 +70,6 @@ class Moves:
             _write(self._players[0], after)
         else:
             self._move(1, losses)
-        return all(_is_within(player) for player in self._players)
 
     def _move(self, number: int, losses: Losses) -> None:
         """The updates of one player in a turn."""
@@ -73,7 +79,8 @@ class Moves:
             gradients = torch.autograd.grad(self._objective(number, losses), trained)
             with torch.no_grad():
                 for parameter, gradient in zip(trained, gradients, strict=True):
-                    parameter.sub_(gradient, alpha=self._turn.lr[number])
+                    largest = torch.finfo(parameter.dtype).max  # torch refuses a larger rate
+                    parameter.sub_(gradient, alpha=min(self._turn.lr[number], largest))
 
     def _objective(self, number: int, losses: Losses) -> Tensor:
         """The player's loss, with the terms that cancel its drift."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geocollapse.dynamics import Convention, flow, game
+from geocollapse.dynamics import Convention, NonFiniteError, flow, game
 from geocollapse.dynamics.trees import Field, Tree
 from geocollapse.experiments.games.turns import Losses, Players, turn_of
 
@@ -43,7 +43,7 @@ class TwoNumbers:
                     and the point y of the generator
 
     The flow of the game and, unless drift is cancelled, the modified flow in both conventions are
-    followed with one Runge-Kutta step a turn.
+    followed with one Runge-Kutta step a turn; where a flow diverges, its distances are NaN.
 
     Source: Rosca, Wu, Dherin, Barrett (2021), arXiv 2105.13922; Mescheder, Geiger, Nowozin (2018)
     for the Dirac GAN.
@@ -75,9 +75,11 @@ class TwoNumbers:
             self._follow(fields, here, step)
         found = {"distance": _size(here)}
         for name, at in self._led.items():
-            found[f"{name}_distance"] = _size(at)
+            away = _size(at)
+            found[f"{name}_distance"] = away
             if step:  # at the start all are in one place
-                found[f"{name}_gap"] = _size({key: here[key] - at[key] for key in here})
+                gap = _size({key: here[key] - at[key] for key in here})
+                found[f"{name}_gap"] = gap if math.isfinite(away) else math.nan
         return found  # type: ignore[return-value]  # its keys are made above
 
     def end(self, lines: Sequence[GameLine]) -> GameEnd:
@@ -92,8 +94,16 @@ class TwoNumbers:
         for name, field in fields.items():
             at = self._led.setdefault(name, start)
             if elapsed:
-                self._led[name] = flow(field, at, elapsed, n_steps=elapsed)
+                self._led[name] = _followed(field, at, elapsed)
         self._time = step
+
+
+def _followed(field: Field, start: Tree, time: int) -> Tree:
+    """The end of a flow, with one step a unit of time; NaN where it diverges."""
+    try:
+        return flow(field, start, time, n_steps=time)
+    except NonFiniteError:
+        return {name: torch.full_like(value, math.nan) for name, value in start.items()}
 
 
 def _start(config: GameRunConfig) -> tuple[float, float]:
