@@ -269,3 +269,39 @@ def test_the_model_is_handed_back():
     assert model.training
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert not model[0]._forward_hooks
+
+
+def test_the_transfer_inequality_takes_one_vector_an_example():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
+    refused = (
+        (torch.zeros(0, 4), ValueError, r"inputs: expected shape .* got \(0, 4\)"),
+        (torch.tensor(1.0), ValueError, r"inputs: expected shape .* got \(\)"),
+        (torch.ones(4), ValueError, r"inputs: expected one vector for each .* got shape \(4,\)"),
+        (torch.ones(3, 5, 4), ValueError, r"one vector for each of 3 .* got shape \(3, 5, 4\)"),
+        (torch.ones(3, 4).long(), TypeError, "inputs: expected a floating .* got torch.int64"),
+        ([[1.0] * 4], TypeError, "inputs: expected a floating tensor .* got list"),
+    )
+    for inputs, error, words in refused:
+        with pytest.raises(error, match=words):
+            transfer_inequality(model, inputs)
+
+
+def test_the_transfer_inequality_of_an_unused_layer_is_refused():
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 1)
+
+        def forward(self, x):
+            return x.sum(dim=1, keepdim=True)
+
+    with pytest.raises(ValueError, match="got no linear layer in the forward pass"):
+        transfer_inequality(Unused(), torch.ones(3, 4))
+
+
+def test_a_scalar_that_is_no_tensor_with_a_gradient_is_refused():
+    model = nn.Linear(4, 2)
+    with pytest.raises(ValueError, match=r"scalar: expected \(3,\) numbers .* got float"):
+        transfer_inequality(model, torch.ones(3, 4), lambda z: 1.0)
+    with pytest.raises(ValueError, match=r"got shape \(3,\), without a gradient"):
+        transfer_inequality(model, torch.ones(3, 4), lambda z: z.argmax(dim=1))

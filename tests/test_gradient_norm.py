@@ -250,6 +250,20 @@ def test_micro_batches_have_statistics_of_their_own():
     assert not torch.equal(before, model[1].running_mean)
 
 
+def test_micro_batches_of_one_example_have_no_statistics():
+    words = "x: expected at least 2 examples in each micro-batch .* got 1; do larger batches"
+    penalty = GradientNorm(1.0, n_micro_batches=3, batch_norm="batch")
+    model = normalised_net()
+    penalty(model, F.cross_entropy, X, Y)
+    with pytest.raises(ValueError, match=words):  # of the last part alone, and not at first
+        penalty(model, F.cross_entropy, X[:5], Y[:5])
+    with pytest.raises(ValueError, match=words):
+        GradientNorm(1.0, batch_fraction=0.1, batch_norm="batch")(model, F.cross_entropy, X, Y)
+    pixels = nn.Sequential(nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+    x = torch.randn(3, 1, 3, 3)  # the negative control: statistics over pixels
+    assert float(penalty(pixels, F.cross_entropy, x, Y[:3])[1].detach()) > 0.0
+
+
 # ---- networks
 
 

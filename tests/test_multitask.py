@@ -1,5 +1,6 @@
 """Multitask and continual learning: laws of siblings B."""
 
+import copy
 import dataclasses
 import math
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from geocollapse import dynamics
 from geocollapse.dynamics import crossing_of, lie_bracket, multitask_bias, order_effect
+from geocollapse.estimate import GeocollapseWarning
 from landscapes import Point, loss_of, random_tree, resnet, vector
 
 A, B = loss_of(ONE), loss_of(TWO)
@@ -294,6 +296,51 @@ def test_swapping_the_tasks_swaps_what_they_forget():
 def test_steps_that_diverge_say_so():
     with pytest.raises(dynamics.NonFiniteError, match="loss: expected a finite number"):
         order_effect(A, B, Point(), lr=10.0, n_steps=20)
+
+
+@pytest.mark.parametrize("settings", [{"lr": 1e200}, {"lr": 1e154, "n_steps": 3}])
+def test_steps_whose_square_overflows_diverge(settings):
+    """Also where the losses stay finite."""
+
+    def loss(p):
+        return torch.tanh(p()).sum()
+
+    with pytest.raises(dynamics.NonFiniteError, match="lr: expected . steps of a finite squared"):
+        order_effect(loss, loss, Point(), **settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused(dtype):
+    point = Point()
+    point.tail.data = point.tail.data.to(dtype)
+    words = f"expected parameters in float32 or float64.*got {dtype} at 'tail'; do model.float"
+    with pytest.raises(TypeError, match=words):
+        order_effect(lambda p: p().sum(), lambda p: p().square().sum(), point)
+
+
+def test_a_difference_below_rounding_is_warned_of():
+    model, a, b = two_heads()
+    rough = copy.deepcopy(model).float()
+    x = torch.randn(6, 4)
+
+    def of_head(head):
+        return lambda m: m[head](torch.tanh(m["trunk"](x))).square().mean()
+
+    tasks = of_head("a"), of_head("b")
+    with pytest.warns(GeocollapseWarning, match=r"rounding of the parameters.*do model.double\(\)"):
+        order_effect(*tasks, rough, lr=1e-4)
+    with pytest.warns(GeocollapseWarning, match="do a larger lr"):
+        order_effect(a, b, model, lr=1e-9)
+    assert order_effect(*tasks, rough, lr=0.1).cosine > 0.9  # the negative controls: no warning
+    assert order_effect(a, b, model, lr=1e-4).cosine > 0.99
+
+
+def test_tasks_that_commute_have_no_difference_to_be_hidden():
+    def square(p):
+        return p().square().sum()
+
+    found = order_effect(square, lambda p: 2.0 * square(p), Point().float())
+    assert found.norm < 1e-6
 
 
 # ---- networks

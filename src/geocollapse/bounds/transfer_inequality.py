@@ -82,8 +82,9 @@ def transfer_inequality(
     Raises:
         ValueError: a model with other layers, whose layers do not follow each other, or that uses
             a parameter twice; no ``scalar`` for several outputs; NaN or infinity among the inputs,
-            the parameters or the gradients.
-        TypeError: a model that is no module.
+            the parameters or the gradients; no example; a layer that takes more than one vector
+            an example.
+        TypeError: a model that is no module; inputs that are no floating tensor.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
@@ -93,13 +94,14 @@ def transfer_inequality(
     """
     plain = Wrapping.of(module_of(model)).plain
     _check_dense(plain)
-    check_finite("inputs", inputs)
+    _check_inputs(inputs)
     _check_parameters(plain)
     with borrowed(plain), torch.enable_grad():
         x = inputs.detach().clone().requires_grad_()
         with _recorded(plain) as layers:
             output = plain(x)
         _check_used_once(layers)
+        _check_rows(layers, len(x))
         chain = _Chain.of(layers)
         _check_chain(chain, layers, x)
         total = _scalar_of(output, scalar).sum()
@@ -193,6 +195,22 @@ def _check_dense(model: nn.Module) -> None:
         raise _not_dense("no linear layer")
 
 
+def _check_inputs(inputs: object) -> None:
+    """Refuse anything but a finite floating tensor of at least one example."""
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+        got = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise TypeError(
+            f"inputs: expected a floating tensor (n, ...), got {got}; do "
+            f"torch.as_tensor(inputs).float()"
+        )
+    if inputs.ndim == 0 or inputs.numel() == 0:
+        raise ValueError(
+            f"inputs: expected shape (n, ...) with at least one example, got "
+            f"{tuple(inputs.shape)}; do pass some examples"
+        )
+    check_finite("inputs", inputs)
+
+
 def _check_parameters(model: nn.Module) -> None:
     """Refuse NaN and infinity among the parameters."""
     for name, parameter in model.named_parameters():
@@ -204,10 +222,22 @@ def _check_parameters(model: nn.Module) -> None:
 
 
 def _check_used_once(layers: list[_Layer]) -> None:
-    """Refuse a parameter of two layers: its gradient is the sum of theirs, with a cross term."""
+    """Refuse layers that are unused or share a parameter, whose gradient has a cross term."""
+    if not layers:
+        raise _not_dense("no linear layer in the forward pass")
     used = [id(p) for layer in layers for p in (layer.weight, layer.bias) if p is not None]
     if len(set(used)) < len(used):
         raise _not_dense("a weight or bias that is used twice")
+
+
+def _check_rows(layers: list[_Layer], n: int) -> None:
+    """Refuse layers that take anything but one vector for each example, such as one a token."""
+    for layer in layers:
+        if layer.before.ndim != 2 or len(layer.before) != n:
+            raise ValueError(
+                f"inputs: expected one vector for each of {n} examples in every layer, got shape "
+                f"{tuple(layer.before.shape)}; do inputs.flatten(1), or one example a token"
+            )
 
 
 def _check_chain(chain: _Chain, layers: list[_Layer], x: Tensor) -> None:
@@ -242,10 +272,12 @@ def _scalar_of(output: Tensor, scalar: Scalar | None) -> Tensor:
             f"None; do scalar=lambda z: z[:, 0]"
         )
     f = output.reshape(n) if scalar is None else scalar(output)
-    if f.shape != (n,) or not f.requires_grad:
+    if not isinstance(f, Tensor) or f.shape != (n,) or not f.requires_grad:
+        got = f"shape {tuple(f.shape)}" if isinstance(f, Tensor) else type(f).__name__
+        without = ", without a gradient" if isinstance(f, Tensor) and not f.requires_grad else ""
         raise ValueError(
             f"scalar: expected ({n},) numbers with a gradient, one for each example, got "
-            f"{tuple(f.shape)}; do scalar=lambda z: z[:, 0]"
+            f"{got}{without}; do scalar=lambda z: z[:, 0]"
         )
     return f
 

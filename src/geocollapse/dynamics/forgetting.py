@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import torch
+
 from geocollapse.dynamics.losses import Landscape
-from geocollapse.dynamics.trees import Tree, inner
+from geocollapse.dynamics.trees import Tree, inner, minus, norm
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,12 @@ class Crossing:
         )
         curved = 0.5 * time * (time - lr) * inner(self.other, self.bent)  # <g_a, H_b g_b>
         return float(-time * conflict + time**2 * turned + curved)
+
+    def commutes(self) -> bool:
+        """True if the bracket is zero up to rounding, so that the order makes no difference."""
+        eps = max(torch.finfo(z.dtype).eps for z in self.bent.values())
+        size = norm(self.bent) + norm(self.other_bent)
+        return norm(minus(self.bent, self.other_bent)) <= math.sqrt(eps) * size
 
     def gap(self, time: float) -> float:
         """tau^2 <g_a, [g_a, g_b]>."""

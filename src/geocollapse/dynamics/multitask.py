@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from geocollapse.dynamics.corridor import check_lr
 from geocollapse.dynamics.forgetting import Crossing, Ends, Forgetting, forgetting
-from geocollapse.dynamics.losses import BatchNorm, Landscape, Loss, landscapes
+from geocollapse.dynamics.losses import BatchNorm, Landscape, Loss, NonFiniteError, landscapes
 from geocollapse.dynamics.products import Method, filled, touched
+from geocollapse.dynamics.rounding import check_full_precision, warn_of_rounding
 from geocollapse.dynamics.trees import Tree, cosine, inner, minus, norm, plus, scaled
 from geocollapse.models import LoadedModel
 from geocollapse.numerics import is_count
@@ -248,8 +249,9 @@ def order_effect(
         theta_ab - theta_ba = (m h)^2 [g_a, g_b] + O((m h)^3)
 
     theta_ab: m steps of gradient descent on a, then m on b; theta_ba the other way round. The
-    measurement needs no Hessian. With it comes what each task loses while the other is trained; see
-    ``Forgetting``. Cost: 4 m gradients, the bracket, and 6 forward passes.
+    measurement needs no Hessian, but float64 at small rates. With it comes what each task loses
+    while the other is trained; see ``Forgetting``. Cost: 4 m gradients, the bracket, and 6 forward
+    passes.
 
     Source: Dherin (2023), arXiv 2311.00235, continual learning.
 
@@ -266,7 +268,11 @@ def order_effect(
     Raises:
         ValueError: ``lr`` that is not positive, ``n_steps`` that is no count, losses that share no
             parameter, a run that diverges; see ``gradient``.
+        TypeError: parameters in half precision.
         RuntimeError: batch normalisation in training mode.
+
+    Warns:
+        GeocollapseWarning: the rounding of the parameters hides the difference.
 
     Examples:
         >>> model = nn.Linear(1, 1, bias=False).double()
@@ -283,16 +289,20 @@ def order_effect(
             f"n_steps: expected a whole number of at least 1, got {n_steps}; do n_steps=1"
         )
     with _pair(loss_a, loss_b, model, batch_norm) as (a, b):
+        check_full_precision(a.point)
         at = _crossing(a, b, method) if crossing is None else crossing
         after_a = _descended(a, a.point, lr, n_steps)
         after_b = _descended(b, b.point, lr, n_steps)
         ab = _descended(b, after_a, lr, n_steps)
         ba = _descended(a, after_b, lr, n_steps)
+        time = _time(lr, n_steps)
         of_a = forgetting(a, Ends(after_a, ab, ba), at, lr=lr, n_steps=n_steps)
         of_b = forgetting(b, Ends(after_b, ba, ab), at.swapped(), lr=lr, n_steps=n_steps)
     difference = minus(ab, ba)
-    predicted = scaled(_bracket(at).field, (n_steps * lr) ** 2)
+    predicted = scaled(_bracket(at).field, time**2)
     size = norm(predicted)
+    if not at.commutes():
+        warn_of_rounding(difference, ab, n_steps)
     return OrderEffect(
         difference=difference,
         predicted=predicted,
@@ -312,6 +322,16 @@ def _pair(
     """Two losses of one model."""
     with landscapes(model, [loss_a, loss_b], batch_norm=batch_norm) as (a, b):
         yield a, b
+
+
+def _time(lr: float, n_steps: int) -> float:
+    """m h, which is refused where its square overflows."""
+    time = n_steps * lr
+    if not math.isfinite(time * time):
+        raise NonFiniteError(
+            f"lr: expected {n_steps} steps of a finite squared length, got {lr!r}; do lr=0.01"
+        )
+    return time
 
 
 def _crossing(a: Landscape, b: Landscape, method: Method) -> Crossing:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import get_args
 
 import torch
@@ -69,8 +70,9 @@ class GradientNorm(Penalty):
             statistics are updated once, by the forward pass of the whole batch.
 
     Raises:
-        ValueError: an argument outside its range, fewer examples than micro-batches, targets of
-            another length, a loss that is not 0-d or not finite, no gradient path to any parameter.
+        ValueError: an argument outside its range, fewer examples than micro-batches, one example
+            in a micro-batch where batch normalisation needs more, targets of another length, a loss
+            that is not 0-d or not finite, no gradient path to any parameter.
         TypeError: a model that is no module, a loss that is no floating tensor.
         RuntimeError: batch normalisation in training mode, a compiled module inside, sparse
             gradients, gradients switched off.
@@ -161,6 +163,18 @@ class GradientNorm(Penalty):
                 f"got {self.n_micro_batches}; do larger batches"
             )
         parts = share.rows.tensor_split(self.n_micro_batches)
+        with _naming_lone_examples(len(parts[-1])):
+            return self._penalise_parts(wrapped, criterion, x, targets, parts)
+
+    def _penalise_parts(
+        self,
+        wrapped: Wrapping,
+        criterion: Criterion,
+        x: Inputs,
+        targets: Tensor,
+        parts: tuple[Tensor, ...],
+    ) -> tuple[object, Tensor]:
+        """The output and the penalty of the micro-batches with these rows."""
         first = rows_of(x, parts[0])
         of_first = targets[parts[0].to(targets.device)]
         plain = wrapped.plain
@@ -219,6 +233,26 @@ class GradientNorm(Penalty):
         with naming_the_loss(), landscape(model, loss, batch_norm=self.batch_norm) as found:
             near = found.expand(partial=True)
             near.product(near.gradient)
+
+
+@contextmanager
+def _naming_lone_examples(smallest: int) -> Iterator[None]:
+    """Name the micro-batches where batch normalisation refuses one of a single example.
+
+    Convolutions have statistics over the pixels of one example, so that the layers must decide.
+
+    Raises:
+        ValueError: batch normalisation refused a single example.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if smallest > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"x: expected at least 2 examples in each micro-batch for the statistics of batch "
+            f"normalisation, got {smallest}; do larger batches, or batch_norm='running'"
+        ) from error
 
 
 def _check_targets(targets: object, n_examples: int) -> None:
