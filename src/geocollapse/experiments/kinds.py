@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar, cast
 
 import torch
 
-from geocollapse.experiments.games.play import check_game, pace_of_game, play_run
+from geocollapse.experiments.games.play import check_games, pace_of_game, play_run
 from geocollapse.experiments.pace import Pace
 from geocollapse.experiments.recipe import AnyRunConfig, GameRunConfig, RunConfig
 from geocollapse.experiments.results.records import RunResult
 from geocollapse.experiments.results.run_folder import RunFolder
 from geocollapse.experiments.supervised.pace import pace_of_training
-from geocollapse.experiments.supervised.state import check_run
+from geocollapse.experiments.supervised.state import check_runs
 from geocollapse.experiments.supervised.train import train_run
 
 OnProgress = Callable[[int, int], None]  # (steps taken, steps to take as far as is known)
@@ -26,9 +26,9 @@ _Taken = TypeVar("_Taken", contravariant=True)
 
 
 class Check(Protocol[_Taken]):
-    """Refuses a configuration that could not be carried out, before anything is written."""
+    """Refuses configurations that could not be carried out, before anything is written."""
 
-    def __call__(self, config: _Taken, *, data_root: DataRoot = None) -> None: ...
+    def __call__(self, configs: Sequence[_Taken], *, data_root: DataRoot = None) -> None: ...
 
 
 class CarryOut(Protocol[_Taken]):
@@ -50,7 +50,7 @@ class Kind(Generic[_Config]):
     """One kind of experiment.
 
     Attributes:
-        check: looks at the base setting before a sweep.
+        check: looks at the settings of a sweep before it begins.
         carry_out: does one run.
         pace: times a few steps and one record of a run, on a device, with a folder of data sets.
     """
@@ -61,8 +61,8 @@ class Kind(Generic[_Config]):
 
 
 KINDS: Mapping[str, Kind[RunConfig] | Kind[GameRunConfig]] = {
-    "supervised": Kind(check_run, train_run, pace_of_training),
-    "game": Kind(check_game, play_run, pace_of_game),
+    "supervised": Kind(check_runs, train_run, pace_of_training),
+    "game": Kind(check_games, play_run, pace_of_game),
 }
 
 

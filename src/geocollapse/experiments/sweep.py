@@ -77,8 +77,8 @@ def run_sweep(
     folder = SweepFolder(Path(out))
     most = n_workers_of(workers, recipe.threads)
     # Data are fetched once; what cannot be had ends the sweep here, and nothing is written.
-    for config in _to_check(recipe.run_config(), planned):
-        kind_of(config).check(config, data_root=data_root)
+    base = recipe.run_config()
+    kind_of(base).check(_to_check(base, planned), data_root=data_root)
     with signals_raised(), folder.held():
         folder.write_recipe(recipe, planned)
         left = [run for run in planned if not _is_done(folder, run)]

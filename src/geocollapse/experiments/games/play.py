@@ -62,16 +62,17 @@ def arena_of(config: GameRunConfig, device: torch.device | str = "cpu") -> Arena
     return TwoNumbers(config, device)
 
 
-def check_game(config: GameRunConfig, *, data_root: str | Path | None = None) -> None:
-    """Set a game up, which refuses what could not be played.
+def check_games(configs: Sequence[GameRunConfig], *, data_root: str | Path | None = None) -> None:
+    """Set games up, which refuses what could not be played.
 
     Args:
-        config: of a run.
+        configs: of runs.
         data_root: unused, as the digits come with scikit-learn.
     """
     del data_root
-    arena = arena_of(config)
-    Moves(arena.players, config)
+    for config in configs:
+        arena = arena_of(config)
+        Moves(arena.players, config)
 
 
 def play_run(

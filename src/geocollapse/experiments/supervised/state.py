@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -161,13 +162,21 @@ def check_run(config: RunConfig, *, data_root: str | Path | None = None) -> None
             network that does not take the inputs or has not one output for each class, or one that
             is not dense where the recipe asks for the transfer inequality.
     """
-    source, target = load_run_data(config.data, data_root=data_root)
-    load_test_data(config.data, data_root=data_root)
-    load_other_task(config, source, data_root=data_root)
-    _check_episodes(config, target)
-    _check_batch(config.training.batch_size, len(source))
-    model = _model(config.model, source, seed=config.seed)
-    check_transfer_inequality(model, source, config.measuring)
+    check_runs([config], data_root=data_root)
+
+
+def check_runs(configs: Sequence[RunConfig], *, data_root: str | Path | None = None) -> None:
+    """Check runs as `check_run` does; runs next to each other with the same data load them once."""
+    for _, same in itertools.groupby(configs, key=lambda config: config.data):
+        group = list(same)
+        source, target = load_run_data(group[0].data, data_root=data_root)
+        load_test_data(group[0].data, data_root=data_root)
+        for config in group:
+            load_other_task(config, source, data_root=data_root)
+            _check_episodes(config, target)
+            _check_batch(config.training.batch_size, len(source))
+            model = _model(config.model, source, seed=config.seed)
+            check_transfer_inequality(model, source, config.measuring)
 
 
 def _check_batch(size: int, n_examples: int) -> None:
