@@ -9,7 +9,7 @@ import numpy as np
 
 from geocollapse.charts.chart import Panel, Series, mark
 from geocollapse.charts.labels import short_name
-from geocollapse.experiments.results.tables import SweepResults
+from geocollapse.experiments.results.tables import SweepResults, converged
 from geocollapse.papers.claims import PanelColumns
 from geocollapse.papers.hypotheses import expected_signs
 from geocollapse.reports.wording import words
@@ -52,7 +52,7 @@ def _line(name: str, number: int, runs: pd.DataFrame, column: str, sign: int) ->
     """The relative measure of one sweep; None without two settings that have it."""
     if column not in runs:
         return None
-    done = runs[(runs["status"] == "done") & runs["converged"].astype(bool)]
+    done = converged(runs)
     table = done.pivot_table(index="seed", columns="position", values=column).astype(float)
     table = table[sorted(table.columns, reverse=sign > 0)]
     table = table.where(table > 0).dropna()

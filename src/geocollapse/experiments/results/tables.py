@@ -116,6 +116,17 @@ def write_table(results: SweepResults) -> Path:
     return path
 
 
+def finished(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that are done, whether or not they converged."""
+    return runs[runs["status"] == "done"]
+
+
+def converged(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that are done and have reached the stopping rule."""
+    done = finished(runs)
+    return done[done["converged"].astype(bool)]
+
+
 def finite_rows(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """The columns of the runs that have finite numbers in all of them; none if one is missing."""
     import pandas as pd

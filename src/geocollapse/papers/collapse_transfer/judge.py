@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from geocollapse.experiments.results.tables import GC, GCOL, TARGET_NC, SweepResults
+from geocollapse.experiments.results.tables import (
+    GC,
+    GCOL,
+    TARGET_NC,
+    SweepResults,
+    converged,
+    finished,
+)
 from geocollapse.papers.collapse_transfer.claims import CLAIMS
 from geocollapse.papers.collapse_transfer.expectations import Expectations
 from geocollapse.papers.collapse_transfer.notes import opposite_sign_note, part_whole_note
@@ -36,13 +43,13 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
         results: a sweep folder as read by `read_sweep`.
         seed: of the bootstrap, and of the permutations above 8 settings.
     """
-    finished = results.runs[results.runs["status"] == "done"]
-    converged = finished[finished["converged"]]
+    done = finished(results.runs)
+    reached = converged(results.runs)
     verdicts: list[Verdict] = []
     for view in VIEWS:
-        if view == "with non-converged runs" and len(converged) == len(finished):
+        if view == "with non-converged runs" and len(reached) == len(done):
             continue
-        runs = finished if view == "with non-converged runs" else converged
+        runs = done if view == "with non-converged runs" else reached
         verdicts += _correlations(results, runs, view=view, seed=seed)
         if view in ("main", "with non-converged runs"):
             verdicts += _over_all_runs(results, runs, view=view)

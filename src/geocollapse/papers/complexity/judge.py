@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from geocollapse.experiments.results.tables import GC, LOGITS_GC, SweepResults
+from geocollapse.experiments.results.tables import (
+    GC,
+    LOGITS_GC,
+    SweepResults,
+    converged,
+    finished,
+)
 from geocollapse.papers.complexity.claims import (
     DOUBLE_DESCENT,
     REGULARISERS,
@@ -55,16 +61,15 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
     matched: list[Verdict] = []
     for sweep in results.sweeps:
         runs = results.of_sweep(sweep)
-        finished = runs[runs["status"] == "done"]
-        converged = finished[finished["converged"].astype(bool)]
+        reached = converged(runs)
         trends = _trends(runs, signs)
         if trends:
-            verdicts += judge_trends(sweep, converged, trends, seed=seed)
-            level = at_matched_loss(converged, results.history, _AT_LOSS)
+            verdicts += judge_trends(sweep, reached, trends, seed=seed)
+            level = at_matched_loss(reached, results.history, _AT_LOSS)
             matched += judge_trends(
                 sweep, level, trends, view="at matched training loss", seed=seed
             )
-        verdicts += _double_descent(sweep, finished, signs, seed)
+        verdicts += _double_descent(sweep, finished(runs), signs, seed)
     return (*noted_over_sweeps(verdicts), *noted_over_sweeps(matched))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocollapse.experiments.results.tables import SweepResults
+from geocollapse.experiments.results.tables import SweepResults, finished
 from geocollapse.papers.corridors.claims import (
     ACCURACY_MARGIN,
     CORRIDOR_ACCURACY,
@@ -41,7 +41,7 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
         seed: unused, as nothing is sampled.
     """
     del seed
-    done = results.runs[results.runs["status"] == "done"]
+    done = finished(results.runs)
     comparisons = [_Comparison.of(done, rival) for rival in _RIVALS]
     judged = [
         judge_linear_fall(done, results.history),

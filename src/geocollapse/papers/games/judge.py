@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from geocollapse.experiments.results.tables import SweepResults, finite_rows
+from geocollapse.experiments.results.tables import SweepResults, finished, finite_rows
 from geocollapse.papers.games.claims import (
     CANCELLED,
     GAN_DIVERGENCE,
@@ -49,8 +49,7 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
     found: list[Verdict] = []
     divergences: list[Verdict] = []
     for sweep in results.sweeps:
-        runs = results.of_sweep(sweep)
-        runs = runs[runs["status"] == "done"]
+        runs = finished(results.of_sweep(sweep))
         found += _on_numbers(sweep, _of_game(runs, "bilinear"), results.history)
         found += _on_flows(sweep, _of_game(runs, "dirac-gan"), results.history)
         divergences += _on_divergence(sweep, _of_game(runs, "digits-gan"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocollapse.experiments.results.tables import GC, SweepResults
+from geocollapse.experiments.results.tables import GC, SweepResults, converged
 from geocollapse.papers.implicit.claims import EXPLICIT, GRADIENT_NORM
 from geocollapse.papers.implicit.ratio import judge_ratio
 from geocollapse.papers.margins import Margin, corrected
@@ -100,17 +100,15 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
     """
     verdicts: list[Verdict] = []
     for sweep in results.sweeps:
-        runs = results.of_sweep(sweep)
-        runs = runs[(runs["status"] == "done") & runs["converged"].astype(bool)]
+        runs = converged(results.of_sweep(sweep))
         matched = at_matched_loss(runs, results.history, _AT_LOSS)
         if {f"swept.{_RATE}", f"swept.{_BATCH}"} <= set(runs.columns):
             verdicts += judge_trends(sweep, matched, _OF_GRID, seed=seed)
             verdicts += _of_ratio(sweep, matched, seed)
         if f"swept.{_WEIGHT}" in runs:
             verdicts += judge_trends(sweep, matched, _OF_WEIGHT, seed=seed)
-            done = results.runs[results.runs["status"] == "done"]
-            converged = done[done["converged"].astype(bool)]
-            verdicts += corrected(list(_recovered(sweep, runs, converged)))
+            everywhere = converged(results.runs)
+            verdicts += corrected(list(_recovered(sweep, runs, everywhere)))
     return tuple(verdicts)
 
 

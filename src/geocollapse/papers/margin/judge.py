@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from geocollapse.experiments.results.tables import LOGITS_GC, SweepResults
+from geocollapse.experiments.results.tables import LOGITS_GC, SweepResults, converged, finished
 from geocollapse.papers.correlations import judge_sweep
 from geocollapse.papers.hypotheses import Pair, expected_signs
 from geocollapse.papers.margin.claims import (
@@ -52,11 +52,11 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
         seed: of bootstraps and sampled orders.
     """
     verdicts: list[Verdict] = []
-    finished = results.runs[results.runs["status"] == "done"]
-    converged = finished[finished["converged"].astype(bool)]
-    views: dict[View, pd.DataFrame] = {"main": converged}
-    if len(converged) < len(finished):
-        views["with non-converged runs"] = finished
+    done = finished(results.runs)
+    reached = converged(results.runs)
+    views: dict[View, pd.DataFrame] = {"main": reached}
+    if len(reached) < len(done):
+        views["with non-converged runs"] = done
     for view, runs in views.items():
         of_view: list[Verdict] = []
         for sweep in results.sweeps:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocollapse.experiments.results.tables import SweepResults
+from geocollapse.experiments.results.tables import SweepResults, finished
 from geocollapse.papers.margins import Margin, corrected
 from geocollapse.papers.multitask.claims import (
     ALL_STEPS,
@@ -70,7 +70,7 @@ class Study:
     @classmethod
     def of(cls, results: SweepResults) -> Study:
         """The study of a sweep folder."""
-        runs = results.runs[results.runs["status"] == "done"]
+        runs = finished(results.runs)
         first = results.settings.drop_duplicates("run_id")[["run_id", "setting"]]
         history = results.history
         norms = ("order_effect.gradient_norm", "order_effect.other_gradient_norm")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geocollapse.experiments.results.tables import GC, SweepResults
+from geocollapse.experiments.results.tables import GC, SweepResults, converged, finished
 from geocollapse.papers.margins import Margin, corrected, worst
 from geocollapse.papers.matched import at_matched_loss
 from geocollapse.papers.ordered import Trend, judge_trends
@@ -75,9 +75,8 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
     """
     verdicts: list[Verdict] = []
     for sweep in results.sweeps:
-        finished = results.of_sweep(sweep)
-        finished = with_history(finished[finished["status"] == "done"], results.history)
-        runs = finished[finished["converged"].astype(bool)]
+        done = with_history(finished(results.of_sweep(sweep)), results.history)
+        runs = converged(done)
         if _RATE in runs:
             gradient_descent = runs[runs["training.optimizer"] == "sgd"]
             verdicts += corrected(list(judge_edge(sweep, gradient_descent, results.history)))
@@ -87,7 +86,7 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
                 sweep, matched, _OF_RATE[1:], view="at matched training loss", seed=seed
             )
         if _POWER in runs:
-            verdicts += judge_trends(sweep, finished, _OF_POWER, seed=seed)
+            verdicts += judge_trends(sweep, done, _OF_POWER, seed=seed)
     return tuple(sorted(verdicts, key=lambda verdict: VIEWS.index(verdict.view)))
 
 
