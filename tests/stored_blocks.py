@@ -17,9 +17,12 @@ FIGURES = ROOT / "docs" / "figures" / "stored"
 BLOCK = re.compile(r"<!-- stored: (\S+)([^>]*)-->\n(.*?)<!-- end of \1 -->", re.DOTALL)
 
 
-def block(recipe, names):
+def report_of(recipe):
+    return read_report(ROOT / "results" / recipe / "reduced")
+
+
+def block(recipe, report, names):
     """The lines of a block: what it cost, the verdicts, and the figures."""
-    report = read_report(ROOT / "results" / recipe / "reduced")
     charts = {chart.name: chart for chart in report.charts}
     images = [f"![{charts[name].title}](figures/stored/{recipe}-{name}.png)" for name in names]
     lines = [cost(report), "", *table(report), "", *(f"{image}\n" for image in images)]
@@ -63,11 +66,12 @@ def rewritten(page):
 
     def made(found):
         recipe, names = found[1], found[2].split()
-        charts = read_report(ROOT / "results" / recipe / "reduced").charts
+        report = report_of(recipe)
         FIGURES.mkdir(parents=True, exist_ok=True)
-        for chart in charts:
+        for chart in report.charts:
             if chart.name in names:
                 (FIGURES / f"{recipe}-{chart.name}.png").write_bytes(png(chart))
-        return f"<!-- stored: {recipe}{found[2]}-->\n{block(recipe, names)}<!-- end of {recipe} -->"
+        content = block(recipe, report, names)
+        return f"<!-- stored: {recipe}{found[2]}-->\n{content}<!-- end of {recipe} -->"
 
     return BLOCK.sub(made, page.read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stored_blocks import BLOCK, ROOT, block, rewritten
+from stored_blocks import BLOCK, ROOT, block, report_of, rewritten
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 BLOCKS = [
@@ -24,5 +24,5 @@ def test_a_page_says_what_is_stored(page: Path, found) -> None:
         page.write_text(rewritten(page), encoding="utf-8")
         return
     names = found[2].split()
-    assert found[3] == block(found[1], names)
+    assert found[3] == block(found[1], report_of(found[1]), names)
     assert all((ROOT / f"docs/figures/stored/{found[1]}-{name}.png").exists() for name in names)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from geocollapse.data import Normalisation
-from geocollapse.experiments.results import checkpoints, stored
+from geocollapse.experiments.results import checkpoints
 from geocollapse.experiments.results.checkpoints import WEIGHTS, DamagedFileError, State
 from geocollapse.experiments.results.run_folder import RunFolder as RunFolder
 from geocollapse.experiments.results.tensors import unpack_weights
@@ -180,9 +180,8 @@ def load_model(folder: str | Path, *, step: int | None = None) -> LoadedRun:
 
 def _refuse_failed(run: RunFolder) -> None:
     """Refuse a run that failed: its last weights are those before it went wrong."""
-    place = stored.found(run.file("result.json"))
-    result = None if place is None else json_object(stored.read(place))
-    if result is not None and result.get("status") == "failed":
+    result = run.result_as_it_is() or {}
+    if result.get("status") == "failed":
         kept = ", ".join(map(str, run.kept_steps()))
         remedy = f"do {run.path}@STEP with a step it kept ({kept})" if kept else "do name another"
         raise ValueError(

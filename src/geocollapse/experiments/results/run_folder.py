@@ -110,6 +110,11 @@ class RunFolder:
             return None
         return cast("RunResult", result)
 
+    def result_as_it_is(self) -> dict[str, object] | None:
+        """The content of result.json, neither checked nor set aside; None if there is none."""
+        path = stored.found(self.file("result.json"))
+        return None if path is None else json_object(stored.read(path))
+
     def finished(self, config: AnyRunConfig) -> RunResult | None:
         """The result of a run that is done; None if there is work left.
 

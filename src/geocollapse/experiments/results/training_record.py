@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 
 from geocollapse.estimate import Estimate
-from geocollapse.experiments.results import stored
 from geocollapse.experiments.results.checkpoints import State
 from geocollapse.experiments.results.run_folder import RunFolder
 from geocollapse.experiments.results.text import json_object
@@ -38,9 +37,7 @@ def training_record(run: RunFolder, step: int | None) -> TrainingRecord | None:
 
 def _final(run: RunFolder) -> Mapping[str, object] | None:
     """The measurement behind the last step, which result.json holds."""
-    path = stored.found(run.file("result.json"))
-    result = json_object(stored.read(path)) if path else None
-    final = (result or {}).get("final")
+    final = (run.result_as_it_is() or {}).get("final")
     return final if isinstance(final, dict) else None
 
 
