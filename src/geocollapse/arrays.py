@@ -98,8 +98,9 @@ def check_no_negative(labels: Tensor, remedy: str) -> None:
     Raises:
         ValueError: names the first one, and how many there are.
     """
-    negative = labels[labels < 0]
-    if len(negative):
+    is_negative = labels < 0
+    if bool(is_negative.any()):
+        negative = labels[is_negative]
         value = int(negative[0])
         raise ValueError(
             f"labels: expected classes 0, 1, ..., got {value} for {len(negative)} of {len(labels)} "

@@ -77,8 +77,11 @@ def move(inputs: Inputs, model: object) -> Inputs:
 
 
 def _moved(tensor: Tensor, model: object) -> Tensor:
-    dtype = dtype_of(model) if tensor.is_floating_point() else None
-    return tensor.to(device=device_of(model) or tensor.device, dtype=dtype or tensor.dtype)
+    first = _first_tensor(model)
+    if first is None:
+        return tensor
+    both_float = tensor.is_floating_point() and first.is_floating_point()
+    return tensor.to(device=first.device, dtype=first.dtype if both_float else tensor.dtype)
 
 
 def device_of(model: object) -> torch.device | None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geocollapse.collapse import LabelledFeatures, distances_squared
+from geocollapse.collapse import LabelledFeatures
 
 # of the (C, p, p) class covariances, or of those of their columns that are held at a time
 _COVARIANCE_BYTES = 1 << 30
@@ -65,7 +65,7 @@ class DecisionMoments:
 
         The stable rank costs an eigenvalue a class: leave it out where no bound is wanted.
         """
-        means = data.statistics.centred_means()
+        means = data.centred_means
         keeps = _keeps_covariances(len(data.features), *means.shape)
         residuals = enumerate(_class_residuals(data))
         classes = [_ClassMoments.of(z, means, row, keeps, stable_rank) for row, z in residuals]
@@ -75,7 +75,7 @@ class DecisionMoments:
         across = means @ third.T  # <mu_a, t_b>
         fourth = torch.stack([c.fourth for c in classes])
         return cls(
-            distances=distances_squared(means),
+            distances=data.squared_distances,
             traces=traces,
             along=torch.stack([c.along for c in classes]),
             products=products,
@@ -169,7 +169,7 @@ def triples(data: LabelledFeatures, rivals: Rivals) -> Tensor:
 
     O(n k' (p + k')) time, k' the number of different rivals of a class.
     """
-    means = data.statistics.centred_means()
+    means = data.centred_means
     width = rivals.others.shape[1]
     found = means.new_zeros(len(rivals.own), width, width)
     for a, z in enumerate(_class_residuals(data)):
@@ -220,14 +220,14 @@ class _ClassMoments:
     def of(
         cls, z: Tensor, means: Tensor, row: int, keeps_covariance: bool, stable_rank: bool
     ) -> _ClassMoments:
-        squares = z.square().sum(dim=1)
+        squares = torch.linalg.vecdot(z, z)
         projected = z @ means.T
         trace = squares.mean()
         covariance = z.T @ z / len(z) if keeps_covariance else None
         return cls(
             trace=trace,
             along=(projected[:, row, None] - projected).square().mean(dim=0),
-            fourth=squares.square().mean(),
+            fourth=squares @ squares / len(z),
             third=squares @ z / len(z),
             stable_rank=_stable_rank(z, covariance, float(trace)) if stable_rank else math.nan,
             covariance=covariance,
@@ -242,8 +242,8 @@ def _class_residuals(data: LabelledFeatures) -> Iterator[Tensor]:
     counts = torch.bincount(data.index, minlength=len(data.statistics.classes)).tolist()
     for rows in data.index.argsort(stable=True).split(counts):
         x = data.features[rows].double()
-        x = x - x[:1]
-        yield x - x.mean(dim=0)
+        x -= x[0].clone()
+        yield x.sub_(x.mean(dim=0))
 
 
 def _keeps_covariances(n: int, n_classes: int, p: int) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from typing_extensions import TypedDict
 
 from geocollapse.arrays import Array
@@ -140,17 +139,17 @@ def nearest_mean_bounds(
 ) -> list[NearestMeanBound]:
     """``nearest_mean_bound`` for several numbers of shots, with moments computed once."""
     _check_shots(k_shots)
-    return bounds_of(LabelledFeatures.of(features, labels), k_shots, class_gc)
+    data = LabelledFeatures.of(features, labels)
+    return bounds_of(data, k_shots, None if class_gc is None else _gc_surrogate(data, class_gc))
 
 
 def bounds_of(
-    data: LabelledFeatures, k_shots: Sequence[float], class_gc: Sequence[Estimate] | Array | None
+    data: LabelledFeatures, k_shots: Sequence[float], surrogate: float | None
 ) -> list[NearestMeanBound]:
-    """``nearest_mean_bounds`` of checked features."""
+    """``nearest_mean_bounds`` of checked features, with ``surrogate`` = max_i rho_i GCol."""
     n_classes = len(data.statistics.classes)
     moments = DecisionMoments.of(data) if n_classes <= MAX_MOMENT_CLASSES else None
     nc = float(mean_cdnv(data.statistics)[0])
-    surrogate = None if class_gc is None else _gc_surrogate(data, class_gc)
     return [_bound(n_classes, moments, nc, surrogate, k_shot) for k_shot in k_shots]
 
 
@@ -197,11 +196,8 @@ def _directional(moments: DecisionMoments, k_shot: float) -> float:
 
 def _gc_surrogate(data: LabelledFeatures, class_gc: Sequence[Estimate] | Array) -> float:
     """max_i rho_i GCol, which is never below NC."""
-    values = _values(class_gc)
+    values = torch.as_tensor([float(value) for value in class_gc], dtype=torch.float64)
     means = data.statistics.means
-    ratios = poincare_ratios(data.statistics.variances(), values, means)
-    return ratios["max"] * float(geometric_collapse(values, means))
-
-
-def _values(class_gc: Sequence[Estimate] | Array) -> Tensor:
-    return torch.as_tensor([float(value) for value in class_gc], dtype=torch.float64)
+    rounding = data.statistics.rounding_squared()
+    ratios = poincare_ratios(data.statistics.variances(), values, means, rounding=rounding)
+    return ratios["max"] * float(geometric_collapse(values, means, rounding=rounding))

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from geocollapse.arrays import row_slices
-from geocollapse.collapse.distances import distances_squared
 from geocollapse.collapse.labelled import MAX_EXTRA_WIDTH, LabelledFeatures
 from geocollapse.collapse.projections import Chunk, read
 from geocollapse.estimate import Estimate
@@ -64,14 +63,14 @@ class NearestMeans:
 
     def __init__(self, data: LabelledFeatures) -> None:
         self.data = data
-        self.means = data.statistics.centred_means()
+        self.means = data.centred_means
         self._half_norms = 0.5 * self.means.square().sum(dim=1)
         self._largest_norm = float(self.means.norm(dim=1).amax())
         self._largest_offset = float(data.statistics.offsets.norm(dim=1).amax())
 
     @cached_property
     def half_distances(self) -> Tensor:
-        return distances_squared(self.means).mul_(0.5).to(self.data.projection_dtype)
+        return (0.5 * self.data.squared_distances).to(self.data.projection_dtype)
 
     def margins(self, chunk: Chunk) -> Tensor:
         """<z, mu_b - mu_c> - ||mu_b - mu_c||^2 / 2 of each class b (m, C), 0 for the own class."""

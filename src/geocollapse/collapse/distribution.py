@@ -10,7 +10,6 @@ from torch import Tensor
 
 from geocollapse.arrays import Array, as_tensor
 from geocollapse.collapse.cdnv import class_variances
-from geocollapse.collapse.distances import distances_squared
 from geocollapse.collapse.labelled import LabelledFeatures
 from geocollapse.estimate import Estimate, total_variance
 from geocollapse.numerics import check_finite
@@ -102,9 +101,7 @@ def _delta_method(data: LabelledFeatures, g: Tensor, measured: Tensor, *, name: 
     inverse = _inverse_distances(data)
     weights = inverse.sum(dim=1) / (n_classes * (n_classes - 1))
     gc = _moments(g, g, index, n_classes).mean_g
-    direction = _mean_gradient(
-        data.statistics.centred_means(), (gc[:, None] + gc) * inverse.square()
-    )
+    direction = _mean_gradient(data.centred_means, (gc[:, None] + gc) * inverse.square())
     shift = torch.cat([(z * direction[rows]).sum(dim=1) for z, rows in data.residuals()])  # l(x)
     moments = _moments(g, shift[measured], index, n_classes)
     var_l = _moments(shift, shift, data.index, n_classes).var_g
@@ -136,7 +133,7 @@ def _inverse_distances(data: LabelledFeatures) -> Tensor:
     """
     statistics = data.statistics
     noise = class_variances(statistics, bias_corrected=True) / statistics.counts
-    squared = distances_squared(statistics.centred_means()) - noise[:, None] - noise
+    squared = data.squared_distances - noise[:, None] - noise
     return torch.where(squared > 0.0, squared, torch.nan).reciprocal().fill_diagonal_(0.0)
 
 

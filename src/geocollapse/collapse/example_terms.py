@@ -9,7 +9,6 @@ from torch import Tensor
 
 from geocollapse.arrays import row_slices
 from geocollapse.collapse.decisions import NearestMeans
-from geocollapse.collapse.distances import distances_squared
 from geocollapse.collapse.labelled import LabelledFeatures
 from geocollapse.collapse.projections import Chunk
 from geocollapse.collapse.variability import BetweenSpectrum, between_spectrum
@@ -126,7 +125,7 @@ class ExampleTerms:
         counts = data.statistics.counts
         if len(counts) > MAX_LINEARISED_CLASSES or bool((counts < 2).any()):
             return None
-        spectrum = between_spectrum(data.statistics.centred_means())
+        spectrum = between_spectrum(data.centred_means)
         return None if spectrum is None or spectrum.rank == 0 else cls(data, spectrum)
 
     def __init__(self, data: LabelledFeatures, spectrum: BetweenSpectrum) -> None:
@@ -140,9 +139,9 @@ class ExampleTerms:
         self.subset = subset_moments(data, self.nearest, spectrum.basis[:, : spectrum.rank])
         self.width = 6 * n_classes
         counts = statistics.counts
-        squared = distances_squared(statistics.centred_means())
-        squared[squared <= statistics.rounding_squared()] = torch.nan
-        self.inverse = squared.reciprocal().fill_diagonal_(0.0)
+        squared = data.squared_distances
+        equal = squared <= statistics.rounding_squared()
+        self.inverse = squared.masked_fill(equal, torch.nan).reciprocal().fill_diagonal_(0.0)
         self._inverse_square = self.inverse.square().to(dtype)
         self._whitening = spectrum.values[: spectrum.rank].reciprocal().to(dtype)
         self._per_class = (1.0 / (counts - 1.0) / n_classes).to(dtype)
@@ -157,7 +156,7 @@ class ExampleTerms:
         self.rivals = empty(n_examples, dtype=torch.int64)
         self.within = torch.zeros(n_features, width, dtype=dtype, device=counts.device)
         self.spanned = counts.new_zeros(n_classes)
-        left = statistics.centred_means() @ spectrum.whitening
+        left = data.centred_means @ spectrum.whitening
         self.moves = left / spectrum.values[: spectrum.rank]
         self._rounded_moves = self.moves.to(dtype)
         self.moved = torch.zeros_like(self._rounded_moves)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from geocollapse.arrays import Array, labelled_arrays, row_slices
+from geocollapse.collapse.distances import distances_squared
 from geocollapse.collapse.statistics import ClassStatistics
 from geocollapse.numerics import keeps_float32_products
 
@@ -56,6 +57,16 @@ class LabelledFeatures:
     def index(self) -> Tensor:
         """Row of each example's class (n,), 0..C - 1."""
         return self.statistics.rows_of(self.labels)
+
+    @cached_property
+    def centred_means(self) -> Tensor:
+        """mu_c - mu_G (C, p), mu_G the mean of the class means."""
+        return self.statistics.centred_means()
+
+    @cached_property
+    def squared_distances(self) -> Tensor:
+        """||mu_i - mu_j||^2 of all pairs of classes (C, C)."""
+        return distances_squared(self.centred_means)
 
     @cached_property
     def projection_dtype(self) -> torch.dtype:

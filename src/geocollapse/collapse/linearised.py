@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from geocollapse.collapse.cdnv import class_variances
-from geocollapse.collapse.distances import distances_squared
 from geocollapse.collapse.example_terms import ExampleTerms
 from geocollapse.collapse.labelled import LabelledFeatures
 
@@ -55,10 +54,10 @@ class CorrectedDistances:
 
     def __init__(self, data: LabelledFeatures) -> None:
         statistics = data.statistics
-        self._means = statistics.centred_means()
+        self._means = data.centred_means
         self._n_pairs = len(self._means) * (len(self._means) - 1)
         noise = class_variances(statistics, bias_corrected=True) / statistics.counts
-        squared = distances_squared(self._means)
+        squared = data.squared_distances
         is_known = squared > statistics.rounding_squared()
         both = noise[:, None] + noise
         shares = (both / squared).fill_diagonal_(0.0).nan_to_num(nan=0.0).clamp(max=1.0)
@@ -111,7 +110,7 @@ def directional_linearised(
     by_plug_in = float((plug_in * terms.inverse.square()).sum()) / n_pairs
     kernel = plug_in * terms.inverse.pow(3)
     slopes = terms.directional_slopes
-    slopes = slopes - 4.0 * pulled(data.statistics.centred_means(), kernel + kernel.T)
+    slopes = slopes - 4.0 * pulled(data.centred_means, kernel + kernel.T)
     return in_proportion(value, by_plug_in, terms.along / n_pairs, slopes / n_pairs)
 
 

@@ -68,7 +68,7 @@ def _moments(data: LabelledFeatures, terms: ExampleTerms, within: Tensor) -> _Mo
     variances = class_variances(statistics, bias_corrected=True)
     outside = (variances - terms.spanned / (counts - 1.0)).clamp(min=0.0)
     return _Moments(
-        left=statistics.centred_means() @ terms.spectrum.whitening,
+        left=data.centred_means @ terms.spectrum.whitening,
         s=terms.spectrum.values[:rank],
         within=inside,
         crossed=crossed,

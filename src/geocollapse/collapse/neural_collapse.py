@@ -165,7 +165,7 @@ def measure_collapse(
     of_weight: dict[str, float] = {}
     if w is not None:
         rows = w - w.mean(dim=0) if centre_weight else w
-        of_weight = _weight_measures(rows, data.statistics.centred_means())
+        of_weight = _weight_measures(rows, data.centred_means)
     if has_too_many_pairs(len(data.statistics.classes)):
         found = _of_many_classes(data, w, b, rows, of_weight)
         return replace(found, warnings=(*found.warnings, *about_bias))

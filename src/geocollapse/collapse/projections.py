@@ -74,7 +74,7 @@ def read(data: LabelledFeatures, readers: Sequence[Reader], basis: Tensor | None
     A ``basis`` of the directions of the class means pays where a reader needs it anyway: the C
     projections on the means then cost n K C more instead of n p C.
     """
-    means = data.statistics.centred_means()
+    means = data.centred_means
     if basis is not None:
         means = means @ basis
         basis = basis.to(data.projection_dtype)

@@ -159,7 +159,7 @@ def estimate_directional_cdnv(data: LabelledFeatures, sample: PairSample) -> Est
 
     O(n p m/C) time: the examples of a class are projected on the lines to its drawn partners only.
     """
-    means = data.statistics.centred_means()
+    means = data.centred_means
     n_classes = len(means)
     own = torch.cat([sample.first, sample.second])
     other = torch.cat([sample.second, sample.first])

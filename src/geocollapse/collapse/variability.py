@@ -75,7 +75,7 @@ class WhitenedSums:
     """Sums ||z||^2 of each class in the geometry of the means: sum_{k <= R} <z, v_k>^2 / s_k^2."""
 
     def __init__(self, data: LabelledFeatures) -> None:
-        self.spectrum = between_spectrum(data.statistics.centred_means())
+        self.spectrum = between_spectrum(data.centred_means)
         self.width = min(data.statistics.offsets.shape)
         self._counts = data.statistics.counts
         self._sums = torch.zeros_like(self._counts)

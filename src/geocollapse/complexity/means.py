@@ -54,17 +54,20 @@ def dataset_complexity(
     labels: Tensor | None,
     counts: Mapping[int, float],
     settings: EstimateSettings = _EXACT,
+    classes: Mapping[int, Estimate] | None = None,
 ) -> Estimate:
     """Geometric complexity of a data set from a sample.
 
     A stratified mean over classes if ``labels`` are given, else the plain mean; both agree on a
     sample that is the whole data set. A class without a standard error of its own (one example)
-    shares that of a pooled stratum, in which each class keeps its weight.
+    shares that of a pooled stratum, in which each class keeps its weight. ``classes`` are those of
+    ``norms_by_class``, where a caller has them.
     """
     is_whole = len(norms) == n_population
     if labels is None or (is_whole and settings.population == "distribution"):
         return mean_norm(norms, n_population, settings)
-    classes = norms_by_class(norms, labels, counts, settings)
+    if classes is None:
+        classes = norms_by_class(norms, labels, counts, settings)
     thin = _thin_classes(classes)
     others = [label for label in classes if label not in set(thin)]
     strata = [classes[label] for label in others]

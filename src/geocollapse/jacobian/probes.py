@@ -15,6 +15,8 @@ from torch import Tensor
 
 from geocollapse.numerics import accumulation_dtype
 
+_ALL_BITS = (1 << 64) - 1
+
 
 def _signed(constant: int) -> int:
     """Return a 64-bit constant as the signed integer that torch.int64 holds."""
@@ -64,8 +66,8 @@ def rademacher(seed: int, indices: Tensor, n_probes: int, n_features: int) -> Te
     words = random_bits(seed, indices, n_probes, -(-n_features // 64))
     # little-endian: bit j of a word is bit j % 8 of its octet j // 8
     octets = words.view(torch.uint8)[..., None]
-    bits = (octets >> torch.arange(8, dtype=torch.uint8, device=words.device)) & 1
-    return (1 - 2 * bits.to(torch.int8)).flatten(2)[..., :n_features]
+    bits = (octets >> torch.arange(8, dtype=torch.uint8, device=words.device)).view(torch.int8) & 1
+    return bits.mul_(-2).add_(1).flatten(2)[..., :n_features]
 
 
 def aligned(seed: int, indices: Tensor, n_probes: int, basis: Tensor) -> Tensor:
@@ -188,8 +190,7 @@ def _key(seed: int, indices: Tensor) -> Tensor:
 
     Seed and index are offset, as the finaliser maps 0 to 0.
     """
-    start = _mix(torch.tensor(_signed((seed + 1) % (1 << 64)), device=indices.device))
-    return _mix((indices + 1) * _INCREMENT + start)
+    return _mix((indices + 1) * _INCREMENT + _signed(_mix_number((seed + 1) & _ALL_BITS)))
 
 
 def _mix(z: Tensor) -> Tensor:
@@ -197,6 +198,13 @@ def _mix(z: Tensor) -> Tensor:
     z = (z ^ _shift_right(z, 30)) * _MULTIPLIER_1
     z = (z ^ _shift_right(z, 27)) * _MULTIPLIER_2
     return z ^ _shift_right(z, 31)
+
+
+def _mix_number(z: int) -> int:
+    """``_mix`` of one unsigned word."""
+    z = ((z ^ (z >> 30)) * _MULTIPLIER_1) & _ALL_BITS
+    z = ((z ^ (z >> 27)) * _MULTIPLIER_2) & _ALL_BITS
+    return z ^ (z >> 31)
 
 
 def _shift_right(z: Tensor, n_bits: int) -> Tensor:

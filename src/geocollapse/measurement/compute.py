@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -60,6 +59,7 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
     means = data.statistics.means
     rounding = data.statistics.rounding_squared()
     gcol = geometric_collapse(by_class, means, rounding=rounding)
+    ratios = poincare_ratios(data.statistics.variances(), by_class, means, rounding=rounding)
     variance = _total_variance(data)
     has_norms = len(kept.context.probed) > 0
     baselines = label_free(kept.features)
@@ -80,11 +80,9 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
         gc_per_variance=_divided(gc, variance).value,
         class_complexity=dict(zip(names, by_class, strict=True)),
         geometric_collapse=gcol,
-        poincare_ratio=_by_name(
-            poincare_ratios(data.statistics.variances(), by_class, means, rounding=rounding), names
-        ),
+        poincare_ratio=_by_name(ratios, names),
         neural_collapse=collapse,
-        bounds=_bounds(data, by_class if has_norms else None),
+        bounds=_bounds(data, ratios["max"] * gcol.value if has_norms else None),
         label_free=baselines,
         estimates=estimates,
         samples_for_rtol=_samples_for_rtol(kept),
@@ -102,11 +100,9 @@ def _collapse(
     return found, estimates_of(kept, data, terms)
 
 
-def _bounds(
-    data: LabelledFeatures, by_class: Sequence[Estimate] | None
-) -> dict[str, NearestMeanBound]:
+def _bounds(data: LabelledFeatures, surrogate: float | None) -> dict[str, NearestMeanBound]:
     """Nearest-mean bounds by the number of shots, ``inf`` for the class means themselves."""
-    found = bounds_of(data, _BOUND_SHOTS, by_class)
+    found = bounds_of(data, _BOUND_SHOTS, surrogate)
     return {"inf" if bound.k_shot == math.inf else str(bound.k_shot): bound for bound in found}
 
 
@@ -124,7 +120,9 @@ def _complexity(kept: KeptLayer, norms: SquaredNorms) -> tuple[list[Estimate], E
     settings = replace(context.settings, layer=kept.layer)
     classes = norms_by_class(norms, labels, context.class_counts, settings)
     strata = labels if context.is_stratified else None
-    total = dataset_complexity(norms, context.n_population, strata, context.class_counts, settings)
+    total = dataset_complexity(
+        norms, context.n_population, strata, context.class_counts, settings, classes
+    )
     total = replace(total, indices=context.ids[context.probed])
     return list(classes.values()), context.rule.marked(total, context.n_population, context.ending)
 

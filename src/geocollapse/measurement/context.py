@@ -139,9 +139,9 @@ def _input_covariance_lambda_max(
         )
         return None, (why,)
     rows = inputs[reading.indices.to(inputs.device)].flatten(1).cpu().double()
+    sizes = reading.labels.unique(return_counts=True)[1].tolist()
     largest = []
-    for label in reading.labels.unique():
-        x = rows[reading.labels == label]
+    for x in rows[reading.labels.argsort(stable=True)].split(sizes):
         x = x - x.mean(dim=0)
         gram = x.T @ x if len(x) > x.shape[1] else x @ x.T  # both have the largest eigenvalue
         largest.append(float(torch.linalg.eigvalsh(gram)[-1]) / len(x))

@@ -282,7 +282,8 @@ def _wide_triangles(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _triangle(triangle: Tensor, rows: Tensor) -> Tensor:
-    return torch.linalg.qr(torch.cat([triangle, rows]), mode="r").R
+    stacked = torch.cat([triangle, rows]) if len(triangle) else rows
+    return torch.linalg.qr(stacked, mode="r").R
 
 
 def _rankme(spectra: Spectra, epsilon: float = EPSILON) -> float:
