@@ -225,11 +225,12 @@ def _parc(sample: Sample, seed: int) -> Kernel:
 def _nleep(sample: Sample, seed: int) -> Kernel:
     mixture = Mixture.of(sample, seed=seed)
     theta = mixture.posteriors.to(sample.features.device)
-    return _Refitted(
-        lambda s: _likelihood(theta, s),
-        lambda s, rows: _likelihood(mixture.refitted(rows).posteriors.to(theta), s.subset(rows)),
-        seed,
-    )
+
+    def without(s: Sample, rows: Tensor) -> float:
+        refitted = mixture.refitted(rows).posteriors.to(theta)
+        return _likelihood(refitted, s.subset(rows, refitted))
+
+    return _Refitted(lambda s: _likelihood(theta, s), without, seed)
 
 
 def _likelihood(theta: Tensor, sample: Sample) -> float:
@@ -238,11 +239,11 @@ def _likelihood(theta: Tensor, sample: Sample) -> float:
 
 def _ncti(sample: Sample, seed: int) -> Kernel:
     coordinates = coordinates_of(sample)
-    return _Refitted(
-        lambda s: discriminant_score(coordinates, s),
-        lambda s, rows: discriminant_score(coordinates[rows], s.subset(rows)),
-        seed,
-    )
+
+    def without(s: Sample, rows: Tensor) -> float:
+        return discriminant_score(coordinates[rows], s.subset(rows, coordinates[rows]))
+
+    return _Refitted(lambda s: discriminant_score(coordinates, s), without, seed)
 
 
 def _directional_cdnv(x: Tensor, index: Tensor) -> float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +18,7 @@ from geocollapse.transfer.sample import Sample, principal_components
 
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture
+    from threadpoolctl import ThreadpoolController
 
 # Li et al. (2021) and the code of later comparisons
 COMPONENTS_PER_CLASS = 5
@@ -113,9 +116,8 @@ def expected_log_likelihood(theta: Tensor, sample: Sample, weights: Tensor) -> T
     """LEEP (0-d) of weighted examples from probabilities (n, k) of z."""
     joint = sample.class_sums(weights[:, None] * theta)
     marginal = joint.sum(dim=0)
-    seen = marginal > 0.0
-    conditional = joint[:, seen] / marginal[seen]
-    likelihood = (theta[:, seen] * conditional[sample.index]).sum(dim=1)
+    conditional = joint / torch.where(marginal > 0.0, marginal, 1.0)  # 0/1 where z is never seen
+    likelihood = torch.linalg.vecdot(theta, conditional[sample.index])
     return (weights * likelihood.log()).sum() / weights.sum()
 
 
@@ -155,7 +157,8 @@ class Mixture:
     @property
     def posteriors(self) -> Tensor:
         """P(z | f(x)) (n, components)."""
-        return torch.from_numpy(self.fitted.predict_proba(self.coordinates))
+        with _one_blas_thread():
+            return torch.from_numpy(self.fitted.predict_proba(self.coordinates)).contiguous()
 
     def refitted(self, rows: Tensor) -> Mixture:
         """The mixture of some examples: a few steps on from this one."""
@@ -178,9 +181,21 @@ def _fitted(
     from sklearn.mixture import GaussianMixture
 
     mixture = GaussianMixture(n_components, covariance_type="diag", **settings)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _one_blas_thread():
         warnings.simplefilter("ignore", ConvergenceWarning)  # so many steps are the definition
         return mixture.fit(coordinates)
+
+
+def _one_blas_thread() -> AbstractContextManager[object]:
+    """Keep numpy's own threads out: after a product they spin, and torch waits for their cores."""
+    return _thread_pools().limit(limits=1, user_api="blas")
+
+
+@lru_cache(maxsize=1)
+def _thread_pools() -> ThreadpoolController:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def _check_probabilities(theta: Tensor) -> None:

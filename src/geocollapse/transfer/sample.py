@@ -80,12 +80,10 @@ class Sample:
         """The same features with the classes ``index`` (n,), of the same counts."""
         return replace(self, index=index)
 
-    def subset(self, rows: Tensor) -> Sample:
-        """The examples at ``rows``; a class may lose all of its examples."""
+    def subset(self, rows: Tensor, features: Tensor) -> Sample:
+        """The examples at ``rows``, with their ``features``; a class may lose all of them."""
         index = self.index[rows]
-        return Sample(
-            self.features[rows], index, torch.bincount(index, minlength=self.n_classes).double()
-        )
+        return Sample(features, index, torch.bincount(index, minlength=self.n_classes).double())
 
     @cached_property
     def reduced(self) -> Tensor:
