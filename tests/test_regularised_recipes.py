@@ -307,6 +307,7 @@ def test_the_transfer_inequality_of_convolutions_is_refused(tmp_path: Path) -> N
     [
         ({"model__name": "small_cnn", "model__args": {}}, "model: .* got Conv2d in 'features.0'"),
         ({"measuring__transfer_inequality": 2}, "subset: expected 3 to 90 examples, got 2"),
+        ({"measuring__transfer_inequality": 91}, "subset: expected 3 to 90 examples, got 91"),
     ],
 )
 def test_a_sweep_without_a_transfer_inequality_ends_before_it_trains(
@@ -316,6 +317,16 @@ def test_a_sweep_without_a_transfer_inequality_ends_before_it_trains(
     with pytest.raises(ValueError, match=f"^measuring.transfer_inequality: {words}"):
         check_run(run)
     check_run(config(measuring__transfer_inequality=20))
+
+
+@pytest.mark.parametrize("name", ["gc_penalty", "gradient_penalty"])
+def test_a_sweep_whose_penalty_refuses_batch_norm_ends_before_it_trains(name: str) -> None:
+    values = {"model__name": "resnet18", "model__args": {"width": 4}}
+    check_run(config(**values))
+    with pytest.raises(ValueError, match=f"^training.{name}: model: expected no batch norm"):
+        check_run(config(**values, **{f"training__{name}__weight": 0.1}))
+    running = {f"training__{name}__weight": 0.1, f"training__{name}__batch_norm": "running"}
+    check_run(config(**values, **running))
 
 
 def test_a_ctrl_c_in_a_margin_pass_leaves_no_half_record(

@@ -161,6 +161,13 @@ def test_claims_without_data_are_one_line(tmp_path):
     assert "source GC, target NC" not in shown
 
 
+def test_a_sweep_without_any_verdict_prints_no_table(tmp_path):
+    sweep = write_sweep(tmp_path, n_settings=1, n_seeds=1, failed=[0])
+    shown = report_text(write_report(sweep))
+    assert "Verdicts on" not in shown
+    assert shown.startswith("without data: claim 1")
+
+
 def test_a_sweep_without_claims_shows_its_numbers(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     write_sweep(tmp_path)

@@ -82,6 +82,8 @@ def report_text(written: SweepReport) -> str:
     """The verdicts as a table, problems, and the path of the page."""
     from geocollapse.reports.verdict_grid import not_judged_text, verdict_table
 
+    table = verdict_table(written)
+    verdicts = [as_text(table)] if table.row_count else []
     problems = [f"problem: {problem}" for problem in written.results.problems]
-    lines = [as_text(verdict_table(written)), *not_judged_text(written), *problems]
+    lines = [*verdicts, *not_judged_text(written), *problems]
     return "\n".join([*lines, f"report: {written.path.resolve()}"])

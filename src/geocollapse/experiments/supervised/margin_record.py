@@ -93,7 +93,7 @@ def transfer_inequality_ratio(
     """
     if measuring.transfer_inequality is None:
         return None
-    chosen = source.select(subset=min(measuring.transfer_inequality, len(source)))
+    chosen = source.select(subset=measuring.transfer_inequality)
     return _ratio(model, chosen.inputs, chosen.targets)
 
 
@@ -103,12 +103,13 @@ def check_transfer_inequality(
     """Refuse a network or a number of examples without a ratio; looks at two examples.
 
     Raises:
-        ValueError: the network is not dense, or there are fewer examples than classes.
+        ValueError: the network is not dense, or the number is not between that of the classes and
+            that of the examples.
     """
     if measuring.transfer_inequality is None:
         return
     try:
-        chosen = source.select(subset=min(measuring.transfer_inequality, len(source)))
+        chosen = source.select(subset=measuring.transfer_inequality)
         _ratio(model, chosen.inputs[:2], chosen.targets[:2])
     except ValueError as error:
         raise ValueError(f"measuring.transfer_inequality: {error}") from error

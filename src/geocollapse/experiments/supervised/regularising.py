@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from geocollapse.modules.borrow import in_mode
+from geocollapse.modules.mixing import check_batch_norm
 from geocollapse.regularizers import (
     GeometricComplexityPenalty,
     GradientNorm,
@@ -92,6 +94,23 @@ def gradient_penalty(config: GradientPenaltyConfig, *, seed: int) -> GradientNor
         batch_norm=config.batch_norm,
         seed=seed,
     )
+
+
+def check_penalties(model: nn.Module, training: TrainingConfig) -> None:
+    """Refuse a network with batch normalisation that a penalty of the recipe refuses.
+
+    Raises:
+        ValueError: names the penalty, the layers and the remedies.
+    """
+    for name in ("gc_penalty", "gradient_penalty"):
+        penalty: PenaltyConfig | GradientPenaltyConfig = getattr(training, name)
+        if penalty.weight == 0.0 or penalty.batch_norm != "refuse":
+            continue
+        try:
+            with in_mode(model, training=True):
+                check_batch_norm(model)
+        except RuntimeError as error:
+            raise ValueError(f"training.{name}: {error}") from error
 
 
 def with_noise(inputs: Tensor, deviation: float, generator: torch.Generator) -> Tensor:

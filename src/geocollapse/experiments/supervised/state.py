@@ -23,6 +23,7 @@ from geocollapse.experiments.supervised.optimizers import (
 )
 from geocollapse.experiments.supervised.regularising import (
     WeightPenalties,
+    check_penalties,
     gc_penalty,
     gradient_penalty,
 )
@@ -159,8 +160,9 @@ def check_run(config: RunConfig, *, data_root: str | Path | None = None) -> None
     Raises:
         ValueError, FileNotFoundError: data that cannot be had or have too few examples for the
             episodes, another task that does not fit the network, a batch larger than the data, a
-            network that does not take the inputs or has not one output for each class, or one that
-            is not dense where the recipe asks for the transfer inequality.
+            network that does not take the inputs or has not one output for each class, one that is
+            not dense where the recipe asks for the transfer inequality, or one with batch
+            normalisation that a penalty refuses.
     """
     check_runs([config], data_root=data_root)
 
@@ -177,6 +179,7 @@ def check_runs(configs: Sequence[RunConfig], *, data_root: str | Path | None = N
             _check_batch(config.training.batch_size, len(source))
             model = _model(config.model, source, seed=config.seed)
             check_transfer_inequality(model, source, config.measuring)
+            check_penalties(model, config.training)
 
 
 def _check_batch(size: int, n_examples: int) -> None:
