@@ -11,7 +11,7 @@ from torch import Tensor
 from geocollapse.arrays import Array, labelled_arrays
 from geocollapse.estimate import Estimate
 from geocollapse.transfer.episode_classifier import shares
-from geocollapse.transfer.episodes import EpisodeSizes, draw_episodes
+from geocollapse.transfer.episodes import Episodes, EpisodeSizes, draw_episodes
 from geocollapse.transfer.few_shot import (
     Classifier,
     FewShotAccuracy,
@@ -109,36 +109,57 @@ class SampledAccuracy:
         return max(float(self.halves.mean(dim=1).var()) - of_episodes, 0.0)
 
 
-def sampled_accuracy(features: Array, labels: Array, settings: EpisodeSettings) -> SampledAccuracy:
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """The episodes of a ranking and those of half-samples, the same for all models.
+
+    Attributes:
+        episodes: of all examples.
+        halves: rows of each half-sample and episodes of these; none where half of a class holds no
+            query beside the labelled examples.
+    """
+
+    episodes: Episodes
+    halves: list[tuple[Tensor, Episodes]]
+
+    @classmethod
+    def of(cls, labels: Tensor, settings: EpisodeSettings) -> Draws:
+        """Draw them from the labels (n,)."""
+        episodes = draw_episodes(labels, settings.sizes, settings.seed)
+        smallest = int(labels.unique(return_counts=True)[1].min())
+        n_query = min(settings.n_query, smallest // 2 - settings.k_shot)
+        if n_query < 1:
+            return cls(episodes, [])
+        sizes = replace(settings.sizes, n_query=n_query, n_episodes=HALF_EPISODES)
+        drawn = [
+            (rows, draw_episodes(labels[rows], sizes, settings.seed + number))
+            for number, rows in enumerate(half_samples(labels, settings.seed), start=1)
+        ]
+        return cls(episodes, drawn)
+
+
+def sampled_accuracy(
+    features: Array, labels: Array, settings: EpisodeSettings, draws: Draws | None = None
+) -> SampledAccuracy:
     """Few-shot accuracy over seeded episodes, and over those of half-samples of the examples.
 
     Where half of a class holds no query beside the labelled examples there are no half-samples,
-    and the error is NaN. Cost: ``n_episodes`` + N_HALVES HALF_EPISODES episodes.
+    and the error is NaN. ``draws`` are those of these labels and settings, where a caller has them.
+    Cost: ``n_episodes`` + N_HALVES HALF_EPISODES episodes.
 
     Raises:
         ValueError: see ``geocollapse.few_shot_accuracy``.
     """
     x, y = labelled_arrays(features, labels)
     classifier = find_classifier(settings.classifier)
-    episodes = draw_episodes(y, settings.sizes, settings.seed)
-    right = classifier.outcomes(x, episodes)
-    halves = right.new_zeros(0, HALF_EPISODES, dtype=torch.float64)
-    smallest = int(y.unique(return_counts=True)[1].min())
-    n_query = min(settings.n_query, smallest // 2 - settings.k_shot)
-    if n_query > 0:
-        sizes = replace(settings.sizes, n_query=n_query, n_episodes=HALF_EPISODES)
-        halves = torch.stack(
-            [
-                classifier.accuracies(
-                    x[rows], draw_episodes(y[rows], sizes, settings.seed + number + 1)
-                )
-                for number, rows in enumerate(half_samples(y, settings.seed))
-            ]
-        )
-    queries = episodes.rows[:, :, settings.k_shot :]
+    draws = draws or Draws.of(y, settings)
+    right = classifier.outcomes(x, draws.episodes)
+    halves = [classifier.accuracies(x[rows], episodes) for rows, episodes in draws.halves]
+    none = right.new_zeros(0, HALF_EPISODES, dtype=torch.float64)
+    queries = draws.episodes.rows[:, :, settings.k_shot :]
     return SampledAccuracy(
-        over_episodes(shares(right), episodes, classifier),
-        halves,
+        over_episodes(shares(right), draws.episodes, classifier),
+        torch.stack(halves) if halves else none,
         _share_right(right, queries, len(y)),
     )
 

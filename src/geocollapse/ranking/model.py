@@ -13,7 +13,7 @@ from geocollapse.measurement import LayerMeasurement
 from geocollapse.measurement.compute import measure_layer
 from geocollapse.measures import SCORES
 from geocollapse.models import TrainingRecord
-from geocollapse.ranking.accuracy import EpisodeSettings, sampled_accuracy
+from geocollapse.ranking.accuracy import Draws, EpisodeSettings, sampled_accuracy
 from geocollapse.ranking.result import RankedModel
 from geocollapse.ranking.scores import Score, score_sample
 from geocollapse.ranking.source_scores import source_scores
@@ -27,16 +27,19 @@ _CURVE_EPISODES = 200
 
 
 def rank_model(
-    label: str, kept: KeptLayer, episodes: EpisodeSettings, record: TrainingRecord | None = None
+    label: str,
+    kept: KeptLayer,
+    episodes: EpisodeSettings,
+    draws: Draws | None,
+    record: TrainingRecord | None = None,
 ) -> RankedModel:
     """Accuracy with its error, learning curve, predicted accuracy and scores of one model.
-
-    Episodes without queries ask for the predicted accuracy alone.
 
     Args:
         label: its name in the ranking.
         kept: its features and labels.
         episodes: the same for all models.
+        draws: of these episodes; None asks for the predicted accuracy alone.
         record: of its training, which has scores that need no target.
     """
     x, y = kept.features, kept.labels
@@ -48,7 +51,7 @@ def rank_model(
     return RankedModel(
         label=label,
         kept=kept,
-        sampled=sampled_accuracy(x, y, episodes) if episodes.n_query else None,
+        sampled=None if draws is None else sampled_accuracy(x, y, episodes, draws),
         curve=_curve(x, y, episodes),
         predicted_accuracy=predicted,
         geometric_complexity=_defined(measured.geometric_complexity),

@@ -10,7 +10,7 @@ import torch
 
 from geocollapse.measures import SCORES
 from geocollapse.models import TrainingRecord
-from geocollapse.ranking.accuracy import EpisodeSettings
+from geocollapse.ranking.accuracy import Draws, EpisodeSettings
 from geocollapse.ranking.advice import advise, advise_checkpoint, examples_needed
 from geocollapse.ranking.agreement import Agreement, agreement
 from geocollapse.ranking.candidate import TRAINED_ON
@@ -63,10 +63,12 @@ def rank_features(
         return guess(kept, settings.mode, settings.episodes.seed, records or {}, settings.is_path)
     target, episodes = fitted(first, settings)
     recorded = records or {}
-    models = [
-        rank_model(label, layer, episodes, recorded.get(label)) for label, layer in kept.items()
-    ]
     is_measured = episodes.n_query > 0
+    draws = Draws.of(first.labels, episodes) if is_measured else None
+    models = [
+        rank_model(label, layer, episodes, draws, recorded.get(label))
+        for label, layer in kept.items()
+    ]
     if is_measured:
         pairs = compare_all({m.label: m.sampled for m in models if m.sampled is not None})
     else:

@@ -11,7 +11,7 @@ from geocollapse.estimate import paired
 from geocollapse.measurement import LayerMeasurement, Measurement, measure
 from geocollapse.measurement.layer import READERS
 from geocollapse.measures import MEASURES
-from geocollapse.ranking.accuracy import EpisodeSettings, sampled_accuracy
+from geocollapse.ranking.accuracy import Draws, EpisodeSettings, sampled_accuracy
 from geocollapse.ranking.comparison import Compared, Comparison
 from geocollapse.ranking.order import RankSettings, check_same_examples, fitted
 
@@ -201,7 +201,10 @@ def _few_shot(
         _, episodes = fitted(first.kept, replace(settings, mode="measured"))
     except ValueError as error:
         return [], (f"few-shot accuracy: left out, {error}",)
-    a, b = (sampled_accuracy(layer.features, layer.labels, episodes) for layer in (first, second))
+    draws = Draws.of(first.labels, episodes)
+    a, b = (
+        sampled_accuracy(layer.features, layer.labels, episodes, draws) for layer in (first, second)
+    )
     label = f"{episodes.k_shot}-shot accuracy"
     row = Compared(
         name="few_shot_accuracy",
