@@ -59,6 +59,20 @@ def logits(output):
     return getattr(output, "logits", output)
 
 
+class Tilted(torch.autograd.Function):
+    """x y, whose backward pass gives no gradient of a potential."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square().sum() / 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient * (x + x.roll(1))
+
+
 def mlp(seed=0):
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).double()

@@ -32,7 +32,7 @@ def cone(point):
 def test_diagnostics_are_those_derived_by_hand():
     h = 0.1
     g = ONE.gradient(START)
-    found = corridor_diagnostics(Point(), loss_of(ONE), lr=h, straightness=True)
+    found = corridor_diagnostics(Point(), loss_of(ONE), lr=h)
     fall = h * g @ g
     after = ONE.gradient(START - h * g)
     assert_close(found.loss, ONE.loss(START))
@@ -43,11 +43,11 @@ def test_diagnostics_are_those_derived_by_hand():
     assert_close(found.straightness, g @ after / found.speed / np.linalg.norm(after))
     assert_close(found.corridor_lr, found.loss / found.speed**2)
     assert found.lr == h
-    assert corridor_diagnostics(Point(), loss_of(ONE)).straightness is None
+    assert corridor_diagnostics(Point(), loss_of(ONE), straightness=False).straightness is None
 
 
 def test_a_cone_is_a_corridor_though_it_is_curved():
-    found = corridor_diagnostics(Point(), cone, lr=0.05, straightness=True)
+    found = corridor_diagnostics(Point(), cone, lr=0.05)
     assert found.drift_ratio < 1e-12
     assert found.linearity_defect < 1e-12
     assert found.straightness == pytest.approx(1.0)
@@ -63,7 +63,7 @@ def test_a_straight_quadratic_is_no_corridor():
         return (point() * torch.tensor([1.0, 2.0, 3.0]).double()).square().sum()
 
     point = Point([0.7, 0.0, 0.0])
-    found = corridor_diagnostics(point, along_an_axis, lr=0.1, straightness=True)
+    found = corridor_diagnostics(point, along_an_axis, lr=0.1)
     assert found.straightness == pytest.approx(1.0)
     assert found.drift_ratio == pytest.approx(0.1)
     assert found.linearity_defect == pytest.approx(0.1)
@@ -141,7 +141,7 @@ def test_diagnostics_under_autocast():
 def test_a_stationary_point_is_undefined_with_a_warning():
     point = Point([0.0, 0.0, 0.0])
     with pytest.warns(GeocollapseWarning, match="corridor: the gradient is zero"):
-        found = corridor_diagnostics(point, lambda p: p().square().sum(), straightness=True)
+        found = corridor_diagnostics(point, lambda p: p().square().sum())
     assert found.speed == 0.0
     undefined = (found.drift_ratio, found.linearity_defect, found.straightness, found.corridor_lr)
     assert all(map(math.isnan, undefined))
@@ -152,6 +152,7 @@ def test_a_step_out_of_the_domain_has_an_infinite_defect():
     assert found.linearity_defect < math.inf
     found = corridor_diagnostics(Point([0.1, 0.1, 0.1]), lambda p: p().log().sum(), lr=1.0)
     assert found.linearity_defect == math.inf
+    assert math.isnan(found.straightness)
 
 
 @pytest.mark.parametrize("lr", [0.0, -1.0, math.nan, math.inf])

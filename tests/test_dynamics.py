@@ -8,6 +8,7 @@ import torch
 from laws import assert_close, assert_order
 from reference import dynamics as reference
 from reference.dynamics import ONE, START
+from scipy.sparse.linalg import eigsh
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -17,6 +18,8 @@ from geocollapse.dynamics.eigenvalues import dense_hessian
 from geocollapse.estimate import GeocollapseWarning
 from landscapes import (
     Point,
+    Tilted,
+    cross_entropy,
     loss_of,
     mlp,
     random_tree,
@@ -292,20 +295,6 @@ class Once(torch.autograd.Function):
         return 3 * ctx.saved_tensors[0] ** 2 * gradient
 
 
-class Tilted(torch.autograd.Function):
-    """x y, whose backward pass gives no gradient of a potential."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.square().sum() / 2
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        return gradient * (x + x.roll(1))
-
-
 def test_operations_that_are_differentiable_only_once():
     model = nn.Linear(3, 1, bias=False).double()
 
@@ -428,6 +417,20 @@ def test_eigenvalues_that_do_not_converge_are_refused():
     model, loss, _ = wide_quadratic([1.0] * 100 + list(np.linspace(0.999, 1.001, 100)))
     with pytest.raises(RuntimeError, match="max_products: expected 3 eigenvalues to converge"):
         sharpness(model, loss, k=3, tolerance=1e-12, max_products=30)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+def test_eigenvalues_are_those_of_curvlinops_and_eigsh():
+    curvlinops = pytest.importorskip("curvlinops")
+    net, _ = mlp()
+    x = torch.randn(8, 5, dtype=torch.float64)
+    y = torch.arange(8) % 3
+    operator = curvlinops.HessianLinearOperator(
+        net, nn.CrossEntropyLoss(), list(net.parameters()), [(x, y)]
+    )
+    expected, _ = eigsh(operator.to_scipy(dtype=np.float64), k=3, which="LA", tol=1e-12)
+    found = sharpness(net, cross_entropy(x, y), k=3, tolerance=1e-10)
+    assert_close(np.sort(found.values), np.sort(expected), 1e-7)
 
 
 def test_products_that_are_not_symmetric_are_refused():

@@ -9,6 +9,7 @@ import torch
 from laws import assert_close
 from torch import distributed, nn
 from torch.autograd import gradcheck
+from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -84,16 +85,24 @@ def test_weight_of_a_quarter_rate_is_the_implicit_regulariser():
     assert_close(loss.detach(), bias.penalty)
 
 
-def test_gradcheck_in_the_parameters():
-    model = net()
-    del model[0].weight
+@pytest.mark.parametrize("m", [1, 2])
+def test_gradcheck_in_all_parameters(m):
+    class Penalised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = net()
 
-    def norm(weight):
-        model[0].weight = weight
-        # the norm is then of the other parameters, and still depends on this one
-        return GradientNorm(1.0)(model, F.cross_entropy, X, Y)[1]
+        def forward(self):
+            return GradientNorm(1.0, n_micro_batches=m)(self.model, F.cross_entropy, X, Y)[1]
 
-    assert gradcheck(norm, (torch.randn(8, 4, dtype=torch.float64).requires_grad_(),))
+    module = Penalised()
+    names = [name for name, _ in module.named_parameters()]
+
+    def norm(*parameters):
+        return functional_call(module, dict(zip(names, parameters, strict=True)), ())
+
+    values = [p.detach().clone().requires_grad_() for p in module.parameters()]
+    assert gradcheck(norm, values)
 
 
 def test_the_output_carries_the_gradient_of_the_loss():

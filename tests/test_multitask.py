@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -10,12 +11,24 @@ import torch
 from laws import assert_close, assert_order
 from reference import dynamics as reference
 from reference.dynamics import ONE, START, TWO
+from reference.implicit import THREE
 from torch import nn
 
 from geocollapse import dynamics
 from geocollapse.dynamics import crossing_of, lie_bracket, multitask_bias, order_effect
 from geocollapse.estimate import GeocollapseWarning
-from landscapes import Point, loss_of, random_tree, resnet, vector
+from landscapes import (
+    Point,
+    cross_entropy,
+    in_bfloat16,
+    loss_of,
+    mlp,
+    random_tree,
+    resnet,
+    text_classifier,
+    vector,
+    vision_transformer,
+)
 
 A, B = loss_of(ONE), loss_of(TWO)
 G_A, G_B = ONE.gradient(START), TWO.gradient(START)
@@ -155,9 +168,14 @@ def test_commuting_quadratics_with_one_minimiser_have_no_bracket():
         weights, centre = torch.tensor(weights).double(), torch.tensor(centre).double()
         return lambda p: (weights * (p() - centre) ** 2).sum()
 
+    def turned(p):  # the same minimiser, and a Hessian that does not commute
+        x = p() - 0.5
+        return (x[0] + x[1]).square() + 0.2 * x[2].square()
+
     a = quadratic([1.0, 2.0, 3.0], [0.5, 0.5, 0.5])
     assert lie_bracket(a, quadratic([3.0, 1.0, 0.2], [0.5, 0.5, 0.5]), Point()).norm < 1e-12
     assert lie_bracket(a, quadratic([3.0, 1.0, 0.2], [0.0, 0.5, 0.5]), Point()).norm > 0.1
+    assert lie_bracket(a, turned, Point()).norm > 0.1
 
 
 def difference_error(coefficient, m=1):
@@ -202,6 +220,34 @@ def test_tasks_in_turn_follow_both_losses_and_half_the_bracket(m):
     assert_order(continual_error(0.0, m=m), 2, steps)
     assert_order(continual_error(0.25, m=m), 2, steps)
     assert_order(continual_error(0.5, flatness=0.125, m=m), 2, steps)
+
+
+@pytest.mark.parametrize("tasks", [(ONE, TWO), (TWO, THREE, ONE)], ids=["two", "three"])
+@pytest.mark.parametrize("rates", [(1.0, 0.4, 0.7), (0.3, 1.0, 0.5)], ids=str)
+def test_tasks_with_rates_of_their_own(tasks, rates):
+    """theta' = -grad sum h_i (L_i + h_i/4 ||g_i||^2) + share sum_{i<j} h_i h_j [g_i, g_j]."""
+
+    def error(share):
+        def of_step(h):
+            hs = [rate * h for rate in rates[: len(tasks)]]
+            pairs = list(combinations(zip(tasks, hs, strict=False), 2))
+
+            def field(x):
+                own = sum(k * reference.modified_descent(e, x, k) for e, k in zip(tasks, hs))
+                brackets = sum(k * q * reference.bracket(a, b, x) for (a, k), (b, q) in pairs)
+                return own + share * brackets
+
+            end = START
+            for task, k in zip(tasks, hs, strict=True):
+                end = reference.descend(task.gradient, end, k)
+            return np.linalg.norm(end - reference.follow(field, START, 1.0))
+
+        return of_step
+
+    steps = (0.02, 0.01, 0.005)
+    assert_order(error(0.5), 3, steps)
+    assert_order(error(0.0), 2, steps)
+    assert_order(error(1.0), 2, steps)
 
 
 def test_the_mean_of_both_orders_has_no_bracket():
@@ -313,7 +359,7 @@ def test_steps_whose_square_overflows_diverge(settings):
 def test_half_precision_is_refused(dtype):
     point = Point()
     point.tail.data = point.tail.data.to(dtype)
-    words = f"expected parameters in float32 or float64.*got {dtype} at 'tail'; do model.float"
+    words = f"expected float32 or float64.*got {dtype} at 'tail'; do model.float"
     with pytest.raises(TypeError, match=words):
         order_effect(lambda p: p().sum(), lambda p: p().square().sum(), point)
 
@@ -372,6 +418,40 @@ def test_tasks_with_heads_of_their_own():
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize("make", [vision_transformer, text_classifier])
+def test_transformers(make):
+    model, loss = make()
+
+    def other(m):
+        return loss(m).square() + sum(p.square().sum() for p in m.parameters())
+
+    lr = 1e-6  # the sharpness of this transformer is 300
+    found = order_effect(loss, other, model, lr=lr)
+    assert found.cosine > 0.99
+    assert lie_bracket(loss, other, model).norm == pytest.approx(found.predicted_norm / lr**2)
+    assert multitask_bias([loss, other], model, lr=0.1).flatness > 0.0
+
+
+def test_brackets_and_biases_under_autocast():
+    net, _ = mlp()
+    net = net.float()
+    x = torch.randn(8, 5)
+    one, two = (cross_entropy(x, (torch.arange(8) + k) % 3) for k in (0, 1))
+    rough = [in_bfloat16(one), in_bfloat16(two)]
+    exact = lie_bracket(one, two, net)
+    assert lie_bracket(*rough, net).norm == pytest.approx(exact.norm, rel=0.1)
+    expected = multitask_bias([one, two], net)
+    found = multitask_bias(rough, net)
+    assert found.flatness == pytest.approx(expected.flatness, rel=0.05)
+    with pytest.raises(TypeError, match="got torch.bfloat16; do model.float.*no autocast"):
+        order_effect(*rough, net)
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(TypeError, match="hides the difference of two runs, got autocast"),
+    ):
+        order_effect(one, two, net)
+
+
 def test_batch_normalisation_as_everywhere():
     model, loss = resnet()
 
@@ -398,7 +478,7 @@ def test_tasks_that_share_no_parameter_are_refused():
     def b(m):
         return m["b"](x).square().sum()
 
-    words = "expected losses that share a parameter, got 'a.bias' of one and 'b.bias' of another"
+    words = "expected losses that share a parameter, got 'a.bias' of number 0 and 'b.bias'"
     for run in (
         lambda: lie_bracket(a, b, model),
         lambda: order_effect(a, b, model),
@@ -407,6 +487,8 @@ def test_tasks_that_share_no_parameter_are_refused():
         with pytest.raises(ValueError, match=words):
             run()
     assert multitask_bias([a, b, lambda m: a(m) + b(m)], model).conflict > 0.0
+    with pytest.raises(ValueError, match="got 'b.bias' of number 1 and 'a.bias' of another"):
+        multitask_bias([a, b, a], model)
 
 
 def test_bad_requests_are_refused():

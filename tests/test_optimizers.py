@@ -110,22 +110,37 @@ def sps(loss, f_star, squares, c=1.0, eta_max=math.inf, smoothing=None, before=N
     return min((loss - f_star) / (c * squares), eta_max)
 
 
-def test_equal_to_sps_with_c_1_and_not_to_its_defaults():
+def sps_path(n_steps=20, **settings):
+    """The parameters after each step of SPS, and its rates, by autograd alone."""
+    model, loss = mlp()
+    path, rates = [], []
+    for _ in range(n_steps):
+        value = loss(model)
+        gradients = torch.autograd.grad(value, list(model.parameters()))
+        squares = sum(float(g.square().sum()) for g in gradients)
+        before = rates[-1] if rates else None
+        rates.append(sps(value.item(), 0.01, squares, before=before, **settings))
+        with torch.no_grad():
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter -= rates[-1] * gradient
+        path.append(nn.utils.parameters_to_vector(model.parameters()).detach().clone())
+    return torch.stack(path), rates
+
+
+def test_steps_are_those_of_sps_with_c_1_and_not_of_its_defaults():
     model, loss = mlp()
     optimizer = Corridor(model.parameters(), f_star=0.01, max_lr=3.0)
-    rates, expected, defaults = [], [], []
+    path, rates = [], []
     for _ in range(20):
-        optimizer.zero_grad()
-        value = loss(model)
-        value.backward()
-        squares = sum(float(p.grad.square().sum()) for p in model.parameters())
-        before = defaults[-1] if defaults else None
-        expected.append(sps(value.item(), 0.01, squares, eta_max=3.0))
-        defaults.append(sps(value.item(), 0.01, squares, c=0.5, smoothing=2.0, before=before))
-        optimizer.step(loss=value)
+        take(optimizer, model, loss)
+        path.append(nn.utils.parameters_to_vector(model.parameters()).detach().clone())
         rates.append(optimizer.param_groups[0]["lr"])
-    np.testing.assert_allclose(rates, expected, rtol=5e-14)
-    assert not np.allclose(rates, defaults, rtol=0.1)
+    expected, its_rates = sps_path(eta_max=3.0)
+    np.testing.assert_allclose(rates, its_rates, rtol=1e-11)
+    torch.testing.assert_close(torch.stack(path), expected, rtol=1e-11, atol=1e-12)
+    defaults, its_rates = sps_path(c=0.5, smoothing=2.0)
+    assert not np.allclose(rates, its_rates, rtol=0.1)
+    assert not torch.allclose(path[-1], defaults[-1], rtol=0.01)
 
 
 def test_equal_to_ali_g():
@@ -417,16 +432,33 @@ def test_sparse_gradients_are_refused_by_name(name):
 def test_missing_gradients_are_refused_by_name():
     model, _ = mlp()
     optimizer = Corridor(model.named_parameters())
-    with pytest.raises(RuntimeError, match="got none at any of 4, the first '0.weight'"):
+    with pytest.raises(RuntimeError, match="got none at 4, the first '0.weight'; do loss.backward"):
         optimizer.step(loss=1.0)
     with pytest.raises(RuntimeError, match="the first 'parameter 0 of group 0'"):
         Corridor(model.parameters()).step(loss=1.0)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_parameters_without_gradients_stay_as_they_are(name):
+def test_a_parameter_without_gradient_path_is_refused_by_name(name):
     model, loss = mlp()
-    spare = nn.Parameter(torch.ones(2))
+    model.register_parameter("spare", nn.Parameter(torch.ones(2, dtype=torch.float64)))
+    optimizer = OPTIMIZERS[name](model.named_parameters())
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match="each of 5, got none at 1, the first 'spare'; do"):
+        take(optimizer, model, loss)
+    assert all(torch.equal(before[name], z) for name, z in model.state_dict().items())
+
+
+def test_frozen_parameters_alone_are_refused():
+    parameter = nn.Parameter(torch.ones(2), requires_grad=False)
+    with pytest.raises(RuntimeError, match="expected some that require a gradient, got 1 frozen"):
+        Corridor([parameter]).step(loss=1.0)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_frozen_parameters_stay_as_they_are(name):
+    model, loss = mlp()
+    spare = nn.Parameter(torch.ones(2), requires_grad=False)
     optimizer = OPTIMIZERS[name]([*model.parameters(), spare])
     take(optimizer, model, loss)
     assert spare.tolist() == [1.0, 1.0]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from geocollapse.dynamics.losses import BatchNorm, Landscape, Loss, landscape
+from geocollapse.dynamics.losses import BatchNorm, Landscape, Loss, NonFiniteError, landscape
 from geocollapse.dynamics.products import Method
 from geocollapse.dynamics.trees import Tree, cosine, norm, plus, squared_norm
 from geocollapse.estimate import GeocollapseWarning
@@ -30,7 +30,8 @@ class CorridorDiagnostics:
             flow, relative to the step.
         linearity_defect: |E(theta - h g) - (E - h ||g||^2)|/(h ||g||^2), 0 in a corridor; infinite
             where E(theta - h g) is.
-        straightness: cos(g, g') with g' the gradient after the step; None if it was not asked for.
+        straightness: cos(g, g') with g' the gradient after the step; NaN where that is not finite,
+            None if it was not asked for.
         corridor_lr: E/||g||^2, the corridor learning rate with f* = 0.
         lr: h.
     """
@@ -49,7 +50,7 @@ def corridor_diagnostics(
     loss: Loss,
     lr: float = 0.1,
     *,
-    straightness: bool = False,
+    straightness: bool = True,
     method: Method = "double_backward",
     batch_norm: BatchNorm = "refuse",
 ) -> CorridorDiagnostics:
@@ -71,7 +72,7 @@ def corridor_diagnostics(
         model: any module.
         loss: from the module to a 0-d tensor, on the batch or data that are studied.
         lr: h.
-        straightness: also take the gradient after the step.
+        straightness: take the gradient after the step as well; False leaves it None.
         method: of the Hessian-vector product; see ``hessian_vector_product``.
         batch_norm: see ``landscape``.
 
@@ -111,12 +112,20 @@ def diagnose(
             speed=speed,
             drift_ratio=lr * norm(here.product(here.gradient)) / (2.0 * speed),
             linearity_defect=_defect(found, after, value, lr * squares),
-            straightness=cosine(here.gradient, found.gradient(after)) if straightness else None,
+            straightness=_turn(found, after, here.gradient) if straightness else None,
             corridor_lr=value / squares,
             lr=lr,
         ),
         here.gradient,
     )
+
+
+def _turn(found: Landscape, after: Tree, gradient: Tree) -> float:
+    """The cosine of the gradients before and after a step; NaN where it leaves the domain."""
+    try:
+        return cosine(gradient, found.gradient(after))
+    except NonFiniteError:
+        return math.nan
 
 
 def _defect(found: Landscape, after: Tree, value: float, expected: float) -> float:

@@ -225,8 +225,14 @@ class _Operator:
 
 
 def dense_hessian(product: Product, like: Tree) -> Tensor:
-    """The whole Hessian (n, n) in float64, symmetrised; n products."""
-    return torch.from_numpy(_matrix(_Operator(product, like)))
+    """The whole Hessian (n, n) in float64, symmetrised; n + 2 products.
+
+    Raises:
+        RuntimeError: products that are not symmetric.
+    """
+    operator = _Operator(product, like)
+    operator.check_symmetry()
+    return torch.from_numpy(_matrix(operator))
 
 
 def _matrix(operator: _Operator) -> NDArray[np.float64]:

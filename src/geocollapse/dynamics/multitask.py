@@ -250,7 +250,7 @@ def order_effect(
 
     theta_ab: m steps of gradient descent on a, then m on b; theta_ba the other way round. The
     measurement needs no Hessian, but float64 at small rates. With it comes what each task loses
-    while the other is trained; see ``Forgetting``. Cost: 4 m gradients, the bracket, and 6 forward
+    while the other is trained; see ``Forgetting``. Cost: 4 m gradients, the bracket, and 8 forward
     passes.
 
     Source: Dherin (2023), arXiv 2311.00235, continual learning.
@@ -268,7 +268,7 @@ def order_effect(
     Raises:
         ValueError: ``lr`` that is not positive, ``n_steps`` that is no count, losses that share no
             parameter, a run that diverges; see ``gradient``.
-        TypeError: parameters in half precision.
+        TypeError: half precision of the parameters or by autocast, or TF32.
         RuntimeError: batch normalisation in training mode.
 
     Warns:
@@ -289,7 +289,8 @@ def order_effect(
             f"n_steps: expected a whole number of at least 1, got {n_steps}; do n_steps=1"
         )
     with _pair(loss_a, loss_b, model, batch_norm) as (a, b):
-        check_full_precision(a.point)
+        for task in (a, b):
+            check_full_precision(task)
         at = _crossing(a, b, method) if crossing is None else crossing
         after_a = _descended(a, a.point, lr, n_steps)
         after_b = _descended(b, b.point, lr, n_steps)
@@ -362,10 +363,12 @@ def _descended(task: Landscape, at: Tree, lr: float, n_steps: int) -> Tree:
 
 
 def _check_shared(names: Sequence[frozenset[str]]) -> None:
-    """Refuse several losses of which no two depend on the same parameter."""
-    if len(names) > 1 and len(frozenset().union(*names)) == sum(map(len, names)):
-        first, second = (min(of_one) for of_one in names[:2])
-        raise ValueError(
-            f"losses: expected losses that share a parameter, got {first!r} of one and "
-            f"{second!r} of another, and none of both; do pass the module that the tasks share"
-        )
+    """Refuse a loss that depends on no parameter of another one."""
+    for place, own in enumerate(names):
+        others = frozenset().union(*names[:place], *names[place + 1 :])
+        if len(names) > 1 and not own & others:
+            raise ValueError(
+                f"losses: expected losses that share a parameter, got {min(own)!r} of number "
+                f"{place} and {min(others)!r} of another, and none of both; do pass the module "
+                f"that the tasks share"
+            )

@@ -44,7 +44,7 @@ class PrincipalFlow:
 def principal_flow(
     model: nn.Module | LoadedModel,
     loss: Loss,
-    lr: float,
+    lr: float = 0.1,
     k: int | None = None,
     *,
     third_order: bool = False,
@@ -79,7 +79,8 @@ def principal_flow(
     Raises:
         ValueError: ``lr`` that is not positive, k out of range, k = None with more than 2000
             parameters; see ``gradient``.
-        RuntimeError: eigenvalues that do not converge, batch normalisation in training mode.
+        RuntimeError: eigenvalues that do not converge, a Hessian that is not symmetric, batch
+            normalisation in training mode.
 
     Examples:
         >>> model = nn.Linear(1, 1, bias=False).double()

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from geocollapse.dynamics.rounding import SeesHalves, coarse_setting
 from geocollapse.dynamics.trees import Tree, minus, n_entries, norm, plus, scaled, zeros
 from geocollapse.modules.second_derivatives import is_cut, plain_attention, twice_differentiable
-from geocollapse.numerics import coarse_rounding
 
 if TYPE_CHECKING:
     from geocollapse.dynamics.losses import Landscape
@@ -96,13 +95,14 @@ def forward_over_reverse(landscape: Landscape, at: Tree, partial: bool) -> Expan
 
 def finite_difference(landscape: Landscape, at: Tree, partial: bool) -> Expansion:
     """(g(theta + t u) - g(theta - t u))/(2 t) ||v|| with u = v/||v||, of error O(t^2)."""
-    check_precision(at)
-    with _Rounded() as rounded:
+    if (got := coarse_setting(at)) is not None:
+        raise _too_coarse(got)
+    with SeesHalves() as seen:
         value, found = landscape.value_and_paths(at)
     if not partial:
         landscape.check_paths(found)
-    if rounded.dtype is not None:
-        raise _too_coarse(str(rounded.dtype))
+    if seen.dtype is not None:
+        raise _too_coarse(str(seen.dtype))
     step = _step(at)
 
     def product(v: Tree) -> Tree:
@@ -130,48 +130,11 @@ def _step(at: Tree) -> float:
     return float(torch.finfo(dtype).eps ** (1 / 3)) * max(1.0, size)
 
 
-def check_precision(at: Tree) -> None:
-    """Refuse finite differences of gradients that may be rounded to half precision.
-
-    Raises:
-        TypeError: half-precision parameters, autocast or TF32.
-    """
-    halves = {tensor.dtype for tensor in at.values()} & {torch.float16, torch.bfloat16}
-    device = next(iter(at.values())).device
-    got = str(min(map(str, halves))) if halves else coarse_rounding(device)
-    if got is not None:
-        raise _too_coarse(got)
-
-
 def _too_coarse(got: str) -> TypeError:
     return TypeError(
         f"method: expected float32 or float64, as coarser rounding drowns a finite difference, got "
         f"{got}; do method='double_backward'"
     )
-
-
-class _Rounded(TorchDispatchMode):
-    """Sees a tensor of half precision, as autocast inside the loss makes them.
-
-    Attributes:
-        dtype: of the first one, None if there is none.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dtype: torch.dtype | None = None
-
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., object],
-        _types: Sequence[type],
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result.dtype in (torch.float16, torch.bfloat16):
-            self.dtype = self.dtype or result.dtype
-        return result
 
 
 def touched(found: Mapping[str, Tensor | None]) -> frozenset[str]:

@@ -52,7 +52,8 @@ class Corridor(torch.optim.Optimizer):
     Raises:
         ValueError: a negative setting; a loss that is missing, not 0-d, NaN or infinite, before any
             parameter has changed.
-        RuntimeError: sparse gradients, no gradient at all, or gradients that are NaN or infinite.
+        RuntimeError: a sparse gradient, none at a parameter that requires one (freeze what the loss
+            does not depend on), or gradients that are NaN or infinite.
 
     Warns:
         GeocollapseWarning: no step, since the gradient is zero or the loss is below ``f_star``;
@@ -107,7 +108,9 @@ class Corridor(torch.optim.Optimizer):
                 loss = closure()
         value = check_loss(loss)
         named = trained(self.param_groups)
-        check_gradients(named)
+        check_gradients(
+            named, "loss.backward() before the step, and freeze what the loss does not depend on"
+        )
         foreach = uses_foreach(self.param_groups)
         gradients = [p.grad for _, p in named if p.grad is not None]
         squares = float(squared_norm(gradients, foreach=foreach))

@@ -53,8 +53,9 @@ class DAL(torch.optim.Optimizer):
     Raises:
         ValueError: a setting outside its range; a loss that is not 0-d, NaN or infinite, before any
             parameter has changed.
-        RuntimeError: a closure that frees the graph, no parameter with a gradient, gradients that
-            are NaN or infinite, no curvature and no ``max_lr``.
+        RuntimeError: a closure that frees the graph, a sparse gradient, none at a parameter that
+            requires one (freeze what the loss does not depend on), gradients that are NaN or
+            infinite, no curvature and no ``max_lr``.
         NotImplementedError: an operation without a second derivative.
 
     Warns:
@@ -146,7 +147,7 @@ def _differentiated(
         gradients = _gradients(loss, parameters, keeps_graph=False)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = None if gradient is None else gradient.detach()
-    check_gradients(named)
+    check_gradients(named, "freeze what the loss does not depend on, or leave it out")
     found = [gradient for gradient in gradients if gradient is not None]
     squares = float(squared_norm([g.detach() for g in found], foreach=foreach))
     check_squares(squares)

@@ -40,11 +40,11 @@ def trained(groups: Iterable[Mapping[str, object]]) -> list[tuple[str, Tensor]]:
     return found
 
 
-def check_gradients(named: Sequence[tuple[str, Tensor]]) -> None:
-    """Refuse sparse gradients, and parameters of which none has a gradient.
+def check_gradients(named: Sequence[tuple[str, Tensor]], remedy: str) -> None:
+    """Refuse sparse gradients, and a parameter that requires a gradient and has none.
 
     Raises:
-        RuntimeError: names the first parameter.
+        RuntimeError: names the first parameter, with the remedy for a missing gradient.
     """
     for name, parameter in named:
         if parameter.grad is not None and parameter.grad.layout != torch.strided:
@@ -52,10 +52,16 @@ def check_gradients(named: Sequence[tuple[str, Tensor]]) -> None:
                 f"parameters: expected dense gradients, got a sparse one at {name!r}; do build the "
                 f"embedding with sparse=False"
             )
+    missing = [name for name, p in named if p.requires_grad and p.grad is None]
+    if missing:
+        raise RuntimeError(
+            f"parameters: expected a gradient at each of {len(named)}, got none at {len(missing)}, "
+            f"the first {missing[0]!r}; do {remedy}"
+        )
     if all(parameter.grad is None for _, parameter in named):
         raise RuntimeError(
-            f"parameters: expected gradients, got none at any of {len(named)}, the first "
-            f"{named[0][0]!r}; do loss.backward() before the step"
+            f"parameters: expected some that require a gradient, got {len(named)} frozen ones; do "
+            f"requires_grad_(True)"
         )
 
 

@@ -41,7 +41,7 @@ def dynamics_record(training: Training, wanted: DynamicsConfig, lr: float | None
     loss = _loss_on(subset.inputs, subset.targets, settings)
     notes: list[str] = []
     with in_mode(training.model, training=False), _noting(notes):
-        path = corridor_diagnostics(training.model, loss, lr or 1.0, straightness=True)
+        path = corridor_diagnostics(training.model, loss, lr or 1.0)
         top = _sharpness(training.model, loss, notes) if wanted.sharpness else (None, None)
         batches = implicit_bias(training.model, _mini_batches(training, wanted.n_batches))
     edge = _edge(settings, lr)
