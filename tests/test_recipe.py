@@ -3,6 +3,7 @@ never change.
 """
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from geocollapse.experiments.recipe import (
     PlannedRun,
     Recipe,
     RunConfig,
+    SupervisedRecipe,
     identity,
     load_recipe,
     parse_yaml,
@@ -572,3 +574,51 @@ def test_classes_have_numbers_or_names(recipe):
     assert run_id(recipe.with_overrides(["data.image_size=null"]).run_config()) == run_id(
         recipe.run_config()
     )
+
+
+# ---- keys of the siblings on every recipe
+
+SUPERVISED = [name for name in recipe_names() if isinstance(load_recipe(name), SupervisedRecipe)]
+GIVEN_RATES = {"training.learning_rate", "training.schedule", "training.momentum"}
+
+
+def without_given_rates(recipe: Recipe) -> Recipe:
+    """The recipe without sweeps over what an optimizer with a rate of its own does not read."""
+    names = [name for name, grid in recipe.sweeps.items() if GIVEN_RATES & set(grid)]
+    return recipe.with_overrides([f"sweeps.{name}=null" for name in names])
+
+
+@pytest.mark.parametrize("name", SUPERVISED)
+@pytest.mark.parametrize("optimizer", ["corridor", "dal"])
+def test_every_recipe_takes_an_optimizer_with_a_rate_of_its_own(name: str, optimizer: str) -> None:
+    constant = load_recipe(name).with_overrides(["training.momentum=0"])
+    recipe = without_given_rates(constant).with_overrides([f"training.optimizer={optimizer}"])
+    configs = [run.config.model_dump(mode="json") for run in recipe.planned_runs(1)]
+    for config in configs:
+        del config["training"]["learning_rate"]
+    assert len({json.dumps(config, sort_keys=True) for config in configs}) == len(configs)
+
+
+@pytest.mark.parametrize("name", SUPERVISED)
+def test_every_recipe_takes_a_gradient_penalty(name: str) -> None:
+    recipe = load_recipe(name).with_overrides(["training.gradient_penalty.weight=0.01"])
+    assert len(recipe.planned_runs(1)) > 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["training.optimizer=dal"], "as the optimizer dal sets its own rate; do"),
+        (["sweeps.learning_rate.training.dal.power=[0.5, 1.0]"], "as the optimizer is sgd"),
+        (["sweeps.learning_rate.training.milestones=[[1], [2]]"], "the schedule is constant"),
+        (["sweeps.learning_rate.data.random_labels_seed=[0, 1]"], "no label is random"),
+    ],
+)
+def test_a_sweep_over_a_key_without_effect_is_refused(
+    recipe: Recipe, overrides: list[str], words: str
+) -> None:
+    with pytest.raises(ValueError, match=f"recipe: sweeps.learning_rate.*without effect.*{words}"):
+        recipe.with_overrides(overrides).planned_runs()
+    left = recipe.with_overrides([*overrides, "sweeps.learning_rate=null"])
+    assert set(left.sweeps) == {"batch_size"}
+    assert len(left.planned_runs()) == 4

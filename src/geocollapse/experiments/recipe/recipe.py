@@ -13,6 +13,7 @@ from pydantic import Field
 from geocollapse.experiments.recipe.files import RecipeText, read_recipe
 from geocollapse.experiments.recipe.game import GameRunConfig, GameSettings
 from geocollapse.experiments.recipe.identity import run_id
+from geocollapse.experiments.recipe.idle import check_effect
 from geocollapse.experiments.recipe.moving import Positive
 from geocollapse.experiments.recipe.names import check_name, check_signs
 from geocollapse.experiments.recipe.network import fingerprinted
@@ -152,8 +153,8 @@ class Recipe(Part, ABC):
             n_seeds: how many seeds, from 0 on; by default as many as the recipe says.
 
         Raises:
-            ValueError: ``n_seeds`` below 1, or a sweep over an unknown key or with a value that the
-                recipe refuses.
+            ValueError: ``n_seeds`` below 1, or a sweep over an unknown key, over one without effect
+                in a setting, or with a value that the recipe refuses.
         """
         if n_seeds is not None and n_seeds < 1:
             raise ValueError(f"n_seeds: expected 1 or more, got {n_seeds}; do n_seeds=1")
@@ -161,6 +162,8 @@ class Recipe(Part, ABC):
         planned: dict[str, PlannedRun] = {}
         for sweep, setting in self._settings():
             resolved = self._resolved(sweep, setting)
+            if isinstance(resolved, RunConfig) and sweep:
+                check_effect(sweep, self.sweeps[sweep], resolved)
             values = {key: value_at(resolved, key) for key in setting}
             changed = {key: value for key, value in values.items() if value != value_at(base, key)}
             for seed in range(self.seeds if n_seeds is None else n_seeds):
@@ -263,8 +266,14 @@ def load_recipe(name_or_path: str) -> Recipe:
 
 
 def _set(data: RecipeText, key: str, value: object) -> None:
-    """Set a dotted key; below `sweeps.<name>` and `claims.expected_signs` the rest is one key."""
+    """Set a dotted key; below `sweeps.<name>` and `claims.expected_signs` the rest is one key.
+
+    A sweep that is set to nothing is left out.
+    """
     parts = key.split(".")
+    if parts[0] == "sweeps" and len(parts) == 2 and value is None:
+        cast("dict[str, object]", data["sweeps"]).pop(parts[1], None)
+        return
     if parts[0] == "sweeps" or parts[:2] == ["claims", "expected_signs"]:
         parts = [*parts[:2], *filter(None, [".".join(parts[2:])])]
     for depth, part in enumerate(parts[:-1]):
