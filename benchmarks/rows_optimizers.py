@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from harness import Row, Work
-from torch import nn
+from torch import Tensor, nn
 
 from geocollapse.models import build
-from geocollapse.optimizers import Corridor
+from geocollapse.optimizers import DAL, Corridor
 
 
 def _with_gradients() -> nn.Module:
@@ -19,11 +19,11 @@ def _with_gradients() -> nn.Module:
     return model
 
 
-def _corridor_step(n_steps: int) -> tuple[Work, Work]:
+def _corridor_step(n_steps: int, *, foreach: bool) -> tuple[Work, Work]:
     """Steps with the corridor learning rate, and SGD's steps after the norm of the gradient."""
     ours, theirs = _with_gradients(), _with_gradients()
-    corridor = Corridor(ours.parameters(), foreach=True)
-    sgd = torch.optim.SGD(theirs.parameters(), lr=1e-6, foreach=True)
+    corridor = Corridor(ours.parameters(), foreach=foreach)
+    sgd = torch.optim.SGD(theirs.parameters(), lr=1e-6, foreach=foreach)
     loss = torch.tensor(1e-6)
 
     def step() -> None:
@@ -32,6 +32,34 @@ def _corridor_step(n_steps: int) -> tuple[Work, Work]:
 
     def baseline() -> None:
         for _ in range(n_steps):
+            gradients = [p.grad for p in theirs.parameters() if p.grad is not None]
+            float(nn.utils.get_total_norm(gradients, foreach=foreach))
+            sgd.step()
+
+    return step, baseline
+
+
+def _dal_step(n_steps: int) -> tuple[Work, Work]:
+    """Steps of DAL between two products, and SGD's after the same loss and the gradient's norm."""
+    ours, theirs = _with_gradients(), _with_gradients()
+    inputs = torch.randn(8, 3, 32, 32)
+    labels = torch.arange(8)
+    dal = DAL(ours.parameters(), every=10**9, max_lr=1e-6, foreach=True)
+    sgd = torch.optim.SGD(theirs.parameters(), lr=1e-6, foreach=True)
+
+    def loss_of(model: nn.Module) -> Tensor:
+        return nn.functional.cross_entropy(model(inputs), labels)
+
+    dal.step(lambda: loss_of(ours))  # the step with the product
+
+    def step() -> None:
+        for _ in range(n_steps):
+            dal.step(lambda: loss_of(ours))
+
+    def baseline() -> None:
+        for _ in range(n_steps):
+            sgd.zero_grad()
+            loss_of(theirs).backward()
             gradients = [p.grad for p in theirs.parameters() if p.grad is not None]
             float(nn.utils.get_total_norm(gradients, foreach=True))
             sgd.step()
@@ -45,7 +73,25 @@ ROWS = (
         "100 steps of Corridor, VGG-13 width 32",
         "gradient norm and SGD's foreach step, 1 thread",
         1.15,
-        lambda: _corridor_step(100),
+        lambda: _corridor_step(100, foreach=True),
+        repeats=15,
+        single=True,
+    ),
+    Row(
+        "corridor-loop-step",
+        "100 steps of Corridor, foreach=False, VGG-13 width 32",
+        "gradient norm and SGD's step, foreach=False, 1 thread",
+        1.15,
+        lambda: _corridor_step(100, foreach=False),
+        repeats=15,
+        single=True,
+    ),
+    Row(
+        "dal-step",
+        "10 steps of DAL between products, VGG-13 width 32, batch 8",
+        "loss, backward, gradient norm and SGD's foreach step, 1 thread",
+        1.15,
+        lambda: _dal_step(10),
         repeats=15,
         single=True,
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -162,16 +163,22 @@ def test_a_rival_without_a_rate_that_reaches_the_goal_is_named() -> None:
 
 def test_a_corridor_run_that_misses_the_goal_cannot_hold() -> None:
     found = judge(corridors(0.8, 0.0, reaches=False))
-    verdicts = [v for v in found if v.claim == "corridor-steps" and v.n_runs]
-    assert len(verdicts) == 2  # SGD and ALI-G; the limit of 1000 steps is ten times theirs
+    verdicts = [v for v in found if v.claim in ("corridor-steps", "corridor-time") and v.n_runs]
+    assert len(verdicts) == 4  # SGD and ALI-G; the limit of 1000 steps is ten times theirs
     assert all(v.verdict == "does not hold" for v in verdicts)
     assert all("missed the goal: 3" in v.note for v in verdicts)
 
 
-def test_the_time_stands_beside_the_steps() -> None:
-    found = judge(corridors(1.0, 0.0))
-    (verdict,) = (v for v in found if v.x == "SGD, constant rate at 0.1" and v.remark)
-    assert verdict.remark == f"{verdict.effect * 1.1:.2f} times its time"
+@pytest.mark.parametrize(("factor", "expected"), [(0.8, "holds"), (2.0, "does not hold")])
+def test_time_is_judged_beside_the_steps(factor: float, expected: str) -> None:
+    """A step of the corridor rate takes 1.1 times the seconds of one of SGD."""
+    found = {
+        v.claim: v for v in judge(corridors(factor, 0.0)) if v.x == "SGD, constant rate at 0.1"
+    }
+    steps, time = found["corridor-steps"], found["corridor-time"]
+    assert time.effect == pytest.approx(1.1 * steps.effect)
+    assert time.interval == pytest.approx([1.1 * end for end in steps.interval])
+    assert time.verdict == expected
 
 
 @pytest.mark.parametrize(
@@ -193,9 +200,11 @@ def test_drift_and_defect_are_correlated_over_records(sign: int, expected: str) 
 RATES = (0.01, 0.02, 0.03, 0.05, 0.08)
 
 
-def edge(height: float = 1.0, *, effect: int = -1, stays: float = 1.0) -> SweepResults:
+def edge(
+    height: float = 1.0, *, effect: int = -1, stays: float = 1.0, growth: float = 0.1
+) -> SweepResults:
     """Sharpness rises to ``height`` of the edge and goes on at ``stays`` of that; GC moves with the
-    rate.
+    rate, and by ``growth`` in the logarithm a record.
     """
 
     def records(row: Row) -> list[Row]:
@@ -212,7 +221,7 @@ def edge(height: float = 1.0, *, effect: int = -1, stays: float = 1.0) -> SweepR
                     "train_loss": 2.0 - 0.3 * place + bump,
                     "dynamics.edge_ratio": ratio + noise(row["run_id"], step),
                     "dynamics.sharpness": ratio * rate**effect + noise(row["run_id"], step),
-                    GC: math.exp(moved + 0.1 * place + noise(row["run_id"], step)),
+                    GC: math.exp(moved + growth * place + noise(row["run_id"], step)),
                     "test_accuracy": 0.5 - 0.1 * power + noise(row["run_id"]) / 10,
                 }
             )
@@ -240,6 +249,18 @@ def test_the_sharpness_must_stay_at_the_edge(stays: float, expected: str) -> Non
     """Up to the step of the stopping rule, 100: two records, of which one has fallen."""
     found = outcomes(edge(1.0, stays=stays), "sharpness-reaches-edge")
     assert found["middle dynamics.edge_ratio"] == expected
+
+
+@pytest.mark.parametrize(("growth", "expected"), [(-0.5, "holds"), (0.5, "does not hold")])
+def test_complexity_is_followed_from_the_edge_to_the_stop(growth: float, expected: str) -> None:
+    """Of the records, the third is the first at the edge and the fourth that of the stop."""
+    found = judge(edge(growth=growth))
+    (verdict,) = (v for v in found if v.claim == "edge-complexity")
+    assert verdict.verdict == expected
+    assert verdict.effect == pytest.approx(math.exp(growth), rel=0.3)
+    never = judge(edge(0.5, growth=growth))
+    (verdict,) = (v for v in never if v.claim == "edge-complexity")
+    assert (verdict.verdict, verdict.n_runs) == ("undecided", 0)
 
 
 def test_runs_of_one_seed_at_one_rate_count_once() -> None:
@@ -362,6 +383,10 @@ def test_the_explicit_penalty_is_compared_with_the_largest_rate(gain: float, exp
     assert verdict.effect == pytest.approx(gain, abs=0.005)
     assert verdict.note.startswith("Weight 0.01 at rate 0.01, beside rate 0.04")
     assert verdict.remark.startswith("rate 0.04 gains +0.0")
+    share = re.search(r", (-?\d+)% \[(-?\d+)%, (-?\d+)%\] of it$", verdict.remark)
+    mean, low, high = map(int, share.groups())
+    assert low <= mean <= high
+    assert low <= 100 * gain / (0.05 * math.log(4)) <= high  # four times the rate
 
 
 # What they share

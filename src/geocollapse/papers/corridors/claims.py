@@ -44,6 +44,21 @@ CORRIDOR_STEPS = Claim(
     ),
 )
 
+CORRIDOR_TIME = Claim(
+    name="corridor-time",
+    statement=(
+        "The corridor learning rate reaches the training accuracy of the recipe in at most "
+        f"{STEPS_FACTOR:g} times the time of SGD, and of ALI-G, at the best rate of a grid."
+    ),
+    judged_by="threshold",
+    effect="ratio of training seconds",
+    figures=("corridor-steps",),
+    cautions=(
+        "The seconds are those of a step, mean over the run, times the steps to the goal.",
+        "Runs share the machine with others, so that the seconds of a step differ by run.",
+    ),
+)
+
 CORRIDOR_ACCURACY = Claim(
     name="corridor-test-accuracy",
     statement=(
@@ -59,20 +74,21 @@ CORRIDOR_ACCURACY = Claim(
     ),
 )
 
-CLAIMS = (LINEAR_FALL, CORRIDOR_STEPS, CORRIDOR_ACCURACY)
+CLAIMS = (LINEAR_FALL, CORRIDOR_STEPS, CORRIDOR_TIME, CORRIDOR_ACCURACY)
 
 FIGURES = (
     Figure(
         name="corridor-diagnostics",
         title="How near training is to a corridor",
         caption="Drift ratio and linearity defect are 0 in a corridor, the cosine of gradients "
-        "before and after a step is 1.",
+        "before and after a step is 1. The gradient norm is the speed of the gradient flow.",
         kind="training",
         panels=(
             PanelColumns("dynamics.drift_ratio"),
             PanelColumns("dynamics.linearity_defect"),
             PanelColumns("dynamics.straightness", level=1.0, level_name="straight"),
             PanelColumns("dynamics.learning_rate"),
+            PanelColumns("dynamics.gradient_norm"),
         ),
     ),
     Figure(

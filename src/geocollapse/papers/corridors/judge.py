@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from geocollapse.papers.corridors.claims import (
     ACCURACY_MARGIN,
     CORRIDOR_ACCURACY,
     CORRIDOR_STEPS,
+    CORRIDOR_TIME,
     LINEAR_FALL,
     STEPS_FACTOR,
 )
@@ -46,6 +46,7 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
     judged = [
         judge_linear_fall(done, results.history),
         *(comparison.steps() for comparison in comparisons),
+        *(comparison.time() for comparison in comparisons),
         *(comparison.accuracy() for comparison in comparisons),
     ]
     return tuple(corrected(judged))
@@ -139,16 +140,22 @@ class _Comparison:
     def steps(self) -> Verdict:
         """The verdict on the steps to the goal."""
         verdict = self._verdict(CORRIDOR_STEPS.name, "stop_step", "ratio of steps")
+        return self._within_factor(verdict, "steps", self._ratio("stop_step"))
+
+    def time(self) -> Verdict:
+        """The verdict on the training seconds to the goal."""
+        verdict = self._verdict(CORRIDOR_TIME.name, "seconds_training", "ratio of seconds")
+        seconds = self._seconds_a_step("corridor") / self._seconds_a_step("rival")
+        return self._within_factor(verdict, "time", self._ratio("stop_step") * seconds)
+
+    def _within_factor(self, verdict: Verdict, of: str, ratios: np.ndarray) -> Verdict:
+        """The verdict on ratios, one a seed, that a run without the goal keeps from holding."""
         if self.pairs.empty:
             return verdict
-        ratios = self._ratio("stop_step")
-        seconds = self._seconds_a_step("corridor") / self._seconds_a_step("rival")
-        time = float(np.exp(np.log(ratios * seconds).mean()))
         note = f"Runs of the corridor rate that missed the goal: {self.censored}."
         verdict = replace(
             verdict,
-            statement=f"at most {STEPS_FACTOR:g} times the steps of {self.rival.name}",
-            remark="" if math.isnan(time) else f"{time:.2f} times its time",
+            statement=f"at most {STEPS_FACTOR:g} times the {of} of {self.rival.name}",
             note=note if self.censored else "",
         )
         margin = Margin(STEPS_FACTOR, -1, scale="ratio")

@@ -23,7 +23,7 @@ from geocollapse.papers.games.claims import (
 )
 from geocollapse.papers.margins import MIN_SEEDS
 from geocollapse.papers.significance import decided, with_holm
-from geocollapse.papers.statistics import Array, mcnemar_p
+from geocollapse.papers.statistics import Array, mcnemar_p, paired_share_interval
 from geocollapse.papers.verdict import Verdict
 from geocollapse.papers.within_runs import seed_means
 
@@ -269,6 +269,7 @@ def _of_pairs(verdict: Verdict, pairs: pd.DataFrame) -> Verdict:
         verdict,
         n_runs=2 * len(pairs),
         effect=float(plain.mean() - cancelled.mean()),
+        interval=paired_share_interval(only_plain, only_cancelled, len(pairs)),
         p=mcnemar_p(only_plain, only_cancelled),
         p_opposite=mcnemar_p(only_cancelled, only_plain),
         remark=f"{plain.sum()} of {len(pairs)} plain, {cancelled.sum()} cancelled",

@@ -15,6 +15,7 @@ from geocollapse.papers.margins import Margin, corrected
 from geocollapse.papers.matched import at_matched_loss
 from geocollapse.papers.ordered import Trend, judge_trends
 from geocollapse.papers.significance import decided, with_holm
+from geocollapse.papers.statistics import Array, mean_interval
 from geocollapse.papers.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -156,15 +157,30 @@ def _recovered(sweep: str, runs: pd.DataFrame, everywhere: pd.DataFrame) -> Iter
     large = _by_seed(plain[plain[_RATE] == largest])
     seeds = sorted(base.keys() & penalised.keys() & large.keys())
     gains = np.array([penalised[seed] - base[seed] for seed in seeds])
-    of_rate = float(np.mean([large[seed] - base[seed] for seed in seeds])) if seeds else np.nan
-    share = f", {gains.mean() / of_rate:.0%} of it" if len(gains) and of_rate > 0.0 else ""
+    of_rate = np.array([large[seed] - base[seed] for seed in seeds])
     verdict = replace(
         verdict,
         n_runs=3 * len(seeds),
-        remark=f"rate {largest:g} gains {of_rate:+.3f}{share}",
+        remark=f"rate {largest:g} gains {np.mean(of_rate):+.3f}{_share(gains, of_rate)}"
+        if seeds
+        else "",
         note=f"Weight {weight:g} at rate {rate:g}, beside rate {largest:g} without a penalty.",
     )
     yield Margin(0.0, 1).judged(verdict, gains)
+
+
+def _share(gains: Array, of_rate: Array) -> str:
+    """The share of the rate's gain that the penalty has, in words; none where the rate has none.
+
+    mean(a)/mean(b) over the seeds, with Student's interval of its linearised terms
+    (a - share b)/mean(b).
+    """
+    mean = float(of_rate.mean())
+    if not mean > 0.0:
+        return ""
+    share = float(gains.mean()) / mean
+    _, (low, high) = mean_interval(share + (gains - share * of_rate) / mean)
+    return f", {share:.0%} [{low:.0%}, {high:.0%}] of it"
 
 
 def _by_seed(runs: pd.DataFrame) -> dict[int, float]:

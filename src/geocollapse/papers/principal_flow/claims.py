@@ -24,6 +24,22 @@ REACHES_EDGE = Claim(
     pairs={"peak": "reaches 2/h", "middle": "stays at 2/h"},
 )
 
+COMPLEXITY_AT_EDGE = Claim(
+    name="edge-complexity",
+    statement=(
+        "From the first record at the edge of stability to the stopping rule, geometric complexity "
+        "falls at every rate (a question of this project)."
+    ),
+    judged_by="threshold",
+    effect="GC at the stop / GC when the edge is reached",
+    figures=("edge-training",),
+    cautions=(
+        "The training loss falls over the same steps: read GC at one loss beside it.",
+        "The edge is seen at records only, so that the first one may come late.",
+    ),
+    pairs={"growth": "GC at the edge"},
+)
+
 RATE_AND_SHARPNESS = Claim(
     name="edge-rate",
     statement=(
@@ -57,7 +73,7 @@ DAL_POWER = Claim(
     ),
 )
 
-CLAIMS = (REACHES_EDGE, RATE_AND_SHARPNESS, DAL_POWER)
+CLAIMS = (REACHES_EDGE, COMPLEXITY_AT_EDGE, RATE_AND_SHARPNESS, DAL_POWER)
 
 FIGURES = (
     Figure(

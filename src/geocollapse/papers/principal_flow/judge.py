@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from geocollapse.experiments.results.tables import GC, SweepResults, converged, finished
-from geocollapse.papers.margins import Margin, corrected, worst
+from geocollapse.papers.margins import Margin, Scale, corrected, worst
 from geocollapse.papers.matched import at_matched_loss
 from geocollapse.papers.ordered import Trend, judge_trends
 from geocollapse.papers.principal_flow.claims import (
+    COMPLEXITY_AT_EDGE,
     DAL_POWER,
     LOWEST_PEAK,
     RATE_AND_SHARPNESS,
@@ -111,14 +112,15 @@ def judge_edge(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Iterato
     """Judge if the sharpness reaches the edge of stability, and stays there, at every rate.
 
     Reached: the largest ratio of sharpness and edge after the start. Stays: the median ratio from
-    the first record at which it is reached to the step of the stopping rule. The verdict is that of
-    the rate that speaks most against the claim.
+    the first record at which it is reached to the step of the stopping rule. Over the same records
+    GC at the last one is compared with that at the first. The verdict is that of the rate that
+    speaks most against the claim.
     """
     edges = [
         _edge_of(history[history["run_id"] == run_id], float(stop))
         for run_id, stop in zip(runs["run_id"], runs["stop_step"], strict=True)
     ]
-    runs = runs.assign(peak=[peak for peak, _ in edges], middle=[middle for _, middle in edges])
+    runs = runs.assign(**{name: [getattr(e, name) for e in edges] for name in _AtEdge._fields})
     verdict = Verdict(
         claim=REACHES_EDGE.name,
         statement=f"at every rate the sharpness reaches {LOWEST_PEAK:g} of 2/h",
@@ -140,9 +142,25 @@ def judge_edge(sweep: str, runs: pd.DataFrame, history: pd.DataFrame) -> Iterato
         note="No converged run reached the edge before the stopping rule.",
     )
     yield _over_rates(verdict, runs, low, high)
+    verdict = replace(
+        verdict,
+        claim=COMPLEXITY_AT_EDGE.name,
+        statement="at every rate GC falls between reaching the edge and the stopping rule",
+        x="growth",
+        y=GC,
+        effect_name="ratio of GC",
+    )
+    yield _over_rates(verdict, runs, None, 1.0, scale="ratio")
 
 
-def _over_rates(verdict: Verdict, runs: pd.DataFrame, low: float, high: float | None) -> Verdict:
+def _over_rates(
+    verdict: Verdict,
+    runs: pd.DataFrame,
+    low: float | None,
+    high: float | None,
+    *,
+    scale: Scale = "linear",
+) -> Verdict:
     """The verdict of the rate that speaks most against a claim of all of them.
 
     It is on the column ``x`` of the verdict, with one value a seed at each rate.
@@ -153,22 +171,41 @@ def _over_rates(verdict: Verdict, runs: pd.DataFrame, low: float, high: float | 
         at_rate = replace(verdict, n_runs=len(known), n_settings=known[_RATE].nunique())
         at_rate = replace(at_rate, note=f"At rate {rate:g}.")
         ratios = seed_means(own, verdict.x)
-        judged.append(Margin(low, 1).judged(at_rate, ratios))
+        if low is not None:
+            judged.append(Margin(low, 1, scale).judged(at_rate, ratios))
         if high is not None:
-            judged.append(Margin(high, -1).judged(at_rate, ratios))
+            judged.append(Margin(high, -1, scale).judged(at_rate, ratios))
     return worst(judged) if judged else verdict
 
 
-def _edge_of(record: pd.DataFrame, stop: float) -> tuple[float, float]:
-    """The largest ratio after the start, and the median one from reaching the edge to ``stop``."""
+class _AtEdge(NamedTuple):
+    """One run at the edge of stability; NaN where it does not say.
+
+    Attributes:
+        peak: the largest ratio of sharpness and edge after the start.
+        middle: the median one from the first record at the edge to the step of the stopping rule.
+        growth: GC at the last of these records over that at the first.
+    """
+
+    peak: float = np.nan
+    middle: float = np.nan
+    growth: float = np.nan
+
+
+def _edge_of(record: pd.DataFrame, stop: float) -> _AtEdge:
+    """What a run's records say of the edge."""
     if RATIO not in record:
-        return np.nan, np.nan
+        return _AtEdge()
     record = record[record["step"] > 0].sort_values("step")
     ratios = record[RATIO].to_numpy(dtype=float)
     at_edge = ratios >= LOWEST_PEAK
     peak = float(np.nanmax(ratios)) if np.isfinite(ratios).any() else np.nan
     if not at_edge.any():
-        return peak, np.nan
+        return _AtEdge(peak)
     first = int(np.argmax(at_edge))
     kept = (np.arange(len(ratios)) >= first) & (record["step"].to_numpy() <= stop)
-    return peak, float(np.nanmedian(ratios[kept])) if kept.any() else np.nan
+    if not kept.any():
+        return _AtEdge(peak)
+    gc = record[GC].to_numpy(dtype=float)[kept] if GC in record else np.full(1, np.nan)
+    growth = float(gc[-1] / gc[0]) if len(gc) > 1 and gc[0] > 0.0 else np.nan
+    return _AtEdge(peak, float(np.nanmedian(ratios[kept])), growth)
