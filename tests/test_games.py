@@ -596,6 +596,38 @@ def test_terms_of_networks(build):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
 
+def test_terms_under_autocast():
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 1))
+    generator = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 3))
+    real, noise = torch.randn(64, 3) + 1.0, torch.randn(64, 2)
+
+    def critic_loss(d, g):
+        return (F.softplus(-d(real)) + F.softplus(d(g(noise)))).mean()
+
+    def generator_loss(d, g):
+        return F.softplus(-d(g(noise))).mean()
+
+    def rounded(loss):
+        def of_players(d, g):
+            with torch.autocast("cpu", torch.bfloat16):
+                return loss(d, g)
+
+        return of_players
+
+    exact, rough = (critic_loss, generator_loss), (rounded(critic_loss), rounded(generator_loss))
+    fields = []
+    for losses in (exact, rough):
+        with game(critic, generator, *losses) as found:
+            fields.append(vector(found.modified_field(Turn(lr=(0.1, 0.1)))(found.point)))
+    assert np.linalg.norm(fields[0] - fields[1]) < 0.05 * np.linalg.norm(fields[0])
+    term, other = (
+        DriftCancellation(Turn(lr=(0.1, 0.1)), 2)(critic, generator, *losses)[1].item()
+        for losses in (exact, rough)
+    )
+    assert other == pytest.approx(term, rel=0.1)
+
+
 def test_bad_cancellations_are_refused():
     pair = players()
     cancel = DriftCancellation(Turn(), 1)

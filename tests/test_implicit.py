@@ -13,6 +13,8 @@ from torch import nn
 from geocollapse.dynamics import flow, implicit_bias, implicit_field, implicit_flow, landscapes
 from landscapes import (
     Point,
+    cross_entropy,
+    in_bfloat16,
     loss_of,
     mlp,
     resnet,
@@ -258,6 +260,18 @@ def test_mini_batches_of_a_network_are_their_mean():
     assert_close(parts.full_norm, whole.full_norm)
     each = [implicit_bias(model, of(slice(k, k + 2))).full_norm for k in range(0, 8, 2)]
     assert_close(parts.mini_batch_norm, np.mean(each))
+
+
+def test_bias_and_flow_under_autocast():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+    x, y = torch.randn(8, 5), torch.arange(8) % 3
+    losses = [cross_entropy(x[rows], y[rows]) for rows in (slice(4), slice(4, 8))]
+    rough = [in_bfloat16(loss) for loss in losses]
+    exact = implicit_bias(net, losses, lr=0.1)
+    assert implicit_bias(net, rough, lr=0.1).penalty == pytest.approx(exact.penalty, rel=0.05)
+    fields = [vector(implicit_flow(net, part, lr=0.1)) for part in (losses, rough)]
+    assert np.linalg.norm(fields[0] - fields[1]) < 0.05 * np.linalg.norm(fields[0])
 
 
 def test_bad_requests_are_refused():

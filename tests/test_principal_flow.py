@@ -303,10 +303,14 @@ def test_monitor_on_a_resnet_and_at_a_stationary_point():
     assert here.sharpness == pytest.approx(2.0)
 
 
-def test_sharpness_under_autocast():
+def test_sharpness_and_flow_under_autocast():
     net, _ = mlp()
     net = net.float()
     x = torch.randn(8, 5)
     loss = cross_entropy(x, torch.arange(8) % 3)
     found = sharpness(net, in_bfloat16(loss), tolerance=0.02)
     assert found.largest == pytest.approx(sharpness(net, loss).largest, rel=0.05)
+    exact = principal_flow(net, loss, k=2)
+    rough = principal_flow(net, in_bfloat16(loss), k=2, tolerance=0.02)
+    error = np.linalg.norm(vector(rough.field) - vector(exact.field))
+    assert error < 0.05 * np.linalg.norm(vector(exact.field))
