@@ -10,6 +10,7 @@ import yaml
 from geocollapse.experiments.recipe import RunConfig, load_recipe, run_id
 from geocollapse.experiments.results.folders import RunFolder, SweepFolder, load_model
 from geocollapse.experiments.results.tables import read_sweep
+from geocollapse.experiments.results.tensors import pack_weights
 from geocollapse.models import build
 from synthetic_sweep import run_folders, write_sweep
 
@@ -488,9 +489,29 @@ def test_damaged_weights_and_those_of_another_run_are_refused(run):
 
 
 def test_checkpoints_are_kept_by_step(run):
-    path = run.keep_checkpoint(4, WEIGHTS)
+    """A flipped byte in one was once read without a word: its largest weight was 9e37."""
+    model = build("mlp", num_classes=7, input_shape=(1, 8, 8), hidden=[8])
+    path = run.keep_checkpoint(4, model.state_dict(), run_id(CONFIG))
     assert path == run.path / "checkpoints" / "4.safetensors"
-    assert path.is_file()
+    x = torch.ones(1, 1, 8, 8)
+    assert torch.equal(load_model(run.path, step=4).model(x), model(x))
+    whole = path.read_bytes()
+    for place in (-1, -50):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place:][1:])
+        with pytest.raises(ValueError, match=r"got a file where it is damaged; do"):
+            load_model(run.path, step=4)
+    path.write_bytes(whole)
+    run.write_config(CONFIG.model_copy(update={"seed": 1}))
+    with pytest.raises(ValueError, match=r"it is of run \w+, not that of config.yaml"):
+        load_model(run.path, step=4)
+
+
+def test_kept_checkpoints_of_older_versions_are_taken_at_their_word(run):
+    model = build("mlp", num_classes=7, input_shape=(1, 8, 8), hidden=[8])
+    path = run.keep_checkpoint(4, model.state_dict(), "another")
+    path.write_bytes(pack_weights(model.state_dict()))
+    x = torch.ones(1, 1, 8, 8)
+    assert torch.equal(load_model(run.path, step=4).model(x), model(x))
 
 
 def test_a_sweep_folder_holds_the_recipe_and_its_runs(tmp_path):

@@ -13,7 +13,7 @@ from geocollapse.data import Normalisation
 from geocollapse.experiments.results import checkpoints
 from geocollapse.experiments.results.checkpoints import WEIGHTS, DamagedFileError, State
 from geocollapse.experiments.results.run_folder import RunFolder as RunFolder
-from geocollapse.experiments.results.tensors import unpack_weights
+from geocollapse.experiments.results.tensors import check_kept, unpack_weights
 from geocollapse.experiments.results.text import json_object, read_yaml, to_yaml
 from geocollapse.experiments.results.training_record import training_record
 from geocollapse.experiments.results.versions import check_version, unversioned, versioned
@@ -132,8 +132,8 @@ def load_model(folder: str | Path, *, step: int | None = None) -> LoadedRun:
         folder: of the run.
         step: of a checkpoint that the run kept; None for the last one.
 
-    The weights are those that state.json describes by their SHA-256, and of the run of config.yaml.
-    A folder without state.json is taken at its word.
+    The weights are those that state.json, or the kept file itself, describes by their SHA-256,
+    and of the run of config.yaml. A file that does not say is taken at its word.
 
     Raises:
         FileNotFoundError: no configuration or no weights in ``folder``.
@@ -156,7 +156,7 @@ def load_model(folder: str | Path, *, step: int | None = None) -> LoadedRun:
         )
         raise FileNotFoundError(f"MODEL: expected weights at {path}, got none; {remedy}")
     try:
-        content = _described(run, config) if step is None else path.read_bytes()
+        content = _described(run, config) if step is None else _kept(path, config)
         weights, sizes = unpack_weights(content)
     except ValueError as error:
         raise ValueError(
@@ -212,6 +212,19 @@ def _trained_classes(run: RunFolder) -> tuple[str, ...]:
         if isinstance(source, dict):
             return tuple(map(str, source.get("classes", ())))
     return ()
+
+
+def _kept(path: Path, config: RunConfig) -> bytes:
+    """The file of a checkpoint that was kept.
+
+    Raises:
+        ValueError: it is no safetensors file, it is damaged, or it is of another run.
+    """
+    from geocollapse.experiments.recipe import run_id
+
+    content = path.read_bytes()
+    check_kept(content, run_id(config))
+    return content
 
 
 def _described(run: RunFolder, config: RunConfig) -> bytes:

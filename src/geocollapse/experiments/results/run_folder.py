@@ -22,7 +22,7 @@ from geocollapse.experiments.results.checks import (
     order_fault,
     result_fault,
 )
-from geocollapse.experiments.results.tensors import Tensors, digest, pack_weights
+from geocollapse.experiments.results.tensors import Tensors, digest, pack_kept
 from geocollapse.experiments.results.text import json_object, read_yaml, to_json, to_yaml
 from geocollapse.experiments.results.versions import check_version, unversioned, versioned
 from geocollapse.runtime.files import append, remove_partial, write_whole
@@ -215,10 +215,10 @@ class RunFolder:
         lines = self.history_text().splitlines(keepends=True)[:n_lines]
         checkpoints.save(self.path, b"".join(lines), weights, tensors, info)
 
-    def keep_checkpoint(self, step: int, weights: Tensors) -> Path:
+    def keep_checkpoint(self, step: int, weights: Tensors, run_id: str) -> Path:
         """Write checkpoints/<step>.safetensors."""
         path = self.kept_checkpoint(step)
-        write_whole({path: pack_weights(weights)})
+        write_whole({path: pack_kept(weights, run_id)})
         return path
 
     def kept_checkpoint(self, step: int) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from typing_extensions import TypedDict
 
@@ -49,15 +49,38 @@ def unpack(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, header.get("__metadata__") or {}
 
 
-def pack_weights(weights: Tensors) -> bytes:
-    """Weights with the sizes of the model: outputs of the last layer, inputs of the first."""
+def pack_weights(weights: Tensors, about: Mapping[str, str] | None = None) -> bytes:
+    """Weights with the sizes of the model: outputs of the last layer, inputs of the first.
+
+    ``about`` is written beside the sizes.
+    """
     matrices = [tensor for tensor in weights.values() if tensor.ndim > 1]
     sizes = (
         {"num_classes": len(matrices[-1]), "input_shape": [matrices[0].shape[1]]}
         if matrices
         else {}
     )
-    return pack(weights, {"geocollapse": json.dumps(sizes)})
+    return pack(weights, {"geocollapse": json.dumps({**sizes, **(about or {})})})
+
+
+def pack_kept(weights: Tensors, run_id: str) -> bytes:
+    """Weights of a checkpoint that is kept, with its run and the digest of its tensors."""
+    return pack_weights(weights, {"run_id": run_id, "sha256": digest(pack(weights))})
+
+
+def check_kept(content: bytes, run_id: str) -> None:
+    """Refuse a kept checkpoint that is damaged or of another run; older ones do not say.
+
+    Raises:
+        ValueError: says which, or that the content is no safetensors file.
+    """
+    weights, metadata = unpack(content)
+    about = _about(metadata)
+    of_run = about.get("run_id", run_id)
+    if of_run != run_id:
+        raise ValueError(f"it is of run {of_run}, not that of config.yaml")
+    if about.get("sha256") not in (None, digest(pack(weights))):
+        raise ValueError("it is damaged")
 
 
 def unpack_weights(content: bytes) -> tuple[dict[str, Tensor], ModelSizes]:
@@ -67,13 +90,20 @@ def unpack_weights(content: bytes) -> tuple[dict[str, Tensor], ModelSizes]:
         ValueError: the content is no safetensors file, or does not state the sizes.
     """
     weights, metadata = unpack(content)
-    try:
-        sizes = json.loads(metadata.get("geocollapse", ""))
-    except ValueError:
-        sizes = None
-    if not isinstance(sizes, dict) or not sizes:
+    sizes = _about(metadata)
+    if "num_classes" not in sizes:
         raise ValueError("the sizes of the model are not stated")
-    return weights, {"num_classes": sizes["num_classes"], "input_shape": sizes["input_shape"]}
+    found = {name: sizes[name] for name in ("num_classes", "input_shape")}
+    return weights, cast("ModelSizes", found)
+
+
+def _about(metadata: Mapping[str, str]) -> dict[str, object]:
+    """What a file of weights says of itself."""
+    try:
+        about = json.loads(metadata.get("geocollapse", ""))
+    except ValueError:
+        return {}
+    return about if isinstance(about, dict) else {}
 
 
 def digest(content: bytes) -> str:

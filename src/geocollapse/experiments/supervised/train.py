@@ -265,7 +265,8 @@ def _record(training: Training, folder: RunFolder) -> HistoryLine:
         _note_accuracy(training, is_reached=is_reached)
     folder.append_history(line)
     if training.config.keep_checkpoints == "schedule":
-        folder.keep_checkpoint(training.progress.step, training.model.state_dict())
+        weights = training.model.state_dict()
+        folder.keep_checkpoint(training.progress.step, weights, run_id(training.config))
     save(training, folder)
     return line
 
