@@ -267,7 +267,7 @@ class Raw:
     classes = tuple("abcdef")
 
     def __init__(self, targets=range(6), carried=None, target_transform=None):
-        self.targets = list(targets)
+        self.targets = targets if isinstance(targets, torch.Tensor) else list(targets)
         self.carried = self.targets if carried is None else carried
         self.target_transform = target_transform
 
@@ -276,6 +276,7 @@ class Raw:
 
     def __getitem__(self, row):
         label = self.carried[row]
+        label = int(label) if isinstance(label, torch.Tensor) else label
         if self.target_transform is not None:
             label = self.target_transform(label)
         return Image.new("RGB", (9, 9), (40 * row,) * 3), label
@@ -314,6 +315,20 @@ def test_names_of_classes_are_targets_too():
 def test_targets_that_are_no_labels_are_refused(raw, message):
     with pytest.raises(ValueError, match=message):
         prepare(PLAIN, raw)
+
+
+def test_a_label_that_contradicts_targets_is_refused_when_it_is_read():
+    """Three examples were looked at, and those between them taken with the label of targets."""
+    images = prepare(PLAIN, Raw(carried=[0, 0, 2, 3, 4, 5]))
+    with pytest.raises(ValueError, match="got 1 for example 1, which carries 0; do correct targ"):
+        images[1]
+
+
+def test_a_target_transform_gets_plain_numbers():
+    """A dict's lookup met a 0-d tensor where torchvision's MNIST gives it an int."""
+    coarse = {label: label // 2 for label in range(6)}.__getitem__
+    given = Raw(torch.arange(6), target_transform=coarse)
+    assert prepare(PLAIN, given).targets.tolist() == [0, 0, 1, 1, 2, 2]
 
 
 # another size for any model

@@ -204,6 +204,40 @@ def test_rare_random_depth_is_refused_by_its_name(kind):
     assert geo.geometric_complexity(model, X).value > 0.0
 
 
+class Block(StochasticDepth):
+    """Random depth under a name that says nothing."""
+
+
+def test_rare_draws_are_refused_by_the_random_state():
+    """At p = .02 two examples seldom show them: GC was .2651, .2595 and .2595 for three seeds."""
+    model = nn.Sequential(nn.Linear(6, 8), Block(0.001), nn.Linear(8, 3)).train()
+    with pytest.raises(RuntimeError, match="change by chance.*do model.eval"):
+        geo.geometric_complexity(model, X)
+    assert geo.geometric_complexity(model.eval(), X).value > 0.0
+
+
+class DrawsAlways(nn.Module):
+    """Dropout that is on in evaluation mode too, or a draw that is not used there."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x):
+        chance = torch.rand([])
+        return F.dropout(x, self.p) if self.p else x + 0.0 * chance
+
+
+def test_draws_in_evaluation_mode_are_refused_where_they_show():
+    def model_of(p):
+        return nn.Sequential(nn.Linear(6, 256), DrawsAlways(p), nn.Linear(256, 3)).eval()
+
+    torch.manual_seed(0)
+    with pytest.raises(RuntimeError, match="change by chance.*switch it off"):
+        geo.geometric_complexity(model_of(0.001), X)
+    assert geo.geometric_complexity(model_of(0.0), X).value > 0.0  # as transformers' LayerDrop does
+
+
 def test_dropout_under_the_penalty_is_said():
     with pytest.warns(geo.GeocollapseWarning, match="'2' drops at random, so that the penalty"):
         geo.GeometricComplexityPenalty(1.0)(net(dropout=0.1), X)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -90,6 +90,14 @@ def _flattening(tensor: Tensor) -> str:
     if tensor.ndim == 2:
         return "labels.squeeze(1)" if tensor.shape[1] == 1 else "labels.argmax(dim=1) if one-hot"
     return "pass one class number for each example"
+
+
+def as_list(values: Iterable[object]) -> list[object]:
+    """The entries as plain Python values, as a data set hands them to its ``target_transform``."""
+    if isinstance(values, Tensor | np.ndarray):
+        entries: list[object] = values.tolist()
+        return entries
+    return list(values)
 
 
 def check_no_negative(labels: Tensor, remedy: str) -> None:

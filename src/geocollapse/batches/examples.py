@@ -133,11 +133,13 @@ class MapExamples:
         if isinstance(self.dataset, TensorDataset) and not self.loading:
             return self.notes
         here = replace(self, loading=_without_workers(self.loading))
-        first, again = (next(here.batches(self.indices[:_READ_TWICE])) for _ in range(2))
-        known = self.labels_at(first.indices)
-        if known is not None and first.labels is not None and not self.labels_are_given:
-            _check_same_labels(known, first.labels, first.indices)
-        same = all(map(_equal, tensors_of(first.inputs), tensors_of(again.inputs)))
+        twice = zip(*(here.batches(self.indices[:_READ_TWICE]) for _ in range(2)), strict=True)
+        same = True
+        for first, again in twice:
+            known = self.labels_at(first.indices)
+            if known is not None and first.labels is not None and not self.labels_are_given:
+                _check_same_labels(known, first.labels, first.indices)
+            same &= all(map(_equal, tensors_of(first.inputs), tensors_of(again.inputs)))
         return self.notes if same else (*self.notes, RANDOM)
 
     def peek(self, n_examples: int = 1) -> Inputs:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
-from geocollapse.arrays import as_labels
+from geocollapse.arrays import as_labels, as_list
 from geocollapse.batches.batch import Labels
 from geocollapse.batches.examples import (
     EMPTY,
@@ -202,7 +202,9 @@ def _known_labels(dataset: object) -> Tensor | None:
     if targets is None or (joint is not None and type(joint).__name__ != "StandardTransform"):
         return None
     transform = getattr(dataset, "target_transform", None)
-    return as_labels(targets if transform is None else [transform(label) for label in targets])
+    if transform is not None:
+        targets = [transform(label) for label in as_list(targets)]
+    return as_labels(targets)
 
 
 def _stream(

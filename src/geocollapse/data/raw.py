@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from geocollapse.arrays import as_list
 from geocollapse.data.image_files import decodes, read_image
 from geocollapse.data.labelled import About, Described, LabelledData, LabelledImages
 from geocollapse.data.pixels import Pixels, normalised, one_at_a_time
@@ -65,39 +66,46 @@ def made_ready(data: Labelled | RawImages, pixels: Pixels) -> Labelled:
     own = pixels.of_files()
     labels, names = _labels(data)
     about = About(type(data).__name__, str(getattr(data, "split", "all")), names)
-    return one_at_a_time(_Transformed(data, own), labels, about, own)
+    return one_at_a_time(_Transformed(data, own, labels.tolist()), labels, about, own)
 
 
 def _labels(data: RawImages) -> tuple[Tensor, tuple[str, ...]]:
     """The labels that the examples carry, read from ``targets``, and the names of the classes.
 
-    A ``target_transform`` is applied; classes that it makes are named by their numbers.
+    A ``target_transform`` is applied; classes that it makes are named by their numbers. Three
+    examples are looked at here, and each one when it is read.
 
     Raises:
         ValueError: targets that are no class numbers, or other than what the examples carry.
     """
     names = tuple(map(str, data.classes))
     number = {name: place for place, name in enumerate(names)}
-    targets = [_number(target, number) for target in data.targets]
+    given = as_list(data.targets)
+    targets = [_number(target, number) for target in given]
     transform = getattr(data, "target_transform", None)
     if transform is not None:
-        changed = [_number(transform(target), number) for target in data.targets]
+        changed = [_number(transform(target), number) for target in given]
         if changed != targets:
             names = tuple(map(str, range(max(changed) + 1)))
         targets = changed
     for row in sorted({0, len(data) // 2, len(data) - 1}):
-        carried = _number(data[row][1], number)
-        if carried != targets[row]:
-            raise ValueError(
-                f"targets: expected the labels that the examples carry, got {targets[row]} for "
-                f"example {row}, which carries {carried}; do correct targets"
-            )
+        _check_carried(data, data[row][1], targets[row], row)
     if not 0 <= min(targets) <= max(targets) < len(names):
         raise ValueError(
             f"targets: expected class numbers from 0 to {len(names) - 1}, got "
             f"{min(targets)} to {max(targets)}; do leave out examples without a class"
         )
     return torch.tensor(targets, dtype=torch.int64), names
+
+
+def _check_carried(data: RawImages, label: object, target: int, row: int) -> None:
+    """Refuse an example that carries another label than ``targets`` has for it."""
+    carried = _number(label, {str(name): place for place, name in enumerate(data.classes)})
+    if carried != target:
+        raise ValueError(
+            f"targets: expected the labels that the examples carry, got {target} for "
+            f"example {row}, which carries {carried}; do correct targets"
+        )
 
 
 def _number(target: object, number: Mapping[str, int]) -> int:
@@ -131,6 +139,7 @@ class _Transformed:
 
     images: RawImages
     preprocessing: ImagePreprocessing
+    targets: list[int]
 
     def __getitem__(self, row: int, /) -> tuple[Tensor]:
         image = self._image(row)
@@ -157,7 +166,11 @@ class _Transformed:
 
     def _image(self, row: int) -> Image:
         path = _path_of(self.images, row)
-        return self.images[row][0] if path is None else read_image(path)
+        if path is not None:
+            return read_image(path)
+        image, label = self.images[row]
+        _check_carried(self.images, label, self.targets[row], row)
+        return image
 
 
 def _pixels(image: Image) -> bytes:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from geocollapse.features.moved import Moved, first_to_move
 from geocollapse.features.rounding import equal, half_of, rounding_of
 from geocollapse.inputs import Enter, Inputs, Take, dtype_of, n_rows, rows_of
-from geocollapse.modules.borrow import borrowed
+from geocollapse.modules.borrow import borrowed, random_state
 
 _Run = Callable[[], list[Tensor]]
 
@@ -50,6 +50,7 @@ _WITH_ANOTHER = (
     _Comparison("as given", 1, "second twice", 1),
 )
 _COPIES = _Comparison("second twice", 0, "second twice", 1)
+_MORE_PASSES = 16  # a draw that shows in one of ten is missed with probability 0.2
 _AGAIN = (_Comparison("as given", 0, "as given", 0), _Comparison("as given", 1, "as given", 1))
 
 
@@ -72,11 +73,14 @@ def check_independence(
     before the second example. Copies are inputs that the map is sure to accept. If both examples
     are equal, noise is added to the first one's copy, or the second pass would repeat the first.
 
+    A map that draws at random, however seldom it shows, is refused in training mode. In evaluation
+    mode, where a layer may draw a number and not use it, 16 more passes must agree.
+
     This does not detect changes below rounding, or mixing that appears in larger batches only (a
     router with room for two examples). One example has nothing to mix with, and is not checked.
 
-    Cost: three forward passes of two examples. Model, buffers and random state are left as they
-    were.
+    Cost: three forward passes of two examples, 19 for a map that draws. Model, buffers and random
+    state are left as they were.
 
     Source: definitions 1.
 
@@ -110,18 +114,41 @@ def check_independence(
     with borrowed(module, evaluation=False), torch.no_grad():
         runs, x = _passes(enter, inputs, module, is_random=is_random)
         tolerance = rounding_of(dtype or dtype_of(module) or x.dtype)
+        before = random_state(module)
         features = {name: run() for name, run in runs.items()}
+        draws = not is_random and not torch.equal(before, random_state(module))
         if not all(bool(torch.isfinite(z).all()) for z in features["as given"]):
             return  # refused where they are measured
         # with random draws, the copies in a batch draw different numbers
         comparisons = _WITH_ANOTHER if is_random else (*_WITH_ANOTHER, _COPIES)
         found = _first_difference(comparisons, features, features, tolerance)
-        if found is None:
-            return
-        again = {"as given": runs["as given"]()}
-        if _first_difference(_AGAIN, features, again, tolerance) is None:
+        if found is not None:
+            again = {"as given": runs["as given"]()}
+            if _first_difference(_AGAIN, features, again, tolerance) is not None:
+                raise _by_chance(_first_to_move(module, runs, _AGAIN[0], tolerance), remedy)
+        if draws:
+            _check_draws(runs["as given"], features, module, tolerance, remedy)
+        if found is not None:
             raise _mixed(_first_to_move(module, runs, found, tolerance), remedy)
-        raise _by_chance(_first_to_move(module, runs, _AGAIN[0], tolerance), remedy)
+
+
+def _check_draws(
+    run: _Run,
+    features: Mapping[str, list[Tensor]],
+    module: nn.Module | None,
+    tolerance: float,
+    remedy: str | None,
+) -> None:
+    """Refuse a map that has drawn at random, unless it is in evaluation mode and keeps its output.
+
+    Raises:
+        RuntimeError: with the remedy.
+    """
+    if module is not None and any(part.training for part in module.modules()):
+        raise _by_chance(None, remedy or "do model.eval() first")
+    for _ in range(_MORE_PASSES):
+        if _first_difference(_AGAIN, features, {"as given": run()}, tolerance) is not None:
+            raise _by_chance(None, remedy)
 
 
 def _first_difference(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from geocollapse.modules.wrapped import without_graphs
@@ -87,6 +87,12 @@ def cuda_devices(model: nn.Module | None) -> list[int]:
     """The CUDA devices that hold parameters or buffers of ``model``."""
     tensors = [] if model is None else [*model.parameters(), *model.buffers()]
     return sorted({tensor.device.index for tensor in tensors if tensor.device.type == "cuda"})
+
+
+def random_state(model: nn.Module | None) -> Tensor:
+    """The state of torch's random numbers, on the CPU and the devices of ``model``."""
+    states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, cuda_devices(model))]
+    return torch.cat(states)
 
 
 class _Buffers:
