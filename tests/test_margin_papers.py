@@ -252,13 +252,15 @@ WIDTHS = load_recipe("cifar10-mlp-width").to_dict()
 PEAK = [1.0, 3.0, 5.0, 4.0, 2.0]
 
 
-def widths(complexity: list[float], name: str = "swept") -> SweepResults:
-    error = [0.1 * level for level in PEAK]
+def widths(
+    complexity: list[float], name: str = "swept", *, errors: list[float] = PEAK, noise: float = 0.01
+) -> SweepResults:
+    error = [0.1 * level for level in errors]
     levels = {LOGITS_GC: complexity, "margin.test_error": error, "test_loss": error}
-    sizes = [2.0, 8.0, 16.0, 32.0, 64.0]
-    everything = tuple(range(5))
+    sizes = [2.0**n for n in range(len(errors))]
+    everything = tuple(range(len(errors)))
     key = "model.args.hidden.0"
-    return sweep(WIDTHS, key, sizes, levels, unconverged=everything, name=name)
+    return sweep(WIDTHS, key, sizes, levels, unconverged=everything, noise=noise, name=name)
 
 
 def test_a_complexity_that_peaks_with_the_test_error_holds_for_runs_that_never_converge() -> None:
@@ -278,6 +280,37 @@ def test_double_descent_in_many_sweeps_is_noted(n_sweeps: int) -> None:
 def test_a_complexity_that_dips_where_the_error_peaks_does_not_hold() -> None:
     verdicts = found(widths([6.0 - level for level in PEAK]), DOUBLE_DESCENT.name)
     assert outcomes(verdicts) == {"does not hold"}
+
+
+NINE = [float(level) for level in range(9, 0, -1)]
+
+
+@pytest.mark.parametrize("errors", [FALLING, RISING, NINE, [5.0, 2.0, 1.0, 3.0, 6.0]])
+def test_without_a_peak_of_the_error_there_is_nothing_to_mirror(errors: list[float]) -> None:
+    """Negative control: a monotone error or a valley goes with the same complexity, rho = 1."""
+    verdicts = found(widths(errors, errors=errors), DOUBLE_DESCENT.name)
+    assert outcomes(verdicts) == {"undecided"}
+    assert [v.effect for v in verdicts] == pytest.approx([1.0, 1.0], abs=0.02)
+    assert [v.remark for v in verdicts] == [
+        "no peak of the test error: nothing to mirror",
+        "no peak of the test loss: nothing to mirror",
+    ]
+
+
+def test_a_peak_within_the_noise_of_the_seeds_is_none() -> None:
+    nearly = [3.0, 3.02, 3.05, 3.03, 3.01]
+    verdicts = found(widths(nearly, errors=nearly, noise=0.1), DOUBLE_DESCENT.name)
+    assert outcomes(verdicts) == {"undecided"}
+    assert all(verdict.remark.startswith("no peak") for verdict in verdicts)
+
+
+def test_a_complexity_that_only_falls_mirrors_no_peak() -> None:
+    """A peak near the smallest width: rho is high although complexity does not rise to it."""
+    early = [7.0, 8.0, 9.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
+    verdicts = found(widths(NINE, errors=early), DOUBLE_DESCENT.name)
+    assert all(verdict.effect > 0.9 and not verdict.remark for verdict in verdicts)
+    assert outcomes(verdicts) == {"undecided"}
+    assert outcomes(found(widths(early, errors=early), DOUBLE_DESCENT.name)) == {"holds"}
 
 
 # Papers and their figures

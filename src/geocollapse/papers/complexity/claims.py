@@ -41,10 +41,14 @@ DOUBLE_DESCENT = Claim(
     figures=("complexity-capacity", "complexity-settings"),
     cautions=(
         "All finished runs count: small networks cannot reach the stopping rule.",
+        "Nothing is decided where the test error or loss has no inner peak that stands out of the "
+        "seeds: a measure that only falls goes with any other that only falls.",
         "Small networks underfit with low GC and a high test error: the correlation over all "
         "widths also holds or fails for what lies before the first descent.",
         "A second descent is seen only with random labels or little data, and near the width that "
-        "just fits the training set; without it there is nothing to mirror.",
+        "just fits the training set.",
+        "Error and loss are judged apart: with random labels the loss can peak while the error "
+        "falls.",
     ),
 )
 
