@@ -1,6 +1,6 @@
 """One recipe of each family, at the size of its preset `smoke`: at most 20 s on a quiet machine.
 
-`pytest -s` shows the seconds of each. Recipes with records of their own are in other files.
+`pytest -s` shows the seconds of each. Recipes with other records have theirs in files of their own.
 """
 
 from __future__ import annotations
