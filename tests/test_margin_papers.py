@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from geocollapse.charts.chart import Series
 from geocollapse.experiments.recipe import load_recipe
 from geocollapse.experiments.results.tables import GC, SweepResults
 from geocollapse.papers.complexity.claims import DOUBLE_DESCENT, REGULARISERS
@@ -252,13 +253,15 @@ WIDTHS = load_recipe("cifar10-mlp-width").to_dict()
 PEAK = [1.0, 3.0, 5.0, 4.0, 2.0]
 
 
-def widths(complexity: list[float], name: str = "swept") -> SweepResults:
-    error = [0.1 * level for level in PEAK]
+def widths(
+    complexity: list[float], name: str = "swept", *, errors: list[float] = PEAK, noise: float = 0.01
+) -> SweepResults:
+    error = [0.1 * level for level in errors]
     levels = {LOGITS_GC: complexity, "margin.test_error": error, "test_loss": error}
-    sizes = [2.0, 8.0, 16.0, 32.0, 64.0]
-    everything = tuple(range(5))
+    sizes = [2.0**n for n in range(len(errors))]
+    everything = tuple(range(len(errors)))
     key = "model.args.hidden.0"
-    return sweep(WIDTHS, key, sizes, levels, unconverged=everything, name=name)
+    return sweep(WIDTHS, key, sizes, levels, unconverged=everything, noise=noise, name=name)
 
 
 def test_a_complexity_that_peaks_with_the_test_error_holds_for_runs_that_never_converge() -> None:
@@ -280,6 +283,37 @@ def test_a_complexity_that_dips_where_the_error_peaks_does_not_hold() -> None:
     assert outcomes(verdicts) == {"does not hold"}
 
 
+NINE = [float(level) for level in range(9, 0, -1)]
+
+
+@pytest.mark.parametrize("errors", [FALLING, RISING, NINE, [5.0, 2.0, 1.0, 3.0, 6.0]])
+def test_without_a_peak_of_the_error_there_is_nothing_to_mirror(errors: list[float]) -> None:
+    """Negative control: a monotone error or a valley goes with the same complexity, rho = 1."""
+    verdicts = found(widths(errors, errors=errors), DOUBLE_DESCENT.name)
+    assert outcomes(verdicts) == {"undecided"}
+    assert [v.effect for v in verdicts] == pytest.approx([1.0, 1.0], abs=0.02)
+    assert [v.remark for v in verdicts] == [
+        "no peak of the test error: nothing to mirror",
+        "no peak of the test loss: nothing to mirror",
+    ]
+
+
+def test_a_peak_within_the_noise_of_the_seeds_is_none() -> None:
+    nearly = [3.0, 3.02, 3.05, 3.03, 3.01]
+    verdicts = found(widths(nearly, errors=nearly, noise=0.1), DOUBLE_DESCENT.name)
+    assert outcomes(verdicts) == {"undecided"}
+    assert all(verdict.remark.startswith("no peak") for verdict in verdicts)
+
+
+def test_a_complexity_that_only_falls_mirrors_no_peak() -> None:
+    """A peak near the smallest width: rho is high although complexity does not rise to it."""
+    early = [7.0, 8.0, 9.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
+    verdicts = found(widths(NINE, errors=early), DOUBLE_DESCENT.name)
+    assert all(verdict.effect > 0.9 and not verdict.remark for verdict in verdicts)
+    assert outcomes(verdicts) == {"undecided"}
+    assert outcomes(found(widths(early, errors=early), DOUBLE_DESCENT.name)) == {"holds"}
+
+
 # Papers and their figures
 
 
@@ -293,18 +327,67 @@ def test_a_paper_says_what_a_report_needs(name: str) -> None:
     assert "p ≤ 0.05" in paper.rules
 
 
-def test_the_figure_of_all_regularisers_is_relative_to_the_weakest_setting() -> None:
-    both = {LOGITS_GC: [8.0, 4.0, 2.0, 1.0, 0.5], GC: FALLING}
+def regularised(**levels: list[float]) -> SweepResults:
+    """Two sweeps: noise and, with the mirrored levels, the initial scale."""
+    both = {LOGITS_GC: levels["logits"], GC: levels["embedding"]}
     noise = sweep(REGULARISED, "training.input_noise", NOISE, both, noise=0.0, name="noise")
     scales = [0.9, 0.95, 1.0, 1.1, 1.2]
-    rising = {LOGITS_GC: [1.0, 2.0, 4.0, 8.0, 16.0], GC: RISING}
+    rising = {column: level[::-1] for column, level in both.items()}
     scale = sweep(REGULARISED, "model.initial_scale", scales, rising, noise=0.0, name="scale")
-    results = joined(noise, scale)
+    return joined(noise, scale)
+
+
+HALVED = [1.0, 0.5, 0.25, 0.125, 0.0625]
+
+
+def over_sweeps(results: SweepResults, name: str) -> list[dict[str, Series]]:
     charts = {chart.name: chart for chart in paper_charts([papers()["complexity"]], results)}
-    logits, embedding = charts["complexity-effects"].panels
-    lines = {series.label: series for series in logits.series}
-    assert set(lines) == {"noise", "scale"}
-    np.testing.assert_allclose(lines["noise"].y, [1.0, 0.5, 0.25, 0.125, 0.0625])
-    # from the largest scale, the weakest setting, to the smallest
-    np.testing.assert_allclose(lines["scale"].y, [1.0, 0.5, 0.25, 0.125, 0.0625])
-    assert len(embedding.series) == 2
+    return [{series.label: series for series in panel.series} for panel in charts[name].panels]
+
+
+def test_the_figure_of_all_regularisers_is_relative_to_the_weakest_setting() -> None:
+    panels = over_sweeps(regularised(logits=HALVED, embedding=FALLING), "complexity-effects")
+    assert len(panels) == 4
+    for logits in panels[::2]:  # at the end, and at matched training loss
+        assert set(logits) == {"noise", "scale"}
+        np.testing.assert_allclose(logits["noise"].y, HALVED)
+        # from the largest scale, the weakest setting, to the smallest
+        np.testing.assert_allclose(logits["scale"].y, HALVED)
+    np.testing.assert_allclose(panels[1]["noise"].y, [1.0, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_at_matched_loss_the_effect_is_that_of_the_same_stage_of_training() -> None:
+    """Every run has the same complexity at the same loss; the weak settings only train longer."""
+    results = regularised(logits=[4.0] * 5, embedding=[4.0] * 5)
+    runs, history = results.runs.copy(), results.history.copy()
+    longest = runs["run_id"].str.contains("noise-[0123]-")
+    runs.loc[longest, LOGITS_GC] *= 2.0
+    more = history[(history["step"] == 100) & history["run_id"].str.contains("noise-[0123]-")]
+    more = more.assign(step=200, train_loss=1e-3, **{LOGITS_GC: 8.0})
+    changed = replace(results, runs=runs, history=pd.concat([history, more]))
+    end, _, matched, _ = over_sweeps(changed, "complexity-effects")
+    np.testing.assert_allclose(end["noise"].y, [1.0, 1.0, 1.0, 1.0, 0.5])
+    np.testing.assert_allclose(matched["noise"].y, np.ones(5))
+
+
+def test_a_path_goes_from_the_loss_of_initialisation_to_the_lowest_that_both_ends_reach() -> None:
+    results = regularised(logits=HALVED, embedding=FALLING)
+    history = results.history.copy()
+    history.loc[history["step"] == 0, [LOGITS_GC, GC]] = 0.1  # the same at initialisation
+    logits, embedding = over_sweeps(replace(results, history=history), "complexity-paths")
+    for lines, strongest in ((logits, 1.0 / 16.0), (embedding, 0.2)):
+        assert set(lines) == {"noise", "scale"}
+        for line in lines.values():
+            assert line.x[0] == pytest.approx(10.0**-0.2)
+            assert line.x[-1] == pytest.approx(0.01)
+            assert line.y[0] == pytest.approx(1.0)
+            assert line.y[-1] == pytest.approx(strongest)
+            assert (np.diff(line.y) <= 1e-12).all()
+
+
+def test_without_records_through_training_there_are_no_paths() -> None:
+    results = regularised(logits=HALVED, embedding=FALLING)
+    few = results.history.drop(columns=[LOGITS_GC, GC])
+    assert over_sweeps(replace(results, history=few), "complexity-paths") == []
+    panels = over_sweeps(replace(results, history=few), "complexity-effects")
+    assert len(panels) == 2  # those of the end

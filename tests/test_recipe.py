@@ -43,7 +43,8 @@ PAPER = [
 PAPER += ["cifar-fs-resnet18-gc-penalty", "cifar10-vgg13-squared-loss", "banking77-text"]
 SIBLINGS = (
     *("cifar10-vgg13-corridors", "cifar10-edge-of-stability", "cifar10-implicit-sgd"),
-    *("cifar10-vgg13-regularisers", "cifar10-resnet18-margin", "cifar10-mlp-width"),
+    *("cifar10-resnet18-margin", "cifar100-resnet18-margin"),
+    *("cifar10-vgg13-regularisers", "cifar10-mlp-width"),
     *("mnist-continual", "cifar10-continual"),
     *("bilinear-game", "dirac-gan", "digits-gan-drift"),
 )

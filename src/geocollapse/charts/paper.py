@@ -84,16 +84,17 @@ def save_as(chart: Chart, path: Path) -> None:
 
 
 def draw(chart: Chart) -> Figure:
-    """The chart as a matplotlib figure: panels in rows of three, title above, one legend below."""
+    """The chart as a matplotlib figure: panels in rows of three, four in two rows; one legend."""
     from matplotlib.figure import Figure
 
-    n_columns = min(3, len(chart.panels))
-    n_rows = -(-len(chart.panels) // n_columns)
+    n_panels = len(chart.panels)
+    n_columns = 2 if n_panels == 4 else min(3, n_panels)
+    n_rows = -(-n_panels // n_columns)
     figure = Figure(figsize=(max(3.4 * n_columns, 5.2), 2.9 * n_rows + 0.8), layout="constrained")
     axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     for panel, ax in zip(chart.panels, axes):
         _draw_panel(panel, ax)
-    for ax in axes[len(chart.panels) :]:
+    for ax in axes[n_panels:]:
         ax.set_visible(False)
     figure.suptitle(chart.title, fontsize=11)
     n_lines = _draw_legend(chart, figure)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from geocollapse.papers.verdict import Verdict
 
 Judgement = Literal["correlation", "trend", "threshold", "methods"]
-FigureKind = Literal["settings", "points", "records", "training", "effects"]
+FigureKind = Literal["settings", "points", "records", "training", "effects", "paths"]
 
 
 class Judge(Protocol):
@@ -68,6 +68,7 @@ class PanelColumns:
     level_name: str = ""
     is_equality: bool = False
     is_apart: bool = False
+    is_matched: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class Figure:
         kind: `settings`: y over each swept value in its order; `points`: y against x, a point a
             run; `records`: y against x, a point a record; `training`: y over the steps, a line a
             setting; `effects`: y relative to the weakest setting of each sweep, a line a sweep,
-            over the whole folder.
+            over the whole folder; `paths`: y of the strongest relative to the weakest setting of
+            each sweep, over equal training losses.
         panels: in order.
         over_folder: `points` of all runs in one figure, a mark for each sweep.
     """

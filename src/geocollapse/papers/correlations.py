@@ -10,6 +10,7 @@ import numpy as np
 
 from geocollapse.experiments.results.tables import finite_rows
 from geocollapse.papers.hypotheses import Hypothesis
+from geocollapse.papers.peaks import with_peak
 from geocollapse.papers.significance import decided, with_holm
 from geocollapse.papers.statistics import (
     Array,
@@ -96,12 +97,13 @@ def _test(
     verdict = replace(verdict, test=ordered.name, within_seeds=ordered.within_seeds)
     if hypothesis.sign == 0:
         return replace(verdict, p_two_sided=ordered.p(0, seed), note=_unexpected(hypothesis))
-    return replace(
+    verdict = replace(
         verdict,
         p=ordered.p(hypothesis.sign, seed),
         p_opposite=ordered.p(-hypothesis.sign, seed),
         note=_little(len(x), verdict.effect),
     )
+    return with_peak(verdict, runs, hypothesis, seed=seed) if hypothesis.peak_of else verdict
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ class Hypothesis:
         statement: the hypothesis, in words.
         figure: start of the name of the chart that shows it.
         key: the recipe's name of the pair, or the swept key, under `claims.expected_signs`.
+        peak_of: words for the second column, where the claim is that the first mirrors its peak.
     """
 
     claim: str
@@ -30,6 +31,7 @@ class Hypothesis:
     statement: str
     figure: str
     key: str
+    peak_of: str = ""
 
     @property
     def speaks_of_gc(self) -> bool:
@@ -56,17 +58,19 @@ class Pair:
         x: the first column.
         y: the second column.
         words: what goes with what, for a positive sign.
+        peak_of: words for the second column, where the claim is that the first mirrors its peak.
     """
 
     key: str
     x: str
     y: str
     words: str
+    peak_of: str = ""
 
     def hypothesis(self, claim: str, figure: str, signs: Mapping[str, int]) -> Hypothesis:
         """The hypothesis with the sign that a recipe expects."""
         sign = signs.get(self.key, 0)
-        return Hypothesis(claim, self.x, self.y, sign, self.words, figure, self.key)
+        return Hypothesis(claim, self.x, self.y, sign, self.words, figure, self.key, self.peak_of)
 
 
 def expected_signs(recipe: Mapping[str, object]) -> Mapping[str, int]:

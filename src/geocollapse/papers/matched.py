@@ -25,7 +25,7 @@ def at_matched_loss(runs: pd.DataFrame, history: pd.DataFrame, columns: list[str
         return runs.drop(columns=columns, errors="ignore")
     records = history[history["run_id"].isin(runs["run_id"])].dropna(subset=["train_loss"])
     level = records.groupby("run_id")["train_loss"].min().max()
-    rows = {run_id: _at_loss(run, level, present) for run_id, run in records.groupby("run_id")}
+    rows = {run_id: at_loss(run, level, present) for run_id, run in records.groupby("run_id")}
     matched = runs.drop(columns=columns, errors="ignore").copy()
     for number, name in enumerate(present):
         matched[name] = [
@@ -34,8 +34,17 @@ def at_matched_loss(runs: pd.DataFrame, history: pd.DataFrame, columns: list[str
     return matched
 
 
-def _at_loss(run: pd.DataFrame, level: float, columns: list[str]) -> np.ndarray:
-    """Values of ``columns`` where the loss first falls to ``level``, between two records."""
+def at_loss(run: pd.DataFrame, level: float, columns: list[str]) -> np.ndarray:
+    """Values of ``columns`` where the loss first falls to ``level``, between two records.
+
+    They are interpolated in log loss; those of the first record where it starts at or below
+    ``level``, or never falls to it.
+
+    Args:
+        run: the records of one run, with `step` and `train_loss`.
+        level: a training loss.
+        columns: what to interpolate.
+    """
     run = run.sort_values("step")
     losses = np.log(np.maximum(run["train_loss"].to_numpy(dtype=float), 1e-12))
     values = run[columns].to_numpy(dtype=float)

@@ -13,7 +13,7 @@ from geocollapse.charts.chart import Chart, Panel
 from geocollapse.experiments.results.tables import SweepResults
 from geocollapse.papers.claims import Figure, PanelColumns, Paper
 from geocollapse.reports.effects import DRAWN as EFFECTS
-from geocollapse.reports.effects import effects
+from geocollapse.reports.effects import effects, paths
 from geocollapse.reports.panels import BAND, HOLLOW, by_sweep, histories, ordinal, scatter, scatters
 from geocollapse.reports.record_points import columns_of, record_points, with_equality
 from geocollapse.reports.wording import words
@@ -28,7 +28,9 @@ _DRAWN = {
     "records": f"One point per record, from initialisation to the end of training. {HOLLOW}",
     "training": BAND,
     "effects": EFFECTS,
+    "paths": EFFECTS,
 }
+_OVER_SWEEPS = {"effects": effects, "paths": paths}
 
 
 def paper_charts(papers: Iterable[Paper], results: SweepResults) -> Iterator[Chart]:
@@ -45,8 +47,8 @@ def paper_charts(papers: Iterable[Paper], results: SweepResults) -> Iterator[Cha
         if figure.over_folder:
             groups = by_sweep(_done(results.runs), results.settings)
             found = (_against(groups, drawn) for drawn in figure.panels)
-            if figure.kind == "effects":
-                found = (effects(results, drawn) for drawn in figure.panels)
+            if figure.kind in _OVER_SWEEPS:
+                found = (_OVER_SWEEPS[figure.kind](results, drawn) for drawn in figure.panels)
             panels = itertools.chain.from_iterable(found)
             yield _chart(figure, figure.name, figure.title, panels)
 

@@ -9,6 +9,7 @@ from geocollapse.papers.complexity.claims import FIGURES
 from geocollapse.papers.complexity.judge import judge as judge
 from geocollapse.papers.correlations import RULE as CORRELATIONS
 from geocollapse.papers.ordered import RULE as TRENDS
+from geocollapse.papers.peaks import RULE as PEAKS
 
 PAPER = Paper(
     name="complexity",
@@ -16,5 +17,5 @@ PAPER = Paper(
     claims=CLAIMS,
     judge=judge,
     figures=FIGURES,
-    rules=f"{TRENDS} {CORRELATIONS}",
+    rules=f"{TRENDS} {CORRELATIONS} {PEAKS}",
 )

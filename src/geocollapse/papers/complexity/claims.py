@@ -17,7 +17,12 @@ REGULARISERS = Claim(
     ),
     judged_by="trend",
     effect="mean rho within blocks",
-    figures=("complexity-effects", "complexity-settings", "complexity-training"),
+    figures=(
+        "complexity-effects",
+        "complexity-settings",
+        "complexity-paths",
+        "complexity-training",
+    ),
     cautions=(
         "GC grows while training goes on: read the verdicts at matched training loss beside those "
         "at the end.",
@@ -41,10 +46,14 @@ DOUBLE_DESCENT = Claim(
     figures=("complexity-capacity", "complexity-settings"),
     cautions=(
         "All finished runs count: small networks cannot reach the stopping rule.",
+        "Nothing is decided where the test error or loss has no inner peak that stands out of the "
+        "seeds: a measure that only falls goes with any other that only falls.",
         "Small networks underfit with low GC and a high test error: the correlation over all "
         "widths also holds or fails for what lies before the first descent.",
         "A second descent is seen only with random labels or little data, and near the width that "
-        "just fits the training set; without it there is nothing to mirror.",
+        "just fits the training set.",
+        "Error and loss are judged apart: with random labels the loss can peak while the error "
+        "falls.",
     ),
 )
 
@@ -56,9 +65,27 @@ FIGURES = (
         title="What each regulariser does to geometric complexity",
         caption=(
             "Geometric complexity over that of the weakest setting of the same sweep and seed; "
-            "settings in the order of their strength."
+            "settings in the order of their strength. At the end of training, and at the lowest "
+            "training loss that all runs of the sweep reach."
         ),
         kind="effects",
+        panels=(
+            PanelColumns(LOGITS_GC),
+            PanelColumns(GC),
+            PanelColumns(LOGITS_GC, is_matched=True),
+            PanelColumns(GC, is_matched=True),
+        ),
+        over_folder=True,
+    ),
+    Figure(
+        name="complexity-paths",
+        title="What each regulariser does to geometric complexity, from initialisation to end",
+        caption=(
+            "Geometric complexity of the strongest over that of the weakest setting of the same "
+            "sweep and seed, when both first have the same training loss: on the right that of "
+            "initialisation, on the left the lowest that both reach."
+        ),
+        kind="paths",
         panels=(PanelColumns(LOGITS_GC), PanelColumns(GC)),
         over_folder=True,
     ),

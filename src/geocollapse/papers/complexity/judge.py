@@ -34,12 +34,14 @@ PAIRS = (
         LOGITS_GC,
         TEST_ERROR,
         "higher GC of the logits goes with more errors",
+        peak_of="the test error",
     ),
     Pair(
         "logits_gc_test_loss",
         LOGITS_GC,
         TEST_LOSS,
         "higher GC of the logits goes with a higher loss",
+        peak_of="the test loss",
     ),
 )
 _AT_LOSS = [LOGITS_GC, GC]
@@ -50,7 +52,8 @@ def judge(results: SweepResults, *, seed: int = 0) -> tuple[Verdict, ...]:
     """Every verdict that the sweep allows.
 
     Regularisers are judged at the end of converged runs (`main`), and at matched training loss;
-    double descent at the end of all finished runs.
+    double descent at the end of all finished runs, and only where the test error or loss has an
+    inner peak over the settings.
 
     Args:
         results: a sweep folder as read by `read_sweep`.
