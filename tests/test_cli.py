@@ -6,6 +6,8 @@ import io
 import json
 import os
 import re
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ import pytest
 import torch
 
 from geocollapse.cli import main
+from geocollapse.cli.answer import Answer
 from geocollapse.cli.report import report_text
 from geocollapse.cli.resolve import parse_numbers, parse_settings
 from geocollapse.cli.schemas import schema
@@ -966,6 +969,47 @@ def test_a_full_disk_loses_no_result(run, tiny, tmp_path, monkeypatch, option):
     assert [name for name, path in paths.items() if path.exists()] == [
         n for n in paths if n != option
     ]
+
+
+def test_a_result_that_cannot_be_written_whole_leaves_the_old_file(tmp_path):
+    """A full disk left half of the new file, and the old one was gone."""
+    path = tmp_path / "x.json"
+    path.write_text("old")
+    answer = Answer({"a": 1}, "text" * 10_000, out=path)
+    (file,) = answer.all_files()
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2, hard))
+    try:
+        with pytest.raises(OSError):
+            file.write(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.json"]
+    file.write(path)
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+@pytest.mark.parametrize("command", ["sweep", "train"])
+def test_an_empty_folder_name_is_not_the_current_folder(run, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    line = error_of(run, command, "demo", "--out", "")
+    assert "--out" in line
+    assert "expected a folder, got ''; do name one" in line
+    assert os.listdir(tmp_path) == []
+
+
+def test_threads_of_a_recipe_are_bounded(run):
+    line = error_of(run, "sweep", "demo", "--set", "threads=100000", "--dry-run")
+    assert "recipe: threads: " in line
+
+
+def test_a_factory_that_exits_is_an_error(run, tmp_path):
+    """It ended the command with code 0 and nothing on stdout."""
+    (tmp_path / "quits.py").write_text("import sys\ndef net():\n    sys.exit(0)\n")
+    line = error_of(run, "measure", f"{tmp_path / 'quits.py'}:net", "digits")
+    assert "quits.py:net to make a model of no arguments, got SystemExit: 0; do check" in line
 
 
 def test_nothing_but_the_result_reaches_descriptor_1(tmp_path):

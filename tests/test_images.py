@@ -205,6 +205,18 @@ def test_links_are_followed_once(tmp_path):
         data.load(spec)
 
 
+def test_links_to_images_count_once(tmp_path):
+    """A link to an image of its own class was a second example."""
+    for name, shade in (("a/1.png", 0), ("a/2.png", 50), ("b/1.png", 100)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (shade,) * 3).save(tmp_path / name)
+    Image.new("RGB", (8, 8), (200,) * 3).save(tmp_path.parent / "outside.png")
+    (tmp_path / "a" / "0.png").symlink_to(tmp_path / "a" / "1.png")
+    for name in ("3.png", "4.png"):
+        (tmp_path / "b" / name).symlink_to(tmp_path.parent / "outside.png")
+    assert data.load(f"folder:{tmp_path}", image_size=8).targets.tolist() == [0, 0, 1, 1]
+
+
 def test_a_class_may_be_a_link(tmp_path):
     folder_of(tmp_path / "all", [Image.new("L", (9, 9))] * 3)
     (tmp_path / "some").mkdir()

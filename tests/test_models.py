@@ -427,6 +427,27 @@ def test_a_model_file_that_does_not_run_is_one_line_with_its_name(tmp_path, text
         models.load(f"{path}:net")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = undefined\n", "got NameError: name 'undefined' is not defined at .*pack"),
+        ("def f(:\n", "got SyntaxError: .* at .*pack"),
+        ("import sys\nsys.exit(0)\n", "got SystemExit: 0 at .*pack"),
+    ],
+)
+def test_a_package_that_does_not_run_is_one_line_with_its_name(
+    tmp_path, monkeypatch, text, message
+):
+    """Its ``__init__.py`` runs where the module in it is looked up."""
+    name = f"pack{abs(hash(text))}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text(text)
+    (tmp_path / name / "nets.py").write_text("def net(): 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        models.load(f"{name}.nets:net")
+
+
 def test_a_mistyped_factory_is_answered_without_running_the_file(tmp_path):
     """A file that imports a large library took many seconds to be told so."""
     (tmp_path / "slow.py").write_text(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from geocollapse.cli.output import OutputFile, print_result, write_files
+from geocollapse.runtime.files import write_whole
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,9 +87,12 @@ class Answer:
         if self.out is not None:
             forms = {".json": self.as_json, ".csv": self.as_csv}
             text = forms.get(self.out.suffix, lambda: self.text)() + "\n"
-            write = partial(Path.write_text, data=text, encoding="utf-8")
-            files.insert(0, OutputFile("--out", self.out, write))
+            files.insert(0, OutputFile("--out", self.out, partial(_write, text)))
         return files
+
+
+def _write(text: str, path: Path) -> None:
+    write_whole({path: text.encode()})
 
 
 def show(answer: Answer, display: Display) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from typer import Argument, Option
+from typer import Argument, BadParameter, Option
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,18 @@ OutFile = Annotated[
         metavar="FILE", help="Also write the result there, as .json, .csv or text by its ending."
     ),
 ]
-OutFolder = Annotated[Path | None, Option(metavar="DIR", help="Folder for the results.")]
+
+
+def _folder(text: str) -> Path:
+    """A folder by its name: `Path("")` would be the current one."""
+    if not text:
+        raise BadParameter("expected a folder, got ''; do name one, . for the current one")
+    return Path(text)
+
+
+OutFolder = Annotated[
+    Path | None, Option(metavar="DIR", help="Folder for the results.", parser=_folder)
+]
 Settings = Annotated[
     list[str] | None,
     Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; may be repeated."),

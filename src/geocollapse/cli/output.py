@@ -60,7 +60,8 @@ def _check_place(path: Path, option: str, kind: str) -> None:
             f"{option}: expected a {kind} in a folder, got {str(path)!r}, and {there} is no "
             f"folder; do name another place"
         )
-    if not os.access(there, os.W_OK):
+    folder = there if there.is_dir() else there.parent  # a file is written beside, then renamed
+    if not (os.access(there, os.W_OK) and os.access(folder, os.W_OK)):
         raise ValueError(
             f"{option}: expected a place that can be written, got {str(path)!r}; do name another"
         )

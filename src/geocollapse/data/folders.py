@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -54,7 +54,7 @@ def read_folder(
     paths: list[str] = []
     labels: list[int] = []
     for label, class_name in enumerate(classes):
-        images = list(_images(found[class_name], seen))
+        images = _once(list(_images(found[class_name], seen)))
         if not images:
             raise ValueError(
                 f"data: expected images in each class folder of {path}, got none in "
@@ -80,7 +80,21 @@ def _may_hold_images(entry: os.DirEntry[str]) -> bool:
     return entry.is_dir() and entry.name not in _NO_CLASSES
 
 
-def _images(folder: str, seen: _Seen) -> Iterator[str]:
+def _once(images: Sequence[os.DirEntry[str]]) -> list[str]:
+    """The paths of images, without links to those that are there or were linked before."""
+    if not any(image.is_symlink() for image in images):
+        return [image.path for image in images]
+    known = {os.path.realpath(image.path) for image in images if not image.is_symlink()}
+    paths = []
+    for image in images:
+        target = os.path.realpath(image.path)
+        if not image.is_symlink() or target not in known:
+            known.add(target)
+            paths.append(image.path)
+    return paths
+
+
+def _images(folder: str, seen: _Seen) -> Iterator[os.DirEntry[str]]:
     """The image files of a folder, then those of the folders in it that were not seen."""
     endings: tuple[str, ...] = import_torchvision().datasets.folder.IMG_EXTENSIONS
     entries = _entries(folder)
@@ -91,7 +105,7 @@ def _images(folder: str, seen: _Seen) -> Iterator[str]:
                     f"data: expected image files, got {entry.path}, which is a broken link, a "
                     f"named pipe or a device; do remove it"
                 )
-            yield entry.path
+            yield entry
     for entry in filter(_may_hold_images, entries):
         identity = _identity(entry.path)
         if identity not in seen:

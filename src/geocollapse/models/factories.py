@@ -32,7 +32,7 @@ def make_model(spec: str, model_args: ModelArgs) -> nn.Module:
         model = factory(**model_args)
     except MemoryError:
         raise
-    except Exception as error:  # a factory is code of others, which may raise anything
+    except (Exception, SystemExit) as error:  # code of others may raise anything, and exit
         reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
         raise ValueError(
             f"model: expected {spec} to make a model of {dict(model_args) or 'no arguments'}, got "
@@ -138,7 +138,8 @@ def _module_of_file(path: Path, name: str) -> ModuleType:
 def _module_of_package(module: str, name: str) -> ModuleType:
     """An installed module, imported only if it may define ``name``."""
     try:
-        spec = importlib.util.find_spec(module)
+        with runnable(module):  # the packages above it run
+            spec = importlib.util.find_spec(module)
         if spec is not None and spec.origin and spec.origin.endswith(".py"):
             found = definitions(Path(spec.origin))
             if not found.may_have(name):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from geocollapse.experiments.recipe.moving import NotNegative, Positive, Rate
+from geocollapse.experiments.recipe.moving import NotNegative, Positive, Rate, Threads
 from geocollapse.experiments.recipe.settings import Part
 
 Cancelled = Literal["none", "interaction", "self", "both"]
@@ -54,4 +54,4 @@ class GameRunConfig(GameSettings):
     """The resolved configuration of one run of a game; its `run_id` names the run's folder."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    threads: Positive = 1
+    threads: Threads = 1

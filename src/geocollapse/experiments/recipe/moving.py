@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)  # no unknown key, no other type
 
 Positive = Annotated[int, Field(ge=1)]
+MAX_THREADS = 1024  # torch ends with a signal where the system cannot start as many
+Threads = Annotated[int, Field(ge=1, le=MAX_THREADS)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Classes = list[int | str] | str | None  # numbers and names

@@ -14,7 +14,7 @@ from geocollapse.experiments.recipe.files import RecipeText, read_recipe
 from geocollapse.experiments.recipe.game import GameRunConfig, GameSettings
 from geocollapse.experiments.recipe.identity import run_id
 from geocollapse.experiments.recipe.idle import check_effect
-from geocollapse.experiments.recipe.moving import Positive
+from geocollapse.experiments.recipe.moving import Positive, Threads
 from geocollapse.experiments.recipe.names import check_name, check_signs
 from geocollapse.experiments.recipe.network import fingerprinted
 from geocollapse.experiments.recipe.plan import AnyRunConfig, PlannedRun
@@ -60,7 +60,7 @@ class Recipe(Part, ABC):
     source: str = ""
     cost: str = ""
     seeds: Positive = 1
-    threads: Positive = 1
+    threads: Threads = 1
     sweeps: dict[str, dict[str, Annotated[list[object], Field(min_length=1)]]] = Field(default={})
     claims: ClaimsConfig = ClaimsConfig()
     presets: dict[str, Setting] = Field(default={})

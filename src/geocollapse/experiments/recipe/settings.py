@@ -18,6 +18,7 @@ from geocollapse.experiments.recipe.moving import (
     OrderEffectConfig,
     Positive,
     Rate,
+    Threads,
 )
 from geocollapse.experiments.recipe.problems import describe
 
@@ -302,7 +303,7 @@ class RunConfig(Part):
     measuring: MeasuringConfig
     transfer: TransferConfig = TransferConfig()
     seed: Annotated[int, Field(ge=0)] = 0
-    threads: Positive = 1
+    threads: Threads = 1
     keep_checkpoints: Literal["last", "schedule"] = "last"
 
 
