@@ -246,7 +246,8 @@ def paired(a: Estimate, b: Estimate, *, scale: Scale = "linear") -> Estimate:
         linear: a - b, SE^2 = sum_i (u_i - v_i)^2        log: log(a/b), u_i/a and v_i/b instead
 
     u, v are the influences of the examples on a and b. What both models find hard cancels, so the
-    error is that of the difference and not of two independent values. O(n).
+    error is that of the difference and not of two independent values. The rounding of the features
+    is added to it: a model and its rotation differ by that alone. O(n).
 
     Source: Efron (1982), chapter 6; definitions 3.
 
@@ -286,11 +287,13 @@ def paired(a: Estimate, b: Estimate, *, scale: Scale = "linear") -> Estimate:
         is_defined = a.value > 0.0 and b.value > 0.0
         value = math.log(a.value / b.value) if is_defined else math.nan
         terms = u.terms / a.value - v.terms / b.value if is_defined else u.terms * math.nan
-    influence = Influence(terms, u.classes, u.indices)
+    rounding = max(u.rounding, v.rounding)
+    influence = Influence(terms, u.classes, u.indices, rounding)
     stderr, dof = influence.spread()
+    size = max(abs(a.value), abs(b.value)) if scale == "linear" else 1.0
     return Estimate(
         value,
-        stderr,
+        math.hypot(stderr, rounding * size),
         n_samples=a.n_samples,
         n_probes=min(a.n_probes, b.n_probes),
         population=a.population,

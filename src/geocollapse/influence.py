@@ -24,11 +24,14 @@ class Influence:
         terms: u (n,) in float64; 0 for an example that the estimate does not use.
         classes: (n,) the class of each example.
         indices: (n,) their positions in the data set.
+        rounding: relative error of the estimate by the rounding of the features; a difference of
+            two models below it decides nothing.
     """
 
     terms: Tensor
     classes: Tensor
     indices: Tensor
+    rounding: float = 0.0
 
     def spread(self) -> tuple[float, float]:
         """Standard error, and its degrees of freedom from the fourth moments of the terms.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 NO_FLOAT64 = {"mps"}  # kinds of devices without float64
+ROUNDING_UNITS = 16  # of the features' precision: a smaller relative difference decides nothing
 
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:

@@ -21,12 +21,12 @@ from geocollapse.estimate import Estimate, Population
 from geocollapse.inputs import move
 from geocollapse.jacobian import Estimator, ProbedBatch, SquaredNorms, mean_of_probes
 from geocollapse.jacobian.probes import random_order
+from geocollapse.numerics import ROUNDING_UNITS
 from geocollapse.runtime.processes import alone
 
 Decision = Literal["first is lower", "second is lower", "undecided"]
 
 _FIRST_LOOK = 256
-ROUNDING_UNITS = 16  # of the features' precision: a smaller relative difference decides nothing
 
 
 @dataclass(frozen=True)

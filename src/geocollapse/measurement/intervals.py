@@ -24,6 +24,7 @@ from geocollapse.collapse.linearised import (
 from geocollapse.collapse.linearised_nc1 import nc1_linearised
 from geocollapse.estimate import Estimate, Scale
 from geocollapse.influence import Influence
+from geocollapse.numerics import ROUNDING_UNITS
 from geocollapse.store import KeptLayer
 
 _NOISY = 0.2  # share of the noise of the means in their squared distances: first order is rough
@@ -91,11 +92,12 @@ class _Found:
         self.notes: tuple[str, ...] = ()
         self.ids = self.kept.context.ids
         self.labels = self.kept.labels
+        self.rounding = ROUNDING_UNITS * torch.finfo(self.kept.features.dtype).eps
 
     def add(self, name: str, value: float, terms: Tensor, *, scale: Scale = "log") -> None:
         """Add an estimate whose examples have the influences ``terms``."""
         context = self.kept.context
-        influence = Influence(terms.cpu(), self.labels, self.ids)
+        influence = Influence(terms.cpu(), self.labels, self.ids, self.rounding)
         stderr, dof = influence.spread()
         is_defined = not math.isnan(value) and not math.isnan(stderr)
         is_probed = name.startswith(("g", "per_pixel"))
