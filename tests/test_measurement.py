@@ -1,5 +1,7 @@
+import copy
 import json
 import math
+import re
 
 import laws
 import pytest
@@ -472,8 +474,20 @@ def test_near_names_are_answered_with_the_right_one(model, data):
             _ = owner.gc
         with pytest.raises(AttributeError, match=r"rankme: .* do \.label_free\.rankme"):
             _ = owner.rankme
+        for name, right in (
+            ("geometric_complexty", ".geometric_complexity"),
+            ("nearest_mean_bounds", ".bounds"),
+            ("quite_another", "dir(), which lists them"),
+        ):
+            with pytest.raises(AttributeError, match=rf"{name}: .* do {re.escape(right)}"):
+                getattr(owner, name)
         assert "gc" not in dir(owner)
         assert "geometric_complexity" in dir(owner)
+    for key in measured.to_dict():
+        if key != "schema_version" and not hasattr(measured, key):
+            with pytest.raises(AttributeError, match=rf"{key}: .* do \.(?!{key})"):
+                getattr(measured, key)
+    assert copy.copy(measured).cdnv == measured.cdnv
 
 
 def test_a_measurement_is_short_in_a_notebook(model, data):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+import difflib
+from typing import TYPE_CHECKING, NoReturn
 
 RIGHT_NAMES = {
     "acc": "accuracy",
@@ -14,40 +15,38 @@ RIGHT_NAMES = {
     "gc": "geometric_complexity",
     "gc_per_pixel": "gc_pixel",
     "gcol": "geometric_collapse",
+    "geometric_complexity_per_class": "class_complexity",
     "nc": "cdnv",
     "nc2": "nc2_equinorm, nc2_equiangular or nc2_max_angle",
+    "nearest_mean_bound": "bounds",
     "poincare": "poincare_ratio",
     "rankme": "label_free.rankme",
 }
-
-
-class NearName:
-    """An attribute whose AttributeError names the attribute that was meant."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, instance: object, owner: type) -> NoReturn:
-        right = RIGHT_NAMES[self.name]
-        raise AttributeError(f"{self.name}: expected the name of a measure; do .{right}")
+OF_JSON = (
+    *("n_samples", "n_features", "n_classes", "classes", "split"),
+    *("preprocessing", "provenance"),
+)
 
 
 class NearNames:
-    """The names of ``RIGHT_NAMES`` as attributes that ``dir`` does not list."""
+    """Answers a name that is no attribute with the one that is meant."""
 
-    acc = NearName()
-    alpha_req = NearName()
-    class_gc = NearName()
-    complexity = NearName()
-    effective_rank = NearName()
-    feature_norm = NearName()
-    gc = NearName()
-    gc_per_pixel = NearName()
-    gcol = NearName()
-    nc = NearName()
-    nc2 = NearName()
-    poincare = NearName()
-    rankme = NearName()
+    if not TYPE_CHECKING:  # for a type checker every attribute is declared
 
-    def __dir__(self) -> list[str]:
-        return [name for name in super().__dir__() if name not in RIGHT_NAMES]
+        def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("_"):  # protocols of Python, such as those of copies
+                raise AttributeError(name)
+            raise AttributeError(
+                f"{name}: expected the name of a measure; do {_remedy(name, dir(self))}"
+            )
+
+
+def _remedy(name: str, known: list[str]) -> str:
+    if name in RIGHT_NAMES:
+        return f".{RIGHT_NAMES[name]}"
+    if name in OF_JSON:
+        return f'.to_dict()["{name}"]'
+    near = difflib.get_close_matches(name, [*known, *RIGHT_NAMES], n=1, cutoff=0.7)
+    if not near:
+        return "dir(), which lists them"
+    return f".{RIGHT_NAMES.get(near[0], near[0])}"
