@@ -95,6 +95,7 @@ class Setup:
         embedding: where the model is split; None for a callable.
         examples: the data.
         plan: how Jacobians are probed.
+        input_shape: of an example as the map takes it; None for one that starts at ``input_layer``.
         notes: what a reader must know about the data and how they enter the model.
     """
 
@@ -106,6 +107,7 @@ class Setup:
     embedding: Embedding | None
     examples: Examples
     plan: ProbePlan
+    input_shape: tuple[int, ...] | None
     notes: tuple[str, ...]
 
     @property
@@ -187,6 +189,7 @@ def set_up(model: Model, data: Data, request: Request) -> Iterator[Setup]:
             embedding=embedding,
             examples=examples,
             plan=fitted_plan(plan, enter, examples, model),
+            input_shape=_input_shape(first, feature_map),
             notes=(*about_data, *feature_map.notes),
         )
         check_shared(examples, module, enter, pair, _in_common(setup), dtype=dtype)
@@ -266,6 +269,13 @@ def _input_std(
             f"{std.tolist()}; do input_std=[...] with the deviations the inputs were divided by"
         )
     return std
+
+
+def _input_shape(first: Inputs, feature_map: FeatureMap | CallableMap) -> tuple[int, ...] | None:
+    """The shape of an example as it enters the map; None for embedded tokens, as texts differ."""
+    if feature_map.input_layer is not None:
+        return None
+    return tuple(feature_map.enter(first)[1].shape[1:])
 
 
 def _in_common(setup: Setup) -> Mapping[str, object]:
