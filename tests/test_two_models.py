@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from torch import nn
 
 import geocollapse as geo
 from geocollapse.measures import MEASURES, incomparable
+from geocollapse.ranking.accuracy import EpisodeSettings
 from geocollapse.ranking.comparable import Circumstances, differences, differing_inputs
+from geocollapse.ranking.order import RankSettings, rank_features
 from geocollapse.reports.two_runs import compare_runs
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -191,3 +194,52 @@ def test_accuracies_of_other_episodes_are_not_compared(tmp_path):
     assert found["target.accuracy.5"].decision == "not comparable"
     assert found["target.accuracy.5"].note == "5 classes an episode against 10"
     assert found["target.per_pixel.gc_per_variance"].decision == "cannot be told apart"
+
+
+# --- several models in a ranking
+
+
+def ranked(preprocessings):
+    """A ranking of three models that differ in what is recorded of their inputs."""
+    kept = {}
+    for label, changes in preprocessings.items():
+        found = geo.measure(network(), pictures(), input_std=STD).kept
+        context = found.context
+        preprocessing = {**context.preprocessing, **changes}
+        kept[label] = replace(found, context=replace(context, preprocessing=preprocessing))
+    settings = RankSettings(EpisodeSettings(n_episodes=20), n_way=3)
+    return rank_features(kept, settings)
+
+
+def test_complexity_has_no_agreement_across_input_sizes_and_the_reason_is_said_once():
+    small, large = ({"input_shape": [3, side, side]} for side in (4, 16))
+    ranking = ranked({"a": small, "b": small, "c": large})
+    assert set(PER_PIXEL).isdisjoint(ranking.agreement)
+    assert {"cdnv", "logme", "label_free.rankme"} <= set(ranking.agreement)
+    (left_out,) = (note for note in ranking.warnings if "left out" in note)
+    assert left_out == (
+        "GC / var, pixel and GCol, pixel: agreement with accuracy left out, as the input size "
+        "differs"
+    )
+    assert " ".join(str(ranking).split()).count("left out") == 1
+    json.dumps(ranking.to_dict(), allow_nan=False)
+
+
+def test_models_of_one_input_size_have_the_agreement_of_complexity():
+    ranking = ranked({"a": {}, "b": {"mean": [0.5] * 3, "std": [0.25] * 3}})
+    assert set(PER_PIXEL) <= set(ranking.agreement)
+    assert not [note for note in ranking.warnings if "left out" in note]
+
+
+def test_a_ranking_says_which_part_of_the_preprocessing_differs():
+    means = [{"mean": [value]} for value in (0.5, 0.25, 0.5)]
+    notes = ranked(dict(zip("abc", means, strict=True))).warnings
+    assert "preprocessing differs: mean 0.5 (a, c), 0.25 (b)" in notes
+    sized = {"image_size": [8, 8], "input_shape": [3, 8, 8]}
+    notes = ranked({"a": sized, "b": {"std": [0.1]}}).warnings
+    expected = (
+        "preprocessing differs: input size 3 x 8 x 8 (a), 3 x 4 x 4 (b); std 0.5, 0.5, 0.5 (a), "
+        "0.1 (b)"
+    )
+    assert expected in notes
+    assert not [note for note in ranked({"a": {}, "b": {}}).warnings if "preprocessing" in note]

@@ -67,8 +67,9 @@ def input_changes(prepared: Sequence[Mapping[str, object]]) -> dict[str, str]:
     """The changes between the inputs of several models, each with what differs in words."""
     found: dict[str, str] = {}
     for key, values in differing_inputs(prepared).items():
-        different = " against ".join(dict.fromkeys(values))
-        found.setdefault(_CHANGES[key], f"other {key}: {different}")
+        different = list(dict.fromkeys(values))
+        listed = (" against " if len(different) == 2 else ", ").join(different)
+        found.setdefault(_CHANGES[key], f"other {key}: {listed}")
     return found
 
 
