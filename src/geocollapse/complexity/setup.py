@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import Examples, as_examples, as_map, check_shared
+from geocollapse.arrays import Labels
+from geocollapse.batches import Examples, MapExamples, as_examples, as_map, check_shared
 from geocollapse.complexity.means import EstimateSettings
 from geocollapse.complexity.schedule import (
     ProbeSchedule,
@@ -62,7 +63,7 @@ class Request:
     classifier: str | None = None
     pool: Pool | None = None
     input_layer: str | None = None
-    labels: Tensor | Sequence[int] | None = None
+    labels: Labels | None = None
     ignore_index: int | None = None
     class_names: Sequence[str] | None = None
     batch_size: int | None = None
@@ -167,6 +168,7 @@ def set_up(model: Model, data: Data, request: Request) -> Iterator[Setup]:
             batch_size=request.batch_size,
             ignore_index=request.ignore_index,
         )
+        _check_names(request, examples)
         about_data = (*examples.check(), *examples.about.notes)
         for argument in request.rule.given:
             as_map(examples, argument)  # each needs examples in a random order
@@ -194,6 +196,17 @@ def set_up(model: Model, data: Data, request: Request) -> Iterator[Setup]:
         )
         check_shared(examples, module, enter, pair, _in_common(setup), dtype=dtype)
         yield setup
+
+
+def _check_names(request: Request, examples: Examples) -> None:
+    """Refuse other names of the classes than those that the labels are."""
+    own = examples.class_names if isinstance(examples, MapExamples) else None
+    given = request.class_names
+    if own is not None and given is not None and tuple(given) != own:
+        raise ValueError(
+            f"class_names: expected None for labels that are names, or {list(own)}, got "
+            f"{list(given)}; do leave it out, or number the labels"
+        )
 
 
 def _name_of(model: Model | LoadedModel) -> str:
