@@ -196,6 +196,12 @@ def test_accuracies_of_other_episodes_are_not_compared(tmp_path):
     assert found["target.per_pixel.gc_per_variance"].decision == "cannot be told apart"
 
 
+def test_runs_without_a_measure_that_decides_are_not_called_equal(tmp_path):
+    found = compare_runs(OF_CIFAR10, changed(tmp_path, OF_CIFAR10, estimates={}))
+    assert found.rows == ()
+    assert found.answer.endswith("cannot be compared: no measure that decides is known of both.")
+
+
 # --- several models in a ranking
 
 
