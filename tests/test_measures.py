@@ -90,12 +90,15 @@ def network(change=None):
             head.weight /= 3.0
         elif change == "input scale":
             first.weight *= 4.0
-    return nn.Sequential(nn.Flatten(), first, nn.Tanh(), move, head)
+    shrink = nn.AvgPool2d(2) if change == "input size" else nn.Identity()
+    return nn.Sequential(nn.Sequential(shrink, nn.Flatten()), first, nn.Tanh(), move, head)
 
 
 def measured(change=None):
     inputs, labels = data()
     scale = 4.0 if change == "input scale" else 1.0
+    if change == "input size":  # the same picture, of 4 times as many pixels
+        inputs = inputs.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     return geo.measure(
         network(change), (inputs / scale, labels), estimator="exact", input_std=STD * scale
     )

@@ -335,10 +335,8 @@ def test_files_that_cannot_be_read(tmp_path):
     torch.save([X, Y], tmp_path / "a.pt")
     with pytest.raises(ValueError, match="it holds a list, not a dictionary of tensors"):
         geo.measure_features(tmp_path / "a.pt")
-    np.savez(tmp_path / "a.npz", features=X.numpy(), labels=np.array(["a"] * 6))
-    with pytest.raises(
-        TypeError, match="labels: expected numbers, got <U1; do store class numbers"
-    ):
+    np.savez(tmp_path / "a.npz", features=X.numpy(), labels=Y.numpy(), ids=np.array(["a"] * 6))
+    with pytest.raises(TypeError, match="ids: expected numbers, got <U1; do store class numbers"):
         geo.measure_features(tmp_path / "a.npz")
     (tmp_path / "a.csv").write_text("1,2")
     with pytest.raises(

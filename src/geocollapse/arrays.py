@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from geocollapse.numerics import NO_FLOAT64, check_finite
 
 Array = Tensor | np.ndarray
+# Class labels as a caller gives them, one for each example: integers, or names of classes.
+Labels = Array | Sequence[int] | Sequence[str]
 
 # float64 numbers held at a time on the CPU: 2 MiB, so that every pass over them is in cache
 CHUNK_NUMBERS = 1 << 18
@@ -58,19 +61,81 @@ def as_features(features: Array) -> Tensor:
 
 
 def as_labels(labels: object, n_examples: int | None = None) -> Tensor:
-    """Return class labels, any integers, as an int64 tensor (n,).
+    """Return class labels, any integers or names, as an int64 tensor (n,).
+
+    Names are numbered 0..C-1 in alphabetical order.
 
     Raises:
-        TypeError: not integers.
+        TypeError: neither integers nor names.
         ValueError: not one label for each example.
     """
-    given = labels if isinstance(labels, Tensor | np.ndarray) else np.asarray(labels)
-    if isinstance(given, np.ndarray) and given.dtype.kind in "OUST":
+    return as_classes(labels, n_examples)[0]
+
+
+def as_classes(
+    labels: object, n_examples: int | None = None
+) -> tuple[Tensor, tuple[str, ...] | None]:
+    """Return class labels as ``as_labels`` does, and the names of classes 0..C-1 if they are names.
+
+    Raises:
+        TypeError: neither integers nor names.
+        ValueError: not one label for each example.
+    """
+    named = numbered(labels)
+    if named is None:
+        given = labels if isinstance(labels, Tensor | np.ndarray) else np.asarray(labels)
+        return _checked_labels(as_tensor("labels", given), n_examples), None
+    return _checked_labels(named[0], n_examples), named[1]
+
+
+def numbered(labels: object) -> tuple[Tensor, tuple[str, ...]] | None:
+    """Names of classes as numbers in alphabetical order, and the names; None for other labels.
+
+    Raises:
+        TypeError: names beside something else, or objects that are neither.
+    """
+    names = _names(labels)
+    if names is None:
+        return None
+    classes, numbers = np.unique(names, return_inverse=True)
+    return torch.from_numpy(numbers.reshape(names.shape)).long(), tuple(classes.tolist())
+
+
+def refuse_names(labels: object, wanted: str) -> None:
+    """Refuse names of classes where their numbers have a meaning.
+
+    Raises:
+        TypeError: says which numbers are ``wanted``.
+    """
+    named = numbered(labels)
+    if named is not None:
         raise TypeError(
-            f"labels: expected integers, one class for each example, got {given.tolist()[:1]}; do "
-            f"names, labels = np.unique(labels, return_inverse=True) to number the classes"
+            f"labels: expected {wanted}, got names such as {named[1][0]!r}; do number the classes"
         )
-    tensor = as_tensor("labels", given)
+
+
+def _names(labels: object) -> NDArray[np.str_] | None:
+    """Labels that are names; None for numbers."""
+    if isinstance(labels, Tensor):
+        return None
+    given = labels if isinstance(labels, np.ndarray) else np.asarray(labels)
+    if given.dtype.kind not in "OUST" or not given.size:
+        return None
+    # numpy makes names of the numbers in a list of both
+    is_list = isinstance(labels, list | tuple) and given.ndim == 1
+    values = list(labels) if is_list else given.ravel().tolist()  # type: ignore[call-overload]
+    others = [value for value in values if not isinstance(value, str)]
+    if not others:
+        return given.astype(np.str_)
+    name = next((value for value in values if isinstance(value, str)), None)
+    got = f"{others[0]!r}" if name is None else f"{name!r} beside {others[0]!r}"
+    raise TypeError(
+        f"labels: expected integers, or names alone, one class for each example, got {got}; do "
+        f"np.array(labels, dtype=int), or dtype=str"
+    )
+
+
+def _checked_labels(tensor: Tensor, n_examples: int | None) -> Tensor:
     if tensor.ndim != 1 or n_examples not in (None, len(tensor)):
         wanted = "(n,)" if n_examples is None else f"({n_examples},)"
         raise ValueError(
@@ -117,7 +182,7 @@ def check_no_negative(labels: Tensor, remedy: str) -> None:
 
 
 def labelled_arrays(
-    features: Array, labels: Array, num_classes: int | None = None
+    features: Array, labels: Labels, num_classes: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return checked features (n, p) and labels (n,) on one device.
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
+import torch
 from torch import Tensor
 
-from geocollapse.arrays import as_labels
+from geocollapse.arrays import as_classes
 from geocollapse.inputs import Inputs, as_inputs, n_rows
-
-# Class labels as a caller gives them, one for each example.
-Labels = Tensor | np.ndarray | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -32,11 +29,25 @@ class Batch:
     segment: int = 0
 
 
-def as_batch(raw: object, indices: Tensor, segment: int = 0) -> Batch:
+def as_batch(
+    raw: object,
+    indices: Tensor,
+    segment: int = 0,
+    class_names: Sequence[str] | None = None,
+    keep_labels: bool = True,
+) -> Batch:
     """Make a batch of what a loader yields for the examples at ``indices``.
 
+    Args:
+        raw: inputs and labels in one of the accepted forms.
+        indices: positions in the data set.
+        segment: number of the segment from which the batch was read.
+        class_names: of class 0, 1, ..., where labels are names.
+        keep_labels: False to leave the labels of the batch out.
+
     Raises:
-        TypeError: not one of the accepted forms, or labels that are not integers.
+        TypeError: not one of the accepted forms, labels that are not integers, or names that are
+            not known beforehand.
         ValueError: the number of inputs or labels differs from the number of examples.
     """
     raw_inputs, raw_labels = _unpack(raw)
@@ -47,15 +58,35 @@ def as_batch(raw: object, indices: Tensor, segment: int = 0) -> Batch:
             f"batch: expected {len(indices)} examples, got {n_examples}; do make collate_fn keep "
             f"every example"
         )
-    if raw_labels is None:
+    if raw_labels is None or not keep_labels:
         return Batch(inputs, None, indices, segment)
-    labels = as_labels(raw_labels)
+    labels = _labels(raw_labels, class_names)
     if len(labels) != n_examples:
         raise ValueError(
             f"labels: expected one for each of {n_examples} inputs, got {len(labels)}; do "
             f"check the collate_fn"
         )
     return Batch(inputs, labels, indices, segment)
+
+
+def _labels(raw: object, class_names: Sequence[str] | None) -> Tensor:
+    """The labels of a batch; a batch has not all names, so their numbers are those of the data."""
+    labels, names = as_classes(raw)
+    if names is None:
+        return labels
+    if class_names is None:
+        raise TypeError(
+            f"labels: expected class numbers in the batches, or names that are known before they "
+            f"are read, got {names[0]!r}; do labels= with the name of each example"
+        )
+    numbers = {name: number for number, name in enumerate(class_names)}
+    missing = [name for name in names if name not in numbers]
+    if missing:
+        raise ValueError(
+            f"labels: expected the names that the data set tells, got {missing[0]!r} in a batch; "
+            f"do check targets"
+        )
+    return torch.tensor([numbers[name] for name in names])[labels]
 
 
 def n_examples_in(raw: object) -> int:

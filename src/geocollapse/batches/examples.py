@@ -57,6 +57,7 @@ class MapExamples:
         indices: (n,) int64, the sorted positions to read.
         labels: (n,) labels of ``indices`` if they are known before reading, else None.
         labels_are_given: the caller gave the labels, so that those of the batches do not count.
+        class_names: of class 0, 1, ..., if the labels were given as names.
         batch_size: examples that are read together.
         loading: collate function and worker settings of the DataLoader.
         lengths: (n,) number of tokens of each example of the data set (``dataset.lengths``), None
@@ -71,6 +72,7 @@ class MapExamples:
     loading: Loading = field(default_factory=Loading)
     lengths: Tensor | None = None
     labels_are_given: bool = False
+    class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -84,7 +86,8 @@ class MapExamples:
     @property
     def about(self) -> AboutData:
         """The attributes that describe the data set."""
-        return AboutData.of(self.dataset)
+        about = AboutData.of(self.dataset)
+        return about if self.class_names is None else replace(about, classes=self.class_names)
 
     def rows(self, batch: Batch) -> Tensor:
         """Rows (k,) of a batch among all examples that are read."""
@@ -160,7 +163,7 @@ class MapExamples:
         ]
         parts = _shared(parts, *share)
         for raw, (number, part) in zip(self._read(parts), parts, strict=True):
-            yield as_batch(raw, part, number)
+            yield as_batch(raw, part, number, self.class_names, not self.labels_are_given)
 
     def _read(self, parts: Sequence[tuple[int, Tensor]]) -> Iterator[object]:
         """The examples at each part's positions, in the form that the data set yields."""

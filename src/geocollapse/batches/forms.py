@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
-from geocollapse.arrays import as_labels, as_list
-from geocollapse.batches.batch import Labels
+from geocollapse.arrays import Labels, as_classes, as_labels, as_list
 from geocollapse.batches.examples import (
     EMPTY,
     Examples,
@@ -83,22 +82,38 @@ def _as_dataset(data: object) -> MapDataset | None:
     if isinstance(data, Tensor | np.ndarray):
         return TensorDataset(torch.as_tensor(data))
     if isinstance(data, tuple | list):
-        is_pair = len(data) == 2 and all(isinstance(part, Tensor | np.ndarray) for part in data)
-        return _of_pair(*data) if is_pair else None  # any other list holds batches, not examples
+        return _of_pair(*data) if _is_pair(data) else None  # another list holds batches
     if isinstance(data, Mapping | str | bytes):
         return None
     return data if isinstance(data, MapDataset) else None
 
 
-def _of_pair(inputs: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> TensorDataset:
+class _Named(TensorDataset):
+    """Inputs and labels in memory, with the names of class 0, 1, ..."""
+
+    def __init__(self, inputs: Tensor, labels: Tensor, classes: tuple[str, ...]) -> None:
+        super().__init__(inputs, labels)
+        self.classes = classes
+
+
+def _is_pair(data: Sequence[object]) -> bool:
+    """True for arrays of inputs and labels, and for inputs with a list of names."""
+    if len(data) != 2 or not isinstance(data[0], Tensor | np.ndarray):
+        return False
+    labels = data[1]
+    are_names = isinstance(labels, list | tuple) and any(isinstance(one, str) for one in labels)
+    return are_names or isinstance(labels, Tensor | np.ndarray)
+
+
+def _of_pair(inputs: Tensor | np.ndarray, labels: Labels) -> TensorDataset:
     x = torch.as_tensor(inputs)
-    y = as_labels(labels)
+    y, names = as_classes(labels)
     if len(x) != len(y):
         raise ValueError(
             f"labels: expected one for each of {len(x)} inputs, got {len(y)}; do pass matching "
             f"tensors"
         )
-    return TensorDataset(x, y)
+    return TensorDataset(x, y) if names is None else _Named(x, y, names)
 
 
 def _of_whole(dataset: MapDataset, labels: Labels | None, batch_size: int) -> MapExamples:
@@ -169,7 +184,7 @@ def _of_dataset(
 ) -> MapExamples:
     if len(indices) == 0:
         raise ValueError(EMPTY)
-    known = _known_labels(dataset) if labels is None else as_labels(labels)
+    known, names = _known_labels(dataset) if labels is None else as_classes(labels)
     if known is not None and len(known) != len(dataset):
         raise ValueError(
             f"labels: expected one for each of {len(dataset)} examples, got {len(known)}; "
@@ -183,28 +198,31 @@ def _of_dataset(
         loading,
         lengths=getattr(dataset, "lengths", None),
         labels_are_given=labels is not None,
+        class_names=names,
     )
 
 
-def _known_labels(dataset: object) -> Tensor | None:
+def _known_labels(dataset: object) -> tuple[Tensor | None, tuple[str, ...] | None]:
     """Labels that a data set offers without reading its examples (torchvision's ``targets``).
 
     They go through ``target_transform``, as when an example is read; None if they may depend on the
-    input too (torchvision's ``transforms``).
+    input too (torchvision's ``transforms``). Beside them the names of class 0, 1, ..., where the
+    labels are names.
     """
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
-        return as_labels(dataset.tensors[1]).cpu()
+        names = dataset.classes if isinstance(dataset, _Named) else None
+        return as_labels(dataset.tensors[1]).cpu(), names
     if isinstance(dataset, Subset):
-        whole = _known_labels(dataset.dataset)
-        return None if whole is None else whole[torch.as_tensor(dataset.indices)]
+        whole, names = _known_labels(dataset.dataset)
+        return None if whole is None else whole[torch.as_tensor(dataset.indices)], names
     targets = getattr(dataset, "targets", None)
     joint = getattr(dataset, "transforms", None)
     if targets is None or (joint is not None and type(joint).__name__ != "StandardTransform"):
-        return None
+        return None, None
     transform = getattr(dataset, "target_transform", None)
     if transform is not None:
         targets = [transform(label) for label in as_list(targets)]
-    return as_labels(targets)
+    return as_classes(targets)
 
 
 def _stream(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array, as_features, as_labels
+from geocollapse.arrays import Array, as_features, as_labels, refuse_names
 from geocollapse.estimate import Estimate
 from geocollapse.numerics import is_number
 
@@ -62,6 +62,7 @@ def _checked(logits: Array, labels: Array) -> tuple[Tensor, Tensor]:
             f"logits: expected shape (n, C) with at least one example and two classes, got "
             f"{tuple(z.shape)}; do torch.stack([-z, z], dim=1) for one logit z"
         )
+    refuse_names(labels, f"the numbers 0 to {n_classes - 1} of the outputs")
     y = as_labels(labels, n).to(z.device)
     if int(y.min()) < 0 or int(y.max()) >= n_classes:
         raise ValueError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from typing_extensions import TypedDict
 
-from geocollapse.arrays import Array
+from geocollapse.arrays import Array, Labels
 from geocollapse.bounds.moments import DecisionMoments
 from geocollapse.collapse import LabelledFeatures, geometric_collapse, mean_cdnv, poincare_ratios
 from geocollapse.estimate import Estimate, finite_or_none
@@ -91,7 +91,7 @@ class NearestMeanBound:
 
 def nearest_mean_bound(
     features: Array,
-    labels: Array,
+    labels: Labels,
     *,
     k_shot: float = 5,
     class_gc: Sequence[Estimate] | Array | None = None,
@@ -114,7 +114,7 @@ def nearest_mean_bound(
 
     Args:
         features: (n, p).
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
         k_shot: m, a whole number of at least 1; ``math.inf`` for the class means themselves.
         class_gc: geometric complexity of each class, in ascending order of the labels.
 
@@ -132,7 +132,7 @@ def nearest_mean_bound(
 
 def nearest_mean_bounds(
     features: Array,
-    labels: Array,
+    labels: Labels,
     k_shots: Sequence[float] = (math.inf, 1, 5),
     *,
     class_gc: Sequence[Estimate] | Array | None = None,

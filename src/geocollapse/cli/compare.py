@@ -54,7 +54,8 @@ def compare(
 
     A row a measure, with the paired difference and its interval for examples like these. Measures
     that are free of scales decide; geometric complexity itself is shown. The default split is test.
-    Two run folders without DATA are compared by what they recorded of their own data.
+    Two run folders without DATA are compared by what they recorded of their own data, if that is
+    the same.
     """
     from geocollapse.ranking.accuracy import EpisodeSettings
     from geocollapse.ranking.order import RankSettings

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array
+from geocollapse.arrays import Array, Labels
 from geocollapse.collapse.distances import distance_blocks, symmetric
 from geocollapse.collapse.labelled import LabelledFeatures
 from geocollapse.collapse.statistics import ClassStatistics
@@ -31,7 +31,7 @@ class ClassPair:
 
 def cdnv(
     features: Array,
-    labels: Array,
+    labels: Labels,
     *,
     bias_corrected: bool = False,
     reduction: Reduction = "mean",
@@ -52,7 +52,7 @@ def cdnv(
 
     Args:
         features: (n, p) floating point.
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
         bias_corrected: see above.
         reduction: ``none`` returns V (C, C) with NaN on its diagonal; ``mean`` the average over all
             pairs, NaN with a warning where a pair is undefined; ``nanmean`` the average over the
@@ -65,7 +65,7 @@ def cdnv(
         corrected squared distance is not above 0.
 
     Raises:
-        TypeError: features that are not floating point, labels that are not integers.
+        TypeError: features that are not floating point, labels that are neither integers nor names.
         ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two
             classes.
 

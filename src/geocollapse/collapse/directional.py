@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array
+from geocollapse.arrays import Array, Labels
 from geocollapse.collapse.cdnv import Reduction, check_reduction
 from geocollapse.collapse.distances import distances_squared_to
 from geocollapse.collapse.labelled import LabelledFeatures
@@ -19,7 +19,11 @@ BLOCK_NUMBERS = 1 << 24  # of V~ held at a time: 128 MiB; all pairs at once up t
 
 
 def directional_cdnv(
-    features: Array, labels: Array, *, reduction: Reduction = "mean", num_classes: int | None = None
+    features: Array,
+    labels: Labels,
+    *,
+    reduction: Reduction = "mean",
+    num_classes: int | None = None,
 ) -> Tensor:
     """CDNV of the features projected on the line between the two class means; not symmetric.
 
@@ -33,7 +37,7 @@ def directional_cdnv(
 
     Args:
         features: (n, p) floating point.
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
         reduction: ``none`` returns (C, C), rows i, NaN on its diagonal; ``mean`` the average over
             all ordered pairs; ``nanmean`` over the defined ones (see ``cdnv``).
         num_classes: declares the labels 0..num_classes - 1; None discovers the classes.
@@ -43,7 +47,7 @@ def directional_cdnv(
         means coincide.
 
     Raises:
-        TypeError: features that are not floating point, labels that are not integers.
+        TypeError: features that are not floating point, labels that are neither integers nor names.
         ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two
             classes.
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array, as_tensor
+from geocollapse.arrays import Array, Labels, as_tensor
 from geocollapse.collapse.cdnv import class_variances
 from geocollapse.collapse.labelled import LabelledFeatures
 from geocollapse.estimate import Estimate, total_variance
@@ -18,7 +18,7 @@ from geocollapse.numerics import check_finite
 def geometric_collapse_of_distribution(
     squared_norms: Array,
     features: Array,
-    labels: Array,
+    labels: Labels,
     *,
     rows: Array | None = None,
     num_classes: int | None = None,
@@ -38,7 +38,7 @@ def geometric_collapse_of_distribution(
     Args:
         squared_norms: g (m,), one for each of ``rows``.
         features: (n, p), all examples that give the class means.
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
         rows: distinct positions in ``features`` of the examples of ``squared_norms`` (m,); None
             means all, m = n.
         num_classes: declares the labels 0..num_classes - 1; None discovers the classes.
@@ -57,7 +57,7 @@ def geometric_collapse_of_distribution(
     return _delta_method(data, g, measured, name="geometric collapse")
 
 
-def cdnv_estimate(features: Array, labels: Array, *, num_classes: int | None = None) -> Estimate:
+def cdnv_estimate(features: Array, labels: Labels, *, num_classes: int | None = None) -> Estimate:
     """Bias-corrected NC of the distribution behind the examples, with its standard error.
 
     The delta method of ``geometric_collapse_of_distribution`` with g = ||z||^2 n_i/(n_i - 1), G_i =
@@ -67,11 +67,11 @@ def cdnv_estimate(features: Array, labels: Array, *, num_classes: int | None = N
 
     Args:
         features: (n, p) floating point.
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
         num_classes: declares the labels 0..num_classes - 1; None discovers the classes.
 
     Raises:
-        TypeError: features that are not floating point, labels that are not integers.
+        TypeError: features that are not floating point, labels that are neither integers nor names.
         ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two
             classes.
     """

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array, labelled_arrays, row_slices
+from geocollapse.arrays import Array, Labels, labelled_arrays, row_slices
 from geocollapse.collapse.distances import distances_squared
 from geocollapse.collapse.statistics import ClassStatistics
 from geocollapse.numerics import keeps_float32_products
@@ -34,11 +34,14 @@ class LabelledFeatures:
     num_classes: int | None = None
 
     @classmethod
-    def of(cls, features: Array, labels: Array, num_classes: int | None = None) -> LabelledFeatures:
+    def of(
+        cls, features: Array, labels: Labels, num_classes: int | None = None
+    ) -> LabelledFeatures:
         """Check ``features`` and ``labels``.
 
         Raises:
-            TypeError: features that are not floating point, labels that are not integers.
+            TypeError: features that are not floating point, labels that are neither integers nor
+                names.
             ValueError: wrong shapes, NaN or infinite features, a label out of the declared range,
                 fewer than two classes with examples.
         """

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from geocollapse.arrays import Array, as_tensor
+from geocollapse.arrays import Array, Labels, as_tensor
 from geocollapse.collapse.cdnv import mean_cdnv
 from geocollapse.collapse.decisions import Disagreements, NearestMeanErrors, NearestMeans
 from geocollapse.collapse.directional import mean_directional_cdnv
@@ -98,7 +98,7 @@ class NeuralCollapse:
 
 def neural_collapse(
     features: Array,
-    labels: Array,
+    labels: Labels,
     *,
     weight: Array | None = None,
     bias: Array | None = None,
@@ -121,7 +121,7 @@ def neural_collapse(
 
     Args:
         features: (n, p) floating point, the inputs of the classifier.
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
         weight: classifier W (C, p), rows in ascending order of the labels: gives NC2 of W, NC3.
         bias: b (C,): with W gives NC4. For a head without a bias pass ``torch.zeros(C)``.
         centre_weight: subtract the mean row from W for NC2 of W and NC3, which leaves the softmax
@@ -130,7 +130,7 @@ def neural_collapse(
             class without examples makes every average over classes NaN, with a warning.
 
     Raises:
-        TypeError: features that are not floating point, labels that are not integers.
+        TypeError: features that are not floating point, labels that are neither integers nor names.
         ValueError: wrong shapes, NaN features, a label out of the declared range, fewer than two
             classes, a bias without weight.
 

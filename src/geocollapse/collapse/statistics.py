@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array, check_num_classes, labelled_arrays, row_slices
+from geocollapse.arrays import Array, check_num_classes, labelled_arrays, refuse_names, row_slices
 
 MAX_SCATTER_FEATURES = 4096  # definitions 2: above it no p x p matrix is formed
 # features merged at a time: enough to make the merge cheap, 128 MiB for each array of it
@@ -102,7 +102,8 @@ class ClassStatistics:
         *,
         scatter: bool = False,
     ) -> ClassStatistics:
-        """Statistics of features (n, p) with labels (n,)."""
+        """Statistics of features (n, p) with labels (n,), integers that other statistics share."""
+        refuse_names(labels, "class numbers, the same in all statistics that are merged")
         x, y = labelled_arrays(features, labels, num_classes)
         return cls.empty(num_classes, scatter=scatter, device=x.device).accumulate(x, y)
 
@@ -168,6 +169,7 @@ class ClassStatistics:
             ValueError: wrong shapes, NaN or infinite features, a label out of the declared range,
                 or ``scatter`` with p > 4096.
         """
+        refuse_names(labels, "class numbers, the same in every batch")
         return self.accumulate(*labelled_arrays(features, labels, self.num_classes))
 
     def accumulate(self, x: Tensor, y: Tensor) -> ClassStatistics:

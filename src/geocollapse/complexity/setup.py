@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from geocollapse.batches import Examples, as_examples, as_map, check_shared
+from geocollapse.arrays import Labels
+from geocollapse.batches import Examples, MapExamples, as_examples, as_map, check_shared
 from geocollapse.complexity.means import EstimateSettings
 from geocollapse.complexity.schedule import (
     ProbeSchedule,
@@ -62,7 +63,7 @@ class Request:
     classifier: str | None = None
     pool: Pool | None = None
     input_layer: str | None = None
-    labels: Tensor | Sequence[int] | None = None
+    labels: Labels | None = None
     ignore_index: int | None = None
     class_names: Sequence[str] | None = None
     batch_size: int | None = None
@@ -95,6 +96,7 @@ class Setup:
         embedding: where the model is split; None for a callable.
         examples: the data.
         plan: how Jacobians are probed.
+        input_shape: of an example as the map takes it; None for one that starts at ``input_layer``.
         notes: what a reader must know about the data and how they enter the model.
     """
 
@@ -106,6 +108,7 @@ class Setup:
     embedding: Embedding | None
     examples: Examples
     plan: ProbePlan
+    input_shape: tuple[int, ...] | None
     notes: tuple[str, ...]
 
     @property
@@ -165,6 +168,7 @@ def set_up(model: Model, data: Data, request: Request) -> Iterator[Setup]:
             batch_size=request.batch_size,
             ignore_index=request.ignore_index,
         )
+        _check_names(request, examples)
         about_data = (*examples.check(), *examples.about.notes)
         for argument in request.rule.given:
             as_map(examples, argument)  # each needs examples in a random order
@@ -187,10 +191,22 @@ def set_up(model: Model, data: Data, request: Request) -> Iterator[Setup]:
             embedding=embedding,
             examples=examples,
             plan=fitted_plan(plan, enter, examples, model),
+            input_shape=_input_shape(first, feature_map),
             notes=(*about_data, *feature_map.notes),
         )
         check_shared(examples, module, enter, pair, _in_common(setup), dtype=dtype)
         yield setup
+
+
+def _check_names(request: Request, examples: Examples) -> None:
+    """Refuse other names of the classes than those that the labels are."""
+    own = examples.class_names if isinstance(examples, MapExamples) else None
+    given = request.class_names
+    if own is not None and given is not None and tuple(given) != own:
+        raise ValueError(
+            f"class_names: expected None for labels that are names, or {list(own)}, got "
+            f"{list(given)}; do leave it out, or number the labels"
+        )
 
 
 def _name_of(model: Model | LoadedModel) -> str:
@@ -266,6 +282,13 @@ def _input_std(
             f"{std.tolist()}; do input_std=[...] with the deviations the inputs were divided by"
         )
     return std
+
+
+def _input_shape(first: Inputs, feature_map: FeatureMap | CallableMap) -> tuple[int, ...] | None:
+    """The shape of an example as it enters the map; None for embedded tokens, as texts differ."""
+    if feature_map.input_layer is not None:
+        return None
+    return tuple(feature_map.enter(first)[1].shape[1:])
 
 
 def _in_common(setup: Setup) -> Mapping[str, object]:

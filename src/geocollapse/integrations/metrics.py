@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from geocollapse.arrays import labelled_arrays
+from geocollapse.arrays import labelled_arrays, refuse_names
 from geocollapse.collapse import ClassStatistics, nc1_pooled, streamed_measures
 from geocollapse.estimate import GeocollapseWarning
 from geocollapse.measures import MEASURES
@@ -92,6 +92,7 @@ class CollapseMetric(Metric):
 
     def update(self, features: Tensor, target: Tensor) -> None:
         """Add features (n, p) with class labels ``target`` (n,)."""
+        refuse_names(target, "class numbers, the same in every batch")
         with torch.inference_mode(False):  # a state made inside could not be changed outside
             x, y = labelled_arrays(features, target, self.num_classes)
             self._store(self.statistics.accumulate(x, y))

@@ -109,6 +109,7 @@ def _preprocessing(setup: Setup) -> Mapping[str, object]:
         **(about.preprocessing or {}),
         "mean": mean,
         "std": None if std is None else std.tolist(),
+        "input_shape": None if setup.input_shape is None else list(setup.input_shape),
         "mode": "evaluation",
         "input_layer": feature_map.input_layer and uncompiled_name(feature_map.input_layer),
         "pool": feature_map.pool,

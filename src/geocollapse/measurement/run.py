@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
+from geocollapse.arrays import Labels
 from geocollapse.complexity.setup import Data, Model, Request, Setup, set_up
 from geocollapse.complexity.stopping import StoppingRule
 from geocollapse.features import Pool
@@ -29,7 +29,7 @@ def measure(
     *,
     layer: str | Sequence[str] | None = None,
     classifier: str | None = None,
-    labels: Tensor | Sequence[int] | None = None,
+    labels: Labels | None = None,
     ignore_index: int | None = None,
     estimator: Estimator | None = None,
     n_probes: int | Literal["auto"] = "auto",
@@ -63,7 +63,8 @@ def measure(
         model: a module, or a callable from inputs to features (n, p).
         data: a DataLoader, a map-style data set, a pair (inputs, labels), or a stream of batches. A
             batch may be a mapping of ``labels`` and the model's inputs by name (``input_ids``,
-            ``attention_mask``).
+            ``attention_mask``). Labels that are known before the data are read may be names of
+            classes, which are numbered in alphabetical order.
         layer: ``NAME``, ``NAME:in``, ``""`` for the model's output, or None for the input of its
             classifier. Several layers are measured in the same pass, by one forward-mode sweep for
             all or a backward pass each.

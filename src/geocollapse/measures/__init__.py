@@ -16,6 +16,7 @@ from geocollapse.measures.label_free import LABEL_FREE
 from geocollapse.measures.measure import Invariance as Invariance
 from geocollapse.measures.measure import Measure as Measure
 from geocollapse.measures.measure import Needs as Needs
+from geocollapse.measures.measure import incomparable as incomparable
 from geocollapse.measures.scores import FROM_TRAINING as FROM_TRAINING
 from geocollapse.measures.scores import SCORES as SCORES
 

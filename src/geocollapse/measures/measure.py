@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 Direction = Literal["lower", "higher"]
-Invariance = Literal["translation", "rotation", "feature scale", "input scale"]
+Invariance = Literal["translation", "rotation", "feature scale", "input scale", "input size"]
 Statistics = Literal["moments", "scatter"]
 Needs = Literal["labels", "head", "nothing"]
 
-EVERY_CHANGE: tuple[Invariance, ...] = ("translation", "rotation", "feature scale", "input scale")
+EVERY_CHANGE: tuple[Invariance, ...] = (
+    "translation",
+    "rotation",
+    "feature scale",
+    "input scale",
+    "input size",
+)
+
+
+def incomparable(differing: Mapping[str, str], invariant_to: Collection[str] = EVERY_CHANGE) -> str:
+    """Reasons why the values of two models cannot be compared; empty if they can.
+
+    Args:
+        differing: reasons by the change that they are: those of ``Invariance``, or others, to which
+            no measure is invariant.
+        invariant_to: changes that leave the measure as it is.
+    """
+    return "; ".join(differing[change] for change in sorted(set(differing) - set(invariant_to)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +42,8 @@ class Measure:
         short: name in a sentence or a column.
         unit: in terms of the feature unit and the input unit.
         better: the direction that its authors prefer; None if they prefer neither.
-        invariant_to: changes of the features or the input scale that do not change the value.
+        invariant_to: changes of the features or the inputs that do not change the value. With
+            another input size, the model sees the same picture in more or fewer pixels.
         read_as: how to read the value, in a few words; the table fills in ``{...}``.
         caution: when it misleads, in one line.
         under: name of the measure that the table indents this one under.

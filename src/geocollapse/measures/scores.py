@@ -12,7 +12,12 @@ from geocollapse.measures.label_free import LABEL_FREE
 from geocollapse.measures.measure import Invariance, Measure
 
 _KNOWN = {measure.name: measure for measure in (*COMPLEXITY, *COLLAPSE, *LABEL_FREE)}
-_SCALE_AND_ROTATION: tuple[Invariance, ...] = ("rotation", "feature scale", "input scale")
+_SCALE_AND_ROTATION: tuple[Invariance, ...] = (
+    "rotation",
+    "feature scale",
+    "input scale",
+    "input size",
+)
 
 _WITH_LABELS = (
     replace(_KNOWN["cdnv"], source="Galanti et al. 2022"),
@@ -75,7 +80,7 @@ _WITH_LABELS = (
         label="PARC",
         short="PARC",
         better="higher",
-        invariant_to=("feature scale", "input scale"),
+        invariant_to=("feature scale", "input scale", "input size"),
         read_as="rank correlation of feature and label distances",
         caution="Its largest value is set by the classes: 0.17 for 100; depends on the axes.",
         source="Bolya et al. 2021",
@@ -117,7 +122,6 @@ _WITH_A_HEAD = (
         short="LEEP",
         unit="nat / example",
         better="higher",
-        invariant_to=("translation", "rotation", "feature scale", "input scale"),
         read_as="log likelihood of the labels through the source classes",
         caution="Heads with more classes fit more labels; says nothing about a new head.",
         needs="head",

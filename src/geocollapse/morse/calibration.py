@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array, as_labels, as_tensor
+from geocollapse.arrays import Array, as_labels, as_tensor, refuse_names
 from geocollapse.numerics import check_finite
 
 N_BINS = 15
@@ -85,6 +85,7 @@ def reliability(probabilities: Array, labels: Array, *, n_bins: int = N_BINS) ->
     from torchmetrics.functional.classification import multiclass_calibration_error
 
     p = as_tensor("probabilities", probabilities).double()
+    refuse_names(labels, "the numbers of the columns")
     y = as_labels(labels, len(p)).to(p.device)
     check_finite("probabilities", p)
     if p.ndim != 2 or bool(((p.sum(dim=1) - 1.0).abs() > 1e-3).any()) or bool((p < 0.0).any()):

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array, as_labels, as_tensor, check_no_negative
+from geocollapse.arrays import Array, as_labels, as_tensor, check_no_negative, refuse_names
 from geocollapse.estimate import GeocollapseWarning
 from geocollapse.morse.density import Density, Map
 from geocollapse.morse.kernels import KernelName
@@ -178,6 +178,7 @@ class MorseClassifier(Density):
         return self
 
     def _checked(self, y: Array, n: int) -> Tensor:
+        refuse_names(y, f"the numbers 0 to {self.n_classes - 1} of the targets")
         labels = as_labels(y, n)
         check_no_negative(labels, "drop the examples of class {value}")
         seen = labels.unique()

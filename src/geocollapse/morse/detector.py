@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array, as_features, as_labels
+from geocollapse.arrays import Array, Labels, as_features, as_labels
 from geocollapse.modules.borrow import in_mode
 from geocollapse.morse.classifier import MorseClassifier
 from geocollapse.morse.density import Density
@@ -48,7 +48,7 @@ class DetectorSettings:
 
 
 def fit_detector(
-    features: Array, labels: Array | None = None, settings: DetectorSettings | None = None
+    features: Array, labels: Labels | None = None, settings: DetectorSettings | None = None
 ) -> MorseNetwork | MorseClassifier:
     """Fit a Morse network on features, on top of a dense map that standardises them.
 
@@ -57,7 +57,7 @@ def fit_detector(
 
     Args:
         features: (n, p).
-        labels: (n,) classes, any integers, which are numbered in their order; None for none.
+        labels: (n,) classes, any integers or names, numbered in their order; None for none.
         settings: kernel, map, noise and fit; None for ``DetectorSettings()``.
 
     Raises:

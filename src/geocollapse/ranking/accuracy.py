@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array, labelled_arrays
+from geocollapse.arrays import Array, Labels, labelled_arrays
 from geocollapse.estimate import Estimate
 from geocollapse.transfer.episode_classifier import shares
 from geocollapse.transfer.episodes import Episodes, EpisodeSizes, draw_episodes
@@ -139,7 +139,7 @@ class Draws:
 
 
 def sampled_accuracy(
-    features: Array, labels: Array, settings: EpisodeSettings, draws: Draws | None = None
+    features: Array, labels: Labels, settings: EpisodeSettings, draws: Draws | None = None
 ) -> SampledAccuracy:
     """Few-shot accuracy over seeded episodes, and over those of half-samples of the examples.
 

@@ -152,6 +152,9 @@ class Comparison:
                 wins[better].append(row.short)
         first, second = (wins[label] for label in self.labels)
         if not first and not second:
+            fault = self._fault
+            if fault:
+                return f"{self.labels[0]} and {self.labels[1]} cannot be compared: {fault}."
             return (
                 f"{self.labels[0]} and {self.labels[1]} cannot be told apart on {self.n_samples:,} "
                 f"examples."
@@ -160,6 +163,16 @@ class Comparison:
             f"{label} does better by {', '.join(names)}" for label, names in wins.items() if names
         ]
         return f"{'; '.join(parts)}."
+
+    @property
+    def _fault(self) -> str:
+        """Why no measure decides; empty if one does, or could have done."""
+        deciding = self.rows[: self.n_deciding]
+        if not deciding:
+            return "no measure that decides is known of both"
+        if any(row.decision != "not comparable" for row in deciding):
+            return ""
+        return "; ".join(dict.fromkeys(row.note for row in deciding))
 
     def better(self, row: Compared) -> str | None:
         """The label of the model that does better by a measure; None where none does."""

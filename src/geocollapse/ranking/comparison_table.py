@@ -28,12 +28,20 @@ def as_text(comparison: Comparison) -> str:
     table.add_column(Text(f"{first} is"))
     for place, row in enumerate(comparison.rows):
         table.add_row(*map(Text, _cells(row)), end_section=place + 1 == comparison.n_deciding)
-    notes = [
-        *(f"{row.label}: {row.note}" for row in comparison.rows if row.note),
-        *comparison.notes,
-    ]
+    notes = [*_reasons(comparison), *comparison.notes]
     answer = textwrap.fill(comparison.answer, 100)
     return f"{answer}\n\n{_place(comparison)}\n{rendered(table, notes)}"
+
+
+def _reasons(comparison: Comparison) -> list[str]:
+    """Why measures cannot be compared, each reason once."""
+    labels: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        if row.note:
+            labels.setdefault(row.note, []).append(row.label)
+    if len(labels) == 1 and all(row.note for row in comparison.rows):
+        return [f"all measures: {reason}" for reason in labels]
+    return [f"{', '.join(names)}: {reason}" for reason, names in labels.items()]
 
 
 def _place(comparison: Comparison) -> str:

@@ -23,8 +23,9 @@ GUESS = "a guess without labels"
 GUESSED_BY = "label_free.rankme"
 """The score that orders models without labels.
 
-Of the scores that need none it agreed best with measured accuracy in the stored rankings of
-docs/rankings; complexity per pixel and variance went the other way there.
+Of the scores that need none, it alone can be compared across models of different input size, like
+those of docs/rankings, where it agreed with the measured order. Complexity per pixel and variance
+depends on the resolution.
 """
 
 

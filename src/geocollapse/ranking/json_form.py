@@ -111,7 +111,7 @@ class RankingDict(TypedDict):
         models: best first.
         failed: models that could not be ranked.
         pairs: each pair of models.
-        agreement: of each score with the measured accuracy.
+        agreement: of each score that is comparable between the models with the measured accuracy.
         checkpoints: labels in the order of training; empty unless the models are checkpoints.
         data: name of the data set.
         split: the part of it.

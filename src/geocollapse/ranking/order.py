@@ -8,12 +8,13 @@ from typing import Literal
 
 import torch
 
-from geocollapse.measures import SCORES
+from geocollapse.measures import SCORES, incomparable
 from geocollapse.models import TrainingRecord
 from geocollapse.ranking.accuracy import Draws, EpisodeSettings
 from geocollapse.ranking.advice import advise, advise_checkpoint, examples_needed
 from geocollapse.ranking.agreement import Agreement, agreement
 from geocollapse.ranking.candidate import TRAINED_ON
+from geocollapse.ranking.comparable import differing_inputs, input_changes
 from geocollapse.ranking.guess import guess, is_unlabelled
 from geocollapse.ranking.model import rank_model
 from geocollapse.ranking.result import RankedModel, Ranking, Target, text_or_none
@@ -75,7 +76,7 @@ def rank_features(
         pairs = compare_independent({m.label: m.ranked_by for m in models})
     path = tuple(kept) if settings.is_path else ()
     models.sort(key=lambda model: -model.ranked_by.value)  # stable: ties keep the order given
-    found = _agreements(models, episodes.seed) if is_measured else {}
+    found, left_out = _agreements(models, episodes.seed) if is_measured else ({}, ())
     return Ranking(
         models=tuple(models),
         ranked_by="accuracy" if is_measured else "predicted_accuracy",
@@ -84,7 +85,12 @@ def rank_features(
         advice=_advice(models, pairs, target, path, found),
         path=path,
         about=target,
-        warnings=(*_same_models(models), *_trained_on_target(models), *_inputs(models)),
+        warnings=(
+            *_same_models(models),
+            *_trained_on_target(models),
+            *_inputs(models),
+            *left_out,
+        ),
         provenance=provenance(seed=episodes.seed, device=first.features.device),
     )
 
@@ -160,20 +166,30 @@ def _advice(
     return advise(models, pairs, target, _needed(models, pairs))
 
 
-def _agreements(models: Sequence[RankedModel], seed: int) -> dict[str, Agreement]:
-    """The agreement of each score with the measured accuracy."""
+def _agreements(
+    models: Sequence[RankedModel], seed: int
+) -> tuple[dict[str, Agreement], tuple[str, ...]]:
+    """The agreement of each score with the measured accuracy, and a note on those left out."""
     accuracies = {model.label: model.sampled for model in models if model.sampled is not None}
     found = {}
+    left_out: dict[str, list[str]] = {}
     for name, measure in SCORES.items():
-        values = {
-            model.label: (model.scores[name].value, model.scores[name].estimate.stderr)
-            for model in models
-            if name in model.scores and model.scores[name].valid
-        }
-        if values and measure.better is not None:
-            higher = measure.better == "higher"
-            found[name] = agreement(values, accuracies, higher_is_better=higher, seed=seed)
-    return found
+        scored = [model for model in models if name in model.scores and model.scores[name].valid]
+        if not scored or measure.better is None:
+            continue
+        inputs = input_changes([model.kept.context.preprocessing for model in scored])
+        reason = incomparable({change: change for change in inputs}, measure.invariant_to)
+        if reason:
+            left_out.setdefault(reason, []).append(measure.short)
+            continue
+        scores = {model.label: model.scores[name] for model in scored}
+        values = {label: (score.value, score.estimate.stderr) for label, score in scores.items()}
+        higher = measure.better == "higher"
+        found[name] = agreement(values, accuracies, higher_is_better=higher, seed=seed)
+    return found, tuple(
+        f"{' and '.join(names)}: agreement with accuracy left out, as the {reason} differs"
+        for reason, names in left_out.items()
+    )
 
 
 def _needed(models: Sequence[RankedModel], pairs: Sequence[Pair]) -> int | None:
@@ -208,14 +224,13 @@ def _trained_on_target(models: Sequence[RankedModel]) -> tuple[str, ...]:
 
 
 def _inputs(models: Sequence[RankedModel]) -> tuple[str, ...]:
-    """A note where the models take images of other sizes or normalisations."""
-    prepared = {model.label: model.kept.context.preprocessing for model in models}
-    kinds = {str([p.get(key) for key in ("image_size", "mean", "std")]) for p in prepared.values()}
-    if len(kinds) < 2:
-        return ()
-    parts = [f"{label} {_size(p.get('image_size'))}" for label, p in prepared.items()]
-    return (f"each model has its own preprocessing: {', '.join(parts)}",)
-
-
-def _size(value: object) -> str:
-    return " x ".join(map(str, value)) if isinstance(value, list) else "the images' own size"
+    """A note where the models take their inputs in different ways, with what differs."""
+    prepared = [model.kept.context.preprocessing for model in models]
+    parts = []
+    for key, values in differing_inputs(prepared).items():
+        labels: dict[str, list[str]] = {}
+        for model, value in zip(models, values, strict=True):
+            labels.setdefault(value, []).append(model.label)
+        taken = ", ".join(f"{value} ({', '.join(of)})" for value, of in labels.items())
+        parts.append(f"{key} {taken}")
+    return (f"preprocessing differs: {'; '.join(parts)}",) if parts else ()

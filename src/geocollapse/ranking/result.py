@@ -124,7 +124,8 @@ class Ranking:
         failed: those that could not be ranked.
         ranked_by: ``accuracy`` (measured), ``predicted_accuracy`` or the name of a score.
         pairs: the difference of each pair, with its test.
-        agreement: of each score with the measured accuracy; empty unless that was measured.
+        agreement: of each score with the measured accuracy, where scores of these models can be
+            compared; empty unless accuracy was measured.
         advice: what follows, in plain words.
         path: labels of checkpoints in the order of their training; empty for other models.
         about: data, split, classes and the sizes of the episodes.

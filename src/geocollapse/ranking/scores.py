@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from geocollapse.arrays import Array, as_features
+from geocollapse.arrays import Array, Labels, as_features
 from geocollapse.estimate import Estimate, finite_or_none
 from geocollapse.measures import SCORES
 from geocollapse.numerics import check_finite
@@ -116,7 +116,7 @@ class Score:
 
 def score_all(
     features: Array,
-    labels: Array,
+    labels: Labels,
     *,
     head_outputs: Array | None = None,
     seed: int = 0,
@@ -143,7 +143,7 @@ def score_all(
 
     Args:
         features: (n, p) floating point.
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
         head_outputs: (n, k) logits of the source head, for LEEP; without them it is left out.
         seed: of shuffles, groups and mixture; the global random state is left alone.
         n_nulls: shuffles of the labels, 0 for none.
@@ -153,7 +153,7 @@ def score_all(
         The scores by name, in the order of ``geocollapse.measures.SCORES``.
 
     Raises:
-        TypeError: features that are not floating point, labels that are not integers.
+        TypeError: features that are not floating point, labels that are neither integers nor names.
         ValueError: wrong shapes, NaN features, fewer than two classes, a name that is unknown or
             cannot be computed from the arguments, a negative number of shuffles.
 

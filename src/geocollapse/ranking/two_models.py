@@ -10,19 +10,12 @@ from geocollapse.complexity.setup import Data, Model
 from geocollapse.estimate import paired
 from geocollapse.measurement import LayerMeasurement, Measurement, measure
 from geocollapse.measurement.layer import READERS
-from geocollapse.measures import MEASURES
+from geocollapse.measures import MEASURES, incomparable
 from geocollapse.ranking.accuracy import Draws, EpisodeSettings, sampled_accuracy
+from geocollapse.ranking.comparable import DECIDING, Circumstances, differences
 from geocollapse.ranking.comparison import Compared, Comparison
 from geocollapse.ranking.order import RankSettings, check_same_examples, fitted
 
-# The scale-free measures that decide; the first of each line that both models have.
-_DECIDING = (
-    ("per_pixel.gc_per_variance", "gc_per_variance"),
-    ("per_pixel.geometric_collapse", "geometric_collapse"),
-    ("cdnv",),
-    ("directional_cdnv",),
-    ("nc1",),
-)
 _SHOWN = ("geometric_complexity", "nearest_mean_error")
 
 
@@ -46,9 +39,9 @@ def compare(
     u_i, v_i the influence of example i on both values: what both models find hard cancels. Only
     measures that are free of the feature scale and the input normalisation decide: complexity over
     variance and geometric collapse (per raw pixel where that is known), CDNV, NC1 and few-shot
-    accuracy. Geometric complexity itself is shown, and is not comparable where width or
-    preprocessing differ. Each interval is at 95 % for examples like these. Cost: that of two
-    ``measure``.
+    accuracy; what follows from complexity only among models of equal input size. Geometric
+    complexity itself is shown, and is not comparable where width or preprocessing differ. Each
+    interval is at 95 % for examples like these. Cost: that of two ``measure``.
 
     Source: definitions 3 and 5; Efron (1982), chapter 6, for paired influences.
 
@@ -95,10 +88,8 @@ def compare_layers(
         ValueError: measurements of different examples.
     """
     check_same_examples(labels[1], second.kept, {labels[0]: first.kept})
-    differing = _differing(first, second)
-    deciding = [
-        _row(_common(names, first, second), first, second, differing) for names in _DECIDING
-    ]
+    differing = differences(_circumstances(first), _circumstances(second))
+    deciding = [_row(_common(names, first, second), first, second, differing) for names in DECIDING]
     accuracy, notes = _few_shot(first, second, episodes)
     shown = [_row(name, first, second, differing) for name in _SHOWN if _has(name, first, second)]
     context = first.kept.context
@@ -151,8 +142,6 @@ def _row(
     difference = None
     if a is not None and b is not None and a.influence and b.influence:
         difference = paired(a, b)
-    fixed = {change for change in differing if change not in measure_.invariant_to}
-    note = "; ".join(differing[change] for change in sorted(fixed))
     return Compared(
         name=name,
         label=measure_.full_name,
@@ -161,7 +150,7 @@ def _row(
         second=_value(name, second),
         difference=difference,
         better=measure_.better,
-        note=note,
+        note=incomparable(differing, measure_.invariant_to),
     )
 
 
@@ -172,25 +161,11 @@ def _value(name: str, layer: LayerMeasurement) -> float:
     return math.nan if found is None else float(found)
 
 
-def _differing(first: LayerMeasurement, second: LayerMeasurement) -> dict[str, str]:
-    """The changes that some measures are not invariant to, each with what differs."""
-    found = {}
-    widths = [layer.features.shape[1] for layer in (first, second)]
-    if widths[0] != widths[1]:
-        found["feature scale"] = f"{widths[0]} features against {widths[1]}"
-    prepared = [layer.kept.context.preprocessing for layer in (first, second)]
-    for key in ("image_size", "mean", "std"):
-        a, b = (p.get(key) for p in prepared)
-        if a != b:
-            found["input scale"] = f"other {key}: {_short(a)} against {_short(b)}"
-            break
-    return found
-
-
-def _short(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in value)
-    return "none" if value is None else str(value)
+def _circumstances(layer: LayerMeasurement) -> Circumstances:
+    """Width and inputs of a layer; the examples are those of the other model."""
+    return Circumstances(
+        n_features=layer.features.shape[1], preprocessing=layer.kept.context.preprocessing
+    )
 
 
 def _few_shot(

@@ -75,7 +75,8 @@ def read_features(
 ) -> KeptLayer:
     """The layer of a features file, with its shapes checked.
 
-    The features of a safetensors file stay mapped.
+    The features of a safetensors file stay mapped. Labels of another program may be names, as text
+    in ``.npz`` or ``.pt``: they are numbered in alphabetical order, and name the classes.
 
     Args:
         path: ``.safetensors``, ``.npz`` or ``.pt``.
@@ -99,6 +100,8 @@ def read_features(
         features = features.to(device)
     context = _context(arrays)
     context = _with_accuracy(context) if about is None else described(context, about)
+    if content.class_names is not None:
+        context = replace(context, class_names=content.class_names)
     head, no_head = _head(arrays, about)
     return KeptLayer(
         layer=path.name if about is None else about["layer"],

@@ -18,15 +18,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geocollapse.arrays import numbered
+
 _TEXT = "geocollapse"  # the name of the text among the arrays
+_LABELS = "labels"
 
 
 class Content(NamedTuple):
-    """The arrays that were asked for, the names of the others, and the text, if any."""
+    """The arrays that were asked for, the names of the others, and the text, if any.
+
+    Labels that are names of classes are numbered; ``class_names`` are then those of class 0, 1, ...
+    """
 
     arrays: dict[str, Tensor]
     others: list[str]
     text: str | None
+    class_names: tuple[str, ...] | None = None
 
 
 def check_ending(path: str | Path, *, argument: str = "path") -> None:
@@ -49,7 +56,7 @@ def read_arrays(path: Path, names: Collection[str]) -> Content:
     Raises:
         FileNotFoundError: no such file.
         ValueError: another ending, a damaged file, pickled code (never run).
-        TypeError: an array that does not hold numbers.
+        TypeError: an array that does not hold numbers, other than names as labels.
     """
     from safetensors import SafetensorError
 
@@ -82,7 +89,7 @@ def read_arrays(path: Path, names: Collection[str]) -> Content:
         raise ValueError(
             f"features: expected a readable file, got {path.name} ({type(error).__name__}: "
             f"{error}); "
-            f"do write it again, with arrays of numbers only"
+            f"do write it again, with arrays of numbers, or of np.str_ for labels"
         ) from error
 
 
@@ -97,16 +104,30 @@ def _read_safetensors(path: Path, names: Collection[str]) -> Content:
 
 def _read_npz(path: Path, names: Collection[str]) -> Content:
     with np.load(path, allow_pickle=False) as file:
-        arrays = {name: _as_tensor(name, file[name]) for name in file.files if name in names}
-        return _content(arrays, file.files, str(file[_TEXT]) if _TEXT in file.files else None)
+        found = {name: file[name] for name in file.files if name in names}
+        return _with_names(found, file.files, str(file[_TEXT]) if _TEXT in file.files else None)
 
 
 def _read_pt(path: Path, names: Collection[str]) -> Content:
     found = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(found, Mapping):
         raise ValueError(f"it holds a {type(found).__name__}, not a dictionary of tensors")
-    arrays = {name: _as_tensor(name, found[name]) for name in found if name in names}
-    return _content(arrays, [str(name) for name in found], None)
+    arrays = {name: found[name] for name in found if name in names}
+    return _with_names(arrays, [str(name) for name in found], None)
+
+
+def _with_names(found: Mapping[str, object], present: Collection[str], text: str | None) -> Content:
+    """The content of a file whose labels may be names."""
+    named = numbered(found[_LABELS]) if _LABELS in found else None
+    arrays = {
+        name: _as_tensor(name, array)
+        for name, array in found.items()
+        if named is None or name != _LABELS
+    }
+    if named is None:
+        return _content(arrays, present, text)
+    labels, class_names = named
+    return _content({**arrays, _LABELS: labels}, present, text)._replace(class_names=class_names)
 
 
 def _content(arrays: dict[str, Tensor], present: Collection[str], text: str | None) -> Content:

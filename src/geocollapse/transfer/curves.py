@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from geocollapse.arrays import Array, labelled_arrays
+from geocollapse.arrays import Array, Labels, as_classes, labelled_arrays
 from geocollapse.transfer.episode_classifier import EpisodeClassifier
 from geocollapse.transfer.episodes import EpisodeSizes, draw_episodes
 from geocollapse.transfer.few_shot import (
@@ -63,7 +63,7 @@ class LearningCurve:
 
 def learning_curve(
     features: Array,
-    labels: Array,
+    labels: Labels,
     *,
     k_shots: Sequence[int] = (1, 2, 5, 10, 20),
     classifiers: Sequence[Classifier | EpisodeClassifier] = ("nearest_mean",),
@@ -81,7 +81,7 @@ def learning_curve(
 
     Args:
         features: (n, p).
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
         k_shots: numbers of labelled examples of a class.
         classifiers: names or objects, as in ``few_shot_accuracy``.
         n_way: classes of an episode.
@@ -100,12 +100,13 @@ def learning_curve(
         >>> curve.to_frame()["value"].tolist()
         [1.0, 1.0]
     """
-    x, y = labelled_arrays(features, labels)
+    y, own_names = as_classes(labels)
+    x, y = labelled_arrays(features, y)
     found = find_classifiers(classifiers)
     if not k_shots or not found:
         missing = "classifiers" if k_shots else "k_shots"
         raise ValueError(f"{missing}: expected at least one, got none; do leave it out")
-    names = dict(enumerate(class_names or ()))
+    names = dict(enumerate(class_names or own_names or ()))
     drawn = {
         k: draw_episodes(y, EpisodeSizes(n_way, k, n_query, n_episodes), seed, names)
         for k in sorted(k_shots, reverse=True)  # the one that asks for most fails first

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from geocollapse.arrays import Array, labelled_arrays
+from geocollapse.arrays import Array, Labels, as_classes, labelled_arrays
 from geocollapse.estimate import Estimate, IntervalDict, finite_or_none
 from geocollapse.transfer.across_classes import across_classes
 from geocollapse.transfer.episode_classifier import EpisodeClassifier
@@ -102,7 +102,7 @@ class FewShotAccuracy(Estimate):
 
 def few_shot_accuracy(
     features: Array,
-    labels: Array,
+    labels: Labels,
     *,
     n_way: int = 5,
     k_shot: int = 5,
@@ -137,7 +137,7 @@ def few_shot_accuracy(
 
     Args:
         features: (n, p).
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
         n_way: classes N of an episode, up to all.
         k_shot: labelled examples k of each.
         n_query: examples of each that are classified.
@@ -151,15 +151,17 @@ def few_shot_accuracy(
     Raises:
         ValueError: more ways than classes, a class with too few examples (it is named), or a count
             that is too small.
-        TypeError: labels that are not integers.
+        TypeError: labels that are neither integers nor names.
 
     Examples:
         >>> x = torch.arange(100.0)[:, None] // 20
         >>> float(few_shot_accuracy(x, torch.arange(100) // 20, n_episodes=10, k_shot=2))
         1.0
     """
-    x, y = labelled_arrays(features, labels)
-    episodes = draw_episodes(y, EpisodeSizes(n_way, k_shot, n_query, n_episodes), seed)
+    numbers, names = as_classes(labels)
+    x, y = labelled_arrays(features, numbers)
+    sizes = EpisodeSizes(n_way, k_shot, n_query, n_episodes)
+    episodes = draw_episodes(y, sizes, seed, dict(enumerate(names or ())))
     return measured(x, episodes, find_classifier(classifier))
 
 

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array, as_tensor, labelled_arrays, row_slices
+from geocollapse.arrays import Array, Labels, as_tensor, labelled_arrays, row_slices
 from geocollapse.estimate import Estimate
 from geocollapse.transfer.deciding import TIE
 from geocollapse.transfer.neighbours import wins
@@ -72,7 +72,7 @@ class _Split:
 
 def full_data_accuracy(
     features: Array,
-    labels: Array,
+    labels: Labels,
     *,
     classifier: FullDataClassifier = "linear_probe",
     test: Array | None = None,
@@ -96,7 +96,7 @@ def full_data_accuracy(
 
     Args:
         features: (n, p).
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
         classifier: a name above.
         test: True for the examples to test on (n,); by default a share of each class.
         test_share: that share.
@@ -167,7 +167,7 @@ def stratified_split(
     """Split the examples of each class at random, as a function of labels and seed alone.
 
     Args:
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
         test_share: share of each class that is tested, at least one example and not all.
         most: examples that are used in all, if at least two of each class.
         seed: of the draw.

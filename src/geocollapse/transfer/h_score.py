@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array
+from geocollapse.arrays import Array, Labels
 from geocollapse.transfer.sample import Sample, eigenvalue_cut
 
 _RANK_TOLERANCE = 1e-10  # of the longest centred feature
@@ -15,7 +15,7 @@ _EPSILON = torch.finfo(torch.float64).eps
 _CLEAR = 100.0  # roundings above which a pivot is none
 
 
-def h_score(features: Array, labels: Array, *, shrinkage: bool = True) -> float:
+def h_score(features: Array, labels: Labels, *, shrinkage: bool = True) -> float:
     """H-score: the variance of the class means, in units of the total variance.
 
         H = tr(Sigma^-1 Sigma_B),    Sigma = 1/n sum_x (f - mu)(f - mu)^T,
@@ -38,11 +38,11 @@ def h_score(features: Array, labels: Array, *, shrinkage: bool = True) -> float:
 
     Args:
         features: (n, p) floating point.
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
         shrinkage: use the covariance of Ledoit and Wolf.
 
     Raises:
-        TypeError: features that are not floating point, labels that are not integers.
+        TypeError: features that are not floating point, labels that are neither integers nor names.
         ValueError: wrong shapes, NaN features, fewer than two classes, the same features for all
             examples, or, without shrinkage, features of rank n - 1.
 
@@ -55,7 +55,7 @@ def h_score(features: Array, labels: Array, *, shrinkage: bool = True) -> float:
     return WhitenedFeatures.of(sample, shrinkage=shrinkage).score(sample)
 
 
-def vci(features: Array, labels: Array) -> float:
+def vci(features: Array, labels: Labels) -> float:
     """Variability collapse index: the share of the total variance that class means do not hold.
 
         VCI = 1 - tr(Sigma_T^+ Sigma_B)/rank(Sigma_B),    Sigma_T = Sigma_W + Sigma_B
@@ -75,10 +75,10 @@ def vci(features: Array, labels: Array) -> float:
 
     Args:
         features: (n, p) floating point.
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
 
     Raises:
-        TypeError: features that are not floating point, labels that are not integers.
+        TypeError: features that are not floating point, labels that are neither integers nor names.
         ValueError: wrong shapes, NaN features, fewer than two classes, equal class means, the same
             features for all examples, or features of rank n - 1.
 

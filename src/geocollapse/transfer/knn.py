@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array
+from geocollapse.arrays import Array, Labels
 from geocollapse.numerics import keeps_float32_products
 from geocollapse.transfer.sample import Sample
 
@@ -16,7 +16,7 @@ _SPARE = 4  # examples on the shortlist beyond the wanted
 _TIE = 1e-10  # of the mean squared length of a centred feature: closer distances are equal
 
 
-def loo_knn_accuracy(features: Array, labels: Array, *, k: int = 5) -> float:
+def loo_knn_accuracy(features: Array, labels: Labels, *, k: int = 5) -> float:
     """Leave-one-out accuracy of k nearest neighbours by Euclidean distance.
 
         1/n sum_i [ most frequent label among the k examples nearest to f_i, without i, is y_i ]
@@ -37,11 +37,11 @@ def loo_knn_accuracy(features: Array, labels: Array, *, k: int = 5) -> float:
 
     Args:
         features: (n, p) floating point.
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
         k: neighbours, 1 to n - 1.
 
     Raises:
-        TypeError: features that are not floating point, labels that are not integers.
+        TypeError: features that are not floating point, labels that are neither integers nor names.
         ValueError: wrong shapes, NaN features, fewer than two classes, the same features for all
             examples, a k that is not 1 to n - 1.
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array, as_features
+from geocollapse.arrays import Array, Labels, as_features
 from geocollapse.transfer.sample import Sample, principal_components
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ REFIT_STEPS = 4
 _SUM = 1e-3  # by which a row of probabilities may miss 1, as in half precision
 
 
-def leep(probabilities: Array, labels: Array) -> float:
+def leep(probabilities: Array, labels: Labels) -> float:
     """LEEP: log likelihood of the labels, predicted through the classes of the source head.
 
         LEEP = 1/n sum_i log sum_z P(y_i | z) theta_z(x_i),
@@ -50,10 +50,11 @@ def leep(probabilities: Array, labels: Array) -> float:
 
     Args:
         probabilities: (n, k) of the source head, rows that sum to 1: softmax of its logits.
-        labels: (n,) integers, target classes.
+        labels: (n,) integers or names, target classes.
 
     Raises:
-        TypeError: probabilities that are not floating point, labels that are not integers.
+        TypeError: probabilities that are not floating point, labels that are neither integers nor
+            names.
         ValueError: wrong shapes, NaN, fewer than two classes, rows that are no probabilities.
 
     Examples:
@@ -68,7 +69,7 @@ def leep(probabilities: Array, labels: Array) -> float:
 
 
 def nleep(
-    features: Array, labels: Array, *, n_components: int | None = None, seed: int = 0
+    features: Array, labels: Labels, *, n_components: int | None = None, seed: int = 0
 ) -> float:
     """NLEEP: LEEP with a Gaussian mixture of the features in place of the source head.
 
@@ -92,12 +93,13 @@ def nleep(
 
     Args:
         features: (n, p) floating point.
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
         n_components: of the mixture; None for the default above.
         seed: of the start; the global random state is left alone.
 
     Raises:
-        TypeError: features that are not floating point, labels that are not integers.
+        TypeError: features that are not floating point, labels that are neither integers nor
+            names.
         ValueError: wrong shapes, NaN features, fewer than two classes, the same features for all
             examples, a number of components that is not 2 to n.
 

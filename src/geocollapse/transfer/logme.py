@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array
+from geocollapse.arrays import Array, Labels
 from geocollapse.transfer.sample import Sample
 
 _STEP = 0.25  # of log tau in the first search, far below the width of a maximum
@@ -18,7 +18,7 @@ _REFINEMENTS = 44  # 2 * 0.25 * 0.618^44 = 3e-10 in log tau, an error of 1e-19 o
 _EXACT_FIT = 1e-12  # share of ||y||^2 up to which a residual is rounding
 
 
-def logme(features: Array, labels: Array) -> float:
+def logme(features: Array, labels: Labels) -> float:
     """LogME: maximum log evidence of the class indicators under Bayesian linear regression.
 
         LogME = 1/C sum_c max_{alpha, beta} 1/n log p(y_c | F, alpha, beta),
@@ -47,10 +47,10 @@ def logme(features: Array, labels: Array) -> float:
 
     Args:
         features: (n, p) floating point.
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
 
     Raises:
-        TypeError: features that are not floating point, labels that are not integers.
+        TypeError: features that are not floating point, labels that are neither integers nor names.
         ValueError: wrong shapes, NaN features, fewer than two classes, the same features for all
             examples, or a class whose indicator is an exact linear function of the features, so
             that the evidence has no bound.

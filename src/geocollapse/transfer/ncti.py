@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array
+from geocollapse.arrays import Array, Labels
 from geocollapse.transfer.sample import Sample, principal_components
 
 MAX_DIRECTIONS = 64  # Wang et al. (2023), published code
@@ -30,7 +30,7 @@ class NctiParts(NamedTuple):
     variability: float
 
 
-def ncti(features: Array, labels: Array) -> float:
+def ncti(features: Array, labels: Labels) -> float:
     """NCTI of one model: three parts, each on a scale that does not depend on the sample size.
 
         log(||H||_*/(sqrt(n) d)) + 1/n sum_i P(y_i | x_i)
@@ -55,10 +55,10 @@ def ncti(features: Array, labels: Array) -> float:
 
     Args:
         features: (n, p) floating point.
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
 
     Raises:
-        TypeError: features that are not floating point, labels that are not integers.
+        TypeError: features that are not floating point, labels that are neither integers nor names.
         ValueError: wrong shapes, NaN features, fewer than two classes, the same features for all
             examples, fewer than C + 2 examples, classes without variance.
 
@@ -71,7 +71,7 @@ def ncti(features: Array, labels: Array) -> float:
     return discriminant_score(coordinates_of(sample), sample)
 
 
-def ncti_parts(features: Array, labels: Array) -> NctiParts:
+def ncti_parts(features: Array, labels: Labels) -> NctiParts:
     """The parts of NCTI as published, to be compared over models by ``ncti_of_models``.
 
     Args, invariances, cost and errors as for ``ncti``.

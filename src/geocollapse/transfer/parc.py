@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array
+from geocollapse.arrays import Array, Labels
 from geocollapse.estimate import Estimate
 from geocollapse.transfer.sample import Sample
 
@@ -21,7 +21,7 @@ _EXAMPLES_PER_CLASS = 5
 _MIN_GROUPS = 3
 
 
-def parc(features: Array, labels: Array) -> float:
+def parc(features: Array, labels: Labels) -> float:
     """PARC: Spearman's correlation of feature distances and label distances over all pairs.
 
         rho_s({1 - corr(f_i, f_j)}, {1 - corr(y_i, y_j)}),    i < j,    y one-hot
@@ -44,10 +44,10 @@ def parc(features: Array, labels: Array) -> float:
 
     Args:
         features: (n, p) floating point, p >= 2.
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
 
     Raises:
-        TypeError: features that are not floating point, labels that are not integers.
+        TypeError: features that are not floating point, labels that are neither integers nor names.
         ValueError: wrong shapes, NaN features, fewer than two classes, no class of two examples,
             an example with the same value in all entries, equal distances of all pairs, more than
             20,000 examples.
@@ -69,7 +69,7 @@ def parc(features: Array, labels: Array) -> float:
 
 def parc_sampled(
     features: Array,
-    labels: Array,
+    labels: Labels,
     *,
     group_size: int = GROUP_SIZE,
     max_groups: int = 20,
@@ -87,7 +87,7 @@ def parc_sampled(
 
     Args:
         features: (n, p) floating point, p >= 2.
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
         group_size: examples of a group.
         max_groups: groups to use at most.
         seed: of the groups; the global random state is left alone.

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array, labelled_arrays
+from geocollapse.arrays import Array, Labels, labelled_arrays
 from geocollapse.bounds.moments import DecisionMoments, Rivals, corrected_triples, triples
 from geocollapse.collapse import LabelledFeatures
 from geocollapse.estimate import Estimate, total_variance
@@ -32,7 +32,7 @@ ENOUGH_SHOTS = 5
 
 def predicted_error(
     features: Array,
-    labels: Array,
+    labels: Labels,
     *,
     n_way: int = 5,
     k_shot: int = 5,
@@ -75,7 +75,8 @@ def predicted_error(
 
     Args:
         features: (n, p).
-        labels: (n,) integers; 4 examples of each class at least, 5 for a standard error.
+        labels: (n,) integers, or names of classes; 4 examples of each class at least, 5 for a
+            standard error.
         n_way: classes N of an episode.
         k_shot: labelled examples k of each.
         n_episodes: sets of N classes, at least 2; drawn as ``few_shot_accuracy`` does.
@@ -89,7 +90,7 @@ def predicted_error(
     Raises:
         ValueError: more ways than classes, a class with too few examples (it is named), an unknown
             method, or a count that is too small.
-        TypeError: labels that are not integers.
+        TypeError: labels that are neither integers nor names.
 
     Examples:
         >>> x = torch.randn(500, 64) + torch.arange(500)[:, None] % 5
@@ -110,7 +111,7 @@ def predicted_error(
 
 def predicted_errors(
     features: Array,
-    labels: Array,
+    labels: Labels,
     *,
     n_way: int = 5,
     k_shots: Sequence[int] = (1, 5),
@@ -122,7 +123,7 @@ def predicted_errors(
 
     Args:
         features: (n, p).
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
         n_way: classes N of an episode.
         k_shots: labelled examples k of each, one number for each Estimate.
         n_episodes: sets of N classes.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array, labelled_arrays
+from geocollapse.arrays import Array, Labels, labelled_arrays
 from geocollapse.transfer.label_free import LabelFree, label_free
 
 # a squared singular value up to this many roundings of the largest is none
@@ -49,11 +49,12 @@ class Sample:
     known_baselines: LabelFree | None = None
 
     @classmethod
-    def of(cls, features: Array, labels: Array) -> Sample:
+    def of(cls, features: Array, labels: Labels) -> Sample:
         """Check features and labels; gaps in the labels do not matter.
 
         Raises:
-            TypeError: features that are not floating point, labels that are not integers.
+            TypeError: features that are not floating point, labels that are neither integers nor
+                names.
             ValueError: wrong shapes, NaN features, negative labels, fewer than two classes.
         """
         x, y = labelled_arrays(features, labels)

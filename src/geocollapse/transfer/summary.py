@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from typing_extensions import TypedDict
 
-from geocollapse.arrays import Array
+from geocollapse.arrays import Array, Labels, as_labels
 from geocollapse.estimate import IntervalDict
 from geocollapse.transfer.curves import LearningCurve, learning_curve
 from geocollapse.transfer.episode_classifier import EpisodeClassifier
@@ -79,7 +79,7 @@ class TransferDict(TypedDict):
 
 def transfer(
     features: Array,
-    labels: Array,
+    labels: Labels,
     *,
     n_way: int = 5,
     k_shots: Sequence[int] = (1, 5),
@@ -95,7 +95,7 @@ def transfer(
 
     Args:
         features: (n, p).
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
         n_way: classes of an episode.
         k_shots: numbers of labelled examples of a class.
         n_query: examples of each that are classified.
@@ -126,7 +126,7 @@ def transfer(
 def summarise(
     curve: LearningCurve,
     features: Array,
-    labels: Array,
+    labels: Labels,
     *,
     full_data: bool = True,
     episode_values: bool = False,
@@ -134,7 +134,8 @@ def summarise(
 ) -> TransferDict:
     """The JSON form of a learning curve, with what else the features and labels give."""
     first = next(iter(curve.accuracy.values()))
-    predicted = prediction(features, labels, curve.n_way, curve.k_shots, curve.n_episodes, seed)
+    numbers = as_labels(labels)
+    predicted = prediction(features, numbers, curve.n_way, curve.k_shots, curve.n_episodes, seed)
     return {
         "accuracy": {
             name: {str(k): found.to_interval_dict() for k, found in by_shots.items()}
@@ -142,7 +143,7 @@ def summarise(
         },
         "predicted_error": predicted.values,
         "predicted_error_intervals": predicted.intervals,
-        "full_data": of_all_labels(features, labels, seed=seed) if full_data else None,
+        "full_data": of_all_labels(features, numbers, seed=seed) if full_data else None,
         "n_way": curve.n_way,
         "n_query": curve.n_query,
         "n_episodes": curve.n_episodes,
@@ -153,7 +154,7 @@ def summarise(
     }
 
 
-def of_all_labels(features: Array, labels: Array, *, seed: int = 0) -> FullDataDict:
+def of_all_labels(features: Array, labels: Labels, *, seed: int = 0) -> FullDataDict:
     """A linear probe and nearest neighbours on all labels but a fifth, as strict JSON."""
     found = {
         name: full_data_accuracy(features, labels, classifier=name, seed=seed) for name in FULL_DATA

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geocollapse.arrays import Array
+from geocollapse.arrays import Array, Labels
 from geocollapse.transfer.sample import Sample
 
 EPSILON = 1e-4  # Huang et al. (2022): the distortion of the code
 
 
-def transrate(features: Array, labels: Array, *, epsilon: float = EPSILON) -> float:
+def transrate(features: Array, labels: Labels, *, epsilon: float = EPSILON) -> float:
     """TransRate: coding rate of the features less that of the features within classes.
 
         TrR = R(Z) - sum_c n_c/n R(Z_c),    R(Z) = 1/2 log det(I + Z^T Z/(n epsilon))
@@ -36,11 +36,11 @@ def transrate(features: Array, labels: Array, *, epsilon: float = EPSILON) -> fl
 
     Args:
         features: (n, p) floating point.
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
         epsilon: distortion, as a share of the mean squared length.
 
     Raises:
-        TypeError: features that are not floating point, labels that are not integers.
+        TypeError: features that are not floating point, labels that are neither integers nor names.
         ValueError: wrong shapes, NaN features, fewer than two classes, the same features for all
             examples, an epsilon that is not positive.
 
