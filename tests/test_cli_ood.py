@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from geocollapse import morse
 from geocollapse.cli import main
 from geocollapse.cli.schemas import schema
 
@@ -23,6 +24,16 @@ from torch import nn
 def digits():
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+def others():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+def square():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32))
 
 
 class Grey(nn.Module):
@@ -120,6 +131,84 @@ def test_a_saved_detector_gives_the_same_answer_on_the_same_held_out_share(files
     new = ("ood", "features:near.npz", "--against", "features:far.npz")
     found = answer(capsys, *new, "--detector", "detector.safetensors", "--quiet")
     assert found["n_held_out"] == 400  # it saw none of these
+
+
+DIGITS = ("digits", "--against", "digits", "--against-classes", "5-9", "--subset", 150)
+FROM_FILE = ("--detector", "digits.safetensors", "--quiet")
+
+
+@pytest.fixture
+def saved(files, capsys):
+    """A detector fitted on 75 of 150 digits from 0 to 4."""
+    arguments = ("ood", "net.py:digits", *DIGITS, "--classes", "0-4", *QUICK)
+    return answer(capsys, *arguments, "--save", "digits.safetensors")
+
+
+def test_examples_of_the_fit_are_never_scored_as_held_out(saved, capsys):
+    base = ("ood", "net.py:digits", *DIGITS, "--classes", "0-4", *FROM_FILE)
+    same = answer(capsys, *base)
+    assert same["against"] == saved["against"]
+    left = "was fitted on {} of 150 examples of digits:test: the other {} are scored"
+    assert same["warnings"] == [f"digits.safetensors {left.format(75, 75)}"]
+    other = answer(capsys, *base, "--seed", 1)  # another subset, with some of the same images
+    n = other["n_held_out"]
+    assert 75 < n < 150
+    assert other["warnings"] == [f"digits.safetensors {left.format(150 - n, n)}"]
+    held = answer(capsys, *base, "--seed", 1, "--held-out", "digits")
+    assert held["warnings"][-1] == other["warnings"][0]
+    assert held["n_held_out"] == n
+
+
+def test_other_data_are_scored_whole_and_a_note_says_so(saved, capsys):
+    base = ("ood", "net.py:digits", *DIGITS, "--classes", "5-9", *FROM_FILE)
+    found = answer(capsys, *base)
+    assert found["n_held_out"] == 150
+    told = "fitted on other examples, of digits:test: all 150 examples of digits:test are scored"
+    assert [note.partition(" was ")[2] for note in found["warnings"]] == [told]
+    assert f"note: digits.safetensors was {told}" in run(capsys, *base)[0]
+
+
+def test_another_preparation_hides_the_examples_of_the_fit_and_a_note_says_so(saved, capsys):
+    base = ("ood", "net.py:digits", *DIGITS, "--classes", "0-4", *FROM_FILE)
+    found = answer(capsys, *base, "--mean", 0.3, "--std", 0.4)
+    assert "prepared otherwise than the data of digits.safetensors (mean" in found["warnings"][0]
+    assert "examples of the fit may not be recognised" in found["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("model", "error"),
+    [
+        (("net.py:others",), "of net.py:digits, which has other weights, code or precision"),
+        (("net.py:square",), "of net.py:digits, which has other weights, code or precision"),
+        (("net.py:digits", "--layer", "2"), "of the layer '3:in' of net.py:digits"),
+    ],
+)
+def test_a_detector_of_another_model_or_layer_is_refused(saved, capsys, model, error):
+    _, err = run(capsys, "ood", *model, *DIGITS, "--classes", "0-4", *FROM_FILE, status=2)
+    assert "--detector: expected a detector of the features that are scored" in err
+    assert error in " ".join(err.split())
+
+
+def test_kept_features_tell_their_model_and_layer_but_not_the_examples(saved, capsys):
+    for name, net in (("same", "net.py:digits"), ("wide", "net.py:square")):
+        save = ("--save-features", f"{name}.npz", "--subset", 60, "--quiet")
+        run(capsys, "measure", net, "digits", *save)
+    base = ("ood", "features:same.npz", "--against", "features:same.npz", *FROM_FILE)
+    found = answer(capsys, *base)
+    assert "was fitted on inputs" in found["warnings"][0]
+    assert "cannot be recognised, and all 60 examples" in found["warnings"][0]
+    base = ("ood", "features:wide.npz", "--against", "features:wide.npz", *FROM_FILE)
+    _, err = run(capsys, *base, status=2)
+    assert "of the model net.py:digits" in " ".join(err.split())
+
+
+def test_a_detector_that_does_not_tell_its_examples_is_refused(saved, capsys):
+    network, about = morse.load_network("digits.safetensors")
+    assert len(about.pop("examples")) == 75
+    morse.save_network(network, "digits.safetensors", about=about)
+    base = ("ood", "net.py:digits", *DIGITS, "--classes", "0-4", *FROM_FILE)
+    _, err = run(capsys, *base, status=2)
+    assert "--detector: expected a file that tells the examples of its fit" in err
 
 
 def test_named_held_out_data_leave_all_to_the_fit(files, capsys):

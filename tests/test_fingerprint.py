@@ -43,6 +43,17 @@ def all_differ(datasets):
     assert all(len(one) == 64 and int(one, 16) >= 0 for one in found)
 
 
+def test_an_example_has_one_digest_in_every_subset_order_and_choice_of_classes():
+    whole = data.load("digits")
+    found = whole.example_digests()
+    assert all(len(one) == 16 and int(one, 16) >= 0 for one in found)
+    assert len(set(found)) == len({one.numpy().tobytes() for one in whole.inputs})
+    inputs_of = dict(zip(found, whole.inputs, strict=True))
+    for part in (whole.select(subset=20, seed=1), whole.select(classes="7,2", subset=20)):
+        for digest, inputs in zip(part.example_digests(), part.inputs, strict=True):
+            assert torch.equal(inputs_of[digest], inputs)
+
+
 def test_tensors():
     inputs = tensors().inputs
     changed = inputs.clone()

@@ -189,7 +189,11 @@ def _as_json(scored: _Scored, machine: MachineOptions) -> OodDict:
         "detector": scored.detector.about,
         "against": against,
         "seconds_per_example": scored.seconds_per_example,
-        "warnings": [*data.notes, *(note for one in against for note in one["notes"])],
+        "warnings": [
+            *data.notes,
+            *scored.detector.notes,
+            *(note for one in against for note in one["notes"]),
+        ],
         "provenance": {
             **data.origin,
             **provenance(seed=machine.seed, device=scored.of_held_out.device),
@@ -204,9 +208,7 @@ def _files_of(scored: _Scored, files: OodFiles) -> list[OutputFile]:
 
     found = []
     if files.save is not None:
-        write = partial(
-            save_network, scored.detector.network, about=scored.detector.beside(scored.data)
-        )
+        write = partial(save_network, scored.detector.network, about=scored.detector.beside())
         found.append(OutputFile("--save", files.save, write))
     if files.plot is not None:
         held_out = _numbers(scored.of_held_out)
