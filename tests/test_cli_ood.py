@@ -1,20 +1,25 @@
 """`geocollapse ood` as a user runs it."""
 
 import csv
+import importlib.util
 import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import geocollapse as geo
 from geocollapse import morse
 from geocollapse.cli import main
 from geocollapse.cli.schemas import schema
+from geocollapse.data import load
 
 NETWORK = """
 import torch
@@ -267,6 +272,50 @@ def test_the_figure_and_the_result_are_written(files, capsys):
     run(capsys, *KEPT, *QUICK, "--plot", "scores.png", "--out", "ood.json")
     assert Path("scores.png").read_bytes()[:4] == b"\x89PNG"
     assert json.loads(Path("ood.json").read_text())["against"][0]["data"] == "near"
+
+
+def test_the_calibration_of_the_classifier_is_told_with_and_without_the_temperature(files, capsys):
+    """As computed by hand from the held-out half, in the order of the seed."""
+    base = ("ood", "net.py:digits", "digits", "--against", "digits:train", *QUICK, "--save")
+    found = answer(capsys, *base, "a.safetensors", "--reliability", "reliability.png")
+    assert Path("reliability.png").read_bytes()[:4] == b"\x89PNG"
+    jsonschema.validate(found, schema("ood"))
+    held_out, network = held_out_digits(), morse.load_network("a.safetensors").network
+    logits = held_out.features @ held_out.head.weight.T + held_out.head.bias
+    with torch.no_grad():
+        density = network.log_density(held_out.features)
+    tempered = morse.tempered_logits(logits, density)
+    kept = found["calibration"]
+    for name, one in (("ece", logits), ("ece_with_temperature", tempered)):
+        expected = morse.reliability(one.softmax(dim=1), held_out.labels).ece
+        assert kept[name] == pytest.approx(expected, abs=1e-5)
+    right = (logits.argmax(dim=1) == held_out.labels).double().mean()
+    assert kept["accuracy"] == pytest.approx(float(right))
+    assert kept["ece"] != kept["ece_with_temperature"]
+    out, _ = run(capsys, *base, "b.safetensors")
+    line = f"calibration error (ECE) is {kept['ece']:.3f}, and {kept['ece_with_temperature']:.3f}"
+    assert line in out
+
+
+def held_out_digits():
+    """Half of the test digits, with the classifier of ``digits`` in net.py."""
+    spec = importlib.util.spec_from_file_location("net", "net.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    whole = geo.collect_features(module.digits(), load("digits", split="test"))
+    n = len(whole.features)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    rows = order[round(0.5 * n) :]
+    return replace(whole, features=whole.features[rows], labels=whole.labels[rows])
+
+
+def test_without_a_classifier_of_these_classes_there_is_no_calibration(files, capsys):
+    assert answer(capsys, *KEPT, *QUICK)["calibration"] is None
+    base = ("ood", "net.py:digits", "digits", "--classes", "0-4", "--against", "digits:train")
+    assert answer(capsys, *base, *QUICK)["calibration"] is None
+    _, err = run(capsys, *base, *QUICK, "--reliability", "a.png", status=2)
+    told = "--reliability: expected a classifier of the classes of digits:test, got none (accuracy"
+    assert told in err
 
 
 @pytest.mark.parametrize(

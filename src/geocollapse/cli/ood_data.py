@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from geocollapse.measurement.cached import CollectSettings
     from geocollapse.models import Prepared
     from geocollapse.store.cache import FeatureCache
+    from geocollapse.store.kept import LinearHead
 
 _PREPARATION = ("mean", "std", "input shape", "image_size", "resize", "crop", "interpolation")
 
@@ -74,6 +75,8 @@ class Found:
         source: likewise, as far as it is known.
         digests: a digest of each example, the same wherever it is found.
         holds: what the digests are of, ``inputs`` of a model or ``features`` of a file.
+        class_names: a name for class 0, 1, ..., if they are known.
+        head: the linear classifier that the layer feeds, if any.
         origin: of the features, for the provenance.
         preparation: how inputs became those of the model, as far as it is known.
         notes: what a reader must know.
@@ -87,6 +90,8 @@ class Found:
     source: Source
     digests: Callable[[], list[str]]
     holds: Literal["inputs", "features"]
+    class_names: Sequence[str] | None = None
+    head: LinearHead | None = None
     origin: Mapping[str, object] = field(default_factory=dict)
     preparation: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -254,6 +259,8 @@ class _Reader:
             ),
             digests=dataset.example_digests,
             holds="inputs",
+            class_names=kept.context.class_names,
+            head=kept.head,
             origin=kept.context.provenance,
             preparation=_preparation_of(dataset),
             notes=dataset.notes,
@@ -302,6 +309,8 @@ def _of_file(path: Path, device: torch.device) -> Found:
         source=source,
         digests=partial(_row_digests, kept.features),
         holds="features",
+        class_names=kept.context.class_names,
+        head=kept.head,
         origin=origin,
         preparation=kept.context.preprocessing,
     )
