@@ -18,6 +18,11 @@ from stored_blocks import ROOT, verdict_table
 
 PAGE = ROOT / "docs" / "morse.md"
 CELLS = ROOT / "benchmarks" / "results" / "ood.json"
+ANSWER = ROOT / "benchmarks" / "results" / "ood_answer.txt"
+FIGURES = ("ood-scores.png", "ood-reliability.png")
+COMMAND = """geocollapse ood examples/cifar_resnet.py:resnet20@resnet20-12fca82f.th cifar10 \\
+    --against cifar100 --subset 2000 --plot ood-scores.png --reliability ood-reliability.png
+"""
 BLOCK = re.compile(r"<!-- morse: (\S+) -->\n(.*?)<!-- end of \1 -->", re.DOTALL)
 HEADS = ("CIFAR-100", "Fashion-MNIST", "MNIST", "Gaussian noise", "uniform noise")
 NETWORKS = {f"resnet{depth}": f"ResNet-{depth}" for depth in (20, 32, 44, 56)}
@@ -93,7 +98,12 @@ def verdicts(path=CELLS):
     yield ""
 
 
-BLOCKS = {"detectors": detectors, "verdicts": verdicts}
+def answer():
+    """The command, and what it printed on the machine of the benchmarks."""
+    yield f"\n```console\n$ {COMMAND}{ANSWER.read_text(encoding='utf-8').rstrip()}\n```\n"
+
+
+BLOCKS = {"answer": answer, "detectors": detectors, "verdicts": verdicts}
 
 
 def block(name):

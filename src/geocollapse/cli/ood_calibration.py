@@ -62,8 +62,8 @@ class Calibration:
     def line(self) -> str:
         """Both calibration errors in words."""
         return (
-            f"the classifier is right on {self.accuracy:.1%}; its calibration error (ECE) is "
-            f"{self.plain.ece:.3f}, and {self.tempered.ece:.3f} at the temperature of the density "
+            f"classifier: {100 * self.accuracy:.1f} % right, calibration error (ECE) "
+            f"{self.plain.ece:.3f}, {self.tempered.ece:.3f} at temperature 1/density "
             f"(median {self.temperature:.3g})"
         )
 
