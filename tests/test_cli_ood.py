@@ -22,6 +22,7 @@ from PIL import Image
 import geocollapse as geo
 from geocollapse import morse
 from geocollapse.cli import main
+from geocollapse.cli.ood_data import Source
 from geocollapse.cli.schemas import schema
 from geocollapse.data import load
 from morse_page import ANSWER, COMMAND, FIGURES
@@ -199,6 +200,15 @@ def test_a_detector_of_another_model_or_layer_is_refused(saved, capsys, model, e
     _, err = run(capsys, "ood", *model, *DIGITS, "--classes", "0-4", *FROM_FILE, status=2)
     assert "--detector: expected a detector of the features that are scored" in err
     assert error in " ".join(err.split())
+
+
+def test_sources_differ_only_in_what_both_know():
+    one = Source("net", "digest", "fc:in", None)
+    assert one.difference(Source()) == one.difference(one) == Source().difference(one) == ""
+    assert one.difference(Source("renamed", "digest", "fc:in")) == ""
+    assert one.difference(Source("net", "digest", "fc:in", "mean")) == "net with --pool unset"
+    assert one.difference(Source("other", None, "fc:in")) == "the model net"
+    assert one.difference(Source("net", None, "")) == "the layer 'fc:in' of net"
 
 
 def test_kept_features_tell_their_model_and_layer_but_not_the_examples(saved, capsys):

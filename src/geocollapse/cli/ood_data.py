@@ -202,6 +202,7 @@ class _Reader:
 
     request: Request
     inputs: ModelAndData
+    digest: str
     tokenizer: str | None
     machine: MachineOptions
     settings: CollectSettings
@@ -216,12 +217,14 @@ class _Reader:
         machine: MachineOptions,
         use_cache: bool,
     ) -> _Reader:
+        from geocollapse.models.fingerprint import fingerprint
         from geocollapse.store.cache import FeatureCache
 
         settings = collect_settings(options, machine)
         inputs = request.resolve(options, data_options, machine)
         cache = FeatureCache() if use_cache else None
-        return cls(request, inputs, options.tokenizer, machine, settings, cache)
+        digest = fingerprint(inputs.model)
+        return cls(request, inputs, digest, options.tokenizer, machine, settings, cache)
 
     def read_named(self, spec: str, options: DataOptions) -> Found:
         """Features of a data set by name, prepared as the model takes it."""
@@ -235,7 +238,6 @@ class _Reader:
     def read(self, dataset: Prepared) -> Found:
         """Features of a data set, from a pass of the model or from the cache."""
         from geocollapse.measurement.cached import cached_features
-        from geocollapse.models.fingerprint import fingerprint
 
         origin = {**self.inputs.origin, "data": dataset.name, "split": dataset.split}
         kept = cached_features(
@@ -253,7 +255,7 @@ class _Reader:
             layer=kept.layer,
             source=Source(
                 self.inputs.origin["model"],
-                fingerprint(self.inputs.model),
+                self.digest,
                 kept.layer,
                 self.settings.pool,
             ),
