@@ -6,11 +6,13 @@ random half of them for each seed: Morse networks with and without labels, those
 scikit-learn's one-class SVM. The settings of Morse with labels (linear map, lambda 10) are the
 defaults of `geocollapse ood`, which were chosen on CIFAR-10 test against CIFAR-100: its first
 column is not blind. ViM has half of the dimensions, the SVM nu 0.05 on standardised features; the
-others have their libraries' defaults. Prints a table and stores every
-value; cells that are stored are not run again. Needs GEOCOLLAPSE_DATA, and the checkpoints of the
-networks:
+others have their libraries' defaults. Prints a table and stores every value. Cells that are stored
+are run again only with --again. Needs GEOCOLLAPSE_DATA, and the checkpoints of the networks:
 
-    python benchmarks/ood.py --checkpoints FOLDER [--models resnet20] [--n 2000] [--seeds 3]
+    python benchmarks/ood.py --checkpoints FOLDER [--again] [--models resnet20] [--seeds 3]
+
+Verdicts on the claims of `papers/morse` follow the tables. `REWRITE_PAGES=1 pytest
+tests/test_morse_page.py` puts both on docs/morse.md.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from geocollapse.data import LabelledData
 from geocollapse.data.labelled import About
 from geocollapse.measurement.cached import CollectSettings, cached_features
 from geocollapse.models import LoadedModel
+from geocollapse.papers.registry import benchmark_papers
 from geocollapse.store.cache import FeatureCache
 
 ROOT = Path(__file__).parents[1]
@@ -185,9 +188,9 @@ def _noise(name: str, model: LoadedModel, n: int) -> LabelledData:
 
 
 def missing_cells(
-    results: dict[str, dict[str, object]], names: list[str], seeds: int
+    results: Mapping[str, dict[str, object]], names: list[str], seeds: int
 ) -> Iterator[tuple[str, str, int]]:
-    """Network, detector and seed of what is not stored yet."""
+    """Network, detector and seed of what is not among the results."""
     for name in names:
         for detector in DETECTORS:
             for seed in range(1 if detector in NOT_FITTED else seeds):
@@ -233,6 +236,16 @@ def show(results: dict[str, dict[str, object]], name: str, value: str) -> None:
     Console(width=160).print(table)
 
 
+def show_verdicts(path: Path) -> None:
+    """The verdicts on the claims on Morse networks, from the stored cells."""
+    table = Table("claim", "judged", "verdict", "networks", "effect", "95 % interval")
+    for verdict in benchmark_papers()["morse"].judge(path):
+        low, high = verdict.interval
+        row = (verdict.claim, verdict.statement, verdict.verdict, str(verdict.n_runs))
+        table.add_row(*row, f"{verdict.effect:.3f}", f"{low:.3f} to {high:.3f}")
+    Console(width=160).print(table)
+
+
 def _interval(values: list[float]) -> str:
     """Mean with the half-width of Student's interval over seeds."""
     mean = float(np.mean(values))
@@ -250,6 +263,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(CHECKPOINTS), choices=CHECKPOINTS)
     parser.add_argument("--n", type=int, default=10_000, help="images of each set, and fitted on")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--again", action="store_true", help="run what is stored too")
     parser.add_argument("--out", type=Path, default=RESULTS / "ood.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -258,7 +272,8 @@ def main() -> None:
         sys.exit(f"--n: expected {stored['n']}, as {arguments.out} has, got {arguments.n}")
     results = stored.get("cells", {})
     features: dict[str, Features] = {}
-    for name, detector, seed in missing_cells(results, arguments.models, arguments.seeds):
+    kept = {} if arguments.again else results
+    for name, detector, seed in [*missing_cells(kept, arguments.models, arguments.seeds)]:
         if name not in features:
             features = {name: Features(name, arguments.checkpoints, arguments.n)}
         print(f"{name} {detector} seed {seed}", file=sys.stderr, flush=True)
@@ -272,6 +287,7 @@ def main() -> None:
     for name in arguments.models:
         for value in ("auroc", "fpr95"):
             show(results, name, value)
+    show_verdicts(arguments.out)
 
 
 if __name__ == "__main__":

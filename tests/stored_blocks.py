@@ -25,7 +25,13 @@ def block(recipe, report, names):
     """The lines of a block: what it cost, the verdicts, and the figures."""
     charts = {chart.name: chart for chart in report.charts}
     images = [f"![{charts[name].title}](figures/stored/{recipe}-{name}.png)" for name in names]
-    lines = [cost(report), "", *table(report), "", *(f"{image}\n" for image in images)]
+    lines = [
+        cost(report),
+        "",
+        *verdict_table(report.verdicts),
+        "",
+        *(f"{image}\n" for image in images),
+    ]
     return "\n".join(lines)
 
 
@@ -42,11 +48,11 @@ def cost(report):
     return f"{len(runs)} runs{converged} in {time} of one thread on {machines}, beside other work:"
 
 
-def table(report):
+def verdict_table(verdicts):
     """The main verdicts with data, in the order of the claims."""
     yield "| claim | judged | verdict | effect | 95 % interval | p |"
     yield "|---|---|---|---|---|---|"
-    for verdict in report.verdicts:
+    for verdict in verdicts:
         if verdict.view == "main" and verdict.n_runs:
             sweep = "" if verdict.sweep == "all runs" else f" ({words(verdict.sweep)})"
             remark = f"; {verdict.remark}" if verdict.remark else ""

@@ -1,19 +1,32 @@
 """`geocollapse ood` as a user runs it."""
 
 import csv
+import importlib.util
 import io
 import json
+import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import geocollapse as geo
+from geocollapse import morse
 from geocollapse.cli import main
+from geocollapse.cli.ood_data import Source
 from geocollapse.cli.schemas import schema
+from geocollapse.data import load
+from morse_page import ANSWER, COMMAND, FIGURES
+from stored_blocks import ROOT
 
 NETWORK = """
 import torch
@@ -23,6 +36,16 @@ from torch import nn
 def digits():
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+def others():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+def square():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32))
 
 
 class Grey(nn.Module):
@@ -35,7 +58,8 @@ def grey():
     return nn.Sequential(Grey(), nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
 """
 QUICK = ("--n-steps", 300, "--quiet")
-EXAMPLE = Path(__file__).parents[1] / "examples" / "cifar_resnet.py"
+EXAMPLE = ROOT / "examples" / "cifar_resnet.py"
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 @pytest.fixture
@@ -122,6 +146,93 @@ def test_a_saved_detector_gives_the_same_answer_on_the_same_held_out_share(files
     assert found["n_held_out"] == 400  # it saw none of these
 
 
+DIGITS = ("digits", "--against", "digits", "--against-classes", "5-9", "--subset", 150)
+FROM_FILE = ("--detector", "digits.safetensors", "--quiet")
+
+
+@pytest.fixture
+def saved(files, capsys):
+    """A detector fitted on 75 of 150 digits from 0 to 4."""
+    arguments = ("ood", "net.py:digits", *DIGITS, "--classes", "0-4", *QUICK)
+    return answer(capsys, *arguments, "--save", "digits.safetensors")
+
+
+def test_examples_of_the_fit_are_never_scored_as_held_out(saved, capsys):
+    base = ("ood", "net.py:digits", *DIGITS, "--classes", "0-4", *FROM_FILE)
+    same = answer(capsys, *base)
+    assert same["against"] == saved["against"]
+    left = "was fitted on {} of 150 examples of digits:test: the other {} are scored"
+    assert same["warnings"] == [f"digits.safetensors {left.format(75, 75)}"]
+    other = answer(capsys, *base, "--seed", 1)  # another subset, with some of the same images
+    n = other["n_held_out"]
+    assert 75 < n < 150
+    assert other["warnings"] == [f"digits.safetensors {left.format(150 - n, n)}"]
+    held = answer(capsys, *base, "--seed", 1, "--held-out", "digits")
+    assert held["warnings"][-1] == other["warnings"][0]
+    assert held["n_held_out"] == n
+
+
+def test_other_data_are_scored_whole_and_a_note_says_so(saved, capsys):
+    base = ("ood", "net.py:digits", *DIGITS, "--classes", "5-9", *FROM_FILE)
+    found = answer(capsys, *base)
+    assert found["n_held_out"] == 150
+    told = "fitted on other examples, of digits:test: all 150 examples of digits:test are scored"
+    assert [note.partition(" was ")[2] for note in found["warnings"]] == [told]
+    assert f"note: digits.safetensors was {told}" in run(capsys, *base)[0]
+
+
+def test_another_preparation_hides_the_examples_of_the_fit_and_a_note_says_so(saved, capsys):
+    base = ("ood", "net.py:digits", *DIGITS, "--classes", "0-4", *FROM_FILE)
+    found = answer(capsys, *base, "--mean", 0.3, "--std", 0.4)
+    assert "prepared otherwise than the data of digits.safetensors (mean" in found["warnings"][0]
+    assert "examples of the fit may not be recognised" in found["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("model", "error"),
+    [
+        (("net.py:others",), "of net.py:digits, which has other weights, code or precision"),
+        (("net.py:square",), "of net.py:digits, which has other weights, code or precision"),
+        (("net.py:digits", "--layer", "2"), "of the layer '3:in' of net.py:digits"),
+    ],
+)
+def test_a_detector_of_another_model_or_layer_is_refused(saved, capsys, model, error):
+    _, err = run(capsys, "ood", *model, *DIGITS, "--classes", "0-4", *FROM_FILE, status=2)
+    assert "--detector: expected a detector of the features that are scored" in err
+    assert error in " ".join(err.split())
+
+
+def test_sources_differ_only_in_what_both_know():
+    one = Source("net", "digest", "fc:in", None)
+    assert one.difference(Source()) == one.difference(one) == Source().difference(one) == ""
+    assert one.difference(Source("renamed", "digest", "fc:in")) == ""
+    assert one.difference(Source("net", "digest", "fc:in", "mean")) == "net with --pool unset"
+    assert one.difference(Source("other", None, "fc:in")) == "the model net"
+    assert one.difference(Source("net", None, "")) == "the layer 'fc:in' of net"
+
+
+def test_kept_features_tell_their_model_and_layer_but_not_the_examples(saved, capsys):
+    for name, net in (("same", "net.py:digits"), ("wide", "net.py:square")):
+        save = ("--save-features", f"{name}.npz", "--subset", 60, "--quiet")
+        run(capsys, "measure", net, "digits", *save)
+    base = ("ood", "features:same.npz", "--against", "features:same.npz", *FROM_FILE)
+    found = answer(capsys, *base)
+    assert "was fitted on inputs" in found["warnings"][0]
+    assert "cannot be recognised, and all 60 examples" in found["warnings"][0]
+    base = ("ood", "features:wide.npz", "--against", "features:wide.npz", *FROM_FILE)
+    _, err = run(capsys, *base, status=2)
+    assert "of the model net.py:digits" in " ".join(err.split())
+
+
+def test_a_detector_that_does_not_tell_its_examples_is_refused(saved, capsys):
+    network, about = morse.load_network("digits.safetensors")
+    assert len(about.pop("examples")) == 75
+    morse.save_network(network, "digits.safetensors", about=about)
+    base = ("ood", "net.py:digits", *DIGITS, "--classes", "0-4", *FROM_FILE)
+    _, err = run(capsys, *base, status=2)
+    assert "--detector: expected a file that tells the examples of its fit" in err
+
+
 def test_named_held_out_data_leave_all_to_the_fit(files, capsys):
     held = ("--held-out", "features:near.npz", "--save", "all.safetensors")
     found = answer(capsys, *KEPT, "--against", "features:far.npz", *held, *QUICK)
@@ -178,6 +289,50 @@ def test_the_figure_and_the_result_are_written(files, capsys):
     run(capsys, *KEPT, *QUICK, "--plot", "scores.png", "--out", "ood.json")
     assert Path("scores.png").read_bytes()[:4] == b"\x89PNG"
     assert json.loads(Path("ood.json").read_text())["against"][0]["data"] == "near"
+
+
+def test_the_calibration_of_the_classifier_is_told_with_and_without_the_temperature(files, capsys):
+    """As computed by hand from the held-out half, in the order of the seed."""
+    base = ("ood", "net.py:digits", "digits", "--against", "digits:train", *QUICK, "--save")
+    found = answer(capsys, *base, "a.safetensors", "--reliability", "reliability.png")
+    assert Path("reliability.png").read_bytes()[:4] == b"\x89PNG"
+    jsonschema.validate(found, schema("ood"))
+    held_out, network = held_out_digits(), morse.load_network("a.safetensors").network
+    logits = held_out.features @ held_out.head.weight.T + held_out.head.bias
+    with torch.no_grad():
+        density = network.log_density(held_out.features)
+    tempered = morse.tempered_logits(logits, density)
+    kept = found["calibration"]
+    for name, one in (("ece", logits), ("ece_with_temperature", tempered)):
+        expected = morse.reliability(one.softmax(dim=1), held_out.labels).ece
+        assert kept[name] == pytest.approx(expected, abs=1e-5)
+    right = (logits.argmax(dim=1) == held_out.labels).double().mean()
+    assert kept["accuracy"] == pytest.approx(float(right))
+    assert kept["ece"] != kept["ece_with_temperature"]
+    out, _ = run(capsys, *base, "b.safetensors")
+    line = f"calibration error (ECE) {kept['ece']:.3f}, {kept['ece_with_temperature']:.3f} at temp"
+    assert line in out
+
+
+def held_out_digits():
+    """Half of the test digits, with the classifier of ``digits`` in net.py."""
+    spec = importlib.util.spec_from_file_location("net", "net.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    whole = geo.collect_features(module.digits(), load("digits", split="test"))
+    n = len(whole.features)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    rows = order[round(0.5 * n) :]
+    return replace(whole, features=whole.features[rows], labels=whole.labels[rows])
+
+
+def test_without_a_classifier_of_these_classes_there_is_no_calibration(files, capsys):
+    assert answer(capsys, *KEPT, *QUICK)["calibration"] is None
+    base = ("ood", "net.py:digits", "digits", "--classes", "0-4", "--against", "digits:train")
+    assert answer(capsys, *base, *QUICK)["calibration"] is None
+    _, err = run(capsys, *base, *QUICK, "--reliability", "a.png", status=2)
+    told = "--reliability: expected a classifier of the classes of digits:test, got none (accuracy"
+    assert told in err
 
 
 @pytest.mark.parametrize(
@@ -239,13 +394,27 @@ def test_help_imports_no_torch_and_takes_under_three_tenths_of_a_second():
 
 
 @pytest.mark.data
-def test_cifar100_is_told_from_cifar10_by_a_public_network(
+def test_the_command_of_the_page_answers_what_is_stored(
     files, capsys, checkpoints, data_root, monkeypatch
 ):
+    """`REWRITE_PAGES=1` stores the answer and the figures anew."""
     monkeypatch.setenv("GEOCOLLAPSE_DATA", str(data_root))
-    model = f"{EXAMPLE}:resnet20@{checkpoints}/resnet20-12fca82f.th"
-    arguments = ("ood", model, "cifar10", "--against", "cifar100", "--subset", 1000, "--quiet")
-    found = answer(capsys, *arguments)
+    (files / "examples").mkdir()
+    shutil.copy(EXAMPLE, "examples")
+    shutil.copy(checkpoints / "resnet20-12fca82f.th", ".")
+    arguments = shlex.split(COMMAND.replace("\\\n", ""))[1:]
+    out, _ = run(capsys, *arguments, "--out", "ood.json", "--quiet")
+    found = json.loads(Path("ood.json").read_text())
     assert found["layer"] == "linear:in"
-    assert 0.8 < found["against"][0]["auroc"]["value"] < 0.92
     assert found["against"][0]["notes"] == []
+    if os.environ.get("REWRITE_PAGES"):
+        ANSWER.write_text(out)
+        for name in FIGURES:
+            shutil.copy(name, ROOT / "docs" / "figures")
+    words, numbers = (
+        [take(text) for text in (ANSWER.read_text(), out)]
+        for take in (lambda text: NUMBER.sub("", text).split(), NUMBER.findall)
+    )
+    assert words[0] == words[1]
+    values = [[float(number) for number in one] for one in numbers]
+    assert values[1] == pytest.approx(values[0], abs=0.01)

@@ -43,6 +43,17 @@ def all_differ(datasets):
     assert all(len(one) == 64 and int(one, 16) >= 0 for one in found)
 
 
+def test_an_example_has_one_digest_in_every_subset_order_and_choice_of_classes():
+    whole = data.load("digits")
+    found = whole.example_digests()
+    assert all(len(one) == 16 and int(one, 16) >= 0 for one in found)
+    assert len(set(found)) == len({one.numpy().tobytes() for one in whole.inputs})
+    inputs_of = dict(zip(found, whole.inputs, strict=True))
+    for part in (whole.select(subset=20, seed=1), whole.select(classes="7,2", subset=20)):
+        for digest, inputs in zip(part.example_digests(), part.inputs, strict=True):
+            assert torch.equal(inputs_of[digest], inputs)
+
+
 def test_tensors():
     inputs = tensors().inputs
     changed = inputs.clone()
@@ -113,6 +124,12 @@ def test_a_folder_and_a_table_of_the_same_files_agree(tmp_path):
     shards = data.load(f"parquet:{tmp_path / 'x.parquet'}")
     assert shards.fingerprint() == data.load(spec).fingerprint()
     all_differ([shards, shards.select(subset=2), shards.select(classes="a")])
+    digests = shards.example_digests()
+    assert len(set(digests)) == len({path.read_bytes() for path in paths})
+    small = data.load(spec, image_size=4)  # images are hashed before any preprocessing
+    assert small.example_digests() == digests
+    rows = [row for row, label in enumerate(labels) if label == "a"]
+    assert shards.select(classes="a").example_digests() == [digests[row] for row in rows]
 
 
 def test_images_that_do_not_decode_are_hashed_too(tmp_path):
@@ -186,6 +203,10 @@ def test_texts_and_their_tokens():
         ]
     )
     assert prepare(model, texts).fingerprint() == prepare(model, texts).fingerprint()
+    for whole in (texts, prepare(model, texts)):
+        digests = whole.example_digests()
+        assert len(set(digests)) == 3
+        assert whole.select(classes="1").example_digests() == digests[1:2]
 
 
 @pytest.mark.parametrize("seed", ["0", "1"])

@@ -20,7 +20,7 @@ from geocollapse.papers import registry
 from geocollapse.papers.claims import Claim, Paper
 from geocollapse.papers.collapse_transfer.claims import CLAIMS
 from geocollapse.papers.collapse_transfer.judge import judge
-from geocollapse.papers.registry import claims_of, papers, papers_of
+from geocollapse.papers.registry import benchmark_papers, claims_of, papers, papers_of
 from geocollapse.papers.verdict import Verdict
 from geocollapse.reports import sweep_report
 from geocollapse.reports.sweep_charts import charts
@@ -337,7 +337,8 @@ def test_a_report_reads_its_folder_once_and_judges_once(tmp_path, monkeypatch, c
 
 
 def test_verdicts_are_on_registered_claims_and_names_are_unique(sweep):
-    claims = [claim.name for paper in papers().values() for claim in paper.claims]
+    every = (*papers().values(), *benchmark_papers().values())
+    claims = [claim.name for paper in every for claim in paper.claims]
     assert len(set(claims)) == len(claims)
     assert [claim.name for claim in CLAIMS] == [
         "complexity-collapse",

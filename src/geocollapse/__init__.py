@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from geocollapse.integrations.scikit_learn import MorseProbabilities as MorseProbabilities
     from geocollapse.jacobian import squared_jacobian_norms as squared_jacobian_norms
     from geocollapse.measurement import Measurement as Measurement
+    from geocollapse.measurement import collect_features as collect_features
     from geocollapse.measurement import margin_complexity as margin_complexity
     from geocollapse.measurement import measure as measure
     from geocollapse.measurement import measure_features as measure_features
@@ -82,6 +83,7 @@ _HOME = {
     "Ranking": "ranking",
     "alpha_req": "transfer",
     "cdnv": "collapse",
+    "collect_features": "measurement",
     "compare": "ranking",
     "compare_complexity": "complexity",
     "directional_cdnv": "collapse",

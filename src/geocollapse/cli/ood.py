@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from geocollapse.cli.answer import SCHEMA_VERSION, Answer, Display, table
+from geocollapse.cli.ood_calibration import Calibration, check_classifier
 from geocollapse.cli.ood_data import OutlierData, find_all
 from geocollapse.cli.ood_detector import Detector, FitOptions
 from geocollapse.cli.options import (
@@ -72,6 +73,14 @@ class OodFiles:
     plot: Annotated[
         Path | None, Option(metavar="FILE", help="Draw the scores. .png, .pdf or .svg.")
     ] = None
+    reliability: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="Draw the accuracy of the model by its confidence, with and without the "
+            "temperature of the density.",
+        ),
+    ] = None
     no_cache: Annotated[
         bool, Option("--no-cache", help="Neither read nor keep features on disk.")
     ] = False
@@ -81,10 +90,12 @@ class OodFiles:
         """Refuse files that cannot be written, before any work."""
         from geocollapse.measurement.figure import check_figure
 
-        for name in ("save", "plot", "out"):
+        for name in ("save", "plot", "reliability", "out"):
             check_writable(getattr(self, name), f"--{name}")
-        if self.plot is not None:
-            check_figure(self.plot, argument="--plot")
+        for name in ("plot", "reliability"):
+            figure = getattr(self, name)
+            if figure is not None:
+                check_figure(figure, argument=f"--{name}")
         if self.save is not None and self.save.suffix != ".safetensors":
             raise ValueError(
                 f"--save: expected a file ending in .safetensors, got {str(self.save)!r}; do "
@@ -101,6 +112,7 @@ class _Scored:
     of_held_out: Tensor
     of_others: list[Tensor]
     detections: list[Detection]
+    calibration: Calibration | None
     seconds_per_example: float
 
 
@@ -140,6 +152,8 @@ def ood(
         against_classes=others.against_classes,
         use_cache=not files.no_cache,
     )
+    if files.reliability is not None:
+        check_classifier(found.held_out or found.data)
     scored = _scored(found, others, fit_options, settings)
     result = _as_json(scored, machine)
     return Answer(
@@ -166,7 +180,8 @@ def _scored(
     n_scored = len(of_held_out) + sum(len(one) for one in of_others)
     seconds = (time.perf_counter() - start) / n_scored
     detections = [detection(of_held_out, one, seed=settings.seed) for one in of_others]
-    return _Scored(found, detector, of_held_out, of_others, detections, seconds)
+    calibration = Calibration.of(detector.network, detector.held_out)
+    return _Scored(found, detector, of_held_out, of_others, detections, calibration, seconds)
 
 
 def _as_json(scored: _Scored, machine: MachineOptions) -> OodDict:
@@ -187,9 +202,14 @@ def _as_json(scored: _Scored, machine: MachineOptions) -> OodDict:
         "n_held_out": len(scored.of_held_out),
         "held_out": scored.data.held_out_name,
         "detector": scored.detector.about,
+        "calibration": None if scored.calibration is None else scored.calibration.to_dict(),
         "against": against,
         "seconds_per_example": scored.seconds_per_example,
-        "warnings": [*data.notes, *(note for one in against for note in one["notes"])],
+        "warnings": [
+            *data.notes,
+            *scored.detector.notes,
+            *(note for one in against for note in one["notes"]),
+        ],
         "provenance": {
             **data.origin,
             **provenance(seed=machine.seed, device=scored.of_held_out.device),
@@ -204,9 +224,7 @@ def _files_of(scored: _Scored, files: OodFiles) -> list[OutputFile]:
 
     found = []
     if files.save is not None:
-        write = partial(
-            save_network, scored.detector.network, about=scored.detector.beside(scored.data)
-        )
+        write = partial(save_network, scored.detector.network, about=scored.detector.beside())
         found.append(OutputFile("--save", files.save, write))
     if files.plot is not None:
         held_out = _numbers(scored.of_held_out)
@@ -216,6 +234,11 @@ def _files_of(scored: _Scored, files: OodFiles) -> list[OutputFile]:
         threshold = float(sorted(held_out)[int(0.95 * len(held_out) - 1e-9)])
         chart = score_chart(by_name, threshold, title=f"Scores against {scored.data.held_out_name}")
         found.append(OutputFile("--plot", files.plot, lambda path: save_as(chart, path)))
+    if files.reliability is not None and scored.calibration is not None:
+        reliability = scored.calibration.chart()
+        found.append(
+            OutputFile("--reliability", files.reliability, lambda path: save_as(reliability, path))
+        )
     return found
 
 
@@ -253,6 +276,7 @@ def _shown(scored: _Scored, result: OodDict) -> str:
         f"{layer}: density of {kind}, {about['kernel']} kernel, {fitted}; "
         f"{result['n_held_out']} held out, 95 % intervals",
         table(columns, rows),
+        *([] if scored.calibration is None else [scored.calibration.line()]),
     ]
     return "\n".join([*lines, *(f"note: {note}" for note in result["warnings"])])
 

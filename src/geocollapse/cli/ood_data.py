@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from geocollapse.cli.options import DataOptions, MachineOptions, ModelOptions
 from geocollapse.cli.resolve import (
@@ -26,8 +27,39 @@ if TYPE_CHECKING:
     from geocollapse.measurement.cached import CollectSettings
     from geocollapse.models import Prepared
     from geocollapse.store.cache import FeatureCache
+    from geocollapse.store.kept import LinearHead
 
 _PREPARATION = ("mean", "std", "input shape", "image_size", "resize", "crop", "interpolation")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model and layer that features come from; None for what is not known.
+
+    Attributes:
+        model: its name.
+        digest: of its code and weights.
+        layer: whose features they are.
+        pool: how positions were pooled.
+    """
+
+    model: str | None = None
+    digest: str | None = None
+    layer: str | None = None
+    pool: str | None = None
+
+    def difference(self, other: Source) -> str:
+        """What these features are, in words, if they are known to be none of ``other``."""
+        if self.digest is not None and other.digest is not None:
+            if self.digest != other.digest:
+                return f"{self.model}, which has other weights, code or precision"
+            if self.pool != other.pool:
+                return f"{self.model} with --pool {self.pool or 'unset'}"
+        elif None not in (self.model, other.model) and self.model != other.model:
+            return f"the model {self.model}"
+        if None not in (self.layer, other.layer) and self.layer != other.layer:
+            return f"the layer {self.layer or 'of the output'!r} of {self.model}"
+        return ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +72,11 @@ class Found:
         name: of the data set.
         split: the part of it.
         layer: whose features they are.
+        source: likewise, as far as it is known.
+        digests: a digest of each example, the same wherever it is found.
+        holds: what the digests are of, ``inputs`` of a model or ``features`` of a file.
+        class_names: a name for class 0, 1, ..., if they are known.
+        head: the linear classifier that the layer feeds, if any.
         origin: of the features, for the provenance.
         preparation: how inputs became those of the model, as far as it is known.
         notes: what a reader must know.
@@ -50,6 +87,11 @@ class Found:
     name: str
     split: str | None
     layer: str
+    source: Source
+    digests: Callable[[], list[str]]
+    holds: Literal["inputs", "features"]
+    class_names: Sequence[str] | None = None
+    head: LinearHead | None = None
     origin: Mapping[str, object] = field(default_factory=dict)
     preparation: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -63,7 +105,12 @@ class Found:
         """Some of the examples."""
         rows = rows.to(self.features.device)
         labels = self.labels[rows.to(self.labels.device)]
-        return replace(self, features=self.features[rows], labels=labels)
+
+        def digests() -> list[str]:
+            found = self.digests()
+            return [found[row] for row in rows.tolist()]
+
+        return replace(self, features=self.features[rows], labels=labels, digests=digests)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +148,8 @@ class OutlierData:
                 f"--fit-share: expected at least 2 examples on either side, got {n_fit} of {n}; do "
                 f"more examples, or --held-out DATA"
             )
-        return self.data.rows(order[:n_fit]), self.data.rows(order[n_fit:])
+        held_out = order[n_fit:].sort().values  # as a saved detector finds them again
+        return self.data.rows(order[:n_fit]), self.data.rows(held_out)
 
 
 def find_all(
@@ -154,6 +202,7 @@ class _Reader:
 
     request: Request
     inputs: ModelAndData
+    digest: str
     tokenizer: str | None
     machine: MachineOptions
     settings: CollectSettings
@@ -168,12 +217,14 @@ class _Reader:
         machine: MachineOptions,
         use_cache: bool,
     ) -> _Reader:
+        from geocollapse.models.fingerprint import fingerprint
         from geocollapse.store.cache import FeatureCache
 
         settings = collect_settings(options, machine)
         inputs = request.resolve(options, data_options, machine)
         cache = FeatureCache() if use_cache else None
-        return cls(request, inputs, options.tokenizer, machine, settings, cache)
+        digest = fingerprint(inputs.model)
+        return cls(request, inputs, digest, options.tokenizer, machine, settings, cache)
 
     def read_named(self, spec: str, options: DataOptions) -> Found:
         """Features of a data set by name, prepared as the model takes it."""
@@ -202,6 +253,16 @@ class _Reader:
             name=dataset.name,
             split=dataset.split,
             layer=kept.layer,
+            source=Source(
+                self.inputs.origin["model"],
+                self.digest,
+                kept.layer,
+                self.settings.pool,
+            ),
+            digests=dataset.example_digests,
+            holds="inputs",
+            class_names=kept.context.class_names,
+            head=kept.head,
             origin=kept.context.provenance,
             preparation=_preparation_of(dataset),
             notes=dataset.notes,
@@ -239,15 +300,30 @@ def _of_file(path: Path, device: torch.device) -> Found:
     kept = read_features(path, device=device)
     origin = kept.context.provenance
     data = origin.get("data")
+    model = origin.get("model")
+    source = Source(model, None, kept.layer) if isinstance(model, str) else Source()
     return Found(
         features=kept.features,
         labels=kept.labels,
         name=data if isinstance(data, str) else path.stem,
         split=kept.context.split,
         layer=kept.layer,
+        source=source,
+        digests=partial(_row_digests, kept.features),
+        holds="features",
+        class_names=kept.context.class_names,
+        head=kept.head,
         origin=origin,
         preparation=kept.context.preprocessing,
     )
+
+
+def _row_digests(features: Tensor) -> list[str]:
+    """A digest of each row (n, p)."""
+    import hashlib
+
+    rows = features.cpu().float().numpy()
+    return [hashlib.sha256(row.tobytes()).hexdigest()[:16] for row in rows]
 
 
 def _heading(path: Path, device: torch.device) -> str:
@@ -266,23 +342,27 @@ def _check_width(one: Found, data: Found) -> None:
 
 def _noted(one: Found, data: Found) -> Found:
     """The features, with a note if they were prepared otherwise than the data."""
-    differing = [
-        f"{name} {_text(one.preparation.get(name))} in place of {_text(data.preparation[name])}"
-        for name in _PREPARATION
-        if name in data.preparation
-        and _text(one.preparation.get(name)) != _text(data.preparation[name])
-    ]
+    differing = differences(one.preparation, data.preparation)
     if not differing:
         return one
     note = (
-        f"{one.label} was prepared otherwise than {data.label} ({'; '.join(differing)}): a "
+        f"{one.label} was prepared otherwise than {data.label} ({differing}): a "
         f"detector may see that alone; do --image-size, --mean and --std for all"
     )
     return replace(one, notes=(*one.notes, note))
 
 
-def _text(value: object) -> str:
+def differences(one: Mapping[str, object], expected: Mapping[str, object]) -> str:
+    """The settings of a preparation that differ from those expected, in words."""
+    return "; ".join(
+        f"{name} {as_text(one.get(name))} in place of {as_text(expected[name])}"
+        for name in _PREPARATION
+        if name in expected and as_text(one.get(name)) != as_text(expected[name])
+    )
+
+
+def as_text(value: object) -> str:
     """A setting in short, numbers to four digits."""
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"({', '.join(_text(item) for item in value)})"
+        return f"({', '.join(as_text(item) for item in value)})"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from typer import Option
 
 from geocollapse.cli.ood_data import Found, OutlierData
+from geocollapse.cli.ood_fitted import FittedOn
 from geocollapse.cli.wording import option_of
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ class Detector:
         network: that was fitted.
         about: its description.
         held_out: the data to score.
-        n_fitted: examples that it was fitted on now; 0 for one from a file.
+        fitted_on: the data that it was fitted on now; None for one from a file.
+        notes: on the data to score.
         fit_share: share of the data that it was fitted on; None for all.
         seed: of the share and of the fit.
     """
@@ -97,7 +99,8 @@ class Detector:
     network: MorseNetwork | MorseClassifier
     about: DetectorDict
     held_out: Found
-    n_fitted: int = 0
+    fitted_on: Found | None = None
+    notes: tuple[str, ...] = ()
     fit_share: float | None = None
     seed: int | None = None
 
@@ -117,46 +120,40 @@ class Detector:
         about["noise"] = options.noise
         about["weight"] = options.weight
         share = fit_share if found.held_out is None else None
-        return cls(network, about, held_out, len(fitted.features), share, settings.seed)
+        return cls(network, about, held_out, fitted, (), share, settings.seed)
+
+    @property
+    def n_fitted(self) -> int:
+        """Examples that it was fitted on now; 0 for one from a file."""
+        return 0 if self.fitted_on is None else len(self.fitted_on.features)
 
     @classmethod
     def read(cls, found: OutlierData, path: Path) -> Self:
-        """Read a file of --save; of the data it was fitted on, the other share is scored.
+        """Read a file of --save; the examples that it was fitted on are not scored.
 
         Raises:
-            ValueError: features of another width, or data on all of which it was fitted.
+            ValueError: a file that does not tell its examples, features of another width, model or
+                layer, or data on all of which it was fitted.
         """
         from geocollapse.morse import load_network
 
         network, saved = load_network(path)
-        _check_layer(saved, found.data, path)
+        fitted_on = FittedOn.parsed(saved, path)
+        fitted_on.check(found.data, path)
         about = _described(network)
         noise = saved.get("noise")
         weight = saved.get("weight")
         about["file"] = str(path)
         about["noise"] = noise if isinstance(noise, str) else None
         about["weight"] = weight if isinstance(weight, float) else None
-        if found.held_out is not None or not _is_of(saved, found.data):
-            return cls(network, about, found.held_out or found.data)
-        share = saved.get("fit_share")
-        seed = saved.get("seed")
-        if not isinstance(share, float) or not isinstance(seed, int):
-            raise ValueError(
-                f"--held-out: expected data that the detector was not fitted on, got none, and "
-                f"{path.name} was fitted on all of {found.data.label}; do --held-out DATA"
-            )
-        return cls(network, about, found.split(share, seed)[1])
+        held_out, notes = fitted_on.unseen(found.held_out or found.data, path)
+        return cls(network, about, held_out, notes=notes)
 
-    def beside(self, found: OutlierData) -> dict[str, Json]:
-        """What a file of the detector tells: its features, and the examples it was fitted on."""
-        data = found.data
-        model = data.origin.get("model")
+    def beside(self) -> dict[str, Json]:
+        """What a file of the detector tells: its features, and the examples of its fit."""
+        fitted_on = {} if self.fitted_on is None else FittedOn.of(self.fitted_on).to_json()
         return {
-            "model": model if isinstance(model, str) else None,
-            "data": data.label,
-            "layer": data.layer,
-            "n_features": data.features.shape[1],
-            "n_data": len(data.features),
+            **fitted_on,
             "fit_share": self.fit_share,
             "seed": self.seed,
             "noise": self.about["noise"],
@@ -182,19 +179,3 @@ def _described(network: MorseNetwork | MorseClassifier) -> DetectorDict:
         "noise_density": None if record is None else record.noise_density,
         "seconds": None,
     }
-
-
-def _is_of(saved: dict[str, Json], data: Found) -> bool:
-    """True for a detector that was fitted on these data."""
-    return saved.get("data") == data.label and saved.get("n_data") == len(data.features)
-
-
-def _check_layer(saved: dict[str, Json], data: Found, path: Path) -> None:
-    """Refuse a detector of features of another width."""
-    width = saved.get("n_features")
-    if width is not None and width != data.features.shape[1]:
-        raise ValueError(
-            f"--detector: expected a detector of {data.features.shape[1]} features, those of "
-            f"{data.layer or 'the output'!r}, got {path.name} of {width}; do take the layer "
-            f"{saved.get('layer')!r} of {saved.get('model')}"
-        )

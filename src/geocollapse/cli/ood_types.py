@@ -53,6 +53,22 @@ class DetectorDict(TypedDict):
     seconds: float | None
 
 
+class CalibrationDict(TypedDict):
+    """The calibration of the model's classifier on the examples of the data that were scored.
+
+    Attributes:
+        accuracy: share of right predictions, with or without the temperature.
+        ece: expected calibration error of its probabilities.
+        ece_with_temperature: of those at the temperature 1/mu(x) of the detector.
+        median_temperature: over the examples; null where it is infinite.
+    """
+
+    accuracy: float
+    ece: float
+    ece_with_temperature: float
+    median_temperature: float | None
+
+
 class OodDict(TypedDict):
     """``ood --json``.
 
@@ -66,6 +82,7 @@ class OodDict(TypedDict):
         n_held_out: examples of the data that were scored.
         held_out: name of the data set that they come from.
         detector: the Morse network.
+        calibration: of the model's classifier; null where none has the classes of the data.
         against: each other data set, in the order given.
         seconds_per_example: of scoring features, without the model.
         warnings: what a reader must know.
@@ -81,6 +98,7 @@ class OodDict(TypedDict):
     n_held_out: int
     held_out: str
     detector: DetectorDict
+    calibration: CalibrationDict | None
     against: list[AgainstDict]
     seconds_per_example: float
     warnings: list[str]

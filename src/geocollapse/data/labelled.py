@@ -17,6 +17,7 @@ from geocollapse.data.preprocessing import ImagePreprocessing, PreprocessingDict
 from geocollapse.data.selection import parse_classes, select_rows
 
 _MOST_COUNTED = 10_000  # images that are decoded to count the broken ones once one is found
+_DIGITS = 16  # of the digest of an example: enough for millions of them
 _MOST_NAMED = 20  # broken images that a note names
 
 Classes = str | Sequence[int | str] | None
@@ -104,9 +105,26 @@ class Described(ABC):
         self._add_content(fingerprint)
         return fingerprint.hexdigest()
 
+    def example_digests(self) -> list[str]:
+        """The first 16 hexadecimal digits of the SHA-256 of each example, without its label.
+
+        The same example has the same digest in any subset, order or choice of classes. Images in
+        files are hashed as they are encoded, before any preprocessing; tensors by their numbers.
+        """
+        found = []
+        for row in range(len(self.targets)):
+            fingerprint = Fingerprint()
+            self._add_example(fingerprint, row)
+            found.append(fingerprint.hexdigest()[:_DIGITS])
+        return found
+
     @abstractmethod
     def _add_content(self, fingerprint: Fingerprint) -> None:
         """Add the examples themselves."""
+
+    @abstractmethod
+    def _add_example(self, fingerprint: Fingerprint, row: int) -> None:
+        """Add one of the examples."""
 
     @property
     def n_classes(self) -> int:
@@ -168,6 +186,9 @@ class LabelledData(Described, TensorDataset):
 
     def _add_content(self, fingerprint: Fingerprint) -> None:
         fingerprint.add_tensor(self.inputs)
+
+    def _add_example(self, fingerprint: Fingerprint, row: int) -> None:
+        fingerprint.add_tensor(self.inputs[row])
 
 
 class ImageInputs(Protocol):
@@ -304,8 +325,11 @@ class LabelledImages(Described, Dataset[tuple[Tensor, int]]):
         preprocessing = self.folder.preprocessing
         settings = {key: v for key, v in preprocessing.as_dict().items() if key != "source"}
         fingerprint.add_value([settings, description(preprocessing.transform)])
-        for row in self.rows.tolist():
-            fingerprint.add_bytes(self.folder.content(row))
+        for row in range(len(self.targets)):
+            self._add_example(fingerprint, row)
+
+    def _add_example(self, fingerprint: Fingerprint, row: int) -> None:
+        fingerprint.add_bytes(self.folder.content(int(self.rows[row])))
 
     def _counted(self, error: UndecodableImage) -> ValueError:
         """An error that names one image and counts all that do not decode."""

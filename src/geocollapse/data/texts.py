@@ -51,8 +51,11 @@ class LabelledTexts(Described, Dataset[tuple[str, int]]):
         return LabelledTexts([self.texts[row] for row in rows.tolist()], labels, about)
 
     def _add_content(self, fingerprint: Fingerprint) -> None:
-        for text in self.texts:
-            fingerprint.add_value(text)
+        for row in range(len(self.texts)):
+            self._add_example(fingerprint, row)
+
+    def _add_example(self, fingerprint: Fingerprint, row: int) -> None:
+        fingerprint.add_value(self.texts[row])
 
     def tokens(
         self, tokenizer: Tokenizer, *, max_length: int | None = None, token_types: bool = True

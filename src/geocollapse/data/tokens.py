@@ -115,10 +115,13 @@ class LabelledTokens(Described, Dataset[tuple[Row, int]]):
         fingerprint.add_value(self.padding)
         if self.class_outputs is not None:
             fingerprint.add_tensor(self.class_outputs)
-        for row in self.encoded:
-            for name in sorted(row):
-                fingerprint.add_value(name)
-                fingerprint.add_tensor(torch.tensor(row[name]))
+        for row in range(len(self.encoded)):
+            self._add_example(fingerprint, row)
+
+    def _add_example(self, fingerprint: Fingerprint, row: int) -> None:
+        for name, tokens in sorted(self.encoded[row].items()):
+            fingerprint.add_value(name)
+            fingerprint.add_tensor(torch.tensor(tokens))
 
     def _padded(self, rows: Sequence[Sequence[int]], name: str) -> Tensor:
         fill = self.padding if name == "input_ids" else 0

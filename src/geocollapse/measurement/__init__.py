@@ -6,6 +6,8 @@ classes), context (shared by all layers), compute (the measures of a layer), lay
 (``measure``), collect (features alone), margin (of the logits).
 """
 
+from geocollapse.measurement.collect import Features as Features
+from geocollapse.measurement.collect import collect_features as collect_features
 from geocollapse.measurement.json_form import MeasurementDict as MeasurementDict
 from geocollapse.measurement.layer import LayerMeasurement as LayerMeasurement
 from geocollapse.measurement.margin import MarginReading as MarginReading

@@ -17,6 +17,7 @@ from geocollapse.models.loaded import LoadedModel
 from geocollapse.runtime.provenance import provenance
 from geocollapse.store import KeptLayer, plain_layer
 from geocollapse.store.cache import FeatureCache, key_of
+from geocollapse.store.kept import LinearHead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ def _collected(
     model: Model, data: Data, settings: CollectSettings, origin: Mapping[str, object]
 ) -> KeptLayer:
     found = collect_features(model, data, **vars(settings))
-    return plain_layer(
+    layer = plain_layer(
         found.features.cpu(),
         found.labels,
         layer=found.layer,
@@ -74,6 +75,11 @@ def _collected(
         split=found.split,
         provenance=origin,
     )
+    if found.head is None:
+        return layer
+    weight, bias = found.head
+    head = LinearHead(weight.cpu(), None if bias is None else bias.cpu())
+    return replace(layer, head=head, no_head="")
 
 
 def _key(model: Model, data: Data, settings: CollectSettings) -> str | None:
@@ -85,7 +91,7 @@ def _key(model: Model, data: Data, settings: CollectSettings) -> str | None:
     versions = provenance(seed=0, device=device_of(module) or "cpu")
     return key_of(
         {
-            "kind": "features alone",
+            "kind": "features and classifier",
             "model": fingerprint(module),
             "data": of_data(),
             "settings": [settings.layer, settings.classifier, settings.pool, settings.input_layer],

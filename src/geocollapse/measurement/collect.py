@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geocollapse.complexity.setup import Data, Model, Request, set_up
+from geocollapse.complexity.setup import Data, Model, Request, Setup, set_up
 from geocollapse.features import Pool, forward_pass
 from geocollapse.inputs import move
+from geocollapse.measurement.classifier import head_at, match_outputs
 from geocollapse.runtime.processes import alone
 from geocollapse.store import RowStore
+from geocollapse.store.kept import LinearHead
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,8 @@ class Features:
         layer: the layer of the features.
         class_names: a name for class 0, 1, ..., if the data set has them.
         split: the part of the data set.
+        head: the linear classifier that the layer feeds, with an output for each class; None if
+            there is none.
     """
 
     features: Tensor
@@ -32,6 +36,7 @@ class Features:
     layer: str
     class_names: Sequence[str] | None = None
     split: str | None = None
+    head: LinearHead | None = None
 
 
 def collect_features(
@@ -91,4 +96,16 @@ def collect_features(
                 store.write(rows, take(x)[0][0])
             labels.write(rows, examples.labels_of(batch).cpu())
         about = examples.about
-    return Features(store.rows(), labels.rows(), setup.layers[0], about.classes, about.split)
+        head = _head(setup)
+    return Features(store.rows(), labels.rows(), setup.layers[0], about.classes, about.split, head)
+
+
+def _head(setup: Setup) -> LinearHead | None:
+    """A copy of the classifier that the layer feeds."""
+    match_outputs(setup)
+    layer = setup.feature_map.layers[0]
+    is_named = setup.request.classifier is not None
+    head, _ = head_at(layer, setup.feature_map, setup.embedding, is_named=is_named)
+    if head is None:
+        return None
+    return LinearHead(head.weight.clone(), None if head.bias is None else head.bias.clone())

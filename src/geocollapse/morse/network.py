@@ -114,7 +114,8 @@ class MorseNetwork(Density):
                 coordinate, examples (m, ...) of another data set, or None for none, which lets a
                 free map collapse.
             box: a pair (low, high) or a ``Box`` for uniform noise and for samples; None for the
-                range of the data, a tenth wider on either side.
+                range of the data, a tenth wider on either side. Not with Gaussian noise, which
+                leaves any box.
             weight: w of the noise. A larger one makes the density narrower.
             seed: of the held-out share, the batches and the noise.
             settings: steps, batch size, learning rate and the rest; None for ``FitSettings()``.
@@ -123,8 +124,8 @@ class MorseNetwork(Density):
             The network itself, with its ``record`` set.
 
         Raises:
-            ValueError: data that are empty or have NaN, noise outside the box, a weight that is not
-                positive, a map without parameters.
+            ValueError: data that are empty or have NaN, noise outside a box that is given, Gaussian
+                noise beside one, a weight that is not positive, a map without parameters.
             RuntimeError: the loss became infinite or NaN.
 
         Warns:

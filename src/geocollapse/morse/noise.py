@@ -165,17 +165,24 @@ def as_noise(noise: NoiseName | Array, x: Tensor, box: Box) -> Noise:
     return ExampleNoise(examples)
 
 
-def check_inside(examples: Tensor, box: Box) -> None:
-    """Refuse noise outside a box that was given.
+def check_inside(noise: Noise, box: Box) -> None:
+    """Refuse noise that leaves a box that was given.
 
     Raises:
-        ValueError: counts the examples outside.
+        ValueError: Gaussian noise, which leaves any box, or counts the examples outside.
     """
-    outside = int((~box.contains(examples)).sum())
+    if isinstance(noise, GaussianNoise):
+        raise ValueError(
+            "noise: expected 'uniform' or examples beside a box, got 'gaussian', which is drawn "
+            "outside of it too; do leave the box out"
+        )
+    if not isinstance(noise, ExampleNoise):
+        return
+    outside = int((~box.contains(noise.examples)).sum())
     if outside:
         raise ValueError(
-            f"noise: expected examples inside the box, got {outside} of {len(examples)} outside; "
-            f"do drop them, or make the box wider"
+            f"noise: expected examples inside the box, got {outside} of {len(noise.examples)} "
+            f"outside; do drop them, or make the box wider"
         )
 
 

@@ -16,7 +16,6 @@ from geocollapse.estimate import GeocollapseWarning
 from geocollapse.modules.borrow import in_mode
 from geocollapse.morse.noise import (
     Box,
-    ExampleNoise,
     Noise,
     NoiseName,
     as_box,
@@ -201,8 +200,8 @@ def fit(
     if box is not None:
         _check_data_inside(data, whole)
     found = None if noise is None else as_noise(noise, data, whole)
-    if box is not None and isinstance(found, ExampleNoise):
-        check_inside(found.examples, whole)
+    if box is not None and found is not None:
+        check_inside(found, whole)
     generator = torch.Generator(data.device).manual_seed(seed)
     labels = None if y is None else y.to(data.device)
     task = _task(network, _Data(data, labels), found, weight, settings, generator)

@@ -1,9 +1,10 @@
-"""Claim, Figure and Paper: the records by which a paper's folder says what is judged and shown."""
+"""The records by which a paper's folder says what is judged and shown: claims, figures, papers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -117,3 +118,22 @@ class Paper:
     figures: tuple[Figure, ...] = ()
     rules: str = ""
     kind: Literal["supervised", "game"] = "supervised"
+
+
+@dataclass(frozen=True)
+class BenchmarkPaper:
+    """A paper whose claims are judged on a stored benchmark, not on sweeps.
+
+    Attributes:
+        name: in kebab case.
+        citation: authors and year, as a sentence has them.
+        claims: in published order.
+        judge: the verdicts on them, from the file of the benchmark.
+        rules: how verdicts are decided, in sentences, for the page.
+    """
+
+    name: str
+    citation: str
+    claims: tuple[Claim, ...]
+    judge: Callable[[Path], tuple[Verdict, ...]]
+    rules: str

@@ -47,11 +47,13 @@ class Margin:
         sign: +1 if the mean must lie above it, -1 if below.
         scale: on which the values are averaged and tested: `linear` as they are, `ratio` by their
             logarithms, `correlation` by Fisher's z.
+        unit: what the values are of.
     """
 
     at: float
     sign: int
     scale: Scale = "linear"
+    unit: str = "seeds"
 
     def judged(self, verdict: Verdict, values: Array, *, can_hold: bool = True) -> Verdict:
         """The verdict with the mean of the values, its interval and p, decided by the interval.
@@ -72,7 +74,7 @@ class Margin:
         effect = mean_interval(values)[0] if self.scale == "correlation" else shown(mean)
         verdict = replace(verdict, effect=effect, interval=(low, high))
         if len(values) < MIN_SEEDS:
-            note = f"{len(values)} seeds: below {MIN_SEEDS} a verdict is always undecided."
+            note = f"{len(values)} {self.unit}: below {MIN_SEEDS} a verdict is always undecided."
             return replace(verdict, note=f"{verdict.note} {note}".strip())
         beyond = self.sign * (own - scaled(np.asarray(self.at)))
         sides = sorted((self.sign * (low - self.at), self.sign * (high - self.at)))

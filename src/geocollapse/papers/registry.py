@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING
 
 from geocollapse import papers as _folder
 from geocollapse.experiments.recipe import MAIN_PAPER
-from geocollapse.papers.claims import Claim, Paper
+from geocollapse.papers.claims import BenchmarkPaper, Claim, Paper
 from geocollapse.papers.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -21,13 +21,20 @@ _DEFAULT = (MAIN_PAPER,)  # of sweeps written before recipes named their papers
 
 @cache
 def papers() -> Mapping[str, Paper]:
-    """Every paper by its name."""
-    found = (
-        importlib.import_module(f"{_folder.__name__}.{module.name}").PAPER
-        for module in pkgutil.iter_modules(_folder.__path__)
-        if module.ispkg
-    )
-    return {paper.name: paper for paper in found}
+    """Every paper that is judged on sweeps, by its name."""
+    return {paper.name: paper for paper in _registered() if isinstance(paper, Paper)}
+
+
+@cache
+def benchmark_papers() -> Mapping[str, BenchmarkPaper]:
+    """Every paper that is judged on a stored benchmark, by its name."""
+    return {paper.name: paper for paper in _registered() if isinstance(paper, BenchmarkPaper)}
+
+
+def _registered() -> Iterator[Paper | BenchmarkPaper]:
+    for module in pkgutil.iter_modules(_folder.__path__):
+        if module.ispkg:
+            yield importlib.import_module(f"{_folder.__name__}.{module.name}").PAPER
 
 
 def find_papers(names: Iterable[str], kind: object = "supervised") -> tuple[Paper, ...]:
