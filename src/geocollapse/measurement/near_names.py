@@ -36,6 +36,8 @@ class NearNames:
         def __getattr__(self, name: str) -> NoReturn:
             if name.startswith("_"):  # protocols of Python, such as those of copies
                 raise AttributeError(name)
+            if hasattr(type(self), name):  # a property has its own error
+                return object.__getattribute__(self, name)
             raise AttributeError(
                 f"{name}: expected the name of a measure; do {_remedy(name, dir(self))}"
             )
