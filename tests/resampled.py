@@ -147,3 +147,11 @@ def coverage(
         factor: {name: count / repeats for name, count in counts.items()}
         for factor, counts in hits.items()
     }
+
+
+def marks(low: float, high: float, repeats: int) -> tuple[float, float]:
+    """Both ends of a range of rates, moved out by two binomial errors of ``repeats``."""
+    return (
+        low - 2 * math.sqrt(low * (1 - low) / repeats),
+        high + 2 * math.sqrt(high * (1 - high) / repeats),
+    )

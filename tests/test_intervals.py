@@ -16,7 +16,7 @@ from gaussians import classes
 from geocollapse.estimate import Estimate, paired
 from geocollapse.measurement.intervals import about_estimates
 from geocollapse.measures import MEASURES
-from resampled import PER_PIXEL, coverage, estimates, kept_layer
+from resampled import PER_PIXEL, coverage, estimates, kept_layer, marks
 
 RANKED = {
     "accuracy",
@@ -308,14 +308,6 @@ def gaussian():
     noise = torch.randn(len(norms), generator=torch.Generator().manual_seed(8)).double()
     pixel = norms * (0.4 * noise).exp()
     return kept_layer(made.features, made.labels, norms, made.context.logits, pixel_norms=pixel)
-
-
-def marks(low, high, repeats):
-    """Both marks of a coverage, less and plus two binomial errors of so many repetitions."""
-    return (
-        low - 2 * math.sqrt(low * (1 - low) / repeats),
-        high + 2 * math.sqrt(high * (1 - high) / repeats),
-    )
 
 
 @pytest.mark.parametrize(("n_class", "repeats"), [(50, 1000), (500, 500)])
