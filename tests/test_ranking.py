@@ -133,7 +133,7 @@ def test_equal_models_are_told_apart_at_the_nominal_rate(mixed):
     low, high = marks(0.05, 0.05, repeats)
     assert low <= n_apart / repeats <= high
     # the interval over episodes speaks about these examples alone
-    assert n_by_episodes / repeats > 0.3
+    assert n_by_episodes / repeats > 1 / 3
 
 
 def test_any_two_of_four_equal_models_are_told_apart_at_most_at_the_nominal_rate():
