@@ -63,7 +63,14 @@ def kept(path: str) -> KeptLayer:
     """The population in a features file of ``geocollapse measure --save-features``."""
     layer = read_features(path)
     norms = layer.norms.values if len(layer.norms) == len(layer.labels) else None
-    return kept_layer(layer.features, layer.labels, norms, layer.context.logits)
+    pixel = layer.norms.per_pixel()
+    return kept_layer(
+        layer.features,
+        layer.labels,
+        norms,
+        layer.context.logits,
+        pixel_norms=None if norms is None or pixel is None else pixel.values,
+    )
 
 
 def covered(name: str, population: KeptLayer, n_class: int, repeats: int) -> list[Coverage]:

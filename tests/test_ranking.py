@@ -11,7 +11,12 @@ from torch import nn
 
 import geocollapse as geo
 from geocollapse.estimate import Estimate
-from geocollapse.ranking.accuracy import EpisodeSettings, half_samples, sampled_accuracy
+from geocollapse.ranking.accuracy import (
+    Draws,
+    EpisodeSettings,
+    half_samples,
+    sampled_accuracy,
+)
 from geocollapse.ranking.advice import examples_needed
 from geocollapse.ranking.agreement import agreement
 from geocollapse.ranking.candidate import Candidate, FeatureSettings, Opened
@@ -19,6 +24,7 @@ from geocollapse.ranking.order import RankSettings, rank_features
 from geocollapse.ranking.run import rank_candidates
 from geocollapse.ranking.ties import compare_all, compare_independent
 from geocollapse.store.cache import FeatureCache
+from resampled import marks
 
 FEW = EpisodeSettings(n_episodes=100)
 
@@ -89,28 +95,59 @@ def test_the_interval_covers_the_accuracy_of_the_population():
     assert n_covered >= 52  # of 60 at 95 %: fewer in one case of 10,000
 
 
+EQUAL = EpisodeSettings(n_way=3, k_shot=1, n_query=5, n_episodes=200)
+
+
+def equal_models(n_models, repeats, mixed=0.0):
+    """Pairs of models of one law on the same 160 examples, in each of many samples.
+
+    Also the differences of these pairs over episodes. ``mixed`` is the share of a noise common to
+    all models.
+    """
+    generator = torch.Generator().manual_seed(3)
+    means = torch.randn(4, 4, generator=generator, dtype=torch.float64)
+    y = torch.arange(4).repeat_interleave(40)
+    draws = Draws.of(y, EQUAL)
+    own = math.sqrt(1.0 - mixed**2)
+    for _ in range(repeats):
+        shared = torch.randn(len(y), 4, generator=generator, dtype=torch.float64)
+        models = {}
+        for label in range(n_models):
+            z = torch.randn(len(y), 4, generator=generator, dtype=torch.float64)
+            x = means[y] + mixed * shared + own * z
+            models[str(label)] = sampled_accuracy(x, y, EQUAL, draws)
+        pairs = compare_all(models)
+        yield pairs, [(models[p.first] - models[p.second]).over_episodes for p in pairs]
+
+
 @pytest.mark.parametrize("mixed", [0.0, 0.8])
 def test_equal_models_are_told_apart_at_the_nominal_rate(mixed):
     """Two models of one law on the same examples; with shared noise and without."""
-    generator = torch.Generator().manual_seed(3)
-    means = 0.5 * torch.randn(8, 16, generator=generator, dtype=torch.float64)
-    y = torch.arange(8).repeat_interleave(40)
-    own = math.sqrt(1.0 - mixed**2)
+    repeats = 500
     n_apart = 0
     n_by_episodes = 0
-    for _ in range(60):
-        shared = torch.randn(len(y), 16, generator=generator, dtype=torch.float64)
-        models = {}
-        for label in "ab":
-            z = torch.randn(len(y), 16, generator=generator, dtype=torch.float64)
-            models[label] = sampled_accuracy(
-                means[y] + mixed * shared + own * z, y, EpisodeSettings()
-            )
-        n_apart += not compare_all(models)[0].is_tie
-        difference = (models["a"] - models["b"]).over_episodes
-        n_by_episodes += not difference.interval()[0] <= 0.0 <= difference.interval()[1]
-    assert n_apart <= 9  # of 60 at 5 %: more in one case of 1,000
-    assert n_by_episodes >= 20  # the interval over episodes speaks about these examples alone
+    for (pair,), (difference,) in equal_models(2, repeats, mixed):
+        n_apart += not pair.is_tie
+        low, high = difference.interval()
+        n_by_episodes += not low <= 0.0 <= high
+    low, high = marks(0.05, 0.05, repeats)
+    assert low <= n_apart / repeats <= high
+    # the interval over episodes speaks about these examples alone
+    assert n_by_episodes / repeats > 1 / 3
+
+
+def test_any_two_of_four_equal_models_are_told_apart_at_most_at_the_nominal_rate():
+    """Without Holm's correction of the six pairs they would be three times as often."""
+    repeats = 400
+    n_apart = 0
+    n_uncorrected = 0
+    for pairs, _ in equal_models(4, repeats):
+        assert len(pairs) == 6
+        n_apart += any(not pair.is_tie for pair in pairs)
+        n_uncorrected += any(pair.p <= 0.05 for pair in pairs)
+    low, high = marks(0.025, 0.05, repeats)
+    assert low <= n_apart / repeats <= high
+    assert n_uncorrected / repeats > 2 * high
 
 
 def test_models_of_different_noise_are_told_apart():

@@ -23,9 +23,12 @@ from geocollapse.ranking import COMPUTED, score_all
 from geocollapse.transfer import NctiParts, ncti_of_models, ncti_parts
 from geocollapse.transfer.h_score import WhitenedFeatures, collapse_index
 from geocollapse.transfer.knn import nearest_neighbours
+from geocollapse.transfer.label_free_errors import LeadingDirections
 from geocollapse.transfer.leep import Mixture
 from geocollapse.transfer.logme import LinearEvidence
 from geocollapse.transfer.sample import Sample, class_standard_error, influences
+from repeated_scores import errors_of_scores, gaussian
+from resampled import marks
 
 PAGE = Path(__file__).parents[1] / "docs" / "scores.md"
 START = "<!-- list of scores, written by: python tests/test_transferability.py -->\n"
@@ -535,25 +538,63 @@ def test_equal_class_means_have_no_vci():
 # errors
 
 
-@pytest.mark.parametrize("p", [16, 120])
-def test_standard_errors_are_those_of_repeated_samples(p):
-    """Within a factor: too short a bar is the worse mistake, as for kNN of many features."""
-    names = [name for name in COMPUTED if name not in ("label_free.alpha_req",)]
-    means = 0.35 * torch.randn(5, p, generator=torch.Generator().manual_seed(0))
-    y = torch.arange(300) % 5
-    values = {name: [] for name in names}
-    errors = {name: [] for name in names}
-    for seed in range(24):
-        noise = torch.randn(300, p, generator=torch.Generator().manual_seed(seed + 1))
-        x = means[y] + noise * torch.linspace(0.5, 1.5, p)
-        for name, score in score_all(
-            x, y, head_outputs=2 * x[:, :8], names=names, n_nulls=0, seed=seed
-        ).items():
-            values[name].append(score.value)
-            errors[name].append(score.estimate.stderr)
-    for name in names:
-        ratio = np.mean(errors[name]) / np.std(values[name], ddof=1)
-        assert 0.5 < ratio < 3.5, (name, ratio)
+# mean standard error over the standard deviation of 100 samples, of 16 and of 120 features
+ERROR_RATIOS = {
+    "cdnv": (1.05, 1.02),
+    "directional_cdnv": (1.05, 1.17),
+    "logme": (0.99, 1.29),
+    "h_score": (1.01, 1.16),
+    "h_score_plain": (1.03, 1.42),
+    "vci": (1.03, 1.42),
+    "transrate": (1.24, 0.84),
+    "parc": (1.08, 1.18),
+    "nleep": (1.39, 1.04),
+    "ncti": (1.05, 1.24),
+    "loo_knn_accuracy": (1.59, 1.62),
+    "leep": (0.93, 1.02),
+    "label_free.rankme": (0.94, 0.99),
+    "label_free.alpha_req": (math.nan, 1.49),
+}
+
+
+@pytest.mark.parametrize(("p", "column"), [(16, 0), (120, 1)])
+def test_intervals_contain_the_mean_of_repeated_samples(p, column):
+    """In at least 95 % of them, less two binomial errors; a third of the error is found out."""
+    repeats = 100
+    found = errors_of_scores(gaussian(300, p, 5), repeats)
+    expected = {name: ratios[column] for name, ratios in ERROR_RATIOS.items()}
+    assert set(found) == {name for name, ratio in expected.items() if not math.isnan(ratio)}
+    assert set(expected) == set(COMPUTED)
+    least, _ = marks(0.95, 0.95, repeats)
+    for name, errors in found.items():
+        assert errors.ratio == pytest.approx(expected[name], rel=0.1), name
+        assert errors.coverage >= least, name
+        assert errors.coverage_of_a_third < least, name
+
+
+def test_alpha_req_without_some_examples_is_that_of_the_others():
+    x, y = gaussian(300, 120, 5)(0)
+    rows = torch.arange(300)[torch.arange(300) % 10 != 3]
+    directions = LeadingDirections.of(Sample.of(x, y))
+    assert directions.alpha_req(rows) == pytest.approx(geo.alpha_req(x[rows]), rel=1e-5)
+    x, y = gaussian(400, 300, 5)(0)  # 200 directions hold all but little of the last ones fitted
+    directions = LeadingDirections.of(Sample.of(x, y))
+    assert directions.alpha_req(rows) == pytest.approx(geo.alpha_req(x[rows]), rel=0.05)
+
+
+def test_alpha_req_has_no_error_where_a_group_leaves_too_few_directions():
+    x, y = gaussian(105, 120, 5)(0)
+    score = score_all(x, y, names=["label_free.alpha_req"])["label_free.alpha_req"]
+    assert score.valid
+    assert math.isnan(score.estimate.stderr)
+
+
+def test_the_error_of_nleep_knows_that_another_start_gives_another_value():
+    x, y = gaussian(300, 120, 5)(0)
+    starts = [geo.nleep(x, y, seed=seed) for seed in range(3)]
+    score = score_all(x, y, names=["nleep"], n_nulls=0)["nleep"]
+    assert score.value == pytest.approx(starts[0], rel=1e-9)
+    assert score.estimate.stderr > np.std(starts, ddof=1)
 
 
 def test_leaving_out_an_example_changes_logme_by_its_influence():

@@ -16,7 +16,7 @@ from geocollapse.collapse.directional import mean_directional_cdnv
 from geocollapse.estimate import Estimate
 from geocollapse.transfer.h_score import WhitenedFeatures, collapse_index, shrunk_h_score
 from geocollapse.transfer.knn import is_correct, nearest_neighbours
-from geocollapse.transfer.label_free_errors import alpha_req_influences, rankme_influences
+from geocollapse.transfer.label_free_errors import LeadingDirections, rankme_influences
 from geocollapse.transfer.leep import Mixture, expected_log_likelihood
 from geocollapse.transfer.logme import LinearEvidence
 from geocollapse.transfer.ncti import coordinates_of, discriminant_score
@@ -25,6 +25,7 @@ from geocollapse.transfer.sample import Sample, class_standard_error, influences
 from geocollapse.transfer.transrate import CodedFeatures, coding_gain
 
 N_GROUPS = 10  # of the jackknife
+N_STARTS = 3  # of the mixture of NLEEP
 MAX_PAIRED = 2000  # examples up to which PARC is exact
 MAX_PAIRED_OF_MANY_CLASSES = 6000  # the same where groups with five of each class are too few
 N_NEIGHBOURS = 5
@@ -64,7 +65,11 @@ class _Influenced:
 class _Refitted:
     """A kernel whose error is a jackknife over groups of the examples, refitted without each.
 
-        SE^2 = (G - 1)/G sum_g (theta_(g) - mean theta)^2
+        SE^2 = (G - 1)/G sum_g (theta_(g) - mean theta)^2 + Var_s(theta_s)
+
+    theta_s are the scores of several random starts, where a fit has one; refits go on from the
+    first, so that they do not see how far the start moves the score. The degrees of freedom are
+    Satterthwaite's.
 
     Source: Efron (1982), chapter 2; groups are disjoint and have their share of each class.
     """
@@ -72,6 +77,7 @@ class _Refitted:
     value: Callable[[Sample], float]
     without: Callable[[Sample, Tensor], float]
     seed: int
+    starts: Callable[[Sample], list[float]] | None = None
 
     def score(self, sample: Sample) -> float:
         return self.value(sample)
@@ -85,8 +91,22 @@ class _Refitted:
             kept = torch.ones_like(sample.index, dtype=torch.bool)
             kept[group] = False
             values.append(self.without(sample, kept.nonzero().squeeze(1)))
-        variance = float(torch.tensor(values, dtype=torch.float64).var(correction=0))
-        return math.sqrt((n_groups - 1) * variance), n_groups - 1.0
+        spread = torch.tensor(values, dtype=torch.float64).var(correction=0)
+        variance = (n_groups - 1) * float(spread)
+        if self.starts is None:
+            return math.sqrt(variance), n_groups - 1.0
+        starts = torch.tensor(self.starts(sample), dtype=torch.float64)
+        return _sum_of_variances(
+            (variance, n_groups - 1.0), (float(starts.var()), len(starts) - 1.0)
+        )
+
+
+def _sum_of_variances(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
+    """Standard error and degrees of freedom of two variances with theirs. Source: Satterthwaite."""
+    total = a[0] + b[0]
+    if total == 0.0:
+        return 0.0, a[1]
+    return math.sqrt(total), total**2 / (a[0] ** 2 / a[1] + b[0] ** 2 / b[1])
 
 
 @dataclass(frozen=True)
@@ -169,13 +189,15 @@ def _rankme(_sample: Sample) -> Kernel:
     return _Influenced(lambda s: s.baselines.rankme, rankme_influences)
 
 
-def _alpha_req(_sample: Sample) -> Kernel:
+def _alpha_req(sample: Sample, seed: int) -> Kernel:
     def value(s: Sample) -> float:
         if math.isnan(s.baselines.alpha_req):
             raise ValueError(s.baselines.warnings[-1])
         return s.baselines.alpha_req
 
-    return _Influenced(value, alpha_req_influences)
+    value(sample)  # too narrow a layer is refused before its directions are asked for
+    directions = LeadingDirections.of(sample)
+    return _Refitted(value, lambda _, rows: directions.alpha_req(rows), seed)
 
 
 def _directional(sample: Sample, seed: int) -> Kernel:
@@ -230,7 +252,12 @@ def _nleep(sample: Sample, seed: int) -> Kernel:
         refitted = mixture.refitted(rows).posteriors.to(theta)
         return _likelihood(refitted, s.subset(rows, refitted))
 
-    return _Refitted(lambda s: _likelihood(theta, s), without, seed)
+    def starts(s: Sample) -> list[float]:
+        others = [Mixture.of(s, seed=seed + number) for number in range(1, N_STARTS)]
+        posteriors = [theta, *(other.posteriors.to(theta) for other in others)]
+        return [_likelihood(found, s) for found in posteriors]
+
+    return _Refitted(lambda s: _likelihood(theta, s), without, seed, starts)
 
 
 def _likelihood(theta: Tensor, sample: Sample) -> float:
@@ -264,7 +291,6 @@ _UNSEEDED: Mapping[str, Callable[[Sample], Kernel]] = MappingProxyType(
         "vci": _vci,
         "transrate": _transrate,
         "label_free.rankme": _rankme,
-        "label_free.alpha_req": _alpha_req,
     }
 )
 _SEEDED: Mapping[str, Callable[[Sample, int], Kernel]] = MappingProxyType(
@@ -275,6 +301,7 @@ _SEEDED: Mapping[str, Callable[[Sample, int], Kernel]] = MappingProxyType(
         "nleep": _nleep,
         "ncti": _ncti,
         "loo_knn_accuracy": _knn,
+        "label_free.alpha_req": _alpha_req,
     }
 )
 FROM_FEATURES = frozenset((*_UNSEEDED, *_SEEDED))

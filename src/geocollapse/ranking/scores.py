@@ -128,8 +128,9 @@ def score_all(
     **Error.** For examples drawn within the classes at hand. From the change that each example
     makes (the infinitesimal jackknife; for LogME, the plain H-score and VCI as if it were left out)
     where that has a closed form or a derivative; from a jackknife over 10 groups for CDNV,
-    directional CDNV, NLEEP, NCTI and kNN; from disjoint groups for PARC of more than 2,000
-    examples (6,000 where classes are many). It is no bootstrap: a copy of an example is its own
+    directional CDNV, NLEEP (with the variance over 3 starts of its mixture), NCTI, kNN and
+    alpha-ReQ; from disjoint groups for PARC of more than 2,000 examples (6,000 where classes are
+    many). It is no bootstrap: a copy of an example is its own
     nearest neighbour, and scores that fit p directions rise when a third of the examples are
     copies. The interval is about samples of this size: the bias that many scores have with few
     examples is in the null as well, not in the interval.

@@ -316,13 +316,18 @@ def _alpha_req(spectra: Spectra, fit_range: tuple[int, int] = FIT_RANGE) -> floa
             f"fit_range: expected a range within the {spectra.rank} eigenvalues above rounding, "
             f"got {fit_range}; do choose one, or a wider layer"
         )
-    index = torch.arange(first, last + 1, dtype=torch.float64, device=spectra.deviations.device)
+    return power_law_exponent(2.0 * spectra.deviations[first - 1 : last].log(), first)
+
+
+def power_law_exponent(logarithms: Tensor, first: int) -> float:
+    """Exponent of the power law of eigenvalues number ``first`` and on, from their logarithms."""
+    last = first + len(logarithms) - 1
+    index = torch.arange(first, last + 1, dtype=torch.float64, device=logarithms.device)
     weights = 1.0 / index
     weights /= weights.sum()
     u = index.log()
     u = u - weights @ u
-    v = 2.0 * spectra.deviations[first - 1 : last].log()
-    v = v - weights @ v
+    v = logarithms - weights @ logarithms
     return -float((weights * u) @ v / ((weights * u) @ u))
 
 

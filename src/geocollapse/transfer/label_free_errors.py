@@ -1,12 +1,15 @@
-"""Influence of each example on RankMe and alpha-ReQ, for their standard errors."""
+"""What the standard errors of RankMe and alpha-ReQ are made of."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from geocollapse.transfer.label_free import FIT_RANGE
-from geocollapse.transfer.sample import Sample
+from geocollapse.transfer.label_free import FIT_RANGE, power_law_exponent
+from geocollapse.transfer.sample import Sample, eigenvalue_cut
 
 
 def rankme_influences(sample: Sample) -> Tensor:
@@ -23,17 +26,31 @@ def rankme_influences(sample: Sample) -> Tensor:
     return squares @ (slopes / (2.0 * lengths))
 
 
-def alpha_req_influences(sample: Sample, fit_range: tuple[int, int] = FIT_RANGE) -> Tensor:
-    """Derivatives of alpha-ReQ in the weights of the examples (n,).
+@dataclass(frozen=True, eq=False)
+class LeadingDirections:
+    """The examples in the leading principal directions, where alpha-ReQ of a part is soon refitted.
 
-    d log lambda_k/d w_i = (v_k (f_i - mu))^2/lambda_k
+    Twice as many directions as the fit takes, at most all: the eigenvalues of a part in these are
+    those of all its features but for what the last fitted ones lose to directions beyond.
+
+    Attributes:
+        coordinates: deviations from the mean along these directions (n, q).
     """
-    first, last = fit_range
-    eigenvalues, vectors = sample.spectrum
-    fitted = slice(first - 1, last)
-    squares = (sample.centred @ vectors[:, fitted]).square()
-    index = torch.arange(first, last + 1, dtype=squares.dtype, device=squares.device)
-    weights = (1.0 / index) / (1.0 / index).sum()
-    u = index.log() - weights @ index.log()
-    slopes = -weights * u / (weights @ u.square())
-    return squares / eigenvalues[fitted] @ slopes
+
+    coordinates: Tensor
+
+    @classmethod
+    def of(cls, sample: Sample) -> LeadingDirections:
+        """Project the examples."""
+        return cls(sample.centred @ sample.spectrum.vectors[:, : 2 * FIT_RANGE[1]])
+
+    def alpha_req(self, rows: Tensor) -> float:
+        """alpha-ReQ of the examples at ``rows``; NaN where they span too few directions."""
+        first, last = FIT_RANGE
+        z = self.coordinates[rows]
+        z = z - z.mean(dim=0)
+        eigenvalues = torch.linalg.eigvalsh(z.T @ z)
+        above = eigenvalues[eigenvalues > eigenvalue_cut(eigenvalues, len(rows))].flip(0)
+        if len(above) < last:
+            return math.nan
+        return power_law_exponent(above[first - 1 : last].log(), first)
