@@ -1,6 +1,7 @@
 """docs/recipe_keys.md: every key of a recipe, made from the classes that read them."""
 
 import inspect
+import json
 import re
 from types import NoneType, UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin
@@ -10,13 +11,15 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from geocollapse.experiments.recipe.recipe import GameRecipe, SupervisedRecipe
+from geocollapse.experiments.recipe.settings import Part
 from stored_blocks import ROOT
 
 PAGE = ROOT / "docs" / "recipe_keys.md"
 HEAD = """# The keys of a recipe
 
-Every key of a recipe's YAML, with what it takes and its default; a key without a default must be given. Change one on the
-command line by its dotted name: `--set training.learning_rate=0.05`. [Sweeps](sweeps.md) shows a recipe of your own.
+Every key of a recipe's YAML, with what it takes and its default; a key without a default must be
+given. Change one on the command line by its dotted name: `--set training.learning_rate=0.05`.
+[Sweeps](sweeps.md) shows a recipe of your own.
 
 """
 _NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", object: "any"}
@@ -33,13 +36,14 @@ def page() -> str:
 
 
 def _sections(model: type[BaseModel], title: str, prefix: str) -> list[str]:
-    parts = _parts(model)
+    parts = parts_of(model)
     rows = [
         f"| `{prefix}{name}` | {_shown(field)} | {_default(field)} |"
         for name, field in model.model_fields.items()
         if name not in parts
     ]
-    text = re.sub(r"``([^`]+)``", r"`\1`", inspect.getdoc(model) or "")
+    text = documented(model).partition("\nSource:")[0].partition("\nExamples:")[0].strip()
+    text = re.sub(r"``([^`]+)``", r"`\1`", text)
     table = "\n".join(["| key | takes | default |", "|---|---|---|", *rows]) if rows else ""
     own = "\n\n".join(filter(None, [f"## {title}", text, table])) + "\n"
     found = [own]
@@ -48,7 +52,13 @@ def _sections(model: type[BaseModel], title: str, prefix: str) -> list[str]:
     return found
 
 
-def _parts(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+def documented(model: type[BaseModel]) -> str:
+    """The docstrings of a class of keys and of those that it extends."""
+    own = [part for part in model.__mro__ if issubclass(part, Part) and part is not Part]
+    return "\n\n".join(inspect.getdoc(part) or "" for part in own or [model])
+
+
+def parts_of(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
     """The fields that have keys of their own."""
     return {
         name: part
@@ -96,4 +106,6 @@ def _default(field) -> str:
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "must be given"
-    return "none" if value is None else f"`{value}`"
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
+    return "none" if value in (None, "") else f"`{json.dumps(value)}`"

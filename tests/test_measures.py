@@ -194,7 +194,7 @@ def test_attributes_of_several_layers(several):
 
 def test_an_unknown_attribute_is_unknown_to_any_measurement(m, several):
     for owner in (m, several, m.layers[0]):
-        with pytest.raises(AttributeError, match="no_such_measure: expected the name of a measure; do "):
+        with pytest.raises(AttributeError, match="no_such_measure: expected the name of"):
             _ = owner.no_such_measure
 
 

@@ -27,7 +27,7 @@ COMPLEXITY = (
         better="lower",
         invariant_to=("translation", "rotation", "input scale"),
         read_as="free of the input normalisation",
-        caution="Scales with the features: rank GC / var per pixel, among models of equal input size.",
+        caution="Scales with the features: rank GC / var per pixel, at equal input size.",
     ),
     Measure(
         name="gc_per_variance",

@@ -18,7 +18,7 @@ class GameSettings(Part):
     ``game`` is `bilinear`, the game of two numbers x' = -e x + y, y' = -x - e y with e = 0.09 from
     a point of the unit circle that the seed draws; `dirac-gan` from (1, 1), whatever the seed; or
     `digits-gan`, a small GAN on the 8 x 8 digits. Player 1 of a GAN is its discriminator, to which
-    alone ``spectral_norm`` applies.
+    alone ``spectral_norm`` applies. A game has ``n_turns`` turns.
 
     ``learning_rates``, ``order`` and ``n_updates`` are those of `geocollapse.dynamics.Turn`.
     ``cancel`` names the drift that both players cancel, and ``cancel_weight`` how much of it:

@@ -34,9 +34,9 @@ class CorridorConfig(BaseModel):
 
 
 class DALConfig(BaseModel):
-    """Settings of `geocollapse.optimizers.DAL`: the rate is 2/||H g^||^power, at most the largest.
+    """Settings of `geocollapse.optimizers.DAL`: the rate is 2/||H g^||^power.
 
-    The curvature ||H g^|| is taken at every ``every``-th step.
+    It is at most ``max_learning_rate``. The curvature ||H g^|| is taken at every ``every``-th step.
     """
 
     model_config = STRICT
@@ -49,7 +49,9 @@ class DALConfig(BaseModel):
 class GradientPenaltyConfig(BaseModel):
     """Arguments of `geocollapse.regularizers.GradientNorm`; weight 0: no penalty.
 
-    The penalty is on the loss of the batch without other penalties and weight decay. Together with
+    It is the mean over ``n_micro_batches`` parts of a ``batch_fraction`` of the batch, at every
+    ``every``-th step. ``batch_norm`` is refused, or takes its `running` statistics or those of the
+    `batch`. The penalty is on the loss without other penalties and weight decay. Together with
     ``gc_penalty`` a step takes two forward passes, and batch normalisation counts the batch twice.
     """
 

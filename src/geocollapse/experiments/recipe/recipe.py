@@ -43,6 +43,10 @@ class Recipe(Part, ABC):
     Sweeps are run one at a time around the base setting. The key ``kind`` says what a run is:
     `supervised` training, the default, is a `SupervisedRecipe`, a `game` a `GameRecipe`.
 
+    ``title``, ``paper``, ``source`` and ``cost`` are shown as they are, beside the ``name``. Every
+    setting runs with the seeds 0 to ``seeds`` - 1, each run on ``threads`` CPU threads. ``sweeps``
+    are grids by name, ``presets`` dotted keys with values by name.
+
     Source: definitions 8 and interface.md, "A sweep on disk".
 
     Examples:
@@ -193,7 +197,10 @@ class Recipe(Part, ABC):
 
 
 class SupervisedRecipe(Recipe):
-    """A recipe whose runs train a classifier and measure it; the kind `supervised`."""
+    """A recipe whose runs train a classifier and measure it; the kind `supervised`.
+
+    ``keep_checkpoints`` `schedule` keeps the weights of every record, `last` those of the last one.
+    """
 
     run_class: ClassVar[type[AnyRunConfig]] = RunConfig
     example_key: ClassVar[str] = "training.learning_rate"

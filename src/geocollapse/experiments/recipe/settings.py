@@ -52,17 +52,20 @@ class Part(BaseModel):
 class DataConfig(Part):
     """Images of source classes (trained on) and of target classes (never trained on).
 
-    A run has a target if ``target_classes`` or ``target_split`` is given; the split alone means
-    that split of the source classes. The split defaults to `train` for the source and to `test`
-    for the target. Classes are numbers or names, in a list or as `0-4,7` and `cat,dog`.
+    ``name`` is a data set. ``source_classes`` of the ``source_split`` are trained on, by default
+    all classes of `train`. A run has a target if ``target_classes`` or ``target_split`` is given;
+    the split alone means that split of the source classes, and defaults to `test`. Classes are
+    numbers or names, in a list or as `0-4,7` and `cat,dog`.
 
     ``folder``, ``csv`` and ``parquet`` name data of your own, in place of ``name``: `folder: PATH`
     is `name: folder:PATH`. Texts need a ``text_model``, such as
     `hf:sentence-transformers/all-MiniLM-L6-v2`: an example is then the mean of its tokens in the
     last layer, scaled to a root mean square of 1.
 
-    ``image_size`` resizes and crops images to so many pixels a side. ``n_classes`` keeps the first
-    ones of the source classes; a ``subset`` is balanced over those.
+    ``mean`` and ``std`` replace the normalisation of the channels. ``pad_to`` and ``image_size``
+    pad images, or resize and crop them, to so many pixels a side. The ``augmentation`` `crop_flip`
+    crops and flips training images at random. ``n_classes`` keeps the first ones of the source
+    classes; a ``subset`` is balanced over those, and a ``target_subset`` over the target classes.
 
     With a ``test_split`` each record has the loss and accuracy on that split of the source classes,
     or on a ``test_subset`` of it, and nothing else of it: one forward pass.
@@ -115,7 +118,8 @@ class ModelConfig(Part):
 
     ``factory`` is `FILE.py:FUNCTION`, with a path from the current folder, or
     `package.module:FUNCTION`. ``sha256`` is the digest of the file, filled in for each run.
-    ``initial_scale`` multiplies the initial weights of all linear layers and convolutions.
+    ``args`` are the arguments of the network. ``initial_scale`` multiplies the initial weights of
+    all linear layers and convolutions.
     """
 
     name: str = ""
@@ -135,7 +139,12 @@ class ModelConfig(Part):
 
 
 class PenaltyConfig(Part):
-    """Arguments of `geocollapse.regularizers.GeometricComplexityPenalty`; weight 0: no penalty."""
+    """The penalty on geometric complexity; a ``weight`` of 0 is no penalty.
+
+    The arguments of `geocollapse.regularizers.GeometricComplexityPenalty`: ``n_probes`` probes an
+    example, on a ``batch_fraction`` of the batch at every ``every``-th step. ``batch_norm`` is
+    refused, or takes its `running` statistics in another forward pass.
+    """
 
     weight: NotNegative = 0.0
     n_probes: Positive = 1
@@ -148,7 +157,9 @@ class TrainingConfig(Part):
     """Training until ``stop_accuracy`` in evaluation mode, then ``extra_factor`` as many steps.
 
     A run that reaches ``max_steps`` first has `not converged`. ``milestones`` are the steps at
-    which the schedule `step` divides the learning rate by ten.
+    which the schedule `step` divides the learning rate by ten. ``batch_size`` examples make a step;
+    ``label_smoothing`` is that of cross-entropy. With ``recalibrate_batch_norm`` the statistics of
+    batch normalisation are those of the final weights before the last record.
 
     The optimizer `sgd` adds ``weight_decay`` times the parameters to the gradient (L2). `adamw`
     takes no ``momentum``, has PyTorch's default betas and eps, and decouples the weight decay: each
@@ -245,6 +256,10 @@ class MeasuringConfig(Part):
     the target; the stopping rule and the final record use all. Without ``per_class`` the values of
     single classes are left out, which are most of a record of many classes.
 
+    ``estimator``, ``n_probes`` and ``max_samples`` are those of `geocollapse.measure`;
+    ``evaluation_batch_size`` changes memory and speed alone. ``sampling`` adds the study of sampled
+    estimates.
+
     With ``dynamics``, which is off by default, each record also says how training moves, and with
     ``order_effect`` what steps on the source and on another task do in either order.
 
@@ -284,7 +299,10 @@ class MeasuringConfig(Part):
 
 
 class TransferConfig(Part):
-    """Few-shot episodes on the target classes."""
+    """Few-shot episodes on the target classes: ``n_episodes`` of ``n_way`` classes.
+
+    ``k_shots`` are the numbers of labelled examples of a class, beside ``n_query`` to classify.
+    """
 
     n_way: Annotated[int, Field(ge=2)] = 5
     k_shots: list[Positive] = [1, 5]
@@ -312,7 +330,9 @@ class ClaimsConfig(Part):
 
     ``papers`` are names of `geocollapse.papers`. ``expected_signs`` maps a pair of measures
     (`geocollapse.experiments.recipe.names.PAIRS`) or a swept key to +1 or -1; 0, or no entry,
-    expects no sign. The others are the thresholds of definitions 5.
+    expects no sign. The others are the thresholds of definitions 5: ``poincare_factor`` is how far
+    the largest Poincare ratio may vary over the runs, ``coverage`` the least share of intervals
+    that hold the full value, ``relative_error`` the largest median error of sampled estimates.
     """
 
     papers: list[str] = [MAIN_PAPER]
@@ -325,7 +345,9 @@ class ClaimsConfig(Part):
 class GameClaims(ClaimsConfig):
     """The verdicts that a sweep over games is for.
 
-    The claims on games have signs of their own, so that ``expected_signs`` stays empty.
+    The claims on games have signs of their own, so that ``expected_signs`` stays empty. ``papers``
+    are names of `geocollapse.papers`; ``poincare_factor``, ``coverage`` and ``relative_error`` are
+    of no use here.
     """
 
     papers: list[str] = [GAME_PAPER]
