@@ -156,13 +156,14 @@ def test_probes_without_replacement(estimator, inputs):
     assert low <= exact <= high
 
 
-def test_the_error_of_orthogonal_probes_has_its_factor():
+@pytest.mark.parametrize("estimator", ["outputs", "orthogonal"])
+def test_the_error_of_probes_without_replacement_has_its_factor(estimator):
     """Var = w/r (1 - r/p): with p = 2 outputs and one probe, half of what independent ones give."""
     torch.manual_seed(0)
     f, g = nn.Linear(6, 2).double(), nn.Linear(6, 2).double()
     x = torch.randn(400, 6, dtype=torch.float64)
     found = [
-        geo.compare_complexity(f, g, x, layer="", estimator="outputs", seed=seed, alpha=1e-9)
+        geo.compare_complexity(f, g, x, layer="", estimator=estimator, seed=seed, alpha=1e-9)
         for seed in range(200)
     ]
     spread = torch.tensor([c.difference.value for c in found]).std()

@@ -150,6 +150,7 @@ def test_the_table_of_several_layers_has_one_row_a_layer(model, data):
     m = geo.measure(model, data, layer=["1", "4:in", ""])
     lines = str(m).splitlines()
     assert lines[0].startswith("3 layers: 240 examples, 3 classes, accuracy 0.")
+    assert "; input probes, intervals for" in " ".join(lines[:2])  # one layer takes rademacher
     assert lines[2].split()[:3] == ["layer", "features", "GC"]
     rows = {line.split()[0]: line.split()[1:] for line in lines[4:7]}
     assert list(rows) == ["1", "4:in", "output"]

@@ -1,5 +1,6 @@
 """Circumstances of training and inference: inference mode, weight 0, projections, NaN logits."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -158,6 +159,16 @@ def test_nan_logits_are_no_predictions():
         model[3].bias[1] = float("nan")
     with pytest.raises(ValueError, match="logits: expected finite numbers, got NaN"):
         geo.measure(model, (X, Y))
+
+
+def test_nan_logits_of_a_features_file_are_no_predictions(tmp_path):
+    logits = np.zeros((24, 3), dtype=np.float32)
+    logits[5, 1] = np.nan
+    features = np.random.default_rng(0).normal(size=(24, 4)).astype(np.float32)
+    path = tmp_path / "f.npz"
+    np.savez(path, features=features, labels=np.arange(24) % 3, logits=logits)
+    with pytest.raises(ValueError, match="logits: .*NaN"):
+        geo.measure_features(path)
 
 
 def test_the_example_of_a_nan_is_named_by_its_position():
