@@ -11,7 +11,7 @@ import torch
 from geocollapse.measures import SCORES
 from geocollapse.models import TrainingRecord
 from geocollapse.ranking.accuracy import Draws, EpisodeSettings
-from geocollapse.ranking.advice import advise, advise_checkpoint, examples_needed
+from geocollapse.ranking.advice import advise, advise_checkpoint
 from geocollapse.ranking.agreement import Agreement, agreement
 from geocollapse.ranking.candidate import TRAINED_ON
 from geocollapse.ranking.guess import guess, is_unlabelled
@@ -157,7 +157,7 @@ def _advice(
 ) -> str:
     if path and len(models) > 1:
         return advise_checkpoint(models, pairs, path, found)
-    return advise(models, pairs, target, _needed(models, pairs))
+    return advise(models, pairs, target)
 
 
 def _agreements(models: Sequence[RankedModel], seed: int) -> dict[str, Agreement]:
@@ -174,16 +174,6 @@ def _agreements(models: Sequence[RankedModel], seed: int) -> dict[str, Agreement
             higher = measure.better == "higher"
             found[name] = agreement(values, accuracies, higher_is_better=higher, seed=seed)
     return found
-
-
-def _needed(models: Sequence[RankedModel], pairs: Sequence[Pair]) -> int | None:
-    """Examples a class that would tell the best model from the next."""
-    if len(models) < 2 or models[0].sampled is None or models[1].sampled is None:
-        return None
-    first, second = models[:2]
-    pair = next(p for p in pairs if {p.first, p.second} == {first.label, second.label})
-    outcomes = models[0].sampled.examples - models[1].sampled.examples
-    return examples_needed(outcomes, first.kept.labels, pair.difference)
 
 
 def _same_models(models: Sequence[RankedModel]) -> tuple[str, ...]:
