@@ -17,7 +17,7 @@ from geocollapse.ranking.candidate import TRAINED_ON
 from geocollapse.ranking.guess import guess, is_unlabelled
 from geocollapse.ranking.model import rank_model
 from geocollapse.ranking.result import RankedModel, Ranking, Target, text_or_none
-from geocollapse.ranking.ties import Pair, compare_all, compare_independent
+from geocollapse.ranking.ties import Pair, compare_all
 from geocollapse.runtime.provenance import provenance
 from geocollapse.store import KeptLayer
 
@@ -72,7 +72,7 @@ def rank_features(
     if is_measured:
         pairs = compare_all({m.label: m.sampled for m in models if m.sampled is not None})
     else:
-        pairs = compare_independent({m.label: m.ranked_by for m in models})
+        pairs = compare_all({m.label: m.predicted for m in models if m.predicted is not None})
     path = tuple(kept) if settings.is_path else ()
     models.sort(key=lambda model: -model.ranked_by.value)  # stable: ties keep the order given
     found = _agreements(models, episodes.seed) if is_measured else {}

@@ -64,18 +64,35 @@ def prediction(
     return Prediction.of(k_shots, errors)
 
 
-def quick_prediction(x: Tensor, y: Tensor, k_shots: Sequence[int], seed: int) -> Prediction:
-    """Predicted errors among 5 classes, or all where there are fewer, without an interval.
+def quick_prediction(
+    x: Tensor,
+    y: Tensor,
+    k_shots: Sequence[int],
+    seed: int,
+    *,
+    n_way: int | None = None,
+    with_errors: bool = False,
+) -> Prediction:
+    """Predicted errors from 500 queries and the class sets of 100 episodes.
 
-    From 500 queries and the class sets of 100 episodes, which leaves a standard error of one to two
-    points. None where more than 1e11 multiplications would be needed.
+    That leaves a standard error of one to two points. None where more than 1e11 multiplications
+    would be needed.
+
+    Args:
+        x: features (n, p).
+        y: labels (n,).
+        k_shots: labelled examples of each class.
+        seed: of the class sets, groups and points.
+        n_way: classes of an episode; None for 5, or all where there are fewer.
+        with_errors: also compute the standard errors, at five times the cost.
     """
     reason = _too_few(y)
     if reason:
         return Prediction(tuple(k_shots), (), (reason,))
-    n_way = min(5, len(y.unique()))
-    sample = ClassSample.of(x, y, EpisodeSizes(n_way, 1, 1, _QUICK_EPISODES), seed).whole()
-    sample = replace(sample, n_queries=_QUICK_QUERIES)
+    sizes = EpisodeSizes(n_way or min(5, len(y.unique())), 1, 1, _QUICK_EPISODES)
+    sample = replace(ClassSample.of(x, y, sizes, seed), n_queries=_QUICK_QUERIES)
+    if not with_errors or int(sample.counts.min()) <= LEAST_EXAMPLES:
+        sample = sample.whole()
     if max(_QUICK_QUERIES, 2 * len(sample.counts)) * sample.features.numel() > _QUICK_PRODUCTS:
         reason = (
             "predicted_error: left out, too many features and examples; do "
