@@ -86,8 +86,9 @@ def _table(columns: Sequence[_Column], ranking: Ranking) -> Table:
     )
     table.add_column("model", overflow="fold")
     for column in columns:
-        justify = "right" if column.is_right else "left"
-        table.add_column(Text(column.heading), justify=justify, no_wrap=True)
+        table.add_column(
+            Text(column.heading), justify="right" if column.is_right else "left", no_wrap=True
+        )
     for place, model in enumerate(ranking.models):
         cells = (column.cells[place] for column in columns)
         table.add_row(*map(Text, (_name(model, ranking), *cells)))

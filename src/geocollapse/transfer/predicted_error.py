@@ -216,6 +216,11 @@ def _chosen(method: Method, sample: ClassSample, k_shot: int) -> Method:
     return method
 
 
+def is_by_queries(sample: ClassSample, k_shots: Sequence[int]) -> bool:
+    """True if ``auto`` takes the query-conditional form for all these numbers of shots."""
+    return all(_chosen("auto", sample, k_shot) == "query_conditional" for k_shot in k_shots)
+
+
 def _joint_normal(sample: ClassSample, k_shots: Sequence[int]) -> tuple[Tensor, float]:
     """Errors by shots, selections and class sets, and the effective dimension."""
     errors = sample.empty_errors(k_shots)
