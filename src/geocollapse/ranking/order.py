@@ -13,6 +13,7 @@ from geocollapse.models import TrainingRecord
 from geocollapse.ranking.accuracy import Draws, EpisodeSettings
 from geocollapse.ranking.advice import advise, advise_checkpoint
 from geocollapse.ranking.agreement import Agreement, agreement
+from geocollapse.ranking.cached import RankedCache
 from geocollapse.ranking.candidate import TRAINED_ON
 from geocollapse.ranking.guess import guess, is_unlabelled
 from geocollapse.ranking.model import rank_model
@@ -20,6 +21,7 @@ from geocollapse.ranking.result import RankedModel, Ranking, Target, text_or_non
 from geocollapse.ranking.ties import Pair, compare_all
 from geocollapse.runtime.provenance import provenance
 from geocollapse.store import KeptLayer
+from geocollapse.store.cache import FeatureCache
 
 Mode = Literal["measured", "predicted"]
 _MOST_WAYS = 5
@@ -47,6 +49,7 @@ def rank_features(
     kept: Mapping[str, KeptLayer],
     settings: RankSettings,
     records: Mapping[str, TrainingRecord] | None = None,
+    cache: FeatureCache | None = None,
 ) -> Ranking:
     """Rank models by their features on the same labelled examples.
 
@@ -54,6 +57,7 @@ def rank_features(
         kept: features, by label.
         settings: what models are ranked by.
         records: of the training of models, by label; for scores that need no target.
+        cache: keeps what was computed of each model on disk.
 
     Raises:
         ValueError: too few examples of a class, which is named with their number.
@@ -62,13 +66,8 @@ def rank_features(
     if is_unlabelled(first):
         return guess(kept, settings.mode, settings.episodes.seed, records or {}, settings.is_path)
     target, episodes = fitted(first, settings)
-    recorded = records or {}
     is_measured = episodes.n_query > 0
-    draws = Draws.of(first.labels, episodes) if is_measured else None
-    models = [
-        rank_model(label, layer, episodes, draws, recorded.get(label))
-        for label, layer in kept.items()
-    ]
+    models = _models(kept, records or {}, RankedCache(cache, episodes, is_measured))
     if is_measured:
         pairs = compare_all({m.label: m.sampled for m in models if m.sampled is not None})
     else:
@@ -87,6 +86,22 @@ def rank_features(
         warnings=(*_same_models(models), *_trained_on_target(models), *_inputs(models)),
         provenance=provenance(seed=episodes.seed, device=first.features.device),
     )
+
+
+def _models(
+    kept: Mapping[str, KeptLayer], records: Mapping[str, TrainingRecord], cache: RankedCache
+) -> list[RankedModel]:
+    """Each model as the cache has it, else computed; episodes are drawn for these alone."""
+    found = {label: cache.read(label, layer, records.get(label)) for label, layer in kept.items()}
+    missing = [label for label, model in found.items() if model is None]
+    draws = None
+    if missing and cache.is_measured:
+        draws = Draws.of(kept[missing[0]].labels, cache.episodes)
+    for label in missing:
+        record = records.get(label)
+        found[label] = model = rank_model(label, kept[label], cache.episodes, draws, record)
+        cache.write(model, record)
+    return [model for model in found.values() if model is not None]
 
 
 def check_same_examples(label: str, found: KeptLayer, others: Mapping[str, KeptLayer]) -> None:
