@@ -2,13 +2,17 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 import geocollapse as geo
+from geocollapse.estimate import Estimate
+from geocollapse.measurement.compute import measure_layer
 from geocollapse.measures import SCORES
+from geocollapse.ranking import model as model_module
 from geocollapse.ranking.accuracy import EpisodeSettings
 from geocollapse.ranking.predicted import PREDICTED, predicted_accuracy
 from geocollapse.ranking.ties import compare_all
@@ -78,6 +82,23 @@ def test_more_ways_than_classes_are_refused_where_the_prediction_ranks():
             n_way=9,
             mode="predicted",
         )
+
+
+def test_an_undefined_collapse_is_not_valid_and_has_no_agreement(monkeypatch):
+    """Class means within their noise, as of CIFAR-FS classes at 30 images each."""
+    name = "per_pixel.geometric_collapse"
+    undefined = Estimate(math.nan, math.nan, 9, warnings=("means do not stand out",))
+
+    def measured(kept):
+        found = measure_layer(kept)
+        return replace(found, estimates={**found.estimates, name: undefined})
+
+    monkeypatch.setattr(model_module, "measure_layer", measured)
+    x, y = noisy(1.0, 0, n_a_class=20)
+    ranking = geo.rank(as_models({"a": x, "b": 2 * x}, y), layer="", n_episodes=20)
+    score = ranking.models[0].scores[name]
+    assert (score.valid, score.reason) == (False, f"{name}: means do not stand out")
+    assert name not in ranking.agreement
 
 
 # --- ties

@@ -15,7 +15,7 @@ from geocollapse.estimate import Estimate
 from geocollapse.measures import SCORES
 from geocollapse.ranking.agreement import Agreement
 from geocollapse.ranking.result import RankedModel, Target
-from geocollapse.ranking.ties import ALPHA, Pair, tied_with
+from geocollapse.ranking.ties import ALPHA, Pair, tied_with, two_sided_p
 
 POWER = 0.8
 _FASTER = 0.8  # of the time of the next one: one batch is timed, and times vary
@@ -113,8 +113,6 @@ class _Test:
         Means and variances of many draws of one class are drawn at once by their multinomial
         counts.
         """
-        from scipy import stats
-
         means = np.zeros(_N_SIMULATED)
         variances = np.zeros(_N_SIMULATED)
         for values in classes:
@@ -131,7 +129,7 @@ class _Test:
             dof = self.dof
             stderr *= np.sqrt(generator.chisquare(dof, size=_N_SIMULATED) / dof)
         with np.errstate(divide="ignore", invalid="ignore"):
-            p = 2.0 * stats.t.sf(np.abs(mean) / stderr, dof)
+            p = two_sided_p(np.abs(mean) / stderr, dof)
         return float(np.mean(p <= self.level))
 
 

@@ -104,10 +104,17 @@ def _predicted(
 
 
 def _scores_of(measured: LayerMeasurement) -> dict[str, Score]:
-    """The scores that the Jacobians give."""
+    """The scores that the Jacobians give, with the reason where one is undefined."""
     names = ("per_pixel.gc_per_variance", "per_pixel.geometric_collapse")
     estimates = measured.estimates
-    return {str(name): Score(name, estimates[name]) for name in names if name in estimates}
+    return {str(name): _score(name, estimates[name]) for name in names if name in estimates}
+
+
+def _score(name: str, estimate: Estimate) -> Score:
+    if not math.isnan(estimate.value):
+        return Score(name, estimate)
+    reason = "; ".join(estimate.warnings) or "expected a finite value, got nan"
+    return Score(name, estimate, valid=False, reason=f"{name}: {reason}")
 
 
 def _defined(estimate: Estimate) -> Estimate | None:

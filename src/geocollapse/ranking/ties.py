@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from geocollapse.estimate import Estimate
 from geocollapse.multiple_tests import holm
 
@@ -77,15 +80,22 @@ def with_tests(
 
 def p_value(difference: Estimate) -> float:
     """Two-sided p of a difference of 0, by Student's t; 1 for a difference of exactly 0."""
-    from scipy import stats
-
     if difference.value == 0.0:
         return 1.0
     if math.isnan(difference.stderr):
         return math.nan
     if difference.stderr == 0.0:
         return 0.0
-    return float(2.0 * stats.t.sf(abs(difference.value) / difference.stderr, difference.dof))
+    t = abs(difference.value) / difference.stderr
+    return float(two_sided_p(np.asarray(t), difference.dof))
+
+
+def two_sided_p(t: NDArray[np.float64], dof: float) -> NDArray[np.float64]:
+    """Probability of a Student's t at least as far from 0."""
+    from scipy import special  # scipy.stats takes a second to import
+
+    below = special.ndtr(-t) if math.isinf(dof) else special.stdtr(dof, -t)
+    return np.asarray(2.0 * below)
 
 
 def tied_with(label: str, pairs: Sequence[Pair]) -> list[str]:
