@@ -47,7 +47,7 @@ def test_the_predicted_accuracy_is_a_score_with_interval_and_null():
     assert score.valid
     assert score.estimate == model.predicted_accuracy
     assert float(score.estimate) == pytest.approx(1.0 - float(geo.predicted_error(x, y)))
-    assert score.null.n_shuffles == 10
+    assert score.null.n_shuffles == 5
     assert score.null.mean == pytest.approx(1 / 5, abs=4 * score.null.sd)
     assert score.value - score.null.mean > 8 * score.null.sd
     assert list(model.to_dict([])["scores"]) == [name for name in SCORES if name in model.scores]

@@ -72,12 +72,13 @@ def quick_prediction(
     seed: int,
     *,
     n_way: int | None = None,
+    n_queries: int = _QUICK_QUERIES,
     with_errors: bool = False,
 ) -> Prediction:
-    """Predicted errors from 500 queries and the class sets of 100 episodes.
+    """Predicted errors from a part of the queries and the class sets of 100 episodes.
 
-    That leaves a standard error of one to two points. None where more than 1e11 multiplications
-    would be needed.
+    500 queries leave a standard error of one to two points. None where more than 1e11
+    multiplications would be needed.
 
     Args:
         x: features (n, p).
@@ -85,6 +86,7 @@ def quick_prediction(
         k_shots: labelled examples of each class.
         seed: of the class sets, groups and points.
         n_way: classes of an episode; None for 5, or all where there are fewer.
+        n_queries: of all classes together.
         with_errors: also compute the standard errors, at two to five times the cost; left out where
             classes of few examples would make that minutes.
     """
@@ -92,8 +94,8 @@ def quick_prediction(
     if reason:
         return Prediction(tuple(k_shots), (), (reason,))
     sizes = EpisodeSizes(n_way or min(5, len(y.unique())), 1, 1, _QUICK_EPISODES)
-    sample = replace(ClassSample.of(x, y, sizes, seed), n_queries=_QUICK_QUERIES)
-    n_products = max(_QUICK_QUERIES, 2 * len(sample.counts)) * sample.features.numel()
+    sample = replace(ClassSample.of(x, y, sizes, seed), n_queries=n_queries)
+    n_products = max(n_queries, 2 * len(sample.counts)) * sample.features.numel()
     if n_products > _QUICK_PRODUCTS:
         reason = (
             "predicted_error: left out, too many features and examples; do "
