@@ -171,9 +171,11 @@ def test_the_cache_is_listed_and_cleared(networks, capsys):
     run(capsys, "rank", f"{networks}:wide", *DIGITS)
     found = json.loads(run(capsys, "cache", "list", "--json")[0])
     jsonschema.validate(found, schema("cache"))
-    (entry,) = found["files"]
-    assert (entry["model"], entry["data"], entry["split"]) == (f"{networks}:wide", "digits", "test")
-    assert "1 files" in run(capsys, "cache", "clear")[0]
+    assert sorted(entry["holds"] for entry in found["files"]) == ["features", "results"]
+    for entry in found["files"]:
+        origin = (entry["model"], entry["data"], entry["split"])
+        assert origin == (f"{networks}:wide", "digits", "test")
+    assert "2 files" in run(capsys, "cache", "clear")[0]
     assert json.loads(run(capsys, "cache", "--json")[0])["files"] == []
 
 

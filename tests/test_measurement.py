@@ -130,6 +130,11 @@ def test_json_is_strict_and_complete(model, data):
     loaded = json.loads(text)
     assert loaded["predicted_error"] == m.predicted_error
     assert 0 < loaded["predicted_error"]["5"] < loaded["predicted_error"]["1"] < 1
+    intervals = loaded["predicted_error_intervals"]
+    assert {k: entry["value"] for k, entry in intervals.items()} == m.predicted_error
+    for entry in intervals.values():
+        assert entry["stderr"] > 0.0
+        assert entry["ci95"][0] < entry["value"] < entry["ci95"][1]
     assert loaded["gc_pixel"] is None
     assert any(note.startswith("gc_pixel") for note in loaded["warnings"])
     assert set(loaded["nearest_mean_bound"]) == {"inf", "1", "5"}

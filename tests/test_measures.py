@@ -53,6 +53,7 @@ ATTRIBUTES = {
     "label_free": LabelFree,
     "estimates": dict,
     "predicted_error": dict,
+    "predicted_error_intervals": dict,
     "samples_for_rtol": int,
     "warnings": tuple,
     **{

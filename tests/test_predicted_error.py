@@ -21,7 +21,13 @@ from geocollapse import data, models
 from geocollapse.bounds.moments import DecisionMoments, Rivals, corrected_triples, triples
 from geocollapse.collapse import LabelledFeatures
 from geocollapse.measurement.collect import collect_features
-from geocollapse.transfer import few_shot_accuracy, predicted_error, predicted_errors
+from geocollapse.transfer import (
+    few_shot_accuracy,
+    predicted_error,
+    predicted_errors,
+    prediction,
+    quick_prediction,
+)
 from geocollapse.transfer.class_sample import ClassSample, class_sets
 from geocollapse.transfer.decision_law import positive_probability
 from geocollapse.transfer.few_shot import EpisodeSizes, draw_episodes
@@ -412,6 +418,34 @@ def test_measure_gives_a_reason_where_a_class_has_too_few_examples():
     assert m.predicted_error == {"1": None, "5": None}
     notes = m.to_dict()["warnings"]
     assert any(note.startswith("predicted_error: undefined, class 2") for note in notes)
+
+
+def test_the_interval_of_measure_covers_the_true_error_from_a_part_of_the_queries():
+    means, variances = gaussian_law(12, 128, 0.2, seed=4)
+    means = with_error_of(0.2, means, variances, 5)
+    truth, _ = simulated_error(means, variances, 5, 20000, 5)
+    covered, values, errors = [], [], []
+    for seed in range(50):
+        found = quick_prediction(*drawn(means, variances, 80, seed), (5,), seed, with_errors=True)
+        low, high = found.errors[0].interval()
+        covered.append(low <= truth <= high)
+        values.append(found.errors[0].value)
+        errors.append(found.errors[0].stderr)
+    assert np.mean(covered) >= 0.86  # 95 % and three standard deviations
+    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.35)
+
+
+def test_measure_leaves_out_an_interval_that_would_take_minutes(monkeypatch):
+    x, y = classes((6, 6, 6), 8)  # too few examples for the form that is given the queries
+    whole = quick_prediction(x, y, (5,), 0)
+    found = quick_prediction(x, y, (5,), 0, with_errors=True)
+    assert found.errors[0].stderr > 0.0
+    assert found.values == whole.values
+    monkeypatch.setattr(prediction, "_REPEATED_PRODUCTS", 0.0)
+    left_out = quick_prediction(x, y, (5,), 0, with_errors=True)
+    assert left_out.values == whole.values
+    assert left_out.intervals["5"]["ci95"] == (None, None)
+    assert left_out.warnings[-1].startswith("predicted_error: no interval, too many features")
 
 
 # real embeddings

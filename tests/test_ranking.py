@@ -22,7 +22,7 @@ from geocollapse.ranking.agreement import agreement
 from geocollapse.ranking.candidate import Candidate, FeatureSettings, Opened
 from geocollapse.ranking.order import RankSettings, rank_features
 from geocollapse.ranking.run import rank_candidates
-from geocollapse.ranking.ties import compare_all, compare_independent
+from geocollapse.ranking.ties import compare_all, with_tests
 from geocollapse.store.cache import FeatureCache
 from resampled import marks
 
@@ -180,12 +180,14 @@ def test_small_classes_have_no_error_over_examples_and_are_tied():
 
 
 def test_pairs_are_corrected_for_their_number():
-    values = {
-        name: Estimate(v, 0.01, 100, dof=39, scale="linear")
-        for name, v in (("a", 0.53), ("b", 0.5), ("c", 0.4))
-    }
-    pairs = {(p.first, p.second): p for p in compare_independent(values)}
-    t = 0.03 / math.hypot(0.01, 0.01)
+    stderr = math.hypot(0.01, 0.01)
+    differences = {("a", "b"): 0.03, ("a", "c"): 0.13, ("b", "c"): 0.1}
+    found = with_tests(
+        list(differences),
+        [Estimate(d, stderr, 100, dof=39, scale="linear") for d in differences.values()],
+    )
+    pairs = {(p.first, p.second): p for p in found}
+    t = 0.03 / stderr
     assert pairs["a", "b"].p == pytest.approx(2 * stats.t.sf(t, 39))
     assert pairs["a", "b"].p_holm == pytest.approx(2 * stats.t.sf(t, 39))  # the last of three
     assert pairs["a", "c"].p_holm > pairs["a", "c"].p

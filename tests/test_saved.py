@@ -181,6 +181,7 @@ def test_features_and_labels_alone_give_all_but_complexity(model, data, tmp_path
         "nc2_max_angle",
         "nearest_mean_error",
         "predicted_error",
+        "predicted_error_intervals",
         "label_free",
         "n_samples",
         "classes",

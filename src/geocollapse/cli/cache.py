@@ -1,4 +1,4 @@
-"""`geocollapse cache`: the features that rankings keep on disk."""
+"""`geocollapse cache`: the features and results that rankings keep on disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cache(
         Literal["list", "clear"], Argument(metavar="list|clear", help="List the files, or remove.")
     ] = "list",
 ) -> Answer:
-    """List or clear the features that `rank` keeps on disk.
+    """List or clear the features and results that `rank` keeps on disk.
 
     They lie in $GEOCOLLAPSE_CACHE, else in the user's cache.
     """
@@ -41,9 +41,12 @@ def cache(
         text = f"{n_removed} files of {n_bytes / 1e6:.1f} MB removed from {features.folder}"
     else:
         text = f"{len(rows)} files of {n_bytes / 1e6:.1f} MB in {features.folder}"
-        columns = ("model", "data", "split", "layer", "MB", "last used")
+        columns = ("model", "data", "split", "layer", "holds", "MB", "last used")
         cells = [
-            (r["model"], r["data"], r["split"], r["layer"], r["n_bytes"] / 1e6, r["last_used"])
+            (
+                *(r["model"], r["data"], r["split"], r["layer"], r["holds"]),
+                *(r["n_bytes"] / 1e6, r["last_used"]),
+            )
             for r in rows
         ]
         text = f"{text}\n\n{table(columns, cells)}" if cells else text
@@ -57,6 +60,7 @@ def _described(entry: CacheEntry) -> CacheEntryDict:
     origin = origin_of(entry.path)
     return {
         "file": entry.path.name,
+        "holds": origin.get("holds"),
         "model": origin.get("model"),
         "data": origin.get("data"),
         "split": origin.get("split"),

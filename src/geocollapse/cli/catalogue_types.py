@@ -147,6 +147,7 @@ class CacheEntryDict(TypedDict):
 
     Attributes:
         file: its name.
+        holds: `features`, or the `results` that a ranking computed from them.
         model: whose features they are; null where the file does not tell.
         data: of which data set.
         split: the part of it.
@@ -156,6 +157,7 @@ class CacheEntryDict(TypedDict):
     """
 
     file: str
+    holds: str | None
     model: str | None
     data: str | None
     split: str | None

@@ -104,7 +104,7 @@ class RankOptions:
         ),
     ] = None
     no_cache: Annotated[
-        bool, Option("--no-cache", help="Neither read nor keep features on disk.")
+        bool, Option("--no-cache", help="Neither read nor keep features and results on disk.")
     ] = False
     cache_size: Annotated[
         str, Option(metavar="10GB", help="Limit of the cache; what was used last stays.")

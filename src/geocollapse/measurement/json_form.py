@@ -60,6 +60,8 @@ class MeasurementDict(TypedDict):
             means themselves.
         predicted_error: error of the nearest mean among 5 classes predicted from the geometry, by
             number of shots; null where it is undefined.
+        predicted_error_intervals: the predicted errors with intervals, for other examples and
+            classes like these; empty where there are none.
         label_free: measures that use no labels.
         estimates: value, standard error and 95 % interval of the measures that are ranked, for the
             population behind the data, corrected for few examples of a class.
@@ -105,6 +107,7 @@ class MeasurementDict(TypedDict):
     nc4: float | None
     nearest_mean_bound: dict[str, BoundDict]
     predicted_error: dict[str, float | None]
+    predicted_error_intervals: dict[str, IntervalDict]
     label_free: LabelFreeDict
     estimates: dict[str, IntervalDict]
     preprocessing: dict[str, Any]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from geocollapse.bounds import NearestMeanBound
 from geocollapse.collapse import ClassPair, LabelledFeatures, NeuralCollapse, largest_pairs
-from geocollapse.estimate import Estimate, TopExample, strict_json
+from geocollapse.estimate import Estimate, IntervalDict, TopExample, strict_json
 from geocollapse.measurement.json_form import MeasurementDict, PoincareDict
 from geocollapse.measurement.near_names import NearNames
 from geocollapse.measures import MEASURES
@@ -175,18 +175,22 @@ class LayerMeasurement(CollapseMeasures):
     def prediction(self) -> Prediction:
         """1-shot and 5-shot error predicted from the geometry, computed when it is asked for.
 
-        Among 5 classes, or all if there are fewer. Its standard error is one to two points: 500
-        queries and 100 sets of classes stand for all; see ``geocollapse.predicted_error``.
+        Among 5 classes, or all if there are fewer. 500 queries and 100 sets of classes stand for
+        all, which the standard error covers; see ``geocollapse.predicted_error``.
         """
         data = LabelledFeatures.of(self.features, self.labels)  # where there is float64
-        return quick_prediction(
-            data.features, data.labels, PREDICTED_SHOTS, seed=self.kept.context.seed
-        )
+        seed = self.kept.context.seed
+        return quick_prediction(data.features, data.labels, PREDICTED_SHOTS, seed, with_errors=True)
 
     @cached_property
     def predicted_error(self) -> dict[str, float | None]:
         """The predicted errors by number of shots; None where one is undefined."""
         return self.prediction.values
+
+    @cached_property
+    def predicted_error_intervals(self) -> dict[str, IntervalDict]:
+        """The predicted errors with standard error and interval; empty where there are none."""
+        return self.prediction.intervals
 
     @property
     def features(self) -> Tensor:
@@ -321,6 +325,7 @@ def _grouped_values(layer: LayerMeasurement) -> dict[str, object]:
         "poincare_ratio": layer.poincare_ratio,
         "nearest_mean_bound": {shots: bound.to_dict() for shots, bound in layer.bounds.items()},
         "predicted_error": layer.predicted_error,
+        "predicted_error_intervals": layer.predicted_error_intervals,
         "label_free": layer.label_free.to_dict(),
         "estimates": {name: e.to_interval_dict() for name, e in layer.estimates.items()},
     }

@@ -70,6 +70,7 @@ class Measurement(CollapseMeasures):
     neural_collapse = OfTheLayer(lambda layer: layer.neural_collapse)
     bounds = OfTheLayer(lambda layer: layer.bounds)
     predicted_error = OfTheLayer(lambda layer: layer.predicted_error)
+    predicted_error_intervals = OfTheLayer(lambda layer: layer.predicted_error_intervals)
     label_free = OfTheLayer(lambda layer: layer.label_free)
     estimates = OfTheLayer(lambda layer: layer.estimates)
     samples_for_rtol = OfTheLayer(lambda layer: layer.samples_for_rtol)

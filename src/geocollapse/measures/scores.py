@@ -28,6 +28,17 @@ _WITH_LABELS = (
         source="Luthra et al. 2026",
     ),
     Measure(
+        name="predicted_accuracy",
+        label="accuracy predicted from the geometry",
+        title="predicted accuracy",
+        short="predicted accuracy",
+        unit="share",
+        better="higher",
+        read_as="few-shot accuracy of the nearest mean, from the moments of the classes",
+        caution="Of these ways and shots; up to 5 points off below 5 shots or 25 dimensions.",
+        source="Sorscher et al. 2022",
+    ),
+    Measure(
         name="logme",
         label="LogME",
         short="LogME",

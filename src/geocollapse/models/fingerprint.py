@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from functools import cache
 from itertools import chain
 
 import torch
@@ -49,11 +50,17 @@ def _source(kind: type) -> str:
     for ancestor in kind.__mro__:
         if ancestor in (nn.Module, object):
             break
-        try:
-            texts.append(inspect.getsource(ancestor))
-        except (OSError, TypeError):  # typed into a console, or compiled
-            texts.append("")
+        texts.append(_text(ancestor))
     return "\n".join(texts)
+
+
+@cache
+def _text(kind: type) -> str:
+    """The source of one class, found by parsing its whole file; empty where there is none."""
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):  # typed into a console, or compiled
+        return ""
 
 
 def _bytes(tensor: Tensor) -> memoryview:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +15,10 @@ from geocollapse.estimate import Estimate
 from geocollapse.measures import SCORES
 from geocollapse.ranking.agreement import Agreement
 from geocollapse.ranking.result import RankedModel, Target
-from geocollapse.ranking.ties import ALPHA, Pair, tied_with
+from geocollapse.ranking.ties import ALPHA, Pair, tied_with, two_sided_p
 
 POWER = 0.8
 _FASTER = 0.8  # of the time of the next one: one batch is timed, and times vary
-_Z_LEVEL = 1.96  # of a two-sided test at ALPHA
 _Z_POWER = 0.84
 _STEP = 1.15  # between the numbers of examples that are tried
 _N_SIMULATED = 500
@@ -25,20 +26,28 @@ _MOST = 100_000  # examples a class: a difference that needs more is none in pra
 
 
 def examples_needed(
-    outcomes: Tensor, labels: Tensor, difference: Estimate, *, seed: int = 0
+    outcomes: Tensor,
+    labels: Tensor,
+    difference: Estimate,
+    *,
+    n_pairs: int = 1,
+    seed: int = 0,
 ) -> int | None:
     """Examples of each class with which two models would be told apart in 8 of 10 samples.
 
     Data sets are simulated: of each class so many examples are drawn from those at hand, each with
-    its difference of outcomes, and the paired test at level 0.05 is made on them. Its error is
-    scaled to that of ``difference``, which has the labelled examples' share of the error too. The
-    difference found is taken for the true one, so the number is as uncertain as that.
+    its difference of outcomes, and the paired test at level 0.05/n_pairs is made on them, which
+    Holm's correction over the pairs of a ranking never falls below. Its error is scaled to that of
+    ``difference``, which has the labelled examples' share of the error too, and its degrees of
+    freedom are at most those of ``difference``. The difference found is taken for the true one, so
+    the number is as uncertain as that.
 
     Args:
         outcomes: (n,) share of episodes in which the first model gets an example right, less that
             of the second; NaN for an example that was never classified.
         labels: (n,).
         difference: of the mean accuracies, with its error over examples.
+        n_pairs: pairs of models that are tested, this one among them.
         seed: of the simulation.
 
     Returns:
@@ -49,13 +58,15 @@ def examples_needed(
     if difference.value == 0.0 or not own > 0.0 or not difference.stderr > 0.0:
         return None
     scale = difference.stderr / own
-    ratio = (_Z_LEVEL + _Z_POWER) * difference.stderr / abs(difference.value)
+    level = ALPHA / n_pairs
+    ratio = (NormalDist().inv_cdf(1.0 - level / 2) + _Z_POWER) * difference.stderr
+    ratio /= abs(difference.value)
     guess = max(2.0, ratio**2 * sum(map(len, classes)) / len(classes))  # of a normal test
+    test = _Test(level, difference.value, scale, difference.dof)
     generator = np.random.default_rng(seed)
 
     def suffices(n_examples: float) -> bool:
-        power = _power(classes, difference.value, scale, round(n_examples), generator)
-        return power >= POWER
+        return test.power(classes, round(n_examples), generator) >= POWER
 
     if guess > _MOST:
         return None
@@ -75,34 +86,51 @@ def _by_class(outcomes: Tensor, labels: Tensor) -> list[NDArray[np.float64]]:
     return [part - part.mean() for part in parts if len(part) > 1]
 
 
-def _power(
-    classes: Sequence[NDArray[np.float64]],
-    difference: float,
-    scale: float,
-    n_examples: int,
-    generator: np.random.Generator,
-) -> float:
-    """Share of simulated data sets of ``n_examples`` a class in which the test finds a difference.
+@dataclass(frozen=True)
+class _Test:
+    """The paired test of a ranking on simulated data sets.
 
-    Means and variances of many draws of one class are drawn at once by their multinomial counts.
+    Attributes:
+        level: at which the two-sided test is made.
+        difference: of the mean accuracies in the population.
+        scale: error of the difference in units of that of the outcomes.
+        dof: degrees of freedom of the error, at most.
     """
-    from scipy import stats
 
-    means = np.zeros(_N_SIMULATED)
-    variances = np.zeros(_N_SIMULATED)
-    for values in classes:
-        shares = np.full(len(values), 1.0 / len(values))
-        counts = generator.multinomial(n_examples, shares, size=_N_SIMULATED)
-        mean = counts @ values / n_examples
-        squares = counts @ np.square(values) / n_examples - np.square(mean)
-        means += mean
-        variances += squares * n_examples / (n_examples - 1) / n_examples
-    mean = difference + scale * means / len(classes)
-    stderr = scale * np.sqrt(variances) / len(classes)
-    dof = len(classes) * (n_examples - 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = 2.0 * stats.t.sf(np.abs(mean) / stderr, dof)
-    return float(np.mean(p <= ALPHA))
+    level: float
+    difference: float
+    scale: float
+    dof: float
+
+    def power(
+        self,
+        classes: Sequence[NDArray[np.float64]],
+        n_examples: int,
+        generator: np.random.Generator,
+    ) -> float:
+        """Share of data sets of ``n_examples`` a class in which the test finds the difference.
+
+        Means and variances of many draws of one class are drawn at once by their multinomial
+        counts.
+        """
+        means = np.zeros(_N_SIMULATED)
+        variances = np.zeros(_N_SIMULATED)
+        for values in classes:
+            shares = np.full(len(values), 1.0 / len(values))
+            counts = generator.multinomial(n_examples, shares, size=_N_SIMULATED)
+            mean = counts @ values / n_examples
+            squares = counts @ np.square(values) / n_examples - np.square(mean)
+            means += mean
+            variances += squares * n_examples / (n_examples - 1) / n_examples
+        mean = self.difference + self.scale * means / len(classes)
+        stderr = self.scale * np.sqrt(variances) / len(classes)
+        dof = float(len(classes) * (n_examples - 1))
+        if self.dof < dof:  # the error varies more than that of the outcomes, by so few halves
+            dof = self.dof
+            stderr *= np.sqrt(generator.chisquare(dof, size=_N_SIMULATED) / dof)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            p = two_sided_p(np.abs(mean) / stderr, dof)
+        return float(np.mean(p <= self.level))
 
 
 def _two_digits(number: int) -> int:
@@ -111,16 +139,15 @@ def _two_digits(number: int) -> int:
     return -(-number // step) * step
 
 
-def advise(
-    models: Sequence[RankedModel], pairs: Sequence[Pair], target: Target, needed: int | None
-) -> str:
+def advise(models: Sequence[RankedModel], pairs: Sequence[Pair], target: Target) -> str:
     """Which model to take, and what would settle a tie, in a sentence or two.
+
+    The number of examples is that for the best model and the first one tied with it.
 
     Args:
         models: best first.
         pairs: of them.
         target: the examples and the episodes.
-        needed: examples a class that would tell the best from the next; None if none would do.
     """
     best = models[0]
     if len(models) == 1:
@@ -130,15 +157,31 @@ def advise(
         return f"{best.label} is best, and told apart from all others."
     tied = [model for model in models if model.label in ties]
     others = _listed([model.label for model in tied])
-    enough = "even 100,000 would hardly do" if needed is None else f"about {needed:,} would do"
-    if len(tied) > 1:
+    enough = _enough(best, tied[0], pairs)
+    if enough and len(tied) > 1:
         enough += f" for {best.label} and {tied[0].label}"
     advice = (
         f"{best.label} comes first, and cannot be told apart from {others} with "
-        f"{target.smallest_class:,} examples a class; {enough}."
+        f"{target.smallest_class:,} examples a class{enough}."
     )
     fastest = _fastest([best, *tied])
     return advice if fastest is None else f"{advice} {fastest} is the fastest of them."
+
+
+def _enough(best: RankedModel, other: RankedModel, pairs: Sequence[Pair]) -> str:
+    """How many examples would tell two models apart; empty where their outcomes are not known."""
+    if best.sampled is None or other.sampled is None:
+        return ""
+    pair = next(p for p in pairs if {p.first, p.second} == {best.label, other.label})
+    if math.isnan(pair.difference.stderr):
+        return ""
+    needed = examples_needed(
+        best.sampled.examples - other.sampled.examples,
+        best.kept.labels,
+        pair.difference,
+        n_pairs=len(pairs),
+    )
+    return "; even 100,000 would hardly do" if needed is None else f"; about {needed:,} would do"
 
 
 def advise_checkpoint(

@@ -86,7 +86,7 @@ def _model(label: str, kept: KeptLayer, record: TrainingRecord | None, seed: int
         kept=kept,
         sampled=None,
         curve={},
-        predicted_accuracy=None,
+        predicted=None,
         geometric_complexity=_complexity(kept),
         scores={name: scores[name] for name in SCORES if name in scores},
         warnings=(GUESS, *(w for w in kept.context.warnings if not w.startswith(UNASKED))),

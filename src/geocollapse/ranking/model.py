@@ -14,11 +14,17 @@ from geocollapse.measurement.compute import measure_layer
 from geocollapse.measures import SCORES
 from geocollapse.models import TrainingRecord
 from geocollapse.ranking.accuracy import Draws, EpisodeSettings, sampled_accuracy
+from geocollapse.ranking.predicted import (
+    PREDICTED,
+    as_score,
+    missing_score,
+    predicted_accuracy,
+)
 from geocollapse.ranking.result import RankedModel
 from geocollapse.ranking.scores import Score, score_sample
 from geocollapse.ranking.source_scores import source_scores
 from geocollapse.store import KeptLayer
-from geocollapse.transfer import FewShotAccuracy, learning_curve, predicted_error
+from geocollapse.transfer import FewShotAccuracy, Jackknifed, learning_curve
 from geocollapse.transfer.sample import Sample
 
 CURVE_SHOTS = (1, 2, 5, 10, 20, 50)
@@ -41,19 +47,24 @@ def rank_model(
         episodes: the same for all models.
         draws: of these episodes; None asks for the predicted accuracy alone.
         record: of its training, which has scores that need no target.
+
+    Raises:
+        ValueError: without ``draws``, classes for which no accuracy can be predicted.
     """
     x, y = kept.features, kept.labels
     measured = measure_layer(kept)
-    predicted, notes = _predicted(x, y, episodes)
+    predicted, of_prediction = _predicted(x, y, episodes, is_needed=draws is None)
     sample = replace(Sample.of(x, y), known_baselines=measured.label_free)
     scores = score_sample(sample, kept.context.logits, seed=episodes.seed)
     scores |= _scores_of(measured) | source_scores(record, kept.layer)
+    scores[PREDICTED] = of_prediction
+    notes = (of_prediction.reason,) if predicted is None else predicted.warnings
     return RankedModel(
         label=label,
         kept=kept,
         sampled=None if draws is None else sampled_accuracy(x, y, episodes, draws),
         curve=_curve(x, y, episodes),
-        predicted_accuracy=predicted,
+        predicted=predicted,
         geometric_complexity=_defined(measured.geometric_complexity),
         scores={name: scores[name] for name in SCORES if name in scores},
         warnings=(*(w for w in kept.context.warnings if not w.startswith(UNASKED)), *notes),
@@ -80,24 +91,30 @@ def _curve(x: Tensor, y: Tensor, episodes: EpisodeSettings) -> Mapping[int, FewS
 
 
 def _predicted(
-    x: Tensor, y: Tensor, episodes: EpisodeSettings
-) -> tuple[Estimate | None, tuple[str, ...]]:
-    """Predicted accuracy; None and the reason where the examples do not suffice."""
+    x: Tensor, y: Tensor, episodes: EpisodeSettings, *, is_needed: bool
+) -> tuple[Jackknifed | None, Score]:
+    """Predicted accuracy and its score; None and a reason where the examples do not suffice."""
     try:
-        error = predicted_error(
-            x, y, n_way=episodes.n_way, k_shot=episodes.k_shot, seed=episodes.seed
-        )
-    except ValueError as reason:
-        return None, (f"predicted accuracy: {reason}",)
-    values = None if error.values is None else 1.0 - error.values
-    return replace(error, value=1.0 - error.value, values=values), error.warnings
+        found = predicted_accuracy(x, y, episodes)
+    except ValueError as error:
+        if is_needed:
+            raise
+        return None, missing_score(f"predicted accuracy: {error}")
+    return found, as_score(found, x, y, episodes)
 
 
 def _scores_of(measured: LayerMeasurement) -> dict[str, Score]:
-    """The scores that the Jacobians give."""
+    """The scores that the Jacobians give, with the reason where one is undefined."""
     names = ("per_pixel.gc_per_variance", "per_pixel.geometric_collapse")
     estimates = measured.estimates
-    return {str(name): Score(name, estimates[name]) for name in names if name in estimates}
+    return {str(name): _score(name, estimates[name]) for name in names if name in estimates}
+
+
+def _score(name: str, estimate: Estimate) -> Score:
+    if not math.isnan(estimate.value):
+        return Score(name, estimate)
+    reason = "; ".join(estimate.warnings) or "expected a finite value, got nan"
+    return Score(name, estimate, valid=False, reason=f"{name}: {reason}")
 
 
 def _defined(estimate: Estimate) -> Estimate | None:

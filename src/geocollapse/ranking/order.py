@@ -11,16 +11,18 @@ import torch
 from geocollapse.measures import SCORES, incomparable
 from geocollapse.models import TrainingRecord
 from geocollapse.ranking.accuracy import Draws, EpisodeSettings
-from geocollapse.ranking.advice import advise, advise_checkpoint, examples_needed
+from geocollapse.ranking.advice import advise, advise_checkpoint
 from geocollapse.ranking.agreement import Agreement, agreement
+from geocollapse.ranking.cached import RankedCache
 from geocollapse.ranking.candidate import TRAINED_ON
 from geocollapse.ranking.comparable import differing_inputs, input_changes
 from geocollapse.ranking.guess import guess, is_unlabelled
 from geocollapse.ranking.model import rank_model
 from geocollapse.ranking.result import RankedModel, Ranking, Target, text_or_none
-from geocollapse.ranking.ties import Pair, compare_all, compare_independent
+from geocollapse.ranking.ties import Pair, compare_all
 from geocollapse.runtime.provenance import provenance
 from geocollapse.store import KeptLayer
+from geocollapse.store.cache import FeatureCache
 
 Mode = Literal["measured", "predicted"]
 _MOST_WAYS = 5
@@ -48,6 +50,7 @@ def rank_features(
     kept: Mapping[str, KeptLayer],
     settings: RankSettings,
     records: Mapping[str, TrainingRecord] | None = None,
+    cache: FeatureCache | None = None,
 ) -> Ranking:
     """Rank models by their features on the same labelled examples.
 
@@ -55,6 +58,7 @@ def rank_features(
         kept: features, by label.
         settings: what models are ranked by.
         records: of the training of models, by label; for scores that need no target.
+        cache: keeps what was computed of each model on disk.
 
     Raises:
         ValueError: too few examples of a class, which is named with their number.
@@ -63,17 +67,12 @@ def rank_features(
     if is_unlabelled(first):
         return guess(kept, settings.mode, settings.episodes.seed, records or {}, settings.is_path)
     target, episodes = fitted(first, settings)
-    recorded = records or {}
     is_measured = episodes.n_query > 0
-    draws = Draws.of(first.labels, episodes) if is_measured else None
-    models = [
-        rank_model(label, layer, episodes, draws, recorded.get(label))
-        for label, layer in kept.items()
-    ]
+    models = _models(kept, records or {}, RankedCache(cache, episodes, is_measured))
     if is_measured:
         pairs = compare_all({m.label: m.sampled for m in models if m.sampled is not None})
     else:
-        pairs = compare_independent({m.label: m.ranked_by for m in models})
+        pairs = compare_all({m.label: m.predicted for m in models if m.predicted is not None})
     path = tuple(kept) if settings.is_path else ()
     models.sort(key=lambda model: -model.ranked_by.value)  # stable: ties keep the order given
     found, left_out = _agreements(models, episodes.seed) if is_measured else ({}, ())
@@ -93,6 +92,22 @@ def rank_features(
         ),
         provenance=provenance(seed=episodes.seed, device=first.features.device),
     )
+
+
+def _models(
+    kept: Mapping[str, KeptLayer], records: Mapping[str, TrainingRecord], cache: RankedCache
+) -> list[RankedModel]:
+    """Each model as the cache has it, else computed; episodes are drawn for these alone."""
+    found = {label: cache.read(label, layer, records.get(label)) for label, layer in kept.items()}
+    missing = [label for label, model in found.items() if model is None]
+    draws = None
+    if missing and cache.is_measured:
+        draws = Draws.of(kept[missing[0]].labels, cache.episodes)
+    for label in missing:
+        record = records.get(label)
+        found[label] = model = rank_model(label, kept[label], cache.episodes, draws, record)
+        cache.write(model, record)
+    return [model for model in found.values() if model is not None]
 
 
 def check_same_examples(label: str, found: KeptLayer, others: Mapping[str, KeptLayer]) -> None:
@@ -163,7 +178,7 @@ def _advice(
 ) -> str:
     if path and len(models) > 1:
         return advise_checkpoint(models, pairs, path, found)
-    return advise(models, pairs, target, _needed(models, pairs))
+    return advise(models, pairs, target)
 
 
 def _agreements(
@@ -190,16 +205,6 @@ def _agreements(
         f"{' and '.join(names)}: agreement with accuracy left out, as the {reason} differs"
         for reason, names in left_out.items()
     )
-
-
-def _needed(models: Sequence[RankedModel], pairs: Sequence[Pair]) -> int | None:
-    """Examples a class that would tell the best model from the next."""
-    if len(models) < 2 or models[0].sampled is None or models[1].sampled is None:
-        return None
-    first, second = models[:2]
-    pair = next(p for p in pairs if {p.first, p.second} == {first.label, second.label})
-    outcomes = models[0].sampled.examples - models[1].sampled.examples
-    return examples_needed(outcomes, first.kept.labels, pair.difference)
 
 
 def _same_models(models: Sequence[RankedModel]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from geocollapse.ranking.json_form import (
 from geocollapse.ranking.scores import Score
 from geocollapse.ranking.ties import Pair, tied_with
 from geocollapse.store import KeptLayer
-from geocollapse.transfer import FewShotAccuracy
+from geocollapse.transfer import FewShotAccuracy, Jackknifed
 
 if TYPE_CHECKING:
     import pandas
@@ -36,7 +36,8 @@ class RankedModel:
         kept: its features, labels and squared Jacobian norms.
         sampled: accuracies of episodes and half-samples; None where nothing was measured.
         curve: accuracy by number of shots, with the error over episodes.
-        predicted_accuracy: from the geometry of the features; None where it is not defined.
+        predicted: accuracy from the geometry of the features, to be paired with that of other
+            models; None where it is not defined.
         geometric_complexity: of the map to the layer; None without Jacobians.
         scores: by name, see ``geocollapse.measures.SCORES``.
         warnings: what a reader must know about this model.
@@ -46,7 +47,7 @@ class RankedModel:
     kept: KeptLayer
     sampled: SampledAccuracy | None
     curve: Mapping[int, FewShotAccuracy]
-    predicted_accuracy: Estimate | None
+    predicted: Jackknifed | None
     geometric_complexity: Estimate | None
     scores: Mapping[str, Score]
     warnings: tuple[str, ...] = ()
@@ -55,6 +56,11 @@ class RankedModel:
     def accuracy(self) -> Estimate | None:
         """Few-shot accuracy, with the error over examples like these; None if not measured."""
         return None if self.sampled is None else self.sampled.estimate()
+
+    @property
+    def predicted_accuracy(self) -> Estimate | None:
+        """Accuracy from the geometry of the features; None where it is not defined."""
+        return None if self.predicted is None else self.predicted.estimate()
 
     @property
     def ranked_by(self) -> Estimate:

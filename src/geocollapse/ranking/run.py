@@ -76,7 +76,8 @@ def rank(
         gc_samples: examples whose Jacobians are probed; None for one in 20, at least 50.
         batch_size: examples that go through a model together.
         autocast: ``torch.bfloat16`` or ``torch.float16``.
-        cache: keeps features on disk, for data sets that have a fingerprint.
+        cache: keeps features on disk, for data sets that have a fingerprint, and what was computed
+            from features.
         seed: of episodes, probes, bootstraps and shuffles.
         progress: show progress bars on stderr.
 
@@ -145,7 +146,7 @@ def rank_candidates(
                     records[label] = found.record
     if not kept:
         raise next(iter(failures.values()))
-    ranking = rank_features(kept, settings, records)
+    ranking = rank_features(kept, settings, records, cache)
     failed = tuple(FailedModel(label, one_line(error)) for label, error in failures.items())
     return replace(ranking, failed=(*failed, *ranking.failed))
 

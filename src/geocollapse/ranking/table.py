@@ -3,40 +3,62 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from geocollapse.estimate import Estimate
 from geocollapse.measures import SCORES
 from geocollapse.ranking.guess import GUESS
+from geocollapse.ranking.predicted import PREDICTED
 from geocollapse.ranking.result import RankedModel, Ranking
 from geocollapse.ranking.ties import tied_with
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+SHOWN_SCORES = ("logme", "directional_cdnv", "h_score", "loo_knn_accuracy")
+"""Score columns by preference, where too few models are ranked to say which agreed best.
+
+Fixed before any ranking was looked at: the score most often used, and the one of the theory.
+"""
+
+_N_COLUMNS = 2  # of scores
 _BEST_SCORES = 3
 _LEAST_FOR_AGREEMENT = 4  # models: three agree by luck in one case of six
-_WIDTH = 240  # a table is as wide as its columns need, up to here
-_NOTE_WIDTH = 100
+_WIDTH = 100
+_LEAST_LABEL = 14  # columns of a model's name, however wide the others are
+_HEADING = 12  # characters in a line of a heading
+_BETWEEN = 2  # spaces between columns
+
+
+class _Column(NamedTuple):
+    """One column: its heading and a cell of each model, which may have several lines."""
+
+    heading: str
+    cells: Sequence[str]
+    is_right: bool = True
+
+    @property
+    def width(self) -> int:
+        """Characters of the longest line."""
+        texts = (self.heading, *self.cells)
+        return max((len(line) for text in texts for line in text.splitlines()), default=0)
 
 
 def as_text(ranking: Ranking) -> str:
     """Advice, table, agreement of the scores, notes."""
     from rich.console import Console
 
-    lines = []
     below = [
         *_agreement(ranking),
         *(f"failed: {failed.label}: {failed.error}" for failed in ranking.failed),
         *(f"note: {warning}" for warning in ranking.warnings),
     ]
-    for width, part in (
-        (_NOTE_WIDTH, ranking.advice),
-        (_WIDTH, ""),
-        (_WIDTH, _guess_table(ranking) if ranking.is_guess else _table(ranking)),
-        *((_NOTE_WIDTH, text) for text in below),
-    ):
+    columns = _of_a_guess(ranking) if ranking.is_guess else _of_a_ranking(ranking)
+    lines = []
+    for part in (ranking.advice, "", _table(columns, ranking), *below):
+        width = _WIDTH if isinstance(part, str) else _width(columns)
         console = Console(width=width, color_system=None, highlight=False, markup=False)
         with console.capture() as capture:
             console.print(part)
@@ -44,85 +66,118 @@ def as_text(ranking: Ranking) -> str:
     return "\n".join(lines)
 
 
-def _table(ranking: Ranking) -> Table:
+def _width(columns: Sequence[_Column]) -> int:
+    """Of the table: 100 columns, or more where the numbers alone need more."""
+    others = sum(column.width + _BETWEEN for column in columns)
+    return max(_WIDTH, others + _LEAST_LABEL)
+
+
+def _table(columns: Sequence[_Column], ranking: Ranking) -> Table:
+    """The models with what they are tied with, the columns, and the models that failed.
+
+    Names are folded where the others leave too little room; numbers are never cut off.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    target = ranking.about
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("model")
-    table.add_column(f"{target.k_shot}-shot accuracy\n95 % for examples like these")
-    for heading in ("predicted", "geometric complexity\n95 % interval", "parameters", "time"):
-        table.add_column(heading, justify="right")
-    table.add_column("tied with")
-    for model in ranking.models:
-        table.add_row(*map(Text, _cells(model, ranking)))
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _BETWEEN - 1, 0, 0)
+    )
+    table.add_column("model", overflow="fold")
+    for column in columns:
+        table.add_column(
+            Text(column.heading), justify="right" if column.is_right else "left", no_wrap=True
+        )
+    for place, model in enumerate(ranking.models):
+        cells = (column.cells[place] for column in columns)
+        table.add_row(*map(Text, (_name(model, ranking), *cells)))
     for failed in ranking.failed:
-        table.add_row(Text(failed.label), "failed", *[""] * 5)
+        table.add_row(Text(failed.label), Text("failed"), *[""] * (len(columns) - 1))
     return table
 
 
-def _guess_table(ranking: Ranking) -> Table:
-    """The scores that need no labels, and on each line that they are a guess."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+def _name(model: RankedModel, ranking: Ranking) -> str:
+    """The label, and below it the models that it is tied with."""
+    tied = tied_with(model.label, ranking.pairs)
+    return f"{model.label}\ntied with {', '.join(tied)}" if tied else model.label
 
-    names = [n for n in SCORES if any(n in m.scores and m.scores[n].valid for m in ranking.models)]
+
+def _of_a_ranking(ranking: Ranking) -> list[_Column]:
+    """Accuracy, predicted accuracy, two scores, geometric complexity and costs."""
+    models = ranking.models
+    shots = ranking.about.k_shot
+    return [
+        _Column(f"{shots}-shot\naccuracy\n95 %", [_share(m.accuracy) for m in models]),
+        _Column("predicted\naccuracy\n95 %", [_share(m.predicted_accuracy) for m in models]),
+        *(_score(name, models, has_range=False) for name in shown_scores(ranking)),
+        _Column("geometric\ncomplexity\n95 %", [_number(m.geometric_complexity) for m in models]),
+        _costs(models),
+    ]
+
+
+def _of_a_guess(ranking: Ranking) -> list[_Column]:
+    """The scores that need no labels, that of the order first, costs, and that it is a guess."""
+    models = ranking.models
+    names = [n for n in SCORES if any(n in m.scores and m.scores[n].valid for m in models)]
     names.sort(key=lambda name: name != ranking.ranked_by)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("model")
-    for name in names:
-        table.add_column(f"{SCORES[name].short}\n95 % interval", justify="right")
-    for heading in ("parameters", "time"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
-    for model in ranking.models:
-        found = (_interval(model.scores[n].estimate) if n in model.scores else "-" for n in names)
-        table.add_row(*map(Text, (model.label, *found, *_costs(model), GUESS)))
-    for failed in ranking.failed:
-        table.add_row(Text(failed.label), *[""] * (len(names) + 2), "failed")
-    return table
+    scores = [_score(name, models, has_range=True) for name in names]
+    return [*scores, _costs(models), _Column("", [GUESS] * len(models), is_right=False)]
 
 
-def _cells(model: RankedModel, ranking: Ranking) -> tuple[str, ...]:
-    return (
-        model.label,
-        percent(model.accuracy),
-        percent(model.predicted_accuracy, with_interval=False),
-        _interval(model.geometric_complexity),
-        *_costs(model),
-        ", ".join(tied_with(model.label, ranking.pairs)) or "-",
-    )
+def shown_scores(ranking: Ranking) -> list[str]:
+    """The scores of the table: of four models and more those that agreed best, else fixed ones.
+
+    The predicted accuracy has a column of its own.
+    """
+    best = [name for name in _by_agreement(ranking) if name != PREDICTED]
+    names = best or SHOWN_SCORES
+    scores = [model.scores for model in ranking.models]
+    found = [n for n in names if any(n in known and known[n].valid for known in scores)]
+    return found[:_N_COLUMNS]
 
 
-def _costs(model: RankedModel) -> tuple[str, str]:
-    """Parameters, and the time of a forward pass of an example."""
-    seconds = model.seconds_per_example
-    return (
-        "-" if model.n_parameters is None else counted(model.n_parameters),
-        "-" if seconds is None else f"{1e3 * seconds:.3g} ms",
-    )
+def _score(name: str, models: Sequence[RankedModel], *, has_range: bool) -> _Column:
+    heading = textwrap.fill(SCORES[name].short, _HEADING)
+    found = [model.scores.get(name) for model in models]
+    cells = [_number(None if score is None else score.estimate) for score in found]
+    if has_range:
+        return _Column(f"{heading}\n95 %", cells)
+    return _Column(heading, [cell.partition("\n")[0] for cell in cells])
 
 
-def percent(estimate: Estimate | None, *, with_interval: bool = True) -> str:
-    """A share as per cent, with its interval where it has one."""
+def _costs(models: Sequence[RankedModel]) -> _Column:
+    """Parameters, and below them the time of a forward pass of an example."""
+    cells = []
+    for model in models:
+        seconds = model.seconds_per_example
+        size = "-" if model.n_parameters is None else counted(model.n_parameters)
+        cells.append(f"{size}\n{'-' if seconds is None else f'{1e3 * seconds:.3g} ms'}")
+    return _Column("parameters\ntime", cells)
+
+
+def _share(estimate: Estimate | None) -> str:
+    """A share as per cent, and its interval below it."""
     if estimate is None or math.isnan(estimate.value):
         return "-"
     low, high = estimate.interval()
-    if not with_interval or math.isnan(low):
-        return f"{estimate.value:.1%}"
-    return f"{estimate.value:.1%} ({low:.1%} to {high:.1%})"
+    range_of = "" if math.isnan(low) else f"{100 * low:.1f} to {100 * high:.1f}"
+    return f"{estimate.value:.1%}\n{range_of}"
 
 
-def _interval(estimate: Estimate | None) -> str:
+def _number(estimate: Estimate | None) -> str:
+    """A value, and its interval below it."""
     if estimate is None or math.isnan(estimate.value):
         return "-"
-    low, high = estimate.interval()
-    if math.isnan(low):
-        return f"{estimate.value:.4g}"
-    return f"{estimate.value:.4g} ({low:.4g} to {high:.4g})"
+    low, high = (_three_digits(end) for end in estimate.interval())
+    return f"{_three_digits(estimate.value)}\n{'' if low == 'nan' else f'{low} to {high}'}"
+
+
+def _three_digits(value: float) -> str:
+    """Three significant digits, without an exponent up to a million: 51,700."""
+    if 1e3 <= abs(value) < 1e6:
+        return f"{float(f'{value:.3g}'):,.0f}"
+    return f"{value:.3g}"
 
 
 def counted(number: int) -> str:
@@ -133,19 +188,25 @@ def counted(number: int) -> str:
     return str(number)
 
 
-def _agreement(ranking: Ranking) -> Sequence[str]:
-    """The scores that agreed best with the measured order."""
+def _by_agreement(ranking: Ranking) -> list[str]:
+    """The scores that all models have by falling agreement; none of fewer than four models."""
     known = {
-        name: found
+        name: found.tau
         for name, found in ranking.agreement.items()
         if not math.isnan(found.tau) and found.n_models == len(ranking.models)
     }
-    if not known or len(ranking.models) < _LEAST_FOR_AGREEMENT:
+    if len(ranking.models) < _LEAST_FOR_AGREEMENT:
         return []
-    best = sorted(known, key=lambda name: -known[name].tau)[:_BEST_SCORES]
-    parts = [
-        f"{SCORES[name].short} {known[name].tau:.2f} ({low:.2f} to {high:.2f})"
-        for name in best
-        for low, high in [known[name].interval]
-    ]
+    return sorted(known, key=lambda name: -known[name])
+
+
+def _agreement(ranking: Ranking) -> Sequence[str]:
+    """The scores that agreed best with the measured order, in a line below a blank one."""
+    parts = []
+    for name in _by_agreement(ranking)[:_BEST_SCORES]:
+        found = ranking.agreement[name]
+        low, high = found.interval
+        parts.append(f"{SCORES[name].short} {found.tau:.2f} ({low:.2f} to {high:.2f})")
+    if not parts:
+        return []
     return ["", f"scores closest to this order (Kendall's tau, 95 %): {', '.join(parts)}"]

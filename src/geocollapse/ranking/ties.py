@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from geocollapse.estimate import Estimate
 from geocollapse.multiple_tests import holm
-from geocollapse.ranking.accuracy import SampledAccuracy
 
 ALPHA = 0.05
 
@@ -35,30 +38,31 @@ class Pair:
     is_tie: bool
 
 
-def compare_all(accuracies: Mapping[str, SampledAccuracy], *, alpha: float = ALPHA) -> list[Pair]:
-    """Test every pair of models for a difference of their mean accuracy on the same episodes.
+class Paired(Protocol):
+    """The accuracy of one model on examples that other models share."""
 
-    Student's t of the paired difference with the error over examples, Holm's correction over the
-    M (M - 1)/2 pairs: of equal models, any two are told apart with probability alpha at most.
+    def __sub__(self, other: Self, /) -> Self:
+        """The paired difference."""
+        ...
+
+    def estimate(self) -> Estimate:
+        """The mean, with the error over other examples of these classes."""
+        ...
+
+
+Sampled = TypeVar("Sampled", bound=Paired)
+
+
+def compare_all(accuracies: Mapping[str, Sampled], *, alpha: float = ALPHA) -> list[Pair]:
+    """Test every pair of models for a difference of their accuracy on the same examples.
+
+    Student's t of the paired difference with the error over examples: from half-samples where the
+    accuracy was measured (``SampledAccuracy``), from ten groups left out in turn where it was
+    predicted (``Jackknifed``). Holm's correction over the M (M - 1)/2 pairs: of equal models, any
+    two are told apart with probability alpha at most.
     """
     names = list(itertools.combinations(accuracies, 2))
     found = [(accuracies[first] - accuracies[second]).estimate() for first, second in names]
-    return with_tests(names, found, alpha=alpha)
-
-
-def compare_independent(accuracies: Mapping[str, Estimate], *, alpha: float = ALPHA) -> list[Pair]:
-    """Test every pair of values whose errors are taken as independent.
-
-    Errors on the same examples move together, so that fewer models are told apart than could be.
-    """
-    names = list(itertools.combinations(accuracies, 2))
-    found = []
-    for first, second in names:
-        a, b = accuracies[first], accuracies[second]
-        stderr = math.hypot(a.stderr, b.stderr)
-        found.append(
-            replace(a, value=a.value - b.value, stderr=stderr, dof=min(a.dof, b.dof), values=None)
-        )
     return with_tests(names, found, alpha=alpha)
 
 
@@ -76,15 +80,22 @@ def with_tests(
 
 def p_value(difference: Estimate) -> float:
     """Two-sided p of a difference of 0, by Student's t; 1 for a difference of exactly 0."""
-    from scipy import stats
-
     if difference.value == 0.0:
         return 1.0
     if math.isnan(difference.stderr):
         return math.nan
     if difference.stderr == 0.0:
         return 0.0
-    return float(2.0 * stats.t.sf(abs(difference.value) / difference.stderr, difference.dof))
+    t = abs(difference.value) / difference.stderr
+    return float(two_sided_p(np.asarray(t), difference.dof))
+
+
+def two_sided_p(t: NDArray[np.float64], dof: float) -> NDArray[np.float64]:
+    """Probability of a Student's t at least as far from 0."""
+    from scipy import special  # scipy.stats takes a second to import
+
+    below = special.ndtr(-t) if math.isinf(dof) else special.stdtr(dof, -t)
+    return np.asarray(2.0 * below)
 
 
 def tied_with(label: str, pairs: Sequence[Pair]) -> list[str]:

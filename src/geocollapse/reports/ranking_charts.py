@@ -118,7 +118,7 @@ def _against_accuracy(page: RankingPage, name: str) -> list[Panel]:
             tuple(series),
             x_scale=_scale([points[i][0] for i in known]) if name != PREDICTED else "linear",
             curve=_diagonal([points[i] for i in known]) if name == PREDICTED else None,
-            title="" if name == PREDICTED else _title(page, name),
+            title=_title(page, name) if name != PREDICTED or page.tau(name).is_known else "",
         )
     ]
 

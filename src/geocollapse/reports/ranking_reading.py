@@ -139,13 +139,14 @@ class RankingPage:
     def score_names(self) -> list[str]:
         """Every score, the best agreeing first, then in the order of the file.
 
-        Scores of the training are left out where no model has a record of it.
+        Scores of the training are left out where no model has a record of it. The predicted
+        accuracy has its own place on a page.
         """
         names = dict.fromkeys(
             name
             for model in self.models
             for name, score in model["scores"].items()
-            if score["valid"] or name not in FROM_TRAINING
+            if name != PREDICTED and (score["valid"] or name not in FROM_TRAINING)
         )
         place = {name: i for i, name in enumerate(names)}
         return sorted(names, key=lambda name: (*self._disagreement(name), place[name]))

@@ -1,17 +1,23 @@
-"""Features kept on disk between runs, found again by a hash of all that determines them."""
+"""Features, and what follows from them, kept on disk and found again by a hash of their causes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from geocollapse.runtime.files import written_whole
 from geocollapse.runtime.folders import user_cache
 from geocollapse.store.features_file import read_features, write_features
+from geocollapse.store.formats import read_arrays, write_arrays
 from geocollapse.store.kept import KeptLayer
+from geocollapse.store.records import Kinds, packed, unpacked
+
+_T = TypeVar("_T")
 
 SIZE_LIMIT = 10 * 10**9
 _ENDING = ".safetensors"
@@ -19,7 +25,7 @@ _ENDING = ".safetensors"
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A features file of the cache.
+    """A file of the cache: features, or a record of what was computed from them.
 
     Attributes:
         path: of the file.
@@ -33,7 +39,7 @@ class CacheEntry:
 
 
 class FeatureCache:
-    """A folder of features files, the least recently used of which make room for new ones.
+    """A folder of features and records, the least recently used of which make room for new ones.
 
     A file is written whole or not at all, so several processes may use one folder. A file that
     cannot be read is removed and computed again.
@@ -53,16 +59,11 @@ class FeatureCache:
 
     def read(self, key: str) -> KeptLayer | None:
         """The layer kept under ``key``; None if there is none."""
-        path = self._path(key)
-        try:
-            kept = read_features(path)
-            os.utime(path)
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError):
-            path.unlink(missing_ok=True)
-            return None
-        return kept
+        return self._read(key, read_features)
+
+    def read_record(self, key: str, kinds: Kinds) -> object:
+        """The record kept under ``key``, of these classes; None if there is none."""
+        return self._read(key, lambda path: _read_record(path, kinds))
 
     def write(self, key: str, kept: KeptLayer) -> None:
         """Keep a layer under ``key``, unless it is larger than the limit."""
@@ -70,6 +71,19 @@ class FeatureCache:
         if n_bytes > self.size_limit:
             return
         write_features(self._path(key), kept)
+        self._make_room(keep=self._path(key))
+
+    def write_record(self, key: str, record: object, about: Mapping[str, object]) -> None:
+        """Keep a record under ``key``.
+
+        Args:
+            key: of the entry.
+            record: as ``geocollapse.store.records.packed`` takes it.
+            about: layer and provenance, as the text of a features file has them.
+        """
+        arrays, text = packed(record)
+        with written_whole(self._path(key)) as partial:
+            write_arrays(partial, _ENDING, arrays, json.dumps({**about, "record": text}))
         self._make_room(keep=self._path(key))
 
     def entries(self) -> list[CacheEntry]:
@@ -90,6 +104,18 @@ class FeatureCache:
             entry.path.unlink(missing_ok=True)
         return len(entries)
 
+    def _read(self, key: str, read: Callable[[Path], _T]) -> _T | None:
+        path = self._path(key)
+        try:
+            found = read(path)
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            path.unlink(missing_ok=True)
+            return None
+        return found
+
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{_ENDING}"
 
@@ -103,6 +129,12 @@ class FeatureCache:
             if entry.path != keep:
                 entry.path.unlink(missing_ok=True)
                 n_bytes -= entry.n_bytes
+
+
+def _read_record(path: Path, kinds: Kinds) -> object:
+    names = read_arrays(path, ()).others
+    content = read_arrays(path, names)
+    return unpacked(content.arrays, json.loads(content.text or "{}").get("record", ""), kinds)
 
 
 def default_folder() -> Path:

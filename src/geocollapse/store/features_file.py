@@ -67,7 +67,7 @@ def write_features(
     path = Path(path)
     check_ending(path)
     with written_whole(path) as partial:
-        write_arrays(partial, path.suffix, _arrays(kept), text_of(kept, origin or {}))
+        write_arrays(partial, path.suffix, arrays_of(kept), text_of(kept, origin or {}))
 
 
 def read_features(
@@ -120,7 +120,8 @@ def read_features(
 def origin_of(path: str | Path) -> dict[str, str | None]:
     """The layer of a features file and the names of its model, data and split, without its arrays.
 
-    Names that the file does not tell are None.
+    Names that the file does not tell are None. ``holds`` is ``results`` for a record of what was
+    computed from features, else ``features``.
 
     Raises:
         FileNotFoundError, ValueError: see ``read_features``.
@@ -129,7 +130,10 @@ def origin_of(path: str | Path) -> dict[str, str | None]:
     about = {} if text is None else json.loads(text)
     found = {**about.get("provenance", {}), "layer": about.get("layer")}
     names = ("layer", "model", "data", "split")
-    return {name: found[name] if isinstance(found.get(name), str) else None for name in names}
+    names_of: dict[str, str | None] = {
+        name: found[name] if isinstance(found.get(name), str) else None for name in names
+    }
+    return {**names_of, "holds": "results" if "record" in about else "features"}
 
 
 def plain_layer(
@@ -158,7 +162,7 @@ def plain_layer(
     )
 
 
-def _arrays(kept: KeptLayer) -> dict[str, Tensor]:
+def arrays_of(kept: KeptLayer) -> dict[str, Tensor]:
     """The arrays of ``ARRAYS`` that the layer has."""
     context = kept.context
     norms = kept.norms

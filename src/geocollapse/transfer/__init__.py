@@ -11,6 +11,7 @@ from geocollapse.transfer.full_data import FullDataAccuracy as FullDataAccuracy
 from geocollapse.transfer.full_data import full_data_accuracy as full_data_accuracy
 from geocollapse.transfer.h_score import h_score as h_score
 from geocollapse.transfer.h_score import vci as vci
+from geocollapse.transfer.jackknifed import Jackknifed as Jackknifed
 from geocollapse.transfer.knn import loo_knn_accuracy as loo_knn_accuracy
 from geocollapse.transfer.label_free import LabelFree as LabelFree
 from geocollapse.transfer.label_free import LabelFreeDict as LabelFreeDict
@@ -30,6 +31,7 @@ from geocollapse.transfer.nearest_mean import NormalisedNearestMean as Normalise
 from geocollapse.transfer.neighbours import NearestNeighbours as NearestNeighbours
 from geocollapse.transfer.parc import parc as parc
 from geocollapse.transfer.parc import parc_sampled as parc_sampled
+from geocollapse.transfer.predicted_error import jackknifed_error as jackknifed_error
 from geocollapse.transfer.predicted_error import predicted_error as predicted_error
 from geocollapse.transfer.predicted_error import predicted_errors as predicted_errors
 from geocollapse.transfer.prediction import Prediction as Prediction

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from geocollapse.arrays import Array, Labels, labelled_arrays
 from geocollapse.bounds.moments import DecisionMoments, Rivals, corrected_triples, triples
 from geocollapse.collapse import LabelledFeatures
-from geocollapse.estimate import Estimate, total_variance
+from geocollapse.estimate import Estimate
 from geocollapse.transfer.class_sample import (
     GROUPS,
     LEAST_EXAMPLES,
@@ -21,6 +22,7 @@ from geocollapse.transfer.class_sample import (
 )
 from geocollapse.transfer.decision_law import positive_probability
 from geocollapse.transfer.episodes import EpisodeSizes
+from geocollapse.transfer.jackknifed import Jackknifed
 from geocollapse.transfer.query_conditional import right_probabilities
 
 Method = Literal["auto", "joint_normal", "query_conditional"]
@@ -130,26 +132,69 @@ def predicted_errors(
         method: ``auto``, ``joint_normal`` or ``query_conditional``.
         seed: of the class sets, groups and points.
     """
-    x, y = labelled_arrays(features, labels)
     sizes = [EpisodeSizes(n_way, k_shot, 1, n_episodes) for k_shot in k_shots]
-    sample = ClassSample.of(x, y, sizes[0], seed)
-    if int(sample.counts.min()) <= LEAST_EXAMPLES:
-        sample = sample.whole()
-    return errors_of(sample, k_shots, method)
+    return errors_of(_sample(features, labels, sizes[0], seed), k_shots, method)
+
+
+def jackknifed_error(
+    features: Array,
+    labels: Array,
+    *,
+    n_way: int = 5,
+    k_shot: int = 5,
+    n_episodes: int = 600,
+    seed: int = 0,
+) -> Jackknifed:
+    """``predicted_error`` with its values without each group of examples, to pair two models.
+
+    Args:
+        features: (n, p).
+        labels: (n,) integers.
+        n_way: classes N of an episode.
+        k_shot: labelled examples k of each.
+        n_episodes: sets of N classes.
+        seed: of the class sets, groups and points.
+    """
+    sizes = EpisodeSizes(n_way, k_shot, 1, n_episodes)
+    return jackknifed_errors(_sample(features, labels, sizes, seed), [k_shot])[0]
+
+
+def _sample(features: Array, labels: Array, sizes: EpisodeSizes, seed: int) -> ClassSample:
+    """The examples, without the selections of the jackknife where a class is too small for them."""
+    x, y = labelled_arrays(features, labels)
+    sample = ClassSample.of(x, y, sizes, seed)
+    return sample.whole() if int(sample.counts.min()) <= LEAST_EXAMPLES else sample
 
 
 def errors_of(
     sample: ClassSample, k_shots: Sequence[int], method: Method = "auto"
 ) -> list[Estimate]:
     """``predicted_errors`` of a sample; without a standard error if it has no selections."""
+    return [_clipped(error.estimate()) for error in jackknifed_errors(sample, k_shots, method)]
+
+
+def _clipped(error: Estimate) -> Estimate:
+    """The error within [0, 1], which rounding can leave."""
+    return replace(error, value=min(1.0, max(0.0, error.value)))
+
+
+def jackknifed_errors(
+    sample: ClassSample, k_shots: Sequence[int], method: Method = "auto"
+) -> list[Jackknifed]:
+    """The predicted errors of a sample by number of shots, whole and without each group."""
     chosen = [_chosen(method, sample, k_shot) for k_shot in k_shots]
-    found: dict[int, Estimate] = {}
+    found: dict[int, Jackknifed] = {}
     for form in dict.fromkeys(chosen):
         shots = [k for k, name in zip(k_shots, chosen, strict=True) if name == form]
         errors, dimension = _FORMS[form](sample, shots)
         for k_shot, part in zip(shots, errors, strict=True):
-            notes = _notes(dimension, k_shot, int(sample.counts.min()))
-            found[k_shot] = _estimate(sample, part, form, notes)
+            found[k_shot] = Jackknifed(
+                values=part[0, sample.episodes].cpu(),
+                left_out=part[1:, sample.episodes[:LEFT_OUT_EPISODES]].mean(dim=1).cpu(),
+                is_drawn=sample.is_drawn,
+                estimator=form,
+                warnings=_notes(dimension, k_shot, int(sample.counts.min())),
+            )
     return [found[k_shot] for k_shot in k_shots]
 
 
@@ -170,6 +215,11 @@ def _chosen(method: Method, sample: ClassSample, k_shot: int) -> Method:
     if method == "auto":
         return "query_conditional" if is_enough else "joint_normal"
     return method
+
+
+def is_by_queries(sample: ClassSample, k_shots: Sequence[int]) -> bool:
+    """True if ``auto`` takes the query-conditional form for all these numbers of shots."""
+    return all(_chosen("auto", sample, k_shot) == "query_conditional" for k_shot in k_shots)
 
 
 def _joint_normal(sample: ClassSample, k_shots: Sequence[int]) -> tuple[Tensor, float]:
@@ -218,28 +268,6 @@ _FORMS: dict[str, Callable[[ClassSample, Sequence[int]], tuple[Tensor, float]]] 
     "joint_normal": _joint_normal,
     "query_conditional": _query_conditional,
 }
-
-
-def _estimate(
-    sample: ClassSample, errors: Tensor, form: Method, warnings: tuple[str, ...]
-) -> Estimate:
-    """The mean over episodes of the errors by selections and class sets (R, S)."""
-    values = errors[0, sample.episodes].cpu()
-    left_out = errors[1:, sample.episodes[:LEFT_OUT_EPISODES]].mean(dim=1)
-    of_examples = float((left_out - left_out.mean()).square().sum()) * (1.0 - 1.0 / GROUPS)
-    of_sets = float(values.var()) / len(values) if sample.is_drawn else 0.0
-    error, dof = total_variance([of_examples, of_sets], [GROUPS - 1, len(values) - 1])
-    return Estimate(
-        value=min(1.0, max(0.0, float(values.mean()))),
-        stderr=error if len(left_out) else math.nan,
-        n_samples=len(values),
-        population="distribution",
-        estimator=form,
-        dof=dof,
-        scale="linear",
-        values=values,
-        warnings=warnings,
-    )
 
 
 def _notes(dimension: float, k_shot: int, least_examples: int) -> tuple[str, ...]:

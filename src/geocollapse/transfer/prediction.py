@@ -11,11 +11,12 @@ from geocollapse.arrays import Array, labelled_arrays
 from geocollapse.estimate import Estimate, IntervalDict
 from geocollapse.transfer.class_sample import LEAST_EXAMPLES, ClassSample
 from geocollapse.transfer.episodes import EpisodeSizes
-from geocollapse.transfer.predicted_error import errors_of, predicted_errors
+from geocollapse.transfer.predicted_error import errors_of, is_by_queries, predicted_errors
 
 _QUICK_EPISODES = 100
 _QUICK_QUERIES = 500
 _QUICK_PRODUCTS = 1e11  # multiplications: a few seconds on one core
+_REPEATED_PRODUCTS = 1e9  # the same where each group of examples takes as long as all of them
 
 
 @dataclass(frozen=True)
@@ -64,25 +65,54 @@ def prediction(
     return Prediction.of(k_shots, errors)
 
 
-def quick_prediction(x: Tensor, y: Tensor, k_shots: Sequence[int], seed: int) -> Prediction:
-    """Predicted errors among 5 classes, or all where there are fewer, without an interval.
+def quick_prediction(
+    x: Tensor,
+    y: Tensor,
+    k_shots: Sequence[int],
+    seed: int,
+    *,
+    n_way: int | None = None,
+    n_queries: int = _QUICK_QUERIES,
+    with_errors: bool = False,
+) -> Prediction:
+    """Predicted errors from a part of the queries and the class sets of 100 episodes.
 
-    From 500 queries and the class sets of 100 episodes, which leaves a standard error of one to two
-    points. None where more than 1e11 multiplications would be needed.
+    500 queries leave a standard error of one to two points. None where more than 1e11
+    multiplications would be needed.
+
+    Args:
+        x: features (n, p).
+        y: labels (n,).
+        k_shots: labelled examples of each class.
+        seed: of the class sets, groups and points.
+        n_way: classes of an episode; None for 5, or all where there are fewer.
+        n_queries: of all classes together.
+        with_errors: also compute the standard errors, at two to five times the cost; left out where
+            classes of few examples would make that minutes.
     """
     reason = _too_few(y)
     if reason:
         return Prediction(tuple(k_shots), (), (reason,))
-    n_way = min(5, len(y.unique()))
-    sample = ClassSample.of(x, y, EpisodeSizes(n_way, 1, 1, _QUICK_EPISODES), seed).whole()
-    sample = replace(sample, n_queries=_QUICK_QUERIES)
-    if max(_QUICK_QUERIES, 2 * len(sample.counts)) * sample.features.numel() > _QUICK_PRODUCTS:
+    sizes = EpisodeSizes(n_way or min(5, len(y.unique())), 1, 1, _QUICK_EPISODES)
+    sample = replace(ClassSample.of(x, y, sizes, seed), n_queries=n_queries)
+    n_products = max(n_queries, 2 * len(sample.counts)) * sample.features.numel()
+    if n_products > _QUICK_PRODUCTS:
         reason = (
             "predicted_error: left out, too many features and examples; do "
             "geocollapse.predicted_error(m.features, m.labels)"
         )
         return Prediction(tuple(k_shots), (), (reason,))
-    return Prediction.of(k_shots, errors_of(sample, k_shots))
+    notes = []
+    if not with_errors or int(sample.counts.min()) <= LEAST_EXAMPLES:
+        sample = sample.whole()
+    elif not is_by_queries(sample, k_shots) and n_products > _REPEATED_PRODUCTS:
+        sample = sample.whole()
+        notes = [
+            "predicted_error: no interval, too many features and examples; do "
+            "geocollapse.predicted_error(m.features, m.labels)"
+        ]
+    found = Prediction.of(k_shots, errors_of(sample, k_shots))
+    return replace(found, warnings=(*found.warnings, *notes))
 
 
 def _too_few(y: Tensor) -> str:
