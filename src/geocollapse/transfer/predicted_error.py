@@ -138,7 +138,7 @@ def predicted_errors(
 
 def jackknifed_error(
     features: Array,
-    labels: Array,
+    labels: Labels,
     *,
     n_way: int = 5,
     k_shot: int = 5,
@@ -149,7 +149,7 @@ def jackknifed_error(
 
     Args:
         features: (n, p).
-        labels: (n,) integers.
+        labels: (n,) integers, or names of classes.
         n_way: classes N of an episode.
         k_shot: labelled examples k of each.
         n_episodes: sets of N classes.
@@ -159,7 +159,7 @@ def jackknifed_error(
     return jackknifed_errors(_sample(features, labels, sizes, seed), [k_shot])[0]
 
 
-def _sample(features: Array, labels: Array, sizes: EpisodeSizes, seed: int) -> ClassSample:
+def _sample(features: Array, labels: Labels, sizes: EpisodeSizes, seed: int) -> ClassSample:
     """The examples, without the selections of the jackknife where a class is too small for them."""
     x, y = labelled_arrays(features, labels)
     sample = ClassSample.of(x, y, sizes, seed)
