@@ -222,7 +222,8 @@ class TrainDict(TypedDict):
         folder: of the run.
         run_id: a hash of its configuration.
         status: `done` or `failed`.
-        converged: true if it reached its training accuracy; of a game, if it did not diverge.
+        converged: true if it reached its training accuracy and ended with it; of a game, if it did
+            not diverge.
         stop_step: the step at which it did; null if it did not.
         steps: number of steps, or of turns of a game.
         error: the reason of a failure, in one line; null without one.

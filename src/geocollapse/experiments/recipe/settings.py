@@ -146,8 +146,9 @@ class PenaltyConfig(Part):
 class TrainingConfig(Part):
     """Training until ``stop_accuracy`` in evaluation mode, then ``extra_factor`` as many steps.
 
-    A run that reaches ``max_steps`` first has `not converged`. ``milestones`` are the steps at
-    which the schedule `step` divides the learning rate by ten.
+    A run that reaches ``max_steps`` first has `not converged`, nor has one that ends below
+    ``stop_accuracy``. ``milestones`` are the steps at which the schedule `step` divides the
+    learning rate by ten.
 
     The optimizer `sgd` adds ``weight_decay`` times the parameters to the gradient (L2). `adamw`
     takes no ``momentum``, has PyTorch's default betas and eps, and decouples the weight decay: each
