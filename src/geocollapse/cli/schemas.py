@@ -78,8 +78,8 @@ class ReproductionDict(TypedDict):
 
     Attributes:
         schema_version: raised when a key changes its meaning or goes away.
-        answer: a sentence for each claim.
-        lessons: a sentence for each sweep with target classes, on source NC and transfer.
+        answer: sentences on the claims.
+        lessons: a sentence for each measure of transfer, on where lower source NC goes with it.
         experiments: one for each figure of the paper, and the questions beside it.
         hours: of all stored runs.
         machines: that ran them.

@@ -51,11 +51,11 @@ def run_table(results: SweepResults) -> tuple[list[str], list[list[object]]]:
     )
     rows: list[list[object]] = []
     ended = endings(runs).replace(CONVERGED, "done")
-    for place, run in runs.iterrows():
+    for (_, run), end in zip(runs.iterrows(), ended, strict=True):
         rows.append(
             [
                 run["run_id"][:10],
-                ended[place],
+                end,
                 settings.get(run["run_id"], "base"),
                 run["seed"],
                 run.get("step"),
