@@ -13,6 +13,7 @@ from geocollapse.experiments.results.tables import converged
 from geocollapse.papers.collapse_transfer.experiments import EXPERIMENTS, Experiment
 from geocollapse.papers.verdict import Verdict, View
 from geocollapse.reports.sweep_report import SweepReport, read_report
+from geocollapse.reports.wording import words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,6 +79,13 @@ class Row:
         claims = self.experiment.claims
         return tuple(v for v in passed if v.view == view and v.claim in claims and v.n_runs)
 
+    def name_of(self, sweep: str) -> str:
+        """A sweep in words: the recipe, and the sweep's own name where the recipe has several."""
+        n_sweeps = len(self.report.results.sweeps) if self.report else 0
+        if n_sweeps < 2 or sweep == "all runs":
+            return self.experiment.recipe
+        return f"{self.experiment.recipe} ({words(sweep)})"
+
     @property
     def charts(self) -> tuple[Chart, ...]:
         """The figures that show the answer: one for each sweep of the recipe."""
@@ -115,12 +123,12 @@ class Row:
             said += f" ({', '.join(of_sweeps)})"
         if len(reached):
             accuracy = reached["train_accuracy"].astype(float).min()
-            said += f", at a training accuracy of at least {100 * accuracy:.1f} % at their end"
+            said += f", ending at a training accuracy of at least {100 * accuracy:.1f} %"
         lost = results.runs[endings(results.runs) == LOST]
         if len(lost):
             accuracies = ", ".join(f"{100 * a:.1f} %" for a in lost["train_accuracy"].astype(float))
             runs = "1 run" if len(lost) == 1 else f"{len(lost)} runs"
-            said += f"; {runs} had lost it by the end (at {accuracies}), not counted as converged"
+            said += f"; {runs} reached its accuracy and lost it (ending at {accuracies})"
         return said
 
 

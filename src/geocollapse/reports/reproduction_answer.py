@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from geocollapse.papers.verdict import Verdict, count
 from geocollapse.reports.repetitions import repeated
 from geocollapse.reports.reproduction import Reproduction, Row
 from geocollapse.reports.reproduction_table import MATCHED
-from geocollapse.reports.wording import interval, listed, signed, words
+from geocollapse.reports.wording import interval, listed, signed
 
 _SWEPT = {
     "swept.training.learning_rate": "a larger learning rate",
@@ -28,6 +29,8 @@ _SWEPT = {
     "swept.training.gc_penalty.weight": "a penalty on GC",
 }
 _BOUND = "nearest-mean bound"
+_PAPER = "sweep of the paper"
+_OWN = "sweep of this project's own"
 _MOSTLY = 2 / 3  # of the verdicts, for "mostly repeats"; a third for "repeats in part"
 
 
@@ -39,12 +42,8 @@ class Passed(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The sweep: the recipe, and the sweep's own name where the recipe has several."""
-        recipe = self.row.experiment.recipe
-        report = self.row.report
-        if report is None or len(report.results.sweeps) < 2 or self.verdict.sweep == "all runs":
-            return recipe
-        return f"{recipe} ({words(self.verdict.sweep)})"
+        """The sweep in words."""
+        return self.row.name_of(self.verdict.sweep)
 
     @property
     def is_judged(self) -> bool:
@@ -53,17 +52,39 @@ class Passed(NamedTuple):
 
 
 def answer(found: Reproduction) -> list[str]:
-    """The answer in sentences: on the paper's experiments, then on this project's own."""
-    passed = [Passed(row, verdict) for row in found.stored for verdict in row.verdicts]
-    published = [p for p in passed if p.row.experiment.is_published]
-    own = [p for p in passed if not p.row.experiment.is_published]
+    """The answer in a few sentences, on the paper's experiments alone."""
+    published = _passed(found, is_published=True)
     return [
         *_summary(published),
-        *_sentences(published, "sweep of the paper"),
-        *_sentences(own, "sweep of this project's own"),
-        *_matched(passed),
-        *_bound(found.stored),
-        *_sampling(passed),
+        *_training_choices(published, _PAPER),
+        *_transfer(published, _PAPER),
+        *_ratio(published, _PAPER),
+        *_matched(published),
+    ]
+
+
+def details(found: Reproduction) -> list[str]:
+    """The other claims on the paper's experiments, and what this project's own say."""
+    published = _passed(found, is_published=True)
+    own = _passed(found, is_published=False)
+    return [
+        *_collapse(published, _PAPER),
+        *_bound(published, _PAPER),
+        *_sampling(published),
+        *_training_choices(own, _OWN),
+        *_collapse(own, _OWN),
+        *_transfer(own, _OWN),
+        *_ratio(own, _OWN),
+    ]
+
+
+def _passed(found: Reproduction, *, is_published: bool) -> list[Passed]:
+    """The main verdicts on the experiments of the paper, or on those of this project."""
+    return [
+        Passed(row, verdict)
+        for row in found.stored
+        for verdict in row.verdicts
+        if row.experiment.is_published == is_published
     ]
 
 
@@ -91,16 +112,16 @@ def _summary(passed: Sequence[Passed]) -> Iterator[str]:
     """The paper's three accounts, each in three words."""
     judged = [p for p in passed if p.is_judged]
     accounts = {
-        "what training choices do to GC and collapse": (TRAINING_CHOICES, COMPLEXITY_COLLAPSE),
-        "what GC says about transfer": (TRANSFER,),
-        "one Poincaré constant for all runs": (POINCARE_BOUND,),
+        "the paper's account of training": (TRAINING_CHOICES, COMPLEXITY_COLLAPSE),
+        "its account of transfer": (TRANSFER,),
+        "its one Poincaré constant for all runs": (POINCARE_BOUND,),
     }
     said = []
-    for words_, claims in accounts.items():
+    for account, claims in accounts.items():
         names = {claim.name for claim in claims}
         own = [p for p in judged if p.verdict.claim in names and p.verdict.x != _BOUND]
         if own:
-            said.append(f"{words_} {_repeats(own)}")
+            said.append(f"{account} {_repeats(own)}")
     if said:
         yield f"On small networks and few images, {listed(said)}."
 
@@ -114,26 +135,9 @@ def _repeats(passed: Sequence[Passed]) -> str:
     return "repeats in part" if share >= 1.0 - _MOSTLY else "mostly does not repeat"
 
 
-def _sentences(passed: Sequence[Passed], noun: str) -> Iterator[str]:
-    """What a group of experiments says on each claim."""
-    judged = [p for p in passed if p.is_judged]
-    yield from _training_choices(judged, noun)
-    yield from _pairs(
-        [p for p in judged if p.verdict.claim == COMPLEXITY_COLLAPSE.name],
-        f"Over the settings of a {noun}, lower GC goes with {{}}",
-        {GCOL: "lower geometric collapse", NC: "lower NC"},
-    )
-    yield from _pairs(
-        [p for p in judged if p.verdict.claim == TRANSFER.name],
-        f"In a {noun}, lower source GC goes with {{}} on classes that training never saw",
-        {TARGET_NC: "lower NC", ACCURACY: "higher 5-shot accuracy"},
-    )
-    yield from _ratio([p for p in passed if p.verdict.y == RATIO], noun)
-
-
-def _training_choices(judged: Sequence[Passed], noun: str) -> Iterator[str]:
+def _training_choices(passed: Sequence[Passed], noun: str) -> Iterator[str]:
     """What the training choices lower."""
-    own = [p for p in judged if p.verdict.x in _SWEPT]
+    own = [p for p in passed if p.verdict.x in _SWEPT and p.is_judged]
     choices = [said for key, said in _SWEPT.items() if any(p.verdict.x == key for p in own)]
     if not own:
         return
@@ -144,16 +148,41 @@ def _training_choices(judged: Sequence[Passed], noun: str) -> Iterator[str]:
     )
 
 
-def _pairs(own: Sequence[Passed], sentence: str, names: dict[str, str]) -> Iterator[str]:
-    """One sentence for the pairs of a claim."""
-    of_pairs = {name: [p for p in own if p.verdict.y == y] for y, name in names.items()}
-    parts = [f"{name} {counted(pairs, '')}" for name, pairs in of_pairs.items() if pairs]
+def _collapse(passed: Sequence[Passed], noun: str) -> Iterator[str]:
+    """GC with geometric collapse and with NC, over settings."""
+    yield from _pairs(
+        [p for p in passed if p.verdict.claim == COMPLEXITY_COLLAPSE.name],
+        "Over settings, lower GC goes with {}",
+        {GCOL: "lower geometric collapse", NC: "lower NC"},
+        noun,
+    )
+
+
+def _transfer(passed: Sequence[Passed], noun: str) -> Iterator[str]:
+    """Source GC with NC and accuracy of the target."""
+    yield from _pairs(
+        [p for p in passed if p.verdict.claim == TRANSFER.name],
+        "On classes that training never saw, lower source GC goes with {}",
+        {TARGET_NC: "lower NC", ACCURACY: "higher 5-shot accuracy"},
+        noun,
+    )
+
+
+def _pairs(
+    passed: Sequence[Passed], sentence: str, names: dict[str, str], noun: str
+) -> Iterator[str]:
+    """One sentence for the pairs of a claim whose sign is expected."""
+    judged = [p for p in passed if p.is_judged]
+    of_pairs = {name: [p for p in judged if p.verdict.y == y] for y, name in names.items()}
+    nouns = itertools.chain([noun], itertools.repeat(""))
+    parts = [f"{name} {counted(pairs, next(nouns))}" for name, pairs in of_pairs.items() if pairs]
     if parts:
         yield f"{sentence.format(listed(parts))}."
 
 
-def _ratio(own: Sequence[Passed], noun: str) -> Iterator[str]:
+def _ratio(passed: Sequence[Passed], noun: str) -> Iterator[str]:
     """In how many experiments one Poincaré constant serves the runs."""
+    own = [p for p in passed if p.verdict.y == RATIO]
     if not own:
         return
     n_hold = count(p.verdict for p in own)["holds"]
@@ -186,14 +215,17 @@ def _matched(passed: Iterable[Passed]) -> Iterator[str]:
         )
 
 
-def _bound(rows: Iterable[Row]) -> Iterator[str]:
+def _bound(passed: Sequence[Passed], noun: str) -> Iterator[str]:
     """The nearest-mean bound: that it is above every error, and where it says something."""
-    own = [Passed(row, v) for row in rows for v in row.verdicts if v.x == _BOUND]
+    own = [p for p in passed if p.verdict.x == _BOUND]
     if not own:
         return
-    said = f"No measured error lies above the nearest-mean bound {counted(own, 'experiment')}"
+    experiments = counted(own, noun.replace("sweep", "experiment"))
     vacuous = [part for population in ("source", "target") for part in _vacuous(own, population)]
-    yield f"{said}, as proved; at the end of training it is vacuous in {listed(vacuous)}."
+    said = f"No measured error lies above the nearest-mean bound {experiments}"
+    if vacuous:
+        said += f"; at the end of training it is vacuous in {listed(vacuous)}"
+    yield f"{said}."
 
 
 def _vacuous(own: Iterable[Passed], population: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from geocollapse.experiments.results.tables import ACCURACY, NC, TARGET_NC, conv
 from geocollapse.papers.correlations import MIN_SETTINGS, setting_means
 from geocollapse.papers.statistics import bootstrap_interval, spearman
 from geocollapse.reports.reproduction import Reproduction, Row
-from geocollapse.reports.wording import MISSING, interval, listed, signed, words
+from geocollapse.reports.wording import MISSING, interval, listed, signed
 
 _BETTER = {TARGET_NC: 1, ACCURACY: -1}  # sign of rho if lower source NC goes with better transfer
 _NAMES = {TARGET_NC: "target NC", ACCURACY: "5-shot accuracy"}
@@ -103,4 +103,4 @@ def _lessons(row: Row) -> Iterator[Lesson]:
             for x in (NC, swept)
         ]
         if found[0]:
-            yield Lesson(f"{row.experiment.recipe}, {words(sweep)}", *found)
+            yield Lesson(row.name_of(sweep), *found)

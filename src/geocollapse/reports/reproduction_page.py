@@ -10,7 +10,7 @@ from geocollapse.charts.paper import png
 from geocollapse.papers.collapse_transfer.experiments import BUILT_ONLY
 from geocollapse.reports.environment import template
 from geocollapse.reports.reproduction import Reproduction
-from geocollapse.reports.reproduction_answer import answer, learning_rate_sign
+from geocollapse.reports.reproduction_answer import answer, details, learning_rate_sign
 from geocollapse.reports.reproduction_lessons import HEADINGS, Lesson, conclusions, lessons
 from geocollapse.reports.reproduction_table import Tables
 from geocollapse.runtime.files import write_whole
@@ -22,7 +22,8 @@ class ReproductionPage:
 
     Attributes:
         found: the reproduction.
-        answer: sentences on the claims.
+        answer: the first paragraph, in sentences.
+        details: further sentences on the claims.
         learned: the sweeps with target classes, for what the paper does not say.
         tables: of each row, in its order.
         figures: PNG files, by recipe and name of the chart.
@@ -30,6 +31,7 @@ class ReproductionPage:
 
     found: Reproduction
     answer: list[str]
+    details: list[str]
     learned: list[Lesson]
     tables: list[Tables]
     figures: dict[tuple[str, str], bytes]
@@ -43,7 +45,7 @@ class ReproductionPage:
             for chart in row.charts
         }
         tables = [Tables.of(row) for row in found.rows]
-        return cls(found, answer(found), lessons(found), tables, figures)
+        return cls(found, answer(found), details(found), lessons(found), tables, figures)
 
     @property
     def lessons(self) -> list[str]:
@@ -75,6 +77,7 @@ class ReproductionPage:
             found=self.found,
             preset=self.found.rows[0].preset,
             answer=self.answer,
+            details=self.details,
             counts=[_stored(self.found, is_published=published) for published in (True, False)],
             sections=list(zip(self.found.rows, self.tables, strict=True)),
             learning_rate_sign=learning_rate_sign(self.found),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,7 @@ class Tables:
 
     Attributes:
         lines: correlations.
+        summary: how many of them hold, here and at matched training loss.
         thresholds: main verdicts by a threshold over all runs.
         methods: verdicts on ways of sampling: the main ones, then those with all runs.
         has_sweeps: true if the lines are of several sweeps.
@@ -61,6 +62,7 @@ class Tables:
     """
 
     lines: tuple[Line, ...]
+    summary: str
     thresholds: tuple[Verdict, ...]
     methods: tuple[Verdict, ...]
     has_sweeps: bool
@@ -70,11 +72,12 @@ class Tables:
     def of(cls, row: Row) -> Tables:
         """The tables of a stored experiment; empty ones without a sweep."""
         if row.report is None:
-            return cls((), (), (), has_sweeps=False, notes=())
+            return cls((), "", (), (), has_sweeps=False, notes=())
         lines = [_line(v, row.report) for v in row.verdicts if _KIND[v.claim] == "correlation"]
         views = (row.verdicts, row.of_view(WITH_OTHERS))
         return cls(
             tuple(lines),
+            _summary(lines),
             tuple(v for v in row.verdicts if _KIND[v.claim] == "threshold"),
             tuple(v for of_view in views for v in of_view if _KIND[v.claim] == "methods"),
             has_sweeps=len({line.verdict.sweep for line in lines}) > 1,
@@ -105,6 +108,19 @@ def strongest_over_weakest(results: SweepResults, verdict: Verdict) -> float:
     return 1.0 / ratio if expected_signs(results.recipe).get(key, 0) > 0 else ratio
 
 
+def _summary(lines: Sequence[Line]) -> str:
+    """How many of the judged correlations hold, and how many of these at matched loss."""
+    judged = [line for line in lines if line.outcome != "not judged"]
+    holding = [line for line in judged if line.outcome == "holds"]
+    kept = sum(line.matched.startswith("holds") for line in holding)
+    n_against = sum(line.outcome == "does not hold" for line in judged)
+    against = f"; {n_against} the other way" if n_against else ""
+    return (
+        f"{len(holding)} of {len(judged)} hold, {kept} of them also at matched training loss"
+        f"{against}."
+    )
+
+
 def _line(verdict: Verdict, report: SweepReport) -> Line:
     ratio = strongest_over_weakest(report.results, verdict)
     return Line(
@@ -112,9 +128,14 @@ def _line(verdict: Verdict, report: SweepReport) -> Line:
         outcome(verdict),
         _again(repeated(verdict, MATCHED, report.verdicts)),
         _again(repeated(verdict, PER_VARIANCE, report.verdicts)),
-        _given_loss(verdict),
-        MISSING if math.isnan(ratio) else f"{short_name(verdict.y)} x {ratio:.3g}",
+        given_loss(verdict),
+        MISSING if math.isnan(ratio) else f"{short_name(verdict.y)} x {_factor(ratio)}",
     )
+
+
+def _factor(ratio: float) -> str:
+    """Two decimals, or two digits of a small factor and three of a large one."""
+    return f"{ratio:.2f}" if 0.1 <= ratio < 10 else f"{ratio:.{2 if ratio < 0.1 else 3}g}"
 
 
 def _again(verdict: Verdict | None) -> str:
@@ -124,7 +145,7 @@ def _again(verdict: Verdict | None) -> str:
     return f"{outcome(verdict)}, {signed(verdict.effect)}"
 
 
-def _given_loss(verdict: Verdict) -> str:
+def given_loss(verdict: Verdict) -> str:
     """Rho given the training loss. Without it, one of the two has the order of the loss."""
     is_enough = (verdict.n_settings or 0) >= _MIN_GIVEN
     if math.isnan(verdict.partial) and not math.isnan(verdict.effect) and is_enough:

@@ -106,7 +106,7 @@ def target(sweep: str, runs: pd.DataFrame) -> Chart:
     panels = [panel for key in swept for y in columns for panel in ordinal(runs, key, y)]
     return Chart(
         f"target-{sweep}",
-        f"What the {words(sweep)} does to source NC and to transfer",
+        f"Source NC and transfer over {words(sweep)}",
         "One point per run, at the end of training; swept values in their order, not to scale; "
         f"bars: 95 % interval over episodes. {HOLLOW}",
         tuple(panels),

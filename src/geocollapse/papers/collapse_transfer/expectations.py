@@ -96,7 +96,9 @@ class Expectations:
     def _swept(self, key: str, y: str, name: str, *, claim: Claim = TRAINING_CHOICES) -> Hypothesis:
         """The hypothesis that a swept key moves a measure."""
         sign = self.signs.get(key, 0)
-        words = key.removeprefix("training.").replace("_", " ").replace(".", " ")
+        words = (
+            key.removeprefix("training.").removeprefix("data.").replace("_", " ").replace(".", " ")
+        )
         direction = "larger" if sign < 0 else "smaller"
         statement = f"{direction} {words} lowers {name}" if sign else f"{words} moves {name}"
         return Hypothesis(claim.name, f"swept.{key}", y, sign, statement, claim.figures[0], key)

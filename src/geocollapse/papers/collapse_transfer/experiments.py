@@ -43,7 +43,7 @@ class Experiment:
     is_published: bool = True
 
 
-# recipes without a preset `reduced`
+# recipes without a stored sweep, and what they are about
 BUILT_ONLY = {"cifar10-vgg13-squared-loss": "the squared loss, an open question of the paper"}
 
 EXPERIMENTS = (
