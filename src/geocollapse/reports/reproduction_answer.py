@@ -200,18 +200,19 @@ def _ratio(passed: Sequence[Passed], noun: str) -> Iterator[str]:
 
 def _matched(passed: Iterable[Passed]) -> Iterator[str]:
     """How many of the correlations that hold survive a comparison at one training loss."""
-    outcomes = []
-    for row, verdict in passed:
-        if verdict.verdict == "holds" and row.report is not None and verdict.test:
-            again = repeated(verdict, MATCHED, row.report.verdicts)
-            if again is not None:
-                outcomes.append(again)
-    if outcomes:
-        counts = count(outcomes)
+    pairs = [
+        (verdict, again)
+        for row, verdict in passed
+        for again in [repeated(verdict, MATCHED, row.report.verdicts if row.report else ())]
+        if again is not None
+    ]
+    counts = count(again for verdict, again in pairs if verdict.verdict == "holds")
+    gained = count(again for verdict, again in pairs if verdict.verdict != "holds")["holds"]
+    if any(counts.values()):
         yield (
-            f"Of the {len(outcomes)} correlations that hold, {counts['holds']} also hold at "
+            f"Of the {sum(counts.values())} correlations that hold, {counts['holds']} also hold at "
             f"matched training loss, {counts['undecided']} become undecided and "
-            f"{counts['does not hold']} turn round."
+            f"{counts['does not hold']} turn round; {gained} others hold only there."
         )
 
 
