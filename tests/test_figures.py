@@ -27,7 +27,7 @@ def drawn(tmp_path_factory):
 
 
 def test_every_claim_and_every_history_has_its_figure(drawn):
-    sweep = ["gc-and-collapse", "settings", "transfer", "curves", "training"]
+    sweep = ["gc-and-collapse", "settings", "transfer", "target", "curves", "training"]
     assert list(drawn) == [f"{name}-learning_rate" for name in sweep] + [
         "poincare-ratio",
         "bound",

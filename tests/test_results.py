@@ -1,15 +1,18 @@
 """A sweep folder read back: one row a run, one row a record, nothing invented."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from geocollapse.experiments.results.convergence import endings, keeps_accuracy
 from geocollapse.experiments.results.tables import (
     FIRST_COLUMNS,
     GC,
     GCOL,
     NC,
+    converged,
     flatten,
     read_sweep,
     write_table,
@@ -94,3 +97,53 @@ def test_flatten_names_numbers_by_index_and_keeps_other_lists_as_text():
         "a.c": '["x"]',
         "a.d": "[]",
     }
+
+
+def end_at(folder, accuracy):
+    """Change the training accuracy at the end of a run."""
+    path = folder / "result.json"
+    result = json.loads(path.read_text())
+    result["final"]["train_accuracy"] = accuracy
+    path.write_text(json.dumps(result))
+
+
+def test_a_run_that_lost_its_accuracy_has_not_converged(tmp_path):
+    """Its result says that it converged: the accuracy was seen once."""
+    write_sweep(tmp_path, n_settings=2, unconverged=[3])
+    end_at(run_folders(tmp_path)[0], 0.146)
+    end_at(run_folders(tmp_path)[1], 0.99)
+    runs = read_sweep(tmp_path).runs
+    assert list(endings(runs)) == ["lost its accuracy", "converged", "converged", "not converged"]
+    assert list(runs["converged"]) == [False, True, True, False]
+    assert list(runs["status"]) == ["done"] * 4
+    assert set(converged(runs)["seed"]) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "goal", "keeps"),
+    [
+        (0.99, 0.99, True),
+        (0.99 - 1e-7, 0.99, True),
+        (1979 / 2000, 0.99, False),
+        (999_999 / 1e6 - 1e-6, 1.0, False),
+        (None, 0.99, True),
+        (0.5, None, True),
+    ],
+)
+def test_only_rounding_is_tolerated_below_the_goal(accuracy, goal, keeps):
+    assert keeps_accuracy(accuracy, goal) == keeps
+
+
+@pytest.mark.parametrize(
+    ("folder", "n_lost"),
+    [
+        ("cifar10-vgg13-gc-penalty", 1),
+        ("mnist-vgg11-weight-decay", 1),
+        ("cifar10-vgg13-weight-decay", 1),
+        ("cifar10-vgg13-batch-size", 0),
+    ],
+)
+def test_stored_runs_that_collapsed_do_not_count(folder, n_lost):
+    runs = read_sweep(Path(__file__).parents[1] / "results" / folder / "reduced").runs
+    assert list(endings(runs)).count("lost its accuracy") == n_lost
+    assert converged(runs)["train_accuracy"].min() >= 0.99

@@ -24,7 +24,7 @@ from geocollapse.experiments.supervised.recording import (
     recalibrate_batch_norm,
 )
 from geocollapse.experiments.supervised.sampling import study_sampling, study_seed
-from geocollapse.experiments.supervised.state import Training, prepare, resume, save
+from geocollapse.experiments.supervised.state import Progress, Training, prepare, resume, save
 from geocollapse.experiments.supervised.train import (
     record_steps,
     take_step,
@@ -397,6 +397,14 @@ def test_limit_of_steps_comes_first(stop_accuracy: float, reached: bool, tmp_pat
     assert not result["converged"]
     assert result["steps"] == 18
     assert (result["stop_step"] is not None) == reached
+
+
+@pytest.mark.parametrize(("accuracy", "converged"), [(0.99, True), (0.98, False), (0.146, False)])
+def test_a_run_that_ends_below_its_goal_has_not_converged(accuracy: float, converged: bool) -> None:
+    progress = Progress(step=20, stop_step=10)
+    assert (
+        progress.is_converged(config(training__stop_accuracy=0.99).training, accuracy) == converged
+    )
 
 
 def test_non_finite_loss_is_a_failed_run_with_its_step(tmp_path: Path) -> None:

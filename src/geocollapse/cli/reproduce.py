@@ -73,7 +73,7 @@ def reproduce(
         page.write_markdown(file, file.parent / "figures" / file.stem)
     result: ReproductionDict = {
         "schema_version": 1,
-        "answer": page.answer,
+        "answer": [*page.answer, *page.details],
         "lessons": page.lessons,
         "experiments": [_experiment(row) for row in found.rows],
         "hours": found.hours,
@@ -82,7 +82,7 @@ def reproduce(
     }
     return Answer(
         dict(result),
-        _text(found, page.answer, html),
+        _text(found, [*page.answer, *page.details], html),
         rows=[dict(row) for row in result["experiments"]],
         failed=n_failed > 0,
     )

@@ -78,8 +78,8 @@ class ReproductionDict(TypedDict):
 
     Attributes:
         schema_version: raised when a key changes its meaning or goes away.
-        answer: a sentence for each claim.
-        lessons: a sentence for each sweep with target classes, on source NC and transfer.
+        answer: sentences on the claims.
+        lessons: a sentence for each measure of transfer, on where lower source NC goes with it.
         experiments: one for each figure of the paper, and the questions beside it.
         hours: of all stored runs.
         machines: that ran them.
@@ -222,7 +222,8 @@ class TrainDict(TypedDict):
         folder: of the run.
         run_id: a hash of its configuration.
         status: `done` or `failed`.
-        converged: true if it reached its training accuracy; of a game, if it did not diverge.
+        converged: true if it reached its training accuracy and ended with it; of a game, if it did
+            not diverge.
         stop_step: the step at which it did; null if it did not.
         steps: number of steps, or of turns of a game.
         error: the reason of a failure, in one line; null without one.

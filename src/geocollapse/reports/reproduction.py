@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from geocollapse.charts.chart import Chart
+from geocollapse.experiments.results.convergence import LOST, endings
+from geocollapse.experiments.results.tables import converged
 from geocollapse.papers.collapse_transfer.experiments import EXPERIMENTS, Experiment
-from geocollapse.papers.verdict import Verdict
+from geocollapse.papers.verdict import Verdict, View
 from geocollapse.reports.sweep_report import SweepReport, read_report
+from geocollapse.reports.wording import words
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PRESET = "reduced"
 
@@ -64,19 +71,26 @@ class Row:
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
         """The main verdicts with data on the claims of the experiment."""
+        return self.of_view("main")
+
+    def of_view(self, view: View) -> tuple[Verdict, ...]:
+        """The verdicts of a view with data on the claims of the experiment."""
         passed = self.report.verdicts if self.report else ()
         claims = self.experiment.claims
-        return tuple(
-            verdict
-            for verdict in passed
-            if verdict.view == "main" and verdict.claim in claims and verdict.n_runs
-        )
+        return tuple(v for v in passed if v.view == view and v.claim in claims and v.n_runs)
+
+    def name_of(self, sweep: str) -> str:
+        """A sweep in words: the recipe, and the sweep's own name where the recipe has several."""
+        n_sweeps = len(self.report.results.sweeps) if self.report else 0
+        if n_sweeps < 2 or sweep == "all runs":
+            return self.experiment.recipe
+        return f"{self.experiment.recipe} ({words(sweep)})"
 
     @property
     def charts(self) -> tuple[Chart, ...]:
         """The figures that show the answer: one for each sweep of the recipe."""
         drawn: Sequence[Chart] = self.report.charts if self.report else ()
-        return tuple(chart for chart in drawn if chart.name.startswith(self.experiment.chart))
+        return tuple(chart for chart in drawn if chart.name.startswith(self.experiment.charts))
 
     @property
     def cost(self) -> Cost | None:
@@ -98,22 +112,24 @@ class Row:
 
     @property
     def convergence(self) -> str:
-        """How many runs and settings reached the stopping rule, and the training accuracy."""
+        """How many runs and settings converged, and why the others did not."""
         if self.report is None:
             return ""
-        runs = self.report.results.runs
-        converged = runs[runs["converged"].astype(bool)]
-        accuracy = converged["train_accuracy"].astype(float).min()
-        said = []
-        for sweep in self.report.results.sweeps:
-            members = self.report.results.of_sweep(sweep)
-            reached = members[members["converged"].astype(bool)]
-            total = members["setting"].nunique()
-            said.append(f"{reached['setting'].nunique()} of {total} settings")
-        words = f"{len(converged)} of {len(runs)} runs converged"
-        if said:
-            words += f" ({', '.join(said)})"
-        return f"{words}, at a training accuracy of at least {100 * accuracy:.1f} %"
+        results = self.report.results
+        reached = converged(results.runs)
+        said = f"{len(reached)} of {len(results.runs)} runs converged"
+        of_sweeps = [_settings(results.of_sweep(sweep)) for sweep in results.sweeps]
+        if of_sweeps:
+            said += f" ({', '.join(of_sweeps)})"
+        if len(reached):
+            accuracy = reached["train_accuracy"].astype(float).min()
+            said += f", ending at a training accuracy of at least {100 * accuracy:.1f} %"
+        lost = results.runs[endings(results.runs) == LOST]
+        if len(lost):
+            accuracies = ", ".join(f"{100 * a:.1f} %" for a in lost["train_accuracy"].astype(float))
+            runs = "1 run" if len(lost) == 1 else f"{len(lost)} runs"
+            said += f"; {runs} reached its accuracy and lost it (ending at {accuracies})"
+        return said
 
 
 @dataclass(frozen=True)
@@ -140,8 +156,17 @@ class Reproduction:
 
     @property
     def machines(self) -> list[str]:
-        """All machines."""
-        return list(dict.fromkeys(machine for row in self.stored for machine in row.machines))
+        """All machines, each in its longest spelling."""
+        names = dict.fromkeys(machine for row in self.stored for machine in row.machines)
+        return [name for name in names if not _longer(name, names)]
+
+    def made(self, row: Row) -> str:
+        """The time that the runs of a row took, and on what."""
+        if row.cost is None:
+            return ""
+        spelled = (_longer(name, self.machines) or name for name in row.machines)
+        machines = "; ".join(dict.fromkeys(spelled)) or "an unnamed machine"
+        return f"{row.cost.hours:.2g} hours on {machines}, one thread a run"
 
 
 def read_reproduction(
@@ -187,6 +212,17 @@ def chosen_experiments(only: Iterable[str] = ()) -> tuple[Experiment, ...]:
                 f"only: expected recipes among {', '.join(known)}, got {name!r}; do only {known[0]}"
             )
     return tuple(e for e in EXPERIMENTS if not names or e.recipe in names)
+
+
+def _settings(members: pd.DataFrame) -> str:
+    """How many settings of a sweep have a run that converged."""
+    reached = converged(members)["setting"].nunique()
+    return f"{reached} of {members['setting'].nunique()} settings"
+
+
+def _longer(name: str, names: Iterable[str]) -> str:
+    """A name of the same machine with its processor, which earlier runs left out; or nothing."""
+    return next((other for other in names if other.startswith(f"{name}, ")), "")
 
 
 def _stored(folder: Path) -> SweepReport | None:

@@ -7,30 +7,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geocollapse.charts.paper import png
-from geocollapse.papers.collapse_transfer.claims import CLAIMS
-from geocollapse.papers.verdict import Verdict
+from geocollapse.papers.collapse_transfer.experiments import BUILT_ONLY
 from geocollapse.reports.environment import template
 from geocollapse.reports.reproduction import Reproduction
-from geocollapse.reports.reproduction_answer import answer, learning_rate_sign, lessons
+from geocollapse.reports.reproduction_answer import answer, details, learning_rate_sign
+from geocollapse.reports.reproduction_lessons import HEADINGS, Lesson, conclusions, lessons
+from geocollapse.reports.reproduction_table import Tables
 from geocollapse.runtime.files import write_whole
-
-_BY_METHODS = {claim.name for claim in CLAIMS if claim.judged_by == "methods"}
 
 
 @dataclass(frozen=True)
 class ReproductionPage:
-    """The sentences and figures of the page, computed once.
+    """The sentences, tables and figures of the page, computed once.
 
     Attributes:
         found: the reproduction.
-        answer: one sentence for each claim.
-        lessons: what the paper does not say.
+        answer: the first paragraph, in sentences.
+        details: further sentences on the claims.
+        learned: the sweeps with target classes, for what the paper does not say.
+        tables: of each row, in its order.
         figures: PNG files, by recipe and name of the chart.
     """
 
     found: Reproduction
     answer: list[str]
-    lessons: list[str]
+    details: list[str]
+    learned: list[Lesson]
+    tables: list[Tables]
     figures: dict[tuple[str, str], bytes]
 
     @classmethod
@@ -41,7 +44,13 @@ class ReproductionPage:
             for row in found.stored
             for chart in row.charts
         }
-        return cls(found, answer(found), lessons(found), figures)
+        tables = [Tables.of(row) for row in found.rows]
+        return cls(found, answer(found), details(found), lessons(found), tables, figures)
+
+    @property
+    def lessons(self) -> list[str]:
+        """What the paper does not say, in sentences."""
+        return conclusions(self.learned)
 
     def write_html(self, path: Path) -> None:
         """Write the page with its figures inside."""
@@ -68,16 +77,20 @@ class ReproductionPage:
             found=self.found,
             preset=self.found.rows[0].preset,
             answer=self.answer,
+            details=self.details,
+            counts=[_stored(self.found, is_published=published) for published in (True, False)],
+            sections=list(zip(self.found.rows, self.tables, strict=True)),
             learning_rate_sign=learning_rate_sign(self.found),
+            learned=self.learned,
             lessons=self.lessons,
+            lesson_headings=HEADINGS,
+            built_only=BUILT_ONLY,
             images=images,
-            statement=_statement,
         )
         return f"{text.rstrip()}\n".encode()
 
 
-def _statement(verdict: Verdict) -> str:
-    """What is judged; the method of sampling first."""
-    return (
-        f"{verdict.x}: {verdict.statement}" if verdict.claim in _BY_METHODS else verdict.statement
-    )
+def _stored(found: Reproduction, *, is_published: bool) -> str:
+    """How many experiments of the paper, or of this project, are stored: ``9 of 11``."""
+    own = [row for row in found.rows if row.experiment.is_published == is_published]
+    return f"{sum(row.report is not None for row in own)} of {len(own)}"

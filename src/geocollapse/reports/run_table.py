@@ -6,6 +6,12 @@ import json
 from collections import Counter
 
 from geocollapse.charts.labels import setting_label, short_name
+from geocollapse.experiments.results.convergence import (
+    CONVERGED,
+    LOST,
+    NOT_CONVERGED,
+    endings,
+)
 from geocollapse.experiments.results.tables import (
     ACCURACY,
     GC,
@@ -44,12 +50,12 @@ def run_table(results: SweepResults) -> tuple[list[str], list[list[object]]]:
         lambda of_run: "; ".join(map(setting_label, of_run))
     )
     rows: list[list[object]] = []
-    for _, run in runs.iterrows():
-        is_unconverged = run["status"] == "done" and not run["converged"]
+    ended = endings(runs).replace(CONVERGED, "done")
+    for (_, run), end in zip(runs.iterrows(), ended, strict=True):
         rows.append(
             [
                 run["run_id"][:10],
-                "not converged" if is_unconverged else run["status"],
+                end,
                 settings.get(run["run_id"], "base"),
                 run["seed"],
                 run.get("step"),
@@ -60,14 +66,11 @@ def run_table(results: SweepResults) -> tuple[list[str], list[list[object]]]:
 
 
 def runs_sentence(results: SweepResults) -> str:
-    """The number of runs by status."""
-    runs = results.runs
-    done = runs[runs["status"] == "done"]
-    n_converged = int(done["converged"].sum())
-    others = {"not converged": len(done) - n_converged}
-    others |= {status: int((runs["status"] == status).sum()) for status in ("failed", "unfinished")}
-    parts = [f"{len(runs)} runs: {n_converged} converged"]
-    return ", ".join([*parts, *(f"{n} {status}" for status, n in others.items() if n)]) + "."
+    """The number of runs by how they ended."""
+    counts = Counter(endings(results.runs))
+    others = (NOT_CONVERGED, LOST, "failed", "unfinished")
+    parts = [f"{len(results.runs)} runs: {counts[CONVERGED]} converged"]
+    return ", ".join([*parts, *(f"{counts[end]} {end}" for end in others if counts[end])]) + "."
 
 
 def warnings(results: SweepResults) -> list[tuple[str, int]]:

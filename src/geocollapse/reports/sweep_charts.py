@@ -52,6 +52,7 @@ def _charts(results: SweepResults) -> list[Chart]:
             gc_and_collapse(sweep, members),
             settings(sweep, members),
             transfer(sweep, members),
+            target(sweep, members),
             curves(sweep, members, results.history),
             training(sweep, members, results.history),
         ]
@@ -95,6 +96,20 @@ def transfer(sweep: str, runs: pd.DataFrame) -> Chart:
         f"Source geometry against transfer: {words(sweep)}",
         f"One point per run, at the end of training; bars: 95 % interval over episodes. {HOLLOW}",
         scatters(runs, (GC, TARGET_NC), (GC, ACCURACY), (NC, TARGET_NC)),
+    )
+
+
+def target(sweep: str, runs: pd.DataFrame) -> Chart:
+    """Source NC, target NC and few-shot accuracy over the swept values; empty without targets."""
+    swept = [name for name in runs.columns if name.startswith("swept.")]
+    columns = (NC, TARGET_NC, ACCURACY) if TARGET_NC in runs else ()
+    panels = [panel for key in swept for y in columns for panel in ordinal(runs, key, y)]
+    return Chart(
+        f"target-{sweep}",
+        f"Source NC and transfer over {words(sweep)}",
+        "One point per run, at the end of training; swept values in their order, not to scale; "
+        f"bars: 95 % interval over episodes. {HOLLOW}",
+        tuple(panels),
     )
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from geocollapse.charts.chart import Chart
 from geocollapse.charts.page import plotly_panels
-from geocollapse.experiments.results.tables import GC, GC_PER_VARIANCE
 from geocollapse.papers.claims import Claim
 from geocollapse.papers.registry import claims_of
 from geocollapse.papers.verdict import Verdict, View
 from geocollapse.reports.environment import template
 from geocollapse.reports.origin import provenance, recipe_text
+from geocollapse.reports.repetitions import same_pair
 from geocollapse.reports.run_table import run_table, runs_sentence, warnings
 from geocollapse.reports.verdict_grid import VerdictGrid, not_judged
 from geocollapse.reports.wording import MISSING, count_sentence
@@ -47,13 +47,13 @@ class ClaimView:
         """Gather the verdicts and figures of one claim."""
         own = [verdict for verdict in verdicts if verdict.claim == claim.name]
         views = tuple(dict.fromkeys(verdict.view for verdict in own if verdict.view != "main"))
-        again = {(_same(verdict), verdict.view): verdict for verdict in own}
+        again = {(same_pair(verdict), verdict.view): verdict for verdict in own}
         return cls(
             number_,
             claim,
             views,
             tuple(
-                (verdict, tuple(again.get((_same(verdict), view)) for view in views))
+                (verdict, tuple(again.get((same_pair(verdict), view)) for view in views))
                 for verdict in own
                 if verdict.view == "main"
             ),
@@ -102,9 +102,3 @@ def render(report: SweepReport) -> str:
         plotly_js=get_plotlyjs(),
         panels_json=htmlsafe_json_dumps(panels, allow_nan=False),
     )
-
-
-def _same(verdict: Verdict) -> tuple[str, ...]:
-    """The key that a verdict shares with its repetitions: the sweep, and the pair with plain GC."""
-    pair = (name.replace(GC_PER_VARIANCE, GC) for name in (verdict.x, verdict.y))
-    return (verdict.sweep, *pair)

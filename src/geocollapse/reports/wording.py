@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from geocollapse.papers.verdict import Verdict, count
 
@@ -68,6 +68,12 @@ def p_value(value: float) -> str:
     if math.isnan(value):
         return MISSING
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Parts of a sentence as a list: ``a, b and c``."""
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def words(name: str) -> str:

@@ -156,9 +156,10 @@ class PenaltyConfig(Part):
 class TrainingConfig(Part):
     """Training until ``stop_accuracy`` in evaluation mode, then ``extra_factor`` as many steps.
 
-    A run that reaches ``max_steps`` first has `not converged`. ``milestones`` are the steps at
-    which the schedule `step` divides the learning rate by ten. ``batch_size`` examples make a step;
-    ``label_smoothing`` is that of cross-entropy. With ``recalibrate_batch_norm`` the statistics of
+    A run that reaches ``max_steps`` first has `not converged`, nor has one that ends below
+    ``stop_accuracy``. ``milestones`` are the steps at which the schedule `step` divides the
+    learning rate by ten. ``batch_size`` examples make a step; ``label_smoothing`` is that of
+    cross-entropy. With ``recalibrate_batch_norm`` the statistics of
     batch normalisation are those of the final weights before the last record.
 
     The optimizer `sgd` adds ``weight_decay`` times the parameters to the gradient (L2). `adamw`

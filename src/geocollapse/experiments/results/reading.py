@@ -16,6 +16,7 @@ from geocollapse.experiments.results.checks import (
     order_fault,
     result_fault,
 )
+from geocollapse.experiments.results.convergence import keeps_accuracy
 from geocollapse.experiments.results.text import json_object, read_yaml
 from geocollapse.experiments.results.versions import check_version, unversioned
 
@@ -75,16 +76,18 @@ class ReadRun:
     def row(self) -> Row:
         """One row of table.csv: what became of the run, its configuration, its last line."""
         result: Mapping[str, object] = self.result or {}
-        last = self.final or (self.history[-1] if self.history else None)
+        config = flatten(self.config)
+        last = _columns(self.final or (self.history[-1] if self.history else None))
+        keeps = keeps_accuracy(last.get("train_accuracy"), config.get("training.stop_accuracy"))
         row = {
             "run_id": self.run_id,
             "status": result.get("status", "unfinished"),
-            "converged": bool(result.get("converged", False)),
+            "converged": bool(result.get("converged", False)) and keeps,
             "seed": self.plan.get("seed"),
-            **flatten(self.config),
+            **config,
         }
         row |= {key: result.get(key) for key in _OF_THE_RESULT}
-        return row | _columns(last)
+        return row | last
 
     def records(self) -> Iterator[Row]:
         """The lines of the history; the final measurement replaces the last one of the same step.

@@ -302,8 +302,9 @@ class SamplingStudy(TypedDict):
 class RunResult(TypedDict):
     """The content of result.json; ``history_sha256`` is of the text of history.jsonl.
 
-    ``converged``: a supervised run reached its goal and went on as it should; a game did not
-    diverge.
+    ``converged``: a supervised run reached its goal, went on as it should and ended at its goal; a
+    game did not diverge. Results of earlier releases are true for a run that ended below its goal;
+    the tables of a sweep correct them.
 
     ``seconds`` is ``seconds_training`` (steps and the stopping rule) plus ``seconds_history``
     (records on the way) plus ``seconds_final`` (the records behind the last step). The sampling

@@ -122,7 +122,7 @@ def finished(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def converged(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs that are done and have reached the stopping rule."""
+    """The runs that are done, have reached the stopping rule and have kept their accuracy."""
     done = finished(runs)
     return done[done["converged"].astype(bool)]
 

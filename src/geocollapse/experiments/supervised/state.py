@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from geocollapse.data import LabelledData
 from geocollapse.experiments.recipe import build_network, run_id
+from geocollapse.experiments.results.convergence import keeps_accuracy
 from geocollapse.experiments.supervised.losses import LossWatch
 from geocollapse.experiments.supervised.margin_record import check_transfer_inequality
 from geocollapse.experiments.supervised.optimizers import (
@@ -76,9 +77,15 @@ class Progress:
             return training.max_steps
         return min(self._wanted(training), training.max_steps)
 
-    def is_converged(self, training: TrainingConfig) -> bool:
-        """True if the accuracy was reached and all further steps were made within the limit."""
-        return self.stop_step is not None and self.step >= self._wanted(training)
+    def is_converged(self, training: TrainingConfig, accuracy: float) -> bool:
+        """True if the goal was reached, all further steps were made, and ``accuracy`` is at it.
+
+        Args:
+            training: with the goal, ``stop_accuracy``, and the further steps.
+            accuracy: training accuracy at the end.
+        """
+        is_through = self.stop_step is not None and self.step >= self._wanted(training)
+        return is_through and keeps_accuracy(accuracy, training.stop_accuracy)
 
     def _wanted(self, training: TrainingConfig) -> int:
         stop = self.stop_step or 0

@@ -64,9 +64,9 @@ def train_run(
 
     Training stops when training accuracy (evaluation mode, all training examples; checked at every
     record and at the end of each epoch) has reached ``stop_accuracy`` and ``extra_factor`` times as
-    many further steps are done. A run that reaches ``max_steps`` before that has not converged. On
-    one device with one thread count, a run that was killed and resumed ends bit for bit like one
-    that was not. A run that is done is not done again.
+    many further steps are done. A run that reaches ``max_steps`` before that has not converged, nor
+    has one that ends below ``stop_accuracy``. On one device with one thread count, a run that was
+    killed and resumed ends bit for bit like one that was not. A run that is done is not done again.
 
     Source: definitions 8, last row of the table.
 
@@ -354,7 +354,7 @@ def _result(
         "schema_version": VERSIONS["result.json"],
         "run_id": run_id(config),
         "status": "done",
-        "converged": progress.is_converged(config.training),
+        "converged": progress.is_converged(config.training, final["train_accuracy"]),
         "stop_step": progress.stop_step,
         "steps": progress.step,
         "error": None,

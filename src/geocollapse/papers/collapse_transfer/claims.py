@@ -49,7 +49,7 @@ TRANSFER = Claim(
     ),
     judged_by="correlation",
     effect="Spearman's rho",
-    figures=("transfer",),
+    figures=("transfer", "target"),
     cautions=(
         "Source NC can have the opposite sign to target NC: both are shown.",
         "Many episodes make the accuracy's interval narrow, not the conclusion general: other "

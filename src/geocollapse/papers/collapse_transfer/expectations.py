@@ -13,6 +13,7 @@ from geocollapse.experiments.results.tables import (
     NC,
     TARGET_NC,
 )
+from geocollapse.papers.claims import Claim
 from geocollapse.papers.collapse_transfer.claims import (
     COMPLEXITY_COLLAPSE,
     TRAINING_CHOICES,
@@ -56,8 +57,13 @@ class Expectations:
             given.expected_signs, given.poincare_factor, given.coverage, given.relative_error
         )
 
-    def hypotheses(self, swept: list[str]) -> list[Hypothesis]:
-        """The hypotheses on a sweep over the dotted keys ``swept``."""
+    def hypotheses(self, swept: list[str], *, has_target: bool = False) -> list[Hypothesis]:
+        """The hypotheses on a sweep over the dotted keys ``swept``.
+
+        With target classes, a key of which the recipe expects nothing is also tied to transfer: it
+        is the sweep's own question. No sign is expected there either.
+        """
+        open_keys = [key for key in swept if has_target and not self.signs.get(key, 0)]
         return [
             self._between(GC, GCOL, "gc_gcol", "lower GC goes with lower GCol"),
             self._between(GC, NC, "gc_nc", "lower GC goes with lower NC"),
@@ -72,6 +78,11 @@ class Expectations:
             self._between(
                 GC, ACCURACY, "gc_accuracy", "lower source GC goes with higher 5-shot accuracy"
             ),
+            *(
+                self._swept(key, y, _NAMES[y], claim=TRANSFER)
+                for key in open_keys
+                for y in (TARGET_NC, ACCURACY)
+            ),
         ]
 
     def _between(self, x: str, y: str, name: str, statement: str) -> Hypothesis:
@@ -82,11 +93,12 @@ class Expectations:
             statement = f"{_NAMES[x]} goes with {_NAMES[y]}"
         return Hypothesis(claim.name, x, y, sign, statement, claim.figures[0], name)
 
-    def _swept(self, key: str, y: str, name: str) -> Hypothesis:
+    def _swept(self, key: str, y: str, name: str, *, claim: Claim = TRAINING_CHOICES) -> Hypothesis:
         """The hypothesis that a swept key moves a measure."""
         sign = self.signs.get(key, 0)
-        words = key.removeprefix("training.").replace("_", " ").replace(".", " ")
+        words = (
+            key.removeprefix("training.").removeprefix("data.").replace("_", " ").replace(".", " ")
+        )
         direction = "larger" if sign < 0 else "smaller"
         statement = f"{direction} {words} lowers {name}" if sign else f"{words} moves {name}"
-        claim = TRAINING_CHOICES
         return Hypothesis(claim.name, f"swept.{key}", y, sign, statement, claim.figures[0], key)

@@ -12,7 +12,7 @@ from geocollapse.papers.collapse_transfer.claims import (
     TRANSFER,
 )
 
-_TRAINING = (TRAINING_CHOICES.name, COMPLEXITY_COLLAPSE.name)
+_TRAINING = (TRAINING_CHOICES.name, COMPLEXITY_COLLAPSE.name, POINCARE_BOUND.name)
 _WITH_TRANSFER = (*_TRAINING, TRANSFER.name)
 _RATE = "GC, geometric collapse and NC fall as the learning rate rises (caption of its figure)"
 _BATCH = "GC, geometric collapse and NC fall as the batch gets smaller"
@@ -28,7 +28,7 @@ class Experiment:
         recipe: name of the shipped recipe.
         question: that it answers.
         published: what the paper shows, in words.
-        chart: start of the name of the figure that shows it best.
+        charts: starts of the names of the figures that show it best.
         claims: names of the claims whose verdicts are the answer.
         seeds: of each setting, in the stored results.
         is_published: False for a question of this project.
@@ -37,46 +37,49 @@ class Experiment:
     recipe: str
     question: str
     published: str
-    chart: str
+    charts: tuple[str, ...]
     claims: tuple[str, ...]
     seeds: int = 3
     is_published: bool = True
 
+
+# recipes without a stored sweep, and what they are about
+BUILT_ONLY = {"cifar10-vgg13-squared-loss": "the squared loss, an open question of the paper"}
 
 EXPERIMENTS = (
     Experiment(
         "cifar10-vgg13-learning-rate",
         "Does a larger learning rate lower GC, and collapse with it?",
         _RATE,
-        "settings",
+        ("settings",),
         _TRAINING,
     ),
     Experiment(
         "cifar10-vgg13-batch-size",
         "Does a smaller batch lower GC, and collapse with it?",
         _BATCH,
-        "settings",
+        ("settings",),
         _TRAINING,
     ),
     Experiment(
         "cifar10-vgg13-weight-decay",
         "Does stronger L2 lower GC, and collapse with it?",
         _L2,
-        "settings",
+        ("settings",),
         _TRAINING,
     ),
     Experiment(
         "cifar10-vgg13-gc-penalty",
         "Does an explicit penalty on GC lower it, and collapse with it?",
         "GC, geometric collapse and NC fall as the penalty gets stronger",
-        "settings",
+        ("settings",),
         _TRAINING,
     ),
     Experiment(
         "cifar10-vgg13-bound",
         "Does the nearest-mean bound lie above the test error, and does it say something?",
         "the bound lies above the error and follows it through training",
-        "bounds-through-training",
+        ("bounds-through-training",),
         (POINCARE_BOUND.name,),
         seeds=5,
     ),
@@ -84,49 +87,49 @@ EXPERIMENTS = (
         "cifar10-vgg13-sampling",
         "Do few examples, few outputs or a masked Jacobian give the full GC?",
         "sampled estimates agree with the full value",
-        "sampling",
+        ("sampling",),
         (SAMPLING.name,),
     ),
     Experiment(
         "fashion-mnist-vgg11-learning-rate",
         "Does a larger learning rate lower GC on other data?",
         _RATE,
-        "settings",
+        ("settings",),
         _TRAINING,
     ),
     Experiment(
         "mnist-vgg11-weight-decay",
         "Does stronger L2 lower GC on other data?",
         _L2,
-        "settings",
+        ("settings",),
         _TRAINING,
     ),
     Experiment(
         "cifar-fs-resnet18-learning-rate",
         "Does lower source GC go with better transfer, over learning rates?",
         _TRANSFERS,
-        "transfer",
+        ("transfer",),
         _WITH_TRANSFER,
     ),
     Experiment(
         "cifar-fs-resnet18-batch-size",
         "Does lower source GC go with better transfer, over batch sizes?",
         _TRANSFERS,
-        "transfer",
+        ("transfer",),
         _WITH_TRANSFER,
     ),
     Experiment(
         "cifar-fs-resnet18-weight-decay",
         "Does lower source GC go with better transfer, over strengths of L2?",
         _TRANSFERS,
-        "transfer",
+        ("transfer",),
         _WITH_TRANSFER,
     ),
     Experiment(
         "cifar-fs-resnet18-gc-penalty",
         "Does a penalty on GC improve transfer?",
         "not in the paper",
-        "transfer",
+        ("transfer",),
         _WITH_TRANSFER,
         is_published=False,
     ),
@@ -134,7 +137,7 @@ EXPERIMENTS = (
         "cifar-fs-resnet18-n-classes",
         "At a fixed number of images, what does the number of source classes do?",
         "not in the paper",
-        "transfer",
+        ("target", "transfer"),
         _WITH_TRANSFER,
         is_published=False,
     ),
@@ -142,7 +145,7 @@ EXPERIMENTS = (
         "banking77-text",
         "Does any of this hold for text?",
         "an open question of the paper",
-        "transfer",
+        ("transfer",),
         _WITH_TRANSFER,
         is_published=False,
     ),

@@ -67,7 +67,8 @@ def _correlations(
         swept = [
             name.removeprefix("swept.") for name in members.columns if name.startswith("swept.")
         ]
-        hypotheses = expected.hypotheses(swept)
+        has_target = TARGET_NC in members and bool(members[TARGET_NC].notna().any())
+        hypotheses = expected.hypotheses(swept, has_target=has_target)
         if view == "GC divided by feature variance":
             hypotheses = [
                 hypothesis.per_variance() for hypothesis in hypotheses if hypothesis.speaks_of_gc
