@@ -57,7 +57,7 @@ def in_this_process(
     for job in jobs:
         try:
             status = local._work(job)
-        except Exception as error:
+        except (OSError, RuntimeError) as error:
             status = local._failed(job, error)
         ended(status)
     return []
