@@ -1,4 +1,4 @@
-"""One recipe of each family, at the size of its preset `smoke`; the session ends with their times."""
+"""One recipe of each family at the size of its preset `smoke`; their times end the session."""
 
 from __future__ import annotations
 
