@@ -66,3 +66,12 @@ def server(tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield served, f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The seconds of each smoke, which nothing asserts: machines differ."""
+    passed = terminalreporter.getreports("passed")
+    for report in passed:
+        if "test_smokes.py" in report.nodeid and report.when == "call":
+            name = report.nodeid.partition("::")[2]
+            terminalreporter.write_line(f"smoke: {report.duration:5.1f} s  {name}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from geocollapse.charts.paper import png
 from geocollapse.reports.sweep_report import read_report
+from geocollapse.reports.times import pause_note
 from geocollapse.reports.wording import effect_text, interval, p_value, words
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,9 @@ def cost(report):
     time = f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} s"
     origins = report.results.provenance.values()
     machines = "; ".join(dict.fromkeys(origin["machine"] for origin in origins))
-    return f"{len(runs)} runs{converged} in {time} of one thread on {machines}, beside other work:"
+    said = f"{len(runs)} runs{converged} in {time} of one thread on {machines}, beside other work:"
+    note = pause_note(report.results)
+    return f"{said}\n\n{note}" if note else said
 
 
 def verdict_table(verdicts):

@@ -544,9 +544,26 @@ def test_recipes_lists_the_demo_first(answer):
 def test_recipes_of_the_main_paper_stand_together_and_others_with_their_title(run):
     lines = run("recipes")[1].splitlines()
     (family,) = (line for line in lines if line.startswith("cifar10-vgg13-:"))
-    assert {"learning-rate,", "batch-size,"} <= set(family.split())
+    assert {"learning-rate*,", "batch-size*,"} <= set(family.split())
     assert "corridors" not in family
-    assert any(line.startswith("cifar10-vgg13-corridors: The corridor") for line in lines)
+    assert any(line.startswith("cifar10-vgg13-corridors*: The corridor") for line in lines)
+
+
+def test_recipes_fit_one_screen_and_claim_no_cost_or_preset_of_another(run, answer):
+    text = run("recipes")[1]
+    lines = text.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 100
+    flat = " ".join(text.split())
+    assert "mini-imagenet-resnet18-: batch-size, learning-rate, weight-decay 25 to 30 runs" in flat
+    assert "paper: a GPU for hours (gc-penalty, n-classes), on one TPU v3 about 10 hours" in flat
+    assert "reduced: 2 to 34 minutes a seed, where marked" in flat
+    for recipe in answer("recipes")["recipes"]:
+        short = recipe["name"].removeprefix(f"{recipe['data']}-{recipe['model']}-")
+        found = {word.strip(",:") for word in text.split()}
+        names = {short, recipe["name"]}
+        marked = names if "reduced" not in recipe["presets"] else {f"{name}*" for name in names}
+        assert marked & found, recipe["name"]
 
 
 def test_data_lists_every_source(answer, tmp_path):

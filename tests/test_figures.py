@@ -1,20 +1,25 @@
 """The figures of a sweep: the same points on paper and on the page, under labels with units."""
 
+import io
 import json
 import re
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import rc_context
+from PIL import Image
 
-from geocollapse.charts.chart import MARKS, Panel, Series, level_limits, log_ticks, mark
+from geocollapse.charts.chart import MARKS, Chart, Panel, Series, level_limits, log_ticks, mark
 from geocollapse.charts.labels import LABELS, axis_label, short_name
 from geocollapse.charts.page import plotly_panels
-from geocollapse.charts.paper import STYLE, draw, save
+from geocollapse.charts.paper import STYLE, draw, png, save
 from geocollapse.experiments.results.tables import GC, read_sweep
+from geocollapse.reports.bound_charts import bounds_through_training
+from geocollapse.reports.panels import ordinal
 from geocollapse.reports.run_table import RUN_COLUMNS
 from geocollapse.reports.sweep_charts import charts
 from synthetic_sweep import write_sweep
@@ -85,6 +90,76 @@ def test_swept_values_are_in_their_order(drawn):
     assert sorted({float(x) for s in panel.series for x in s.x}) == [0, 1, 2, 3, 4]
 
 
+def test_settings_are_a_line_of_converged_means_with_the_band_of_the_seeds(tmp_path):
+    folder = write_sweep(tmp_path, n_seeds=3, unconverged=[0, 3, 4, 5])
+    results = read_sweep(folder)
+    chart = next(c for c in charts(results) if c.name == "settings-learning_rate")
+    line, points = chart.panels[0].series
+    runs = results.of_sweep("learning_rate").sort_values(["position", "seed"], kind="stable")
+    values = runs[GC].to_numpy().reshape(5, 3)
+    of_first = values[0, 1:]  # its first seed did not converge
+    assert line.line
+    assert list(line.x) == [0, 1, 2, 3, 4]
+    assert line.y == pytest.approx([of_first.mean(), *values[1:].mean(axis=1)])
+    assert line.low == pytest.approx([of_first.min(), *values[1:].min(axis=1)])
+    assert line.high == pytest.approx([of_first.max(), *values[1:].max(axis=1)])
+    assert len(points.x) == 15
+    assert points.hollow.sum() == 4
+    assert chart.legend == []
+    draw(chart)
+
+
+def test_settings_that_share_a_value_are_points_with_a_legend(tmp_path):
+    results = read_sweep(write_sweep(tmp_path))
+    runs = results.of_sweep("learning_rate")
+    runs["swept.training.learning_rate"] = runs["swept.training.learning_rate"].clip(0.02)
+    (panel,) = ordinal(runs, "swept.training.learning_rate", GC)
+    assert not any(series.line for series in panel.series)
+    assert [s.label for s in panel.series if s.listed][:2] == [
+        "learning rate 0.01",
+        "learning rate 0.02",
+    ]
+
+
+@pytest.mark.parametrize("n_lines", [7, 8])
+def test_the_colours_of_all_series_are_in_the_png(n_lines):
+    steps = np.geomspace(1, 1000, 6)
+    series = tuple(
+        Series(f"{i}", mark(i), steps, y, y / 2, y * 2, line=True)
+        for i in range(n_lines)
+        for y in [steps ** (0.1 * i) + 0.1 * i]
+    )
+    panel = Panel("x [1]", "y [1]", series, x_scale="log", y_scale="log")
+    image = Image.open(io.BytesIO(png(Chart("c", "c", "", (panel, panel, panel)))))
+    assert image.mode == "P"
+    counts = {colour: n for n, colour in image.convert("RGB").getcolors()}
+    assert len(counts) <= 64
+    for i in range(n_lines):
+        colour = mark(i).colour
+        drawn = tuple(int(colour[place : place + 2], 16) for place in (1, 3, 5))
+        assert counts.get(drawn, 0) > 300, colour
+
+
+def test_bounds_are_drawn_to_the_end_of_runs_of_different_length():
+    history = pd.DataFrame(
+        {
+            "run_id": ["a"] * 4 + ["b"] * 4 + ["c"] * 3,
+            "step": [0, 100, 300, 360, 0, 100, 300, 420, 0, 100, 310],
+            "target.nearest_mean_error": [0.8, 0.5, 0.3, 0.2] * 2 + [0.8, 0.0, 0.1],
+            "target.nearest_mean_bound.inf.general": [9.0, 5.0, 3.0, 2.0] * 2 + [9.0, 5.0, 0.7],
+        }
+    )
+    chart = bounds_through_training(history[["run_id"]].drop_duplicates(), history)
+    (panel,) = chart.panels
+    error, general = panel.series
+    assert panel.title == "test images, by their own class means"
+    assert list(general.x) == [1, 101, 361]
+    assert list(general.y) == [9.0, 5.0, 2.0]
+    assert list(general.low) == [9.0, 5.0, 0.7]
+    assert list(error.x) == [1, 361]  # at step 100 a seed makes no error
+    assert "makes no error has no point" in chart.caption
+
+
 def test_page_and_paper_are_written_from_the_same_panels(drawn, tmp_path):
     chart = drawn["transfer-learning_rate"]
     png, pdf = save(chart, tmp_path)
@@ -130,7 +205,8 @@ def test_a_log_axis_has_a_few_round_ticks_inside(exponent, decades):
     values = 10.0 ** np.array([exponent, exponent + decades])
     panel = Panel("x [1]", "y [1]", (Series("a", mark(0), values, values),))
     ticks = log_ticks(panel, "x")
-    assert 1 <= len(ticks) <= 9
+    assert len(ticks) <= 9
+    assert len(ticks) >= (3 if decades > 1e-3 else 1)
     assert all(values[0] * 0.99 <= tick <= values[1] * 1.01 for tick in ticks)
 
 

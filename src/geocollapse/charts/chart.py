@@ -13,6 +13,7 @@ Array = NDArray[np.float64]
 Scale = Literal["linear", "log"]
 Axis = Literal["x", "y"]
 AXES: tuple[Axis, Axis] = ("x", "y")
+_FINER = ((1, 2, 5), (1, 2, 3, 5, 7))  # steps of a decade
 _ROUNDING = 1e-5  # relative: values as near as this are drawn as one
 
 
@@ -62,6 +63,7 @@ class Series:
         hollow: points of runs that did not converge, (n,).
         line: points are joined by a line.
         dashed: a run of the line did not converge.
+        listed: it is named in the legend; False where the axis says what it is.
     """
 
     label: str
@@ -75,6 +77,7 @@ class Series:
     hollow: NDArray[np.bool_] | None = None
     line: bool = False
     dashed: bool = False
+    listed: bool = True
 
     def error_bar(self, axis: Axis) -> Array | None:
         """Lengths of the error bars below and above the points (2, n), 0 where one is unknown."""
@@ -124,16 +127,17 @@ class Chart:
 
     @property
     def legend(self) -> list[tuple[str, Mark]]:
-        """Each label once, in the order of drawing."""
-        entries = {series.label: series.mark for panel in self.panels for series in panel.series}
-        return list(entries.items())
+        """Each label once, in the order of drawing; none of a series that is not listed."""
+        drawn = [series for panel in self.panels for series in panel.series]
+        return list({series.label: series.mark for series in drawn if series.listed}.items())
 
 
 def log_ticks(panel: Panel, axis: Axis) -> list[float]:
     """Round numbers inside a log axis.
 
-    Steps of 1, 2, 5 within two decades, whole decades above, or 1, 3 where these are few; even
-    steps where all are few.
+    Steps of 1, 2, 5 within two decades, whole decades above, or 1, 3 where these are few; finer
+    steps where all are few, and even ones where these are few too. At least three where the values
+    differ.
     """
     values = np.concatenate([getattr(series, axis) for series in panel.series])
     values = values[np.isfinite(values) & (values > 0)]
@@ -148,7 +152,7 @@ def log_ticks(panel: Panel, axis: Axis) -> list[float]:
         for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         if k % every == 0
     ]
-    for steps in ((1, 2, 5),) if decades < 2 else ((1,), (1, 3), (1, 2, 5)):
+    for steps in _FINER if decades < 2 else ((1,), (1, 3), *_FINER):
         ticks = [
             tick
             for k in exponents
@@ -175,10 +179,11 @@ def level_limits(panel: Panel) -> tuple[float, float] | None:
 
 
 def _even_ticks(low: float, high: float) -> list[float]:
-    """About three multiples of a round step between low and high."""
+    """At least three multiples of a round step between low and high."""
     if high <= low * (1 + 1e-6):
         return [float(f"{low:.3g}")]
-    decade = 10.0 ** math.floor(math.log10((high - low) / 2))
-    step = max(width * decade for width in (1, 2, 5) if width * decade <= (high - low) / 2)
+    longest = (high - low) / 3
+    decade = 10.0 ** math.floor(math.log10(longest))
+    step = max(width * decade for width in (1, 2, 5) if width * decade <= longest)
     multiples = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
     return [float(f"{multiple * step:.6g}") for multiple in multiples]

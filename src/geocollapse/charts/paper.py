@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geocollapse.charts.chart import Chart, Panel, Series, level_limits, log_ticks
+from geocollapse.charts.palette import as_palette_png
 from geocollapse.measurement.figure import save_figure
 from geocollapse.runtime.files import written_whole
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LINE_HEIGHT = 0.19  # inches, of a legend
-_COLOURS = 64  # of a PNG
 _TICK_LETTERS = 32  # of 9 points, below a panel, with gaps
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -64,15 +64,9 @@ def png(chart: Chart) -> bytes:
 
 def _png(figure: Figure, *, dpi: int) -> bytes:
     """A figure as a PNG with a palette, which takes a quarter of the space of one without."""
-    from PIL import Image
-
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=dpi)
-    palette = Image.Quantize.MEDIANCUT
-    image = Image.open(drawn).convert("RGB").quantize(_COLOURS, palette, dither=Image.Dither.NONE)
-    written = io.BytesIO()
-    image.save(written, format="png", optimize=True)
-    return written.getvalue()
+    return as_palette_png(drawn)
 
 
 def save_as(chart: Chart, path: Path) -> None:
@@ -217,6 +211,8 @@ def _draw_legend(chart: Chart, figure: Figure) -> int:
         if panel.curve is not None
     ]
     unique = list({str(entry.get_label()): entry for entry in entries}.values())
+    if not unique:
+        return 0
     longest = max(len(str(entry.get_label())) for entry in unique)
     fitting = int(
         13 * figure.get_figwidth() / (longest + 7)

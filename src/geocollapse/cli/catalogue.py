@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument
 
 from geocollapse.cli.answer import SCHEMA_VERSION, Answer, table
 from geocollapse.cli.options import DataRoot
+from geocollapse.cli.recipe_list import recipe_list
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from geocollapse.cli.catalogue_types import (
         DataDict,
         FormDict,
@@ -36,7 +34,6 @@ NameArgument = Annotated[
     str | None,
     Argument(metavar="NAME", help="Of the recipe to show, or a .yaml file.", show_default=False),
 ]
-_WIDTH = 100  # columns of the list of recipes
 _FORMS: tuple[FormDict, ...] = (
     {
         "form": "DIR",
@@ -142,48 +139,8 @@ def recipes(show: ShowArgument = None, name: NameArgument = None) -> Answer:
     from geocollapse.experiments.recipe import load_recipe, recipe_names
 
     recipes = [_recipe(load_recipe(name)) for name in recipe_names()]
-    families = [_family(name, members) for name, members in _families(recipes).items()]
-    ending = (
-        "geocollapse recipes show NAME prints one, sweep NAME runs one, sweep NAME --dry-run says "
-        "what it costs here.\nA recipe of your own is a .yaml file."
-    )
     found: RecipesDict = {"schema_version": SCHEMA_VERSION, "recipes": recipes}
-    return Answer(found, "\n".join([*families, ending]), rows=recipes)
-
-
-def _families(recipes: Sequence[RecipeDict]) -> dict[str, list[RecipeDict]]:
-    """Recipes of the main paper by what is trained on which data; those of other papers alone."""
-    from geocollapse.experiments.recipe import MAIN_PAPER
-
-    families: dict[str, list[RecipeDict]] = {}
-    for recipe in recipes:
-        family = f"{recipe['data']}-{recipe['model']}"
-        is_member = recipe["name"].startswith(f"{family}-") and recipe["papers"] == [MAIN_PAPER]
-        families.setdefault(family if is_member else recipe["name"], []).append(recipe)
-    return families
-
-
-def _family(name: str, members: Sequence[RecipeDict]) -> str:
-    """The recipes of a family, and what they have in common: a line or two, and the cost."""
-    names = [m["name"].removeprefix(f"{name}-") for m in members if m["name"] != name]
-    heading = f"{name}-: {', '.join(names)}" if names else f"{name}: {members[0]['title']}"
-    runs = sorted({member["n_runs"] for member in members})
-    presets = dict.fromkeys(preset for member in members for preset in member["presets"])
-    counts = " to ".join(map(str, dict.fromkeys((runs[0], runs[-1]))))
-    cost = members[0]["cost"].removeprefix(f"{members[0]['n_runs']} runs, ")
-    about = f"{counts} runs; {cost}; presets: {', '.join(presets)}"
-    return f"{_wrapped(heading, '')}\n{_wrapped(about, '    ')}"
-
-
-def _wrapped(text: str, indent: str) -> str:
-    """A text over as many lines as it needs, those behind the first indented further."""
-    return textwrap.fill(
-        text,
-        _WIDTH,
-        initial_indent=indent,
-        subsequent_indent=f"{indent}  ",
-        break_on_hyphens=False,
-    )
+    return Answer(found, recipe_list(recipes), rows=recipes)
 
 
 def _shown(name: str | None) -> Answer:

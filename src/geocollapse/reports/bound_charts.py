@@ -62,8 +62,12 @@ def bounds_through_training(runs: pd.DataFrame, history: pd.DataFrame) -> Chart:
     return Chart(
         "bounds-through-training",
         "The nearest-mean error and its bounds through training",
-        "Line: median over seeds; band: lowest to highest seed. Shaded: a bound of 1 or more is "
-        "vacuous. Only a record without any error is not drawn: a log axis has no 0.",
+        "Line: median over seeds; band: lowest to highest seed, at the steps that all seeds "
+        "recorded. The last point is the end of each run, at the median of their last steps. "
+        "Shaded: a bound of 1 or more is vacuous. A step at which a seed makes no error has no "
+        "point: a log axis has no 0. The class means are those of the examples that are "
+        "classified, so the error of test images is not that of a classifier made from training "
+        "images.",
         tuple(_panels(records)),
     )
 
@@ -95,10 +99,14 @@ def _panels(records: pd.DataFrame) -> Iterator[Panel]:
 
 def _errors(records: pd.DataFrame) -> Iterator[tuple[str, pd.Series, str]]:
     """Title, errors, and the start of the columns of their bounds."""
-    for population, title in (("source", "training examples"), ("target", "test examples")):
+    for population, title in (("source", "training images"), ("target", "test images")):
         if f"{population}.nearest_mean_error" in records:
             errors = records[f"{population}.nearest_mean_error"].astype(float)
-            yield f"class means, {title}", errors, f"{population}.nearest_mean_bound.inf"
+            yield (
+                f"{title}, by their own class means",
+                errors,
+                f"{population}.nearest_mean_bound.inf",
+            )
     ways = ("target.n_way", "target.n_classes")
     if not set(ways) <= set(records.columns) or not (records[ways[0]] == records[ways[1]]).all():
         return
@@ -106,12 +114,13 @@ def _errors(records: pd.DataFrame) -> Iterator[tuple[str, pd.Series, str]]:
         accuracy = f"target.accuracy.nearest_mean.{shots}.value"
         if accuracy in records:
             errors = 1.0 - records[accuracy].astype(float)
-            yield f"{shots}-shot means, test examples", errors, f"target.nearest_mean_bound.{shots}"
+            title = f"test images, by {shots}-shot means"
+            yield title, errors, f"target.nearest_mean_bound.{shots}"
 
 
 def _over_seeds(name: str, place: int, records: pd.DataFrame, column: pd.Series) -> Series | None:
-    """Median and range over the runs, on the steps that all of them recorded."""
-    table = records.assign(value=column).pivot_table(
+    """Median and range over the runs, on the steps that all of them recorded and at their ends."""
+    table = records.assign(value=column, step=_with_common_end(records)).pivot_table(
         index="step", columns="run_id", values="value", aggfunc="last"
     )
     table = table[(table > 0).all(axis="columns")]
@@ -126,3 +135,9 @@ def _over_seeds(name: str, place: int, records: pd.DataFrame, column: pd.Series)
         table.max(axis="columns").to_numpy(),
         line=True,
     )
+
+
+def _with_common_end(records: pd.DataFrame) -> pd.Series:
+    """The steps of the records; those of the last records are the median of all runs."""
+    last = ~records.duplicated("run_id", keep="last")
+    return records["step"].astype(float).mask(last, float(records.loc[last, "step"].median()))

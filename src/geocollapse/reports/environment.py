@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from geocollapse.reports.times import median_history_share, pause_note
 from geocollapse.reports.wording import (
     SYMBOLS,
     effect_size,
@@ -40,6 +41,8 @@ def template(name: str) -> jinja2.Template:
         "percent": percent,
         "signed": signed,
         "words": words,
+        "median_history_share": median_history_share,
+        "pause_note": pause_note,
     }
     environment.globals |= {"symbols": SYMBOLS}
     return environment.get_template(name)

@@ -27,8 +27,14 @@ BAND = (
     "Line: mean over seeds; band: lowest to highest seed; until the first seed of a setting ends. "
     "Dashed: a seed did not converge."
 )
+SETTINGS = (
+    "Line: mean over the seeds of a setting that converged, over all where none did; band: lowest "
+    "to highest of them. Points: single runs at the end of training; hollow: not converged. Swept "
+    "values in their order, not to scale."
+)
 _LINEAR_UNITS = ("share", "cosine", SIGNED_LOSS)
 _PLACE = "place"  # of a swept value in its order
+_RUN_MARK = 5  # light blue, behind the line of the means
 
 
 def scatters(runs: pd.DataFrame, *pairs: tuple[str, str]) -> tuple[Panel, ...]:
@@ -65,22 +71,48 @@ def scatter(groups: pd.DataFrame, x: str, y: str) -> list[Panel]:
 
 
 def ordinal(runs: pd.DataFrame, key: str, y: str) -> Iterator[Panel]:
-    """y over the swept values in their order."""
+    """y over the swept values in their order.
+
+    One line of seed means with its band, and a point for each run. Where settings share a value of
+    `key`, as in a grid, only points: a mean would mix the settings.
+    """
     if y not in runs or key not in runs:
         return
-    values = list(runs.dropna(subset=[key]).sort_values("position")[key].unique())
     shown = runs.dropna(subset=[key])
+    values = list(shown.sort_values("position")[key].unique())
+    is_grid = shown["setting"].nunique() != len(values)
     shown = shown.assign(
-        label=shown["setting"].map(setting_label),
-        mark=shown["position"],
+        label=shown["setting"].map(setting_label) if is_grid else "one run",
+        mark=shown["position"] if is_grid else _RUN_MARK,
         place=shown[key].map(values.index),
     )
-    for panel in scatter(shown, "place", y):
+    for panel in scatter(shown, _PLACE, y):
+        points = panel.series
+        if not is_grid:
+            points = (_mean_over_seeds(_drawable(shown, _PLACE, y), y), *points)
         yield replace(
             panel,
             x_label=axis_label(key),
+            series=tuple(replace(series, listed=is_grid) for series in points),
             ticks=tuple(shown_value(value) for value in values),
         )
+
+
+def _mean_over_seeds(runs: pd.DataFrame, y: str) -> Series:
+    """Mean and range over the converged seeds of each setting; over all where none converged."""
+    converged = runs["converged"].astype(bool)
+    any_of = converged.groupby(runs[_PLACE]).transform("any")
+    seeds = runs[converged | ~any_of].groupby(_PLACE)[y]
+    means = seeds.mean()
+    return Series(
+        "mean over seeds",
+        mark(0),
+        np.asarray(means.index, dtype=np.float64),
+        _array(means),
+        _array(seeds.min()),
+        _array(seeds.max()),
+        line=True,
+    )
 
 
 def histories(

@@ -14,7 +14,16 @@ from geocollapse.experiments.results.tables import SweepResults
 from geocollapse.papers.claims import Figure, PanelColumns, Paper
 from geocollapse.reports.effects import DRAWN as EFFECTS
 from geocollapse.reports.effects import effects, paths
-from geocollapse.reports.panels import BAND, HOLLOW, by_sweep, histories, ordinal, scatter, scatters
+from geocollapse.reports.panels import (
+    BAND,
+    HOLLOW,
+    SETTINGS,
+    by_sweep,
+    histories,
+    ordinal,
+    scatter,
+    scatters,
+)
 from geocollapse.reports.record_points import columns_of, record_points, with_equality
 from geocollapse.reports.wording import words
 
@@ -22,8 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _DRAWN = {
-    "settings": "One point per run, at the end of training; swept values in their order, not to "
-    f"scale. {HOLLOW}",
+    "settings": SETTINGS,
     "points": f"One point per run, at the end of training. {HOLLOW}",
     "records": f"One point per record, from initialisation to the end of training. {HOLLOW}",
     "training": BAND,

@@ -15,6 +15,7 @@ from geocollapse.reports.bound_charts import bound, bounds_through_training
 from geocollapse.reports.panels import (
     BAND,
     HOLLOW,
+    SETTINGS,
     by_sweep,
     histories,
     ordinal,
@@ -83,8 +84,7 @@ def settings(sweep: str, runs: pd.DataFrame) -> Chart:
     return Chart(
         f"settings-{sweep}",
         f"What the {words(sweep)} does to GC, GCol and NC",
-        "One point per run, at the end of training; swept values in their order, not to scale. "
-        f"{HOLLOW}",
+        SETTINGS,
         tuple(panels),
     )
 
