@@ -37,6 +37,7 @@ MARKS = (
     Mark("#56B4E9", "p", "pentagon", "⬟"),
     Mark("#000000", "*", "star", "★"),
     Mark("#F0E442", "h", "hexagon", "⬢"),
+    Mark("#8C564B", "X", "x", "✖"),
 )
 
 

@@ -47,7 +47,7 @@ def save(chart: Chart, folder: Path) -> tuple[Path, Path]:
     with rc_context(STYLE):
         figure = draw(chart)
         with written_whole(png) as partial:
-            partial.write_bytes(_png(figure, dpi=130))
+            partial.write_bytes(_png(figure, dpi=110))
         figure.set_layout_engine("none")  # keep the layout: making it is half of the time
         with written_whole(pdf) as partial:
             figure.savefig(partial, format="pdf", metadata={"CreationDate": None})

@@ -112,7 +112,7 @@ def read_sweep(folder: str | Path) -> SweepResults:
 def write_table(results: SweepResults) -> Path:
     """Write table.csv, one row per run, into the sweep folder."""
     path = results.folder / "table.csv"
-    write_whole({path: results.runs.to_csv(index=False).encode("utf-8")})
+    write_whole({path: results.runs.to_csv(index=False, float_format="%.10g").encode("utf-8")})
     return path
 
 
