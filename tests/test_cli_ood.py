@@ -399,6 +399,7 @@ def test_the_command_of_the_page_answers_what_is_stored(
 ):
     """`REWRITE_PAGES=1` stores the answer and the figures anew."""
     monkeypatch.setenv("GEOCOLLAPSE_DATA", str(data_root))
+    monkeypatch.setenv("COLUMNS", "120")
     (files / "examples").mkdir()
     shutil.copy(EXAMPLE, "examples")
     shutil.copy(checkpoints / "resnet20-12fca82f.th", ".")

@@ -57,7 +57,7 @@ def test_settings_differ_in_colour_and_in_shape():
         len({m.colour for m in MARKS})
         == len({m.plotly for m in MARKS})
         == len({m.matplotlib for m in MARKS})
-        == 8
+        == 9
     )
     assert mark(0) == MARKS[0]
     assert len({mark(i) for i in range(64)}) == 64

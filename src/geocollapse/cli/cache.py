@@ -41,11 +41,11 @@ def cache(
         text = f"{n_removed} files of {n_bytes / 1e6:.1f} MB removed from {features.folder}"
     else:
         text = f"{len(rows)} files of {n_bytes / 1e6:.1f} MB in {features.folder}"
-        columns = ("model", "data", "split", "layer", "holds", "MB", "last used")
+        columns = ("model", "data", "split", "layer", "holds", "MB", "last used, UTC")
         cells = [
             (
                 *(r["model"], r["data"], r["split"], r["layer"], r["holds"]),
-                *(r["n_bytes"] / 1e6, r["last_used"]),
+                *(r["n_bytes"] / 1e6, r["last_used"][:16].replace("T", " ")),
             )
             for r in rows
         ]
