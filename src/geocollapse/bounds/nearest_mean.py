@@ -140,16 +140,19 @@ def nearest_mean_bounds(
     """``nearest_mean_bound`` for several numbers of shots, with moments computed once."""
     _check_shots(k_shots)
     data = LabelledFeatures.of(features, labels)
-    return bounds_of(data, k_shots, None if class_gc is None else _gc_surrogate(data, class_gc))
+    nc = float(mean_cdnv(data.statistics)[0])
+    return bounds_of(data, k_shots, nc, None if class_gc is None else _gc_surrogate(data, class_gc))
 
 
 def bounds_of(
-    data: LabelledFeatures, k_shots: Sequence[float], surrogate: float | None
+    data: LabelledFeatures, k_shots: Sequence[float], nc: float, surrogate: float | None
 ) -> list[NearestMeanBound]:
-    """``nearest_mean_bounds`` of checked features, with ``surrogate`` = max_i rho_i GCol."""
+    """``nearest_mean_bounds`` of checked features with CDNV ``nc``.
+
+    ``surrogate`` is max_i rho_i GCol.
+    """
     n_classes = len(data.statistics.classes)
     moments = DecisionMoments.of(data) if n_classes <= MAX_MOMENT_CLASSES else None
-    nc = float(mean_cdnv(data.statistics)[0])
     return [_bound(n_classes, moments, nc, surrogate, k_shot) for k_shot in k_shots]
 
 

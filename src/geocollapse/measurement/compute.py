@@ -16,10 +16,12 @@ from geocollapse.collapse import (
     NeuralCollapse,
     PoincareRatios,
     geometric_collapse,
+    mean_cdnv,
     measure_collapse,
     poincare_ratios,
 )
 from geocollapse.collapse.example_terms import ExampleTerms
+from geocollapse.collapse.sampled import has_too_many_pairs
 from geocollapse.complexity.means import dataset_complexity, norms_by_class, samples_needed
 from geocollapse.estimate import Estimate
 from geocollapse.jacobian import SquaredNorms
@@ -82,7 +84,7 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
         geometric_collapse=gcol,
         poincare_ratio=_by_name(ratios, names),
         neural_collapse=collapse,
-        bounds=_bounds(data, ratios["max"] * gcol.value if has_norms else None),
+        bounds=_bounds(data, collapse.cdnv, ratios["max"] * gcol.value if has_norms else None),
         label_free=baselines,
         estimates=estimates,
         samples_for_rtol=_samples_for_rtol(kept),
@@ -100,9 +102,16 @@ def _collapse(
     return found, estimates_of(kept, data, terms)
 
 
-def _bounds(data: LabelledFeatures, surrogate: float | None) -> dict[str, NearestMeanBound]:
-    """Nearest-mean bounds by the number of shots, ``inf`` for the class means themselves."""
-    found = bounds_of(data, _BOUND_SHOTS, surrogate)
+def _bounds(
+    data: LabelledFeatures, cdnv: float, surrogate: float | None
+) -> dict[str, NearestMeanBound]:
+    """Nearest-mean bounds by the number of shots, ``inf`` for the class means themselves.
+
+    Of so many classes that their CDNV is an estimate, the bounds take that of all pairs.
+    """
+    if has_too_many_pairs(len(data.statistics.classes)):
+        cdnv = float(mean_cdnv(data.statistics)[0])
+    found = bounds_of(data, _BOUND_SHOTS, cdnv, surrogate)
     return {"inf" if bound.k_shot == math.inf else str(bound.k_shot): bound for bound in found}
 
 

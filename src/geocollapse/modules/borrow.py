@@ -91,7 +91,9 @@ def cuda_devices(model: nn.Module | None) -> list[int]:
 
 def random_state(model: nn.Module | None) -> Tensor:
     """The state of torch's random numbers, on the CPU and the devices of ``model``."""
-    states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, cuda_devices(model))]
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():
+        states += map(torch.cuda.get_rng_state, cuda_devices(model))
     return torch.cat(states)
 
 
