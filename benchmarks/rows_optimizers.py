@@ -19,6 +19,13 @@ def _with_gradients() -> nn.Module:
     return model
 
 
+def _norm_and_step(model: nn.Module, sgd: torch.optim.SGD, *, foreach: bool) -> None:
+    """The norm of the gradient, read on the CPU, and a step of SGD."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    float(nn.utils.get_total_norm(gradients, foreach=foreach))
+    sgd.step()
+
+
 def _corridor_step(n_steps: int, *, foreach: bool) -> tuple[Work, Work]:
     """Steps with the corridor learning rate, and SGD's steps after the norm of the gradient."""
     ours, theirs = _with_gradients(), _with_gradients()
@@ -32,9 +39,7 @@ def _corridor_step(n_steps: int, *, foreach: bool) -> tuple[Work, Work]:
 
     def baseline() -> None:
         for _ in range(n_steps):
-            gradients = [p.grad for p in theirs.parameters() if p.grad is not None]
-            float(nn.utils.get_total_norm(gradients, foreach=foreach))
-            sgd.step()
+            _norm_and_step(theirs, sgd, foreach=foreach)
 
     return step, baseline
 
@@ -60,9 +65,7 @@ def _dal_step(n_steps: int) -> tuple[Work, Work]:
         for _ in range(n_steps):
             sgd.zero_grad()
             loss_of(theirs).backward()
-            gradients = [p.grad for p in theirs.parameters() if p.grad is not None]
-            float(nn.utils.get_total_norm(gradients, foreach=True))
-            sgd.step()
+            _norm_and_step(theirs, sgd, foreach=True)
 
     return step, baseline
 
