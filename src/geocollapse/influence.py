@@ -33,16 +33,21 @@ class Influence:
     indices: Tensor
     rounding: float = 0.0
 
-    def spread(self) -> tuple[float, float]:
+    def spread(self, index: Tensor | None = None) -> tuple[float, float]:
         """Standard error, and its degrees of freedom from the fourth moments of the terms.
 
             dof = 2 SE^4 / sum_c (sum_i u_i^4 - (sum_i u_i^2)^2 / n_c)
 
         For Gaussian terms these are those of Satterthwaite, for heavier tails they are fewer.
+
+        Args:
+            index: (n,) the classes counted from 0, where a caller has them.
         """
         squares = self.terms.square()
         total = float(squares.sum())
-        _, index, counts = self.classes.unique(return_inverse=True, return_counts=True)
+        if index is None:
+            index = self.classes.unique(return_inverse=True)[1]
+        counts = index.bincount()
         sums = squares.new_zeros(len(counts)).index_add_(0, index, squares)
         noise = float(squares.square().sum() - (sums.square() / counts).sum())
         dof = 2.0 * total * total / noise if noise > 0.0 else math.inf

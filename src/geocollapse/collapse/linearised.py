@@ -191,13 +191,13 @@ def shifts(data: LabelledFeatures, slopes: Sequence[Tensor]) -> Tensor:
     return found
 
 
-def centred(values: Tensor, classes: Tensor) -> Tensor:
+def centred(values: Tensor, index: Tensor) -> Tensor:
     """Terms u of an ``Influence`` from influence values (n,): centred in each class, over its size.
 
-    u = (v - mean_c) / n_c sqrt(n_c/(n_c - 1)), NaN in a class of one example.
+    u = (v - mean_c) / n_c sqrt(n_c/(n_c - 1)), NaN in a class of one example. ``index`` (n,) counts
+    the classes from 0.
     """
-    _, index, counts = classes.unique(return_inverse=True, return_counts=True)
-    n = counts.double()
+    n = index.bincount().double()
     means = values.new_zeros(len(n)).index_add_(0, index, values) / n
     return (values - means[index]) / (n * (n - 1.0)).sqrt()[index]
 

@@ -195,9 +195,9 @@ def _key(seed: int, indices: Tensor) -> Tensor:
 
 def _mix(z: Tensor) -> Tensor:
     """Apply SplitMix64's finaliser, a bijection in which each input bit moves each output bit."""
-    z = (z ^ _shift_right(z, 30)) * _MULTIPLIER_1
-    z = (z ^ _shift_right(z, 27)) * _MULTIPLIER_2
-    return z ^ _shift_right(z, 31)
+    z = _shift_right(z, 30).bitwise_xor_(z).mul_(_MULTIPLIER_1)
+    z = _shift_right(z, 27).bitwise_xor_(z).mul_(_MULTIPLIER_2)
+    return _shift_right(z, 31).bitwise_xor_(z)
 
 
 def _mix_number(z: int) -> int:
@@ -209,4 +209,4 @@ def _mix_number(z: int) -> int:
 
 def _shift_right(z: Tensor, n_bits: int) -> Tensor:
     """Shift right with zeros: int64 has only the arithmetic shift, which copies the sign bit."""
-    return (z >> n_bits) & ((1 << (64 - n_bits)) - 1)
+    return (z >> n_bits).bitwise_and_((1 << (64 - n_bits)) - 1)

@@ -92,13 +92,14 @@ class _Found:
         self.notes: tuple[str, ...] = ()
         self.ids = self.kept.context.ids
         self.labels = self.kept.labels
+        self.index = self.data.index.cpu()
         self.rounding = ROUNDING_UNITS * torch.finfo(self.kept.features.dtype).eps
 
     def add(self, name: str, value: float, terms: Tensor, *, scale: Scale = "log") -> None:
         """Add an estimate whose examples have the influences ``terms``."""
         context = self.kept.context
         influence = Influence(terms.cpu(), self.labels, self.ids, self.rounding)
-        stderr, dof = influence.spread()
+        stderr, dof = influence.spread(self.index)
         is_defined = not math.isnan(value) and not math.isnan(stderr)
         is_probed = name.startswith(("g", "per_pixel"))
         self.estimates[name] = Estimate(
@@ -181,15 +182,16 @@ def stratified_mean(y: Tensor, rows: Tensor, data: LabelledFeatures) -> tuple[fl
     counts = index.bincount(minlength=len(data.statistics.counts)).double()
     weights = (data.statistics.counts / counts)[index]
     weights = weights / weights.sum()
-    strata = _strata(counts)[index]
-    _, stratum, sizes = strata.unique(return_inverse=True, return_counts=True)
+    strata, of_class = _strata(counts).unique(return_inverse=True)
+    stratum = of_class[index]
 
     def total(values: Tensor) -> Tensor:
-        return values.new_zeros(len(sizes)).index_add_(0, stratum, values)
+        return values.new_zeros(len(strata)).index_add_(0, stratum, values)
 
     means = total(weights * y) / total(weights)
+    sizes = counts.new_zeros(len(strata)).index_add_(0, of_class, counts)
     own = sizes[stratum] * weights * (y - means[stratum])
-    terms = y.new_zeros(len(data.labels)).index_copy_(0, rows, centred(own, strata))
+    terms = y.new_zeros(len(data.labels)).index_copy_(0, rows, centred(own, stratum))
     return float(weights @ y), terms
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -29,11 +29,12 @@ def borrowed(model: nn.Module | None, *, evaluation: bool = True) -> Iterator[No
         RuntimeError: parameters made in ``torch.inference_mode``, which can have no gradients.
     """
     modules = [] if model is None else list(model.modules())
-    parameters = [] if model is None else list(model.parameters())
+    named = {} if model is None else dict(model.named_parameters())
+    parameters = list(named.values())
     modes = [module.training for module in modules]
     flags = [parameter.requires_grad for parameter in parameters]
     buffers = [_Buffers(module) for module in modules]
-    _check_parameters(model)
+    _check_parameters(named)
     with (
         torch.random.fork_rng(devices=cuda_devices(model)),
         without_graphs(model),
@@ -65,16 +66,15 @@ def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
         model.train(was_training)
 
 
-def _check_parameters(model: nn.Module | None) -> None:
+def _check_parameters(named: Mapping[str, nn.Parameter]) -> None:
     """Refuse a model whose parameters have no shape yet, or can have no gradients."""
-    named = [] if model is None else list(model.named_parameters())
-    lazy = [name for name, parameter in named if is_lazy(parameter)]
+    lazy = [name for name, parameter in named.items() if is_lazy(parameter)]
     if lazy:
         raise RuntimeError(
             f"model: expected parameters with a shape, got {lazy[0]} of a lazy module that has "
             f"seen no input; do model(x) once"
         )
-    made_inside = [name for name, parameter in named if parameter.is_inference()]
+    made_inside = [name for name, parameter in named.items() if parameter.is_inference()]
     if made_inside:
         raise RuntimeError(
             f"model: expected parameters made outside torch.inference_mode(), got {made_inside[0]} "
