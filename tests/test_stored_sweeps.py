@@ -23,6 +23,7 @@ LARGEST_SHARE = 0.25  # of records on the way, of the time of the steps
 FEWER_SETTINGS = {
     "bilinear-game/turns": "four forms of one game, judged by margins",
     "cifar10-continual/pair": "three pairs of tasks, judged by margins",
+    "cifar10-edge-of-stability/dal": "three powers, of which 0.5 does not converge",
     "cifar10-mlp-width/width": "trained for a fixed number of steps: no stopping rule",
     "cifar10-mlp-width/depth": "trained for a fixed number of steps: no stopping rule",
     "digits-gan-drift/spectral_norm": "a game: its divergence is what is measured",
@@ -34,6 +35,9 @@ FEWER_SETTINGS = {
     "mnist-continual/pair": "four pairs of tasks, judged by margins",
 }
 NOT_CONVERGED = {
+    "cifar10-edge-of-stability": {
+        "training.optimizer = dal, training.dal.power = 0.5": "the rate is above the edge"
+    },
     "cifar-fs-resnet18-batch-size": {"training.batch_size = 8": "4 images of 64 classes a batch"},
 }
 LOST = {
@@ -48,6 +52,7 @@ ABOVE_SHARE = {
     "banking77-text": (57, "a small dense network on stored features: a run trains in 2 s"),
     "cifar-fs-resnet18-batch-size": (1, "a pause of the process in one record"),
     "cifar10-continual": (9, STUDY),
+    "cifar10-edge-of-stability": (19, "each record takes eigenvalues of the Hessian"),
     "cifar10-mlp-width": (36, f"dense networks that train in 2 to 10 s; {MARGIN}"),
     "cifar10-resnet18-margin": (22, MARGIN),
     "cifar10-vgg13-batch-size": (7, f"{SHORT}; in one run a pause of the process"),
