@@ -57,6 +57,7 @@ ABOVE_SHARE = {
     "cifar10-resnet18-margin": (22, MARGIN),
     "cifar10-vgg13-batch-size": (7, f"{SHORT}; in one run a pause of the process"),
     "cifar10-vgg13-bound": (5, f"{SHORT}, and twice as many records are taken for the figure"),
+    "cifar10-vgg13-corridors": (45, "each record takes the diagnostics of the corridor"),
     "cifar10-vgg13-learning-rate": (4, SHORT),
     "cifar10-vgg13-regularisers": (21, f"{SHORT}; {MARGIN}"),
     "cifar10-vgg13-weight-decay": (5, SHORT),

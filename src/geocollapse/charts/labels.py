@@ -123,10 +123,11 @@ LABELS: Mapping[str, Label] = {
     ),
     "test_accuracy": Label("test accuracy", "share", "test accuracy"),
     "test_loss": Label("test loss", "nat", "test loss"),
-    "stop_step": Label("steps to the training accuracy of the recipe", "steps", "steps"),
+    "stop_step": Label("steps to the stopping rule", "steps", "steps"),
     **_DYNAMICS,
     **_MARGINS,
     **_GAMES,
+    "data.n_classes": Label("number of classes", "classes", "classes"),
     "training.learning_rate": Label("learning rate", "parameter unit² / nat", "learning rate"),
     "training.batch_size": Label("batch size", "examples", "batch size"),
     "training.weight_decay": Label("L2 weight decay", "nat / parameter unit²", "weight decay"),
@@ -208,9 +209,14 @@ def setting_label(setting: str) -> str:
     Examples:
         >>> setting_label("training.learning_rate = 0.1, training.batch_size = 32")
         'learning rate 0.1, batch size 32'
+        >>> setting_label("training.corridor.max_learning_rate = None")
+        'no largest rate'
     """
     pairs = [part.partition(" = ") for part in setting.split(", ")]
-    return ", ".join(f"{short_name(key)} {value}" for key, _, value in pairs)
+    return ", ".join(
+        f"no {short_name(key)}" if value == "None" else f"{short_name(key)} {value}"
+        for key, _, value in pairs
+    )
 
 
 def shown_value(value: object) -> str:
