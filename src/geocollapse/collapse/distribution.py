@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from geocollapse.arrays import Array, Labels, as_tensor
-from geocollapse.collapse.cdnv import class_variances
 from geocollapse.collapse.labelled import LabelledFeatures
+from geocollapse.collapse.linearised import CorrectedDistances
 from geocollapse.estimate import Estimate, total_variance
 from geocollapse.numerics import check_finite
 
@@ -98,10 +98,10 @@ def _delta_method(data: LabelledFeatures, g: Tensor, measured: Tensor, *, name: 
     counts = data.statistics.counts
     n_classes = len(data.statistics.classes)
     index = data.index[measured]
-    inverse = _inverse_distances(data)
-    weights = inverse.sum(dim=1) / (n_classes * (n_classes - 1))
+    distances = CorrectedDistances(data)
+    weights = distances.weights
     gc = _moments(g, g, index, n_classes).mean_g
-    direction = _mean_gradient(data.centred_means, (gc[:, None] + gc) * inverse.square())
+    direction = distances.slopes(gc)
     shift = torch.cat([(z * direction[rows]).sum(dim=1) for z, rows in data.residuals()])  # l(x)
     moments = _moments(g, shift[measured], index, n_classes)
     var_l = _moments(shift, shift, data.index, n_classes).var_g
@@ -123,25 +123,6 @@ def _delta_method(data: LabelledFeatures, g: Tensor, measured: Tensor, *, name: 
         estimator="delta",
         dof=dof,
         warnings=(reason,) if math.isnan(value) or math.isnan(stderr) else (),
-    )
-
-
-def _inverse_distances(data: LabelledFeatures) -> Tensor:
-    """1 / d~^2_ij (C, C), 0 on the diagonal.
-
-    d~^2_ij = ||mu_i - mu_j||^2 - Var~_i/n_i - Var~_j/n_j
-    """
-    statistics = data.statistics
-    noise = class_variances(statistics, bias_corrected=True) / statistics.counts
-    squared = data.squared_distances - noise[:, None] - noise
-    return torch.where(squared > 0.0, squared, torch.nan).reciprocal().fill_diagonal_(0.0)
-
-
-def _mean_gradient(means: Tensor, kernel: Tensor) -> Tensor:
-    """d GCol / d mu_i = -2/(C(C-1)) sum_j K_ij (mu_i - mu_j) (C, p), K_ij = (G_i + G_j)/d^4."""
-    n_classes = len(means)
-    return (
-        -2.0 / (n_classes * (n_classes - 1)) * (kernel.sum(dim=1)[:, None] * means - kernel @ means)
     )
 
 
