@@ -407,7 +407,8 @@ def test_damage_anywhere_in_a_file_is_named(factory, tmp_path):
         ),
         (
             "import not_there\ndef net(): 1\n",
-            "got ModuleNotFoundError: No module named 'not_there' at line 1 of .*bad.py",
+            "got ModuleNotFoundError: No module named 'not_there' at line 1 of .*bad.py; do pip "
+            "install the package",
         ),
         (
             "import sys\nsys.exit('bye')\ndef net(): 1\n",
@@ -418,6 +419,10 @@ def test_damage_anywhere_in_a_file_is_named(factory, tmp_path):
             "got SyntaxError: .* of .*bad.py|got SyntaxError: .* at .*bad.py",
         ),
         ("\0", "bad.py"),
+        (
+            "def net():\n    import not_there\n",
+            "got ModuleNotFoundError: No module named 'not_there'; do pip install the package",
+        ),
     ],
 )
 def test_a_model_file_that_does_not_run_is_one_line_with_its_name(tmp_path, text, message):

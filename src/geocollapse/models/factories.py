@@ -14,7 +14,7 @@ from torch import nn
 
 from geocollapse.data import Normalisation
 from geocollapse.models.loaded import ModelArgs
-from geocollapse.models.model_files import definitions, runnable
+from geocollapse.models.model_files import definitions, remedy_of, runnable
 
 _SHOWN = 5
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".th")
@@ -34,11 +34,10 @@ def make_model(spec: str, model_args: ModelArgs) -> nn.Module:
         raise
     except (Exception, SystemExit) as error:  # code of others may raise anything, and exit
         reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+        usual = "do check the factory, or its arguments, such as model_args={'KEY': VALUE}"
         raise ValueError(
             f"model: expected {spec} to make a model of {dict(model_args) or 'no arguments'}, got "
-            f"{reason}; "
-            f"do check the factory, or its arguments, such as "
-            f"model_args={{'KEY': VALUE}}"
+            f"{reason}; {remedy_of(error) or usual}"
         ) from error
     if not isinstance(model, nn.Module):
         raise ValueError(

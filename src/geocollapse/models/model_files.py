@@ -74,8 +74,15 @@ def runnable(source: str) -> Iterator[None]:
         line = _line_in(source, error)
         place = f"line {line} of {source}" if line else source
         raise ValueError(
-            f"model: expected Python that runs, got {reason} at {place}; do correct it"
+            f"model: expected Python that runs, got {reason} at {place}; "
+            f"{remedy_of(error) or 'do correct it'}"
         ) from error
+
+
+def remedy_of(error: BaseException) -> str | None:
+    """What to do where a model's code does not run for want of a package."""
+    is_missing = isinstance(error, ModuleNotFoundError)
+    return "do pip install the package it is part of" if is_missing else None
 
 
 def _is_part_of(module: str, missing: str) -> bool:
