@@ -43,6 +43,8 @@ NOT_CONVERGED = {
 LOST = {
     "838bb6aa2627": "cifar10-vgg13-gc-penalty: the penalty 0.01 destroys what was learnt",
     "d7e4ae6cda5f": "cifar10-vgg13-weight-decay: L2 0.03 with rate 0.1 is unstable",
+    "d7472387fc02": "cifar-fs-resnet18-weight-decay: 93.2 % at L2 0.002 with rate 0.1",
+    "da752a2563eb": "cifar-fs-resnet18-weight-decay: L2 0.004 with rate 0.1 is unstable",
     "a7b56aaba7ae": "mnist-vgg11-weight-decay: L2 0.03 with rate 0.1 is unstable",
 }
 SHORT = "a small network on few images converges in a few hundred steps or fewer"
@@ -51,6 +53,7 @@ MARGIN = "a record also takes the margins and the GC of the logits"
 ABOVE_SHARE = {
     "banking77-text": (57, "a small dense network on stored features: a run trains in 2 s"),
     "cifar-fs-resnet18-batch-size": (1, "a pause of the process in one record"),
+    "cifar-fs-resnet18-weight-decay": (1, "26.6 % in one run, beside other work"),
     "cifar10-continual": (9, STUDY),
     "cifar10-edge-of-stability": (19, "each record takes eigenvalues of the Hessian"),
     "cifar10-mlp-width": (36, f"dense networks that train in 2 to 10 s; {MARGIN}"),
