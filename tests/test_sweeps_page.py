@@ -34,22 +34,27 @@ def _of_recipe(paper: Recipe, reduced: Recipe) -> Iterator[str]:
     for sweep in paper.sweeps or [""]:
         one = _grid(paper, sweep)
         other = _grid(reduced, sweep)
-        varied = ", ".join(key.rpartition(".")[2] for key in paper.sweeps.get(sweep, {}))
+        grid = paper.sweeps.get(sweep, {})
+        varied = ", ".join(map(_last, (key for key in grid if len(grid[key]) > 1)))
         cells = (f"`{paper.name}`", varied or "seeds", one, other if other != one else "the same")
         yield f"| {' | '.join(cells)} |"
 
 
 def _grid(recipe: Recipe, sweep: str) -> str:
-    """The values of a sweep, each key in its order, and the rate and batch that it is at."""
+    """The values of a sweep, each key in its order, and what else it sets, the rate and batch."""
     grid = recipe.sweeps.get(sweep, {})
-    values = " x ".join(", ".join(map(_shown, column)) for column in grid.values())
+    fixed = {key: column[0] for key, column in grid.items() if len(column) == 1}
+    swept = [column for key, column in grid.items() if key not in fixed]
+    values = " x ".join(", ".join(map(_shown, column)) for column in swept)
+    at = [f"{_last(key)} {_shown(value)}" for key, value in fixed.items()]
     training = recipe.to_dict().get("training")
-    if not isinstance(training, dict):
-        return values
-    at = [
-        f"{word} {training[key.partition('.')[2]]}" for key, word in BASE.items() if key not in grid
-    ]
+    if isinstance(training, dict):
+        at += [f"{word} {training[_last(key)]}" for key, word in BASE.items() if key not in grid]
     return f"{values or recipe.seeds} at {', '.join(at)}" if at else values
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def _shown(value: object) -> str:
