@@ -24,7 +24,14 @@ from geocollapse.experiments.supervised.recording import (
     recalibrate_batch_norm,
 )
 from geocollapse.experiments.supervised.sampling import study_sampling, study_seed
-from geocollapse.experiments.supervised.state import Progress, Training, prepare, resume, save
+from geocollapse.experiments.supervised.state import (
+    Progress,
+    Training,
+    check_run,
+    prepare,
+    resume,
+    save,
+)
 from geocollapse.experiments.supervised.train import (
     record_steps,
     take_step,
@@ -566,6 +573,20 @@ def test_sampling_study_compares_with_the_exact_value(tmp_path: Path) -> None:
         assert sum(inside) >= 32
     assert sampling["examples 30"]["n_samples"] == 30
     assert sampling["outputs 4"]["n_probes"] == 4
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [
+        ({"n_samples": [5]}, "examples 5: max_samples: expected at least 6, two for each of 3"),
+        ({"n_outputs": [4, 999]}, "outputs 999: n_probes: expected at most n_features"),
+    ],
+)
+def test_a_sampling_study_that_cannot_be_had_ends_before_it_trains(study, words) -> None:
+    none = {"repeats": 2, "n_samples": [], "n_outputs": [], "n_probes": [], "kept_shares": []}
+    check_run(config(measuring__sampling=none | {"n_samples": [6], "n_outputs": [4]}))
+    with pytest.raises(ValueError, match=f"^measuring.sampling, {words}"):
+        check_run(config(measuring__sampling=none | study))
 
 
 def test_sampling_studies_of_two_runs_are_independent() -> None:

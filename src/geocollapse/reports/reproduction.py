@@ -124,6 +124,9 @@ class Row:
         if len(reached):
             accuracy = reached["train_accuracy"].astype(float).min()
             said += f", ending at a training accuracy of at least {100 * accuracy:.1f} %"
+        n_failed = int((results.runs["status"] == "failed").sum())
+        if n_failed:
+            said += f"; {n_failed} failed"
         lost = results.runs[endings(results.runs) == LOST]
         if len(lost):
             accuracies = ", ".join(f"{100 * a:.1f} %" for a in lost["train_accuracy"].astype(float))

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from geocollapse.complexity import geometric_complexity
 from geocollapse.data import LabelledData
 from geocollapse.experiments.recipe import run_id
 from geocollapse.features import FeatureMap, find_embedding
-from geocollapse.jacobian import Estimator
+from geocollapse.jacobian import Estimator, squared_jacobian_norms
 from geocollapse.modules.borrow import borrowed
 
 if TYPE_CHECKING:
@@ -60,6 +60,32 @@ def study_sampling(
             method.name: _repeated(f, population, method, seeds, full=full, batch_size=batch_size)
             for method in _methods(measuring.sampling, n_entries)
         }
+
+
+def check_sampling(model: nn.Module, data: LabelledData, measuring: MeasuringConfig) -> None:
+    """Refuse a study that the data or the network cannot have; looks at two examples.
+
+    Raises:
+        ValueError: fewer examples than two of each class, more outputs than there are, a share of
+            more entries than there are.
+    """
+    if measuring.sampling is None:
+        return
+    population = _population(data, measuring.max_samples)
+    pair = population.inputs[:2]
+    with borrowed(model):
+        f = FeatureMap(model, [find_embedding(model, pair).layer])
+        n_entries = f(pair).shape[1] * pair[0].numel()
+        for method in _methods(measuring.sampling, n_entries):
+            try:
+                if method.n_probes == "auto":
+                    geometric_complexity(_first, population, max_samples=method.max_samples)
+                else:
+                    squared_jacobian_norms(
+                        f, pair, estimator=method.estimator, n_probes=method.n_probes
+                    )
+            except ValueError as error:
+                raise ValueError(f"measuring.sampling, {method.name}: {error}") from error
 
 
 def study_seed(config: RunConfig) -> int:
@@ -113,6 +139,11 @@ def _repeated(
             {"value": estimate.value, "ci95": list(estimate.interval())} for estimate in estimates
         ],
     }
+
+
+def _first(x: Tensor) -> Tensor:
+    """A map of no content, which costs nothing."""
+    return x.flatten(1)[:, :1]
 
 
 def _population(data: LabelledData, max_samples: int | None) -> LabelledData:

@@ -33,6 +33,7 @@ from geocollapse.experiments.supervised.run_data import (
     load_run_data,
     load_test_data,
 )
+from geocollapse.experiments.supervised.sampling import check_sampling
 from geocollapse.models.architectures import scale_weights
 from geocollapse.modules.borrow import borrowed
 from geocollapse.regularizers import GeometricComplexityPenalty, GradientNorm
@@ -168,8 +169,8 @@ def check_run(config: RunConfig, *, data_root: str | Path | None = None) -> None
         ValueError, FileNotFoundError: data that cannot be had or have too few examples for the
             episodes, another task that does not fit the network, a batch larger than the data, a
             network that does not take the inputs or has not one output for each class, one that is
-            not dense where the recipe asks for the transfer inequality, or one with batch
-            normalisation that a penalty refuses.
+            not dense where the recipe asks for the transfer inequality, a sampling study of too
+            few examples or too many outputs, or batch normalisation that a penalty refuses.
     """
     check_runs([config], data_root=data_root)
 
@@ -186,6 +187,7 @@ def check_runs(configs: Sequence[RunConfig], *, data_root: str | Path | None = N
             _check_batch(config.training.batch_size, len(source))
             model = _model(config.model, source, seed=config.seed)
             check_transfer_inequality(model, source, config.measuring)
+            check_sampling(model, source, config.measuring)
             check_penalties(model, config.training)
 
 
