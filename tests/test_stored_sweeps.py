@@ -43,6 +43,8 @@ NOT_CONVERGED = {
 LOST = {
     "838bb6aa2627": "cifar10-vgg13-gc-penalty: the penalty 0.01 destroys what was learnt",
     "d7e4ae6cda5f": "cifar10-vgg13-weight-decay: L2 0.03 with rate 0.1 is unstable",
+    "ccc0ff2b704a": "cifar-fs-resnet18-gc-penalty: 70.3 % at 3e-05 with rate 0.1",
+    "a117aee439e0": "cifar-fs-resnet18-gc-penalty: 98.5 % at the penalty 0.0003",
     "d7472387fc02": "cifar-fs-resnet18-weight-decay: 93.2 % at L2 0.002 with rate 0.1",
     "da752a2563eb": "cifar-fs-resnet18-weight-decay: L2 0.004 with rate 0.1 is unstable",
     "a7b56aaba7ae": "mnist-vgg11-weight-decay: L2 0.03 with rate 0.1 is unstable",
