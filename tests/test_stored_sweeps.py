@@ -26,6 +26,7 @@ FEWER_SETTINGS = {
     "cifar10-edge-of-stability/dal": "three powers, of which 0.5 does not converge",
     "cifar10-mlp-width/width": "trained for a fixed number of steps: no stopping rule",
     "cifar10-mlp-width/depth": "trained for a fixed number of steps: no stopping rule",
+    "cifar10-vgg13-sampling/training_time": "early, middle and late in training: two are stopped",
     "digits-gan-drift/spectral_norm": "a game: its divergence is what is measured",
     "digits-gan-drift/no_spectral_norm": "a game: its divergence is what is measured",
     "dirac-gan/drift": "a game: its divergence is what is measured",
@@ -35,6 +36,10 @@ FEWER_SETTINGS = {
     "mnist-continual/pair": "four pairs of tasks, judged by margins",
 }
 NOT_CONVERGED = {
+    "cifar10-vgg13-sampling": {
+        "training.max_steps = 10": "stopped early on purpose",
+        "training.max_steps = 60": "stopped early on purpose",
+    },
     "cifar10-edge-of-stability": {
         "training.optimizer = dal, training.dal.power = 0.5": "the rate is above the edge"
     },
@@ -65,6 +70,7 @@ ABOVE_SHARE = {
     "cifar10-vgg13-corridors": (45, "each record takes the diagnostics of the corridor"),
     "cifar10-vgg13-learning-rate": (4, SHORT),
     "cifar10-vgg13-regularisers": (21, f"{SHORT}; {MARGIN}"),
+    "cifar10-vgg13-sampling": (6, "6 of 9 runs are stopped after a second"),
     "cifar10-vgg13-weight-decay": (5, SHORT),
     "fashion-mnist-vgg11-learning-rate": (11, SHORT),
     "mnist-continual": (12, STUDY),
