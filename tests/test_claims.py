@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import permutations as orders
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from scipy import stats
 from geocollapse.experiments.results.tables import ACCURACY, GC, GCOL, NC, TARGET_NC, read_sweep
 from geocollapse.multiple_tests import holm
 from geocollapse.papers.collapse_transfer.judge import judge
-from geocollapse.papers.matched import at_matched_loss
+from geocollapse.papers.matched import at_loss, at_matched_loss
 from geocollapse.papers.statistics import (
     bootstrap_interval,
     permutation_p,
@@ -216,9 +217,24 @@ def test_matched_loss_interpolates_at_the_lowest_loss_that_all_runs_reach(tmp_pa
     matched = at_matched_loss(results.runs, history, [GC]).set_index("run_id")[GC]
     of_second = history[history["run_id"] == second]
     level = history[history["run_id"] == first]["train_loss"].min()
-    expected = np.interp(-math.log(level), -np.log(of_second["train_loss"]), of_second[GC])
-    assert matched[second] == pytest.approx(expected)
+    losses = -np.log(of_second["train_loss"])
+    expected = np.interp(-math.log(level), losses, np.log(of_second[GC]))
+    assert matched[second] == pytest.approx(math.exp(expected))
     assert matched[first] == pytest.approx(history[history["run_id"] == first][GC].iloc[-1])
+
+
+@given(power=st.floats(0.2, 4.0), ratio=st.floats(1.2, 30.0), level=st.floats(1e-3, 0.9))
+def test_a_power_of_the_loss_is_matched_exactly_however_far_apart_the_records(power, ratio, level):
+    """Interpolated linearly, a gradient norm of a stored sweep was 450 times too large."""
+    losses = ratio ** -np.arange(40.0)
+    run = pd.DataFrame({"step": range(40), "train_loss": losses, "norm": 100.0 * losses**power})
+    found = at_loss(run, level, ["norm"])
+    assert found[0] == pytest.approx(100.0 * level**power, rel=1e-9)
+
+
+def test_values_that_are_not_positive_are_matched_linearly_in_log_loss():
+    run = pd.DataFrame({"step": [0, 1], "train_loss": [1.0, 0.01], "a": [0.0, 2.0], "b": [-1, 1]})
+    assert at_loss(run, 0.1, ["a", "b"]).tolist() == pytest.approx([1.0, 0.0])
 
 
 def test_gc_is_also_compared_per_feature_variance(tmp_path):

@@ -24,6 +24,7 @@ FEWER_SETTINGS = {
     "bilinear-game/turns": "four forms of one game, judged by margins",
     "cifar10-continual/pair": "three pairs of tasks, judged by margins",
     "cifar10-edge-of-stability/dal": "three powers, of which 0.5 does not converge",
+    "cifar10-implicit-sgd/gradient_norm": "of five weights two diverge with one seed",
     "cifar10-mlp-width/width": "trained for a fixed number of steps: no stopping rule",
     "cifar10-mlp-width/depth": "trained for a fixed number of steps: no stopping rule",
     "cifar10-vgg13-sampling/training_time": "early, middle and late in training: two are stopped",
@@ -39,6 +40,10 @@ NOT_CONVERGED = {
     "cifar10-vgg13-sampling": {
         "training.max_steps = 10": "stopped early on purpose",
         "training.max_steps = 60": "stopped early on purpose",
+    },
+    "cifar10-implicit-sgd": {
+        "training.gradient_penalty.weight = 0.005": "one seed ends in NaN",
+        "training.gradient_penalty.weight = 0.02": "one seed ends in NaN",
     },
     "cifar10-edge-of-stability": {
         "training.optimizer = dal, training.dal.power = 0.5": "the rate is above the edge"
@@ -63,6 +68,7 @@ ABOVE_SHARE = {
     "cifar-fs-resnet18-weight-decay": (1, "26.6 % in one run, beside other work"),
     "cifar10-continual": (9, STUDY),
     "cifar10-edge-of-stability": (19, "each record takes eigenvalues of the Hessian"),
+    "cifar10-implicit-sgd": (27, "each record takes the gradients of 15 batches"),
     "cifar10-mlp-width": (36, f"dense networks that train in 2 to 10 s; {MARGIN}"),
     "cifar10-resnet18-margin": (22, MARGIN),
     "cifar10-vgg13-batch-size": (7, f"{SHORT}; in one run a pause of the process"),

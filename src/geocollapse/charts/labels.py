@@ -127,7 +127,7 @@ LABELS: Mapping[str, Label] = {
     **_DYNAMICS,
     **_MARGINS,
     **_GAMES,
-    "data.n_classes": Label("number of classes", "classes", "classes"),
+    "data.n_classes": Label("number of classes", "classes", "n classes"),
     "training.learning_rate": Label("learning rate", "parameter unit² / nat", "learning rate"),
     "training.batch_size": Label("batch size", "examples", "batch size"),
     "training.weight_decay": Label("L2 weight decay", "nat / parameter unit²", "weight decay"),

@@ -16,7 +16,8 @@ def at_matched_loss(runs: pd.DataFrame, history: pd.DataFrame, columns: list[str
         L = max over runs of min over training of the loss
 
     L is the lowest loss that all runs reach, so nothing is extrapolated; columns are interpolated
-    in log loss around its first crossing. The runs then no longer differ in their progress.
+    as powers of the loss around its first crossing. The runs then no longer differ in their
+    progress.
 
     Source: definitions 5 (training progress confounds correlations over settings).
     """
@@ -37,8 +38,10 @@ def at_matched_loss(runs: pd.DataFrame, history: pd.DataFrame, columns: list[str
 def at_loss(run: pd.DataFrame, level: float, columns: list[str]) -> np.ndarray:
     """Values of ``columns`` where the loss first falls to ``level``, between two records.
 
-    They are interpolated in log loss; those of the first record where it starts at or below
-    ``level``, or never falls to it.
+    They are interpolated as powers of the loss, value = a loss^b, which is exact for measures that
+    fall with it over decades, such as gradient norms; linearly in log loss where one of the two
+    values is not positive. Those of the first record where the loss starts at or below ``level``,
+    or never falls to it.
 
     Args:
         run: the records of one run, with `step` and `train_loss`.
@@ -53,4 +56,7 @@ def at_loss(run: pd.DataFrame, level: float, columns: list[str]) -> np.ndarray:
     if after == 0:
         return values[0]
     share = (losses[after - 1] - target) / (losses[after - 1] - losses[after])
-    return (1 - share) * values[after - 1] + share * values[after]
+    start, end = values[after - 1], values[after]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        powers = np.exp((1 - share) * np.log(start) + share * np.log(end))
+    return np.where((start > 0) & (end > 0), powers, (1 - share) * start + share * end)
