@@ -33,9 +33,7 @@ _DYNAMICS: Mapping[str, Label] = {
     "dynamics.straightness": Label("cosine of successive gradients", "cosine", "straightness"),
     "dynamics.sharpness": Label("sharpness", _CURVATURE, "sharpness"),
     "dynamics.edge_ratio": Label("sharpness / (2 / rate)", "no unit", "sharpness / edge"),
-    "dynamics.mini_batch_norm": Label(
-        "squared gradient norm of mini-batches", _SQUARED, "mini-batch norm"
-    ),
+    "dynamics.mini_batch_norm": Label("mini-batch gradient norm²", _SQUARED, "mini-batch norm"),
     "dynamics.mean_gradient_norm": Label(
         "squared norm of the mean gradient", _SQUARED, "mean gradient norm"
     ),
