@@ -305,11 +305,15 @@ def test_stored_verdicts_are_those_of_the_stored_runs(folder):
     assert near(json.loads(json.dumps([to_json(v) for v in judge(read_sweep(folder))])), stored)
 
 
+DIVERGED = {"cifar10-implicit-sgd": 2}  # runs with a gradient penalty that end in NaN
+
+
 @pytest.mark.parametrize("folder", STORED, ids=lambda path: "/".join(path.parts[-2:]))
 def test_a_stored_sweep_is_whole(folder):
     results = read_sweep(folder)
     assert not results.problems
-    assert set(results.runs["status"]) == {"done"}
+    assert set(results.runs["status"]) <= {"done", "failed"}
+    assert (results.runs["status"] == "failed").sum() == DIVERGED.get(folder.parent.name, 0)
     text = (folder / "sweep.yaml").read_text()
     assert "/home/" not in text
 
