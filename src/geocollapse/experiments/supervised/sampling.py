@@ -66,8 +66,7 @@ def check_sampling(model: nn.Module, data: LabelledData, measuring: MeasuringCon
     """Refuse a study that the data or the network cannot have; looks at two examples.
 
     Raises:
-        ValueError: fewer examples than two of each class, more outputs than there are, a share of
-            more entries than there are.
+        ValueError: fewer examples than two of each class, more outputs than there are.
     """
     if measuring.sampling is None:
         return
