@@ -53,8 +53,7 @@ def study_sampling(
     batch_size = measuring.evaluation_batch_size
     seeds = range(seed, seed + measuring.sampling.repeats)
     with borrowed(model):
-        f = FeatureMap(model, [find_embedding(model, population.inputs[:1]).layer])
-        n_entries = f(population.inputs[:1]).shape[1] * population.inputs[0].numel()
+        f, n_entries = _embedding(model, population)
         full = geometric_complexity(f, population, estimator="exact", batch_size=batch_size).value
         return {
             method.name: _repeated(f, population, method, seeds, full=full, batch_size=batch_size)
@@ -71,17 +70,18 @@ def check_sampling(model: nn.Module, data: LabelledData, measuring: MeasuringCon
     if measuring.sampling is None:
         return
     population = _population(data, measuring.max_samples)
-    pair = population.inputs[:2]
     with borrowed(model):
-        f = FeatureMap(model, [find_embedding(model, pair).layer])
-        n_entries = f(pair).shape[1] * pair[0].numel()
+        f, n_entries = _embedding(model, population)
         for method in _methods(measuring.sampling, n_entries):
             try:
                 if method.n_probes == "auto":
                     geometric_complexity(_first, population, max_samples=method.max_samples)
                 else:
                     squared_jacobian_norms(
-                        f, pair, estimator=method.estimator, n_probes=method.n_probes
+                        f,
+                        population.inputs[:2],
+                        estimator=method.estimator,
+                        n_probes=method.n_probes,
                     )
             except ValueError as error:
                 raise ValueError(f"measuring.sampling, {method.name}: {error}") from error
@@ -93,6 +93,13 @@ def study_seed(config: RunConfig) -> int:
     Two runs share neither examples nor probes, else their errors would be common ones.
     """
     return int(run_id(config), 16)
+
+
+def _embedding(model: nn.Module, data: LabelledData) -> tuple[FeatureMap, int]:
+    """The map to the embedding, and the number of entries of its Jacobian."""
+    first = data.inputs[:1]
+    f = FeatureMap(model, [find_embedding(model, first).layer])
+    return f, f(first).shape[1] * first.numel()
 
 
 def _methods(study: SamplingConfig, n_entries: int) -> Iterator[Method]:
