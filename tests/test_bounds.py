@@ -17,6 +17,7 @@ from reference import bounds as reference
 from geocollapse.bounds import DecisionMoments, moments, nearest_mean_bound, nearest_mean_bounds
 from geocollapse.collapse import LabelledFeatures, cdnv, directional_cdnv, neural_collapse
 from geocollapse.estimate import Estimate
+from geocollapse.numerics import largest_eigenvalue
 
 NAMES = ("general", "published", "directional")
 SHOTS = (math.inf, 1, 5)
@@ -98,6 +99,17 @@ def test_a_class_without_variance_puts_no_constraint_on_the_stable_rank():
         torch.cat([x, constant]), torch.cat([y, torch.full((3,), 2)])
     )
     laws.assert_close(with_constant.stable_rank, nearest_mean_bound(x, y).stable_rank)
+
+
+@given(seed=st.integers(0, 99), rank=st.integers(1, 7), scale=st.sampled_from([1e-150, 1.0, 1e9]))
+def test_the_largest_eigenvalue_of_several_matrices_is_that_of_one_by_one(seed, rank, scale):
+    """Also of equal matrices and of those without full rank, in any order."""
+    factors = scale * np.random.default_rng(seed).standard_normal((5, 6, rank)) / rank
+    grams = torch.from_numpy(factors @ factors.transpose(0, 2, 1))[[0, 1, 2, 2, 3, 0, 4]]
+    largest = 0.0
+    for gram in grams:
+        largest = largest_eigenvalue(gram, largest)
+    assert largest == pytest.approx(float(np.linalg.eigvalsh(grams)[:, -1].max()), rel=1e-12)
 
 
 def test_collapsed_classes_have_bounds_zero():

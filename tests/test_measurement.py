@@ -4,6 +4,7 @@ import math
 import re
 
 import laws
+import numpy as np
 import pytest
 import torch
 from reference import collapse as collapse_reference
@@ -372,6 +373,19 @@ def test_features_above_the_limit_lie_in_a_file():
         store.write(part, rows[part])
     assert torch.equal(store.rows(), rows)
     assert not math.isnan(float(store.rows().sum()))
+
+
+@pytest.mark.parametrize("counts", [(30, 40, 50), (50, 40, 30), (5, 40, 7)])
+def test_input_covariance_is_that_of_the_class_with_the_largest_eigenvalue(model, counts):
+    """Of classes with more and with fewer examples than inputs."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.repeat_interleave(torch.arange(3), torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=generator)]
+    x = torch.randn(len(labels), 3, 2, 2, generator=generator) * (1.0 + labels)[:, None, None, None]
+    classes = [x[labels == label].flatten(1).double().numpy() for label in range(3)]
+    expected = max(np.linalg.eigvalsh(np.cov(rows.T, bias=True))[-1] for rows in classes)
+    found = geo.measure(model, (x, labels)).input_covariance_lambda_max
+    assert found == pytest.approx(expected, rel=1e-12)
 
 
 def test_rtol_probes_fewer_and_collapse_uses_all(model):

@@ -42,6 +42,20 @@ def sum_of_squares(rows: Tensor) -> Tensor:
     return rows.flatten(1).to(accumulation_dtype(rows.device)).square().sum(dim=1)
 
 
+def largest_eigenvalue(matrix: Tensor, at_least: float = 0.0) -> float:
+    """max(lambda_max, at_least) of a symmetric positive semi-definite ``matrix`` (p, p).
+
+    Whether at_least I - matrix has a Cholesky factor tells if lambda_max is less: to find the
+    largest of several matrices, most of them cost p^3/3 instead of an eigendecomposition.
+    """
+    if at_least > 0.0:
+        difference = -matrix
+        difference.diagonal().add_(at_least)
+        if int(torch.linalg.cholesky_ex(difference).info) == 0:
+            return at_least
+    return max(at_least, float(torch.linalg.eigvalsh(matrix)[-1]))
+
+
 def check_finite(name: str, tensor: Tensor, positions: Tensor | None = None) -> None:
     """Raise a ValueError that counts the rows of ``tensor`` (n, ...) with NaN or infinity.
 

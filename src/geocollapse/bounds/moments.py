@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from geocollapse.collapse import LabelledFeatures
+from geocollapse.numerics import largest_eigenvalue
 
 # of the (C, p, p) class covariances, or of those of their columns that are held at a time
 _COVARIANCE_BYTES = 1 << 30
@@ -67,8 +68,12 @@ class DecisionMoments:
         """
         means = data.centred_means
         keeps = _keeps_covariances(len(data.features), *means.shape)
-        residuals = enumerate(_class_residuals(data))
-        classes = [_ClassMoments.of(z, means, row, keeps, stable_rank) for row, z in residuals]
+        classes = []
+        lowest = math.inf
+        for row, z in enumerate(_class_residuals(data)):
+            classes.append(_ClassMoments.of(z, means, row, keeps))
+            if stable_rank:
+                lowest = _stable_rank(z, classes[-1], lowest)
         traces = torch.stack([c.trace for c in classes])
         products = _products(data, [c.covariance for c in classes if c.covariance is not None])
         third = torch.stack([c.third for c in classes])
@@ -81,7 +86,7 @@ class DecisionMoments:
             products=products,
             excess=fourth - traces.square() - 2.0 * products.diagonal(),
             skew=across - across.diagonal(),
-            stable_rank=min(c.stable_rank for c in classes),
+            stable_rank=lowest if stable_rank else math.nan,
             counts=data.statistics.counts,
         )
 
@@ -205,7 +210,6 @@ class _ClassMoments:
         along: D_ab^T S D_ab for every b (C,).
         fourth: E||z||^4.
         third: E[z ||z||^2] (p,).
-        stable_rank: tr S / lambda_max(S); NaN where it was not asked for.
         covariance: S (p, p), or None if those of all classes are too large.
     """
 
@@ -213,24 +217,18 @@ class _ClassMoments:
     along: Tensor
     fourth: Tensor
     third: Tensor
-    stable_rank: float
     covariance: Tensor | None
 
     @classmethod
-    def of(
-        cls, z: Tensor, means: Tensor, row: int, keeps_covariance: bool, stable_rank: bool
-    ) -> _ClassMoments:
+    def of(cls, z: Tensor, means: Tensor, row: int, keeps_covariance: bool) -> _ClassMoments:
         squares = torch.linalg.vecdot(z, z)
         projected = z @ means.T
-        trace = squares.mean()
-        covariance = z.T @ z / len(z) if keeps_covariance else None
         return cls(
-            trace=trace,
+            trace=squares.mean(),
             along=(projected[:, row, None] - projected).square().mean(dim=0),
             fourth=squares @ squares / len(z),
             third=squares @ z / len(z),
-            stable_rank=_stable_rank(z, covariance, float(trace)) if stable_rank else math.nan,
-            covariance=covariance,
+            covariance=z.T @ z / len(z) if keeps_covariance else None,
         )
 
 
@@ -288,19 +286,21 @@ def _products_by_columns(data: LabelledFeatures, p: int) -> Tensor:
     return total
 
 
-def _stable_rank(z: Tensor, covariance: Tensor | None, trace: float) -> float:
-    """tr S / lambda_max(S), from the smaller of S and the Gram matrix; inf for zero variance.
+def _stable_rank(z: Tensor, moments: _ClassMoments, lowest: float) -> float:
+    """min(tr S / lambda_max(S), lowest), from the smaller of S and the Gram matrix.
 
-    Where both are too large, ||S||_F replaces lambda_max. It is never less, so the bounds hold.
+    Infinite for zero variance. Where both matrices are too large, ||S||_F replaces lambda_max. It
+    is never less, so the bounds hold.
     """
     n_examples, p = z.shape
+    trace = float(moments.trace)
     if trace == 0.0:
-        return math.inf
+        return lowest
     if min(n_examples, p) > _MAX_EIGENVALUES:
         squares = sum(float((rows @ z.T).square().sum()) for rows in z.split(1024))
-        return trace / math.sqrt(squares) * n_examples
+        return min(lowest, trace / math.sqrt(squares) * n_examples)
     if n_examples < p:
         smaller = z @ z.T / n_examples
     else:
-        smaller = z.T @ z / n_examples if covariance is None else covariance
-    return trace / float(torch.linalg.eigvalsh(smaller)[-1])
+        smaller = z.T @ z / n_examples if moments.covariance is None else moments.covariance
+    return trace / largest_eigenvalue(smaller, trace / lowest)

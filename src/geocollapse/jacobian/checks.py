@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,12 +21,12 @@ def check_terms(
         RuntimeError: zeros, because features that change with ``x`` have no gradients.
     """
     for layer, (found, z) in enumerate(zip(terms, features, strict=True)):
-        are_finite, is_any = torch.stack([torch.isfinite(found).all(), found.any()]).cpu().tolist()
-        if not are_finite:
-            raise _overflow(torch.isfinite(found).flatten(0, -2).all(dim=0), indices)
+        total = float(found.sum())  # of squares: one wait for the accelerator tells both
+        if not math.isfinite(total) and not bool((finite := torch.isfinite(found)).all()):
+            raise _overflow(finite.flatten(0, -2).all(dim=0), indices)
         if z.dtype is torch.float16:
             _check_underflow(found[:, 0], x[0].numel())
-        if not is_any and found.numel() and _is_cut(take, x, layer, z):
+        if total == 0.0 and found.numel() and _is_cut(take, x, layer, z):
             place = "" if len(terms) == 1 else f" to layer {layer + 1} of {len(terms)}"
             raise RuntimeError(
                 f"layer: expected a path of gradients from the inputs{place}, got features that "

@@ -22,16 +22,12 @@ from geocollapse.collapse import (
 )
 from geocollapse.collapse.example_terms import ExampleTerms
 from geocollapse.collapse.sampled import has_too_many_pairs
-from geocollapse.complexity.means import dataset_complexity, norms_by_class, samples_needed
+from geocollapse.complexity.means import dataset_complexity, norms_by_class
 from geocollapse.estimate import Estimate
 from geocollapse.jacobian import SquaredNorms
 from geocollapse.measurement.intervals import about_estimates, estimates_of
 from geocollapse.measurement.json_form import PoincareDict
-from geocollapse.measurement.layer import (
-    SUGGESTED_RTOL,
-    LayerMeasurement,
-    PerPixel,
-)
+from geocollapse.measurement.layer import LayerMeasurement, PerPixel
 from geocollapse.store import KeptLayer
 from geocollapse.transfer.label_free import label_free
 
@@ -87,7 +83,6 @@ def measure_layer(kept: KeptLayer) -> LayerMeasurement:
         bounds=_bounds(data, collapse.cdnv, ratios["max"] * gcol.value if has_norms else None),
         label_free=baselines,
         estimates=estimates,
-        samples_for_rtol=_samples_for_rtol(kept),
         warnings=tuple(dict.fromkeys(warnings)),
     )
 
@@ -134,13 +129,6 @@ def _complexity(kept: KeptLayer, norms: SquaredNorms) -> tuple[list[Estimate], E
     )
     total = replace(total, indices=context.ids[context.probed])
     return list(classes.values()), context.rule.marked(total, context.n_population, context.ending)
-
-
-def _samples_for_rtol(kept: KeptLayer) -> int | None:
-    """Number of examples that the suggested precision needs, known only if all were probed."""
-    if len(kept.norms) < kept.context.n_population:
-        return None
-    return samples_needed(kept.norms, SUGGESTED_RTOL, kept.context.seed)
 
 
 def _by_name(ratios: PoincareRatios, names: tuple[str, ...]) -> PoincareDict:

@@ -14,6 +14,7 @@ from geocollapse.inputs import device_of, dtype_of
 from geocollapse.measurement.classifier import accuracy
 from geocollapse.measurement.reading import Reading
 from geocollapse.modules.wrapped import uncompiled_name
+from geocollapse.numerics import largest_eigenvalue
 from geocollapse.runtime.provenance import provenance
 from geocollapse.store import Context
 
@@ -139,11 +140,12 @@ def _input_covariance_lambda_max(
             f"coordinates"
         )
         return None, (why,)
-    rows = inputs[reading.indices.to(inputs.device)].flatten(1).cpu().double()
+    order = reading.labels.argsort(stable=True)
+    rows = inputs[reading.indices[order].to(inputs.device)].flatten(1).cpu().double()
     sizes = reading.labels.unique(return_counts=True)[1].tolist()
-    largest = []
-    for x in rows[reading.labels.argsort(stable=True)].split(sizes):
+    largest = 0.0
+    for x in rows.split(sizes):
         x = x - x.mean(dim=0)
         gram = x.T @ x if len(x) > x.shape[1] else x @ x.T  # both have the largest eigenvalue
-        largest.append(float(torch.linalg.eigvalsh(gram)[-1]) / len(x))
-    return max(largest), ()
+        largest = largest_eigenvalue(gram, largest * len(x)) / len(x)
+    return largest, ()

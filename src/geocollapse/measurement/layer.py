@@ -14,6 +14,7 @@ from torch import Tensor
 
 from geocollapse.bounds import NearestMeanBound
 from geocollapse.collapse import ClassPair, LabelledFeatures, NeuralCollapse, largest_pairs
+from geocollapse.complexity.means import samples_needed
 from geocollapse.estimate import Estimate, IntervalDict, TopExample, strict_json
 from geocollapse.measurement.json_form import MeasurementDict, PoincareDict
 from geocollapse.measurement.near_names import NearNames
@@ -141,8 +142,6 @@ class LayerMeasurement(CollapseMeasures):
         estimates: the measures that are ranked, by their names in ``geocollapse.measures``, for the
             population behind the data. Values are corrected for few examples of a class, so they
             can differ from the attributes; ``geocollapse.paired`` compares those of two models.
-        samples_for_rtol: number of examples that ``rtol=0.05`` would have probed; None unless all
-            were probed.
         warnings: why a value is undefined or must be read with care.
     """
 
@@ -158,7 +157,6 @@ class LayerMeasurement(CollapseMeasures):
     bounds: dict[str, NearestMeanBound]
     label_free: LabelFree
     estimates: dict[str, Estimate]
-    samples_for_rtol: int | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -191,6 +189,13 @@ class LayerMeasurement(CollapseMeasures):
     def predicted_error_intervals(self) -> dict[str, IntervalDict]:
         """The predicted errors with standard error and interval; empty where there are none."""
         return self.prediction.intervals
+
+    @cached_property
+    def samples_for_rtol(self) -> int | None:
+        """Number of examples that ``rtol=0.05`` would have probed; None unless all were probed."""
+        if len(self.kept.norms) < self.kept.context.n_population:
+            return None
+        return samples_needed(self.kept.norms, SUGGESTED_RTOL, self.kept.context.seed)
 
     @property
     def features(self) -> Tensor:
