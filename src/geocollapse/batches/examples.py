@@ -169,7 +169,8 @@ class MapExamples:
         """The examples at each part's positions, in the form that the data set yields."""
         if isinstance(self.dataset, TensorDataset) and not self.loading:
             for _, part in parts:
-                yield tuple(tensor[part.to(tensor.device)] for tensor in self.dataset.tensors)
+                tensors = self.dataset.tensors
+                yield tuple(x.index_select(0, part.to(x.device)) for x in tensors)
             return
         dataset = cast("Dataset[object]", self.dataset)
         positions = [part.tolist() for _, part in parts]

@@ -239,7 +239,7 @@ def _class_residuals(data: LabelledFeatures) -> Iterator[Tensor]:
     """
     counts = torch.bincount(data.index, minlength=len(data.statistics.classes)).tolist()
     for rows in data.index.argsort(stable=True).split(counts):
-        x = data.features[rows].double()
+        x = data.features.index_select(0, rows).double()
         x -= x[0].clone()
         yield x.sub_(x.mean(dim=0))
 

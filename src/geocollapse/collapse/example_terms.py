@@ -173,7 +173,7 @@ class ExampleTerms:
         inside = chunk.coordinates[:, : self.spectrum.rank]
         norms = chunk.norms.square()
         self.norms[chunk.rows] = norms.double()
-        weights = self._per_class[chunk.index][:, None]
+        weights = self._per_class.index_select(0, chunk.index)[:, None]
         self.within.addmm_(z.T, chunk.coordinates * weights)
         spanned = torch.linalg.vecdot(inside, inside)
         whitened = (inside * self._whitening).square().sum(dim=1)
@@ -192,7 +192,7 @@ class ExampleTerms:
         weighted = steps * self._inverse_square.index_select(0, chunk.index)
         self.along[chunk.rows] = torch.linalg.vecdot(weighted, steps).double()
         self.squares.index_add_(0, chunk.index, steps.double().square())
-        weighted *= self._per_example[chunk.index][:, None]
+        weighted *= self._per_example.index_select(0, chunk.index)[:, None]
         weighted.scatter_(1, chunk.index[:, None], -weighted.sum(dim=1, keepdim=True))
         self._directional.addmm_(weighted.T, chunk.residuals)
 

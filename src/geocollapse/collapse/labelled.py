@@ -100,8 +100,9 @@ class LabelledFeatures:
     def residuals_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Residuals z (m, p) of the examples at ``rows`` in float64, and their class rows."""
         origin, (offsets,) = self._rounded_means(torch.float64)
-        index = self.index[rows]
-        return self.features[rows].double().sub_(origin).sub_(offsets[index]), index
+        index = self.index.index_select(0, rows)
+        z = self.features.index_select(0, rows).double().sub_(origin)
+        return z.sub_(offsets.index_select(0, index)), index
 
     def _rounded_means(self, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
         """Split the class means into an origin (p,) and offsets (C, p) that are exact in ``dtype``.

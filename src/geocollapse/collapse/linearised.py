@@ -89,7 +89,9 @@ def cdnv_linearised(
     counts = data.statistics.counts
     weights = distances.weights * counts / (counts - 1.0)
     value = float((distances.weights * variances).sum())
-    return Linearised(value, weights[data.index] * terms.norms, distances.slopes(variances))
+    return Linearised(
+        value, weights.index_select(0, data.index) * terms.norms, distances.slopes(variances)
+    )
 
 
 def directional_linearised(
@@ -143,13 +145,13 @@ def nearest_mean_linearised(
     along = corrected_along(data, terms).clamp(min=0.0)
     noise = (traces.diagonal() / counts)[:, None] + (traces + along.T) / counts
     pair = (data.index, terms.rivals)
-    inflation = ((counts / (counts - 1.0)).square() - 1.0)[data.index]
+    inflation = ((counts / (counts - 1.0)).square() - 1.0).index_select(0, data.index)
     margins = terms.margins + 0.5 * terms.norms * inflation
     half = 0.5 * distances.inverse[pair].reciprocal()
     shrunk = (margins + half) * (along / (along + noise)).sqrt()[pair] >= half
     errors = torch.where(half.isfinite(), shrunk, margins >= 0.0).double()
-    shares = counts / counts.sum()
-    return Linearised(float(errors.mean()), errors * shares[data.index], terms.decision_slopes)
+    shares = (counts / counts.sum()).index_select(0, data.index)
+    return Linearised(float(errors.mean()), errors * shares, terms.decision_slopes)
 
 
 def total_variance_linearised(data: LabelledFeatures, terms: ExampleTerms) -> Linearised:
@@ -164,7 +166,8 @@ def total_variance_linearised(data: LabelledFeatures, terms: ExampleTerms) -> Li
     value = shares @ (statistics.variances() + centred.square().sum(dim=1))
     value = value + shares.square() @ (variances / statistics.counts)
     slopes = 2.0 * shares[:, None] * centred
-    return Linearised(float(value), shares[data.index] * terms.norms, slopes)
+    own = shares.index_select(0, data.index) * terms.norms
+    return Linearised(float(value), own, slopes)
 
 
 def shifts(data: LabelledFeatures, slopes: Sequence[Tensor]) -> Tensor:
@@ -199,7 +202,8 @@ def centred(values: Tensor, index: Tensor) -> Tensor:
     """
     n = index.bincount().double()
     means = values.new_zeros(len(n)).index_add_(0, index, values) / n
-    return (values - means[index]) / (n * (n - 1.0)).sqrt()[index]
+    scale = (n * (n - 1.0)).sqrt()
+    return (values - means.index_select(0, index)) / scale.index_select(0, index)
 
 
 def in_proportion(value: float, by_plug_in: float, own: Tensor, slopes: Tensor) -> Linearised:

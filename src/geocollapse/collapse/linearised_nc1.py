@@ -47,7 +47,8 @@ def nc1_linearised(data: LabelledFeatures, terms: ExampleTerms) -> Linearised:
     inside = (found.within / s[:, None] / s**2) @ basis.T
     slopes = 2.0 * found.left @ (outside / s[:, None].pow(3) - inside)
     by_plug_in = float((found.within.diagonal() / s**2).sum())
-    own = terms.whitened / len(counts) * (counts / (counts - 1.0))[data.index]
+    share = counts / (counts - 1.0) / len(counts)
+    own = terms.whitened * share.index_select(0, data.index)
     value = _without_noise(found)
     excess = _bias_inside(data, terms, found) / by_plug_in if by_plug_in > 0.0 else 0.0
     value = value / (1.0 + excess) if excess > 0.0 else value * (1.0 - excess)

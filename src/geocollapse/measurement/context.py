@@ -141,7 +141,8 @@ def _input_covariance_lambda_max(
         )
         return None, (why,)
     order = reading.labels.argsort(stable=True)
-    rows = inputs[reading.indices[order].to(inputs.device)].flatten(1).cpu().double()
+    chosen = reading.indices.index_select(0, order).to(inputs.device)
+    rows = inputs.index_select(0, chosen).flatten(1).cpu().double()
     sizes = reading.labels.unique(return_counts=True)[1].tolist()
     largest = 0.0
     for x in rows.split(sizes):

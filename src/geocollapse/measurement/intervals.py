@@ -164,7 +164,7 @@ class _Probed:
     def from_norms(cls, norms: Tensor, rows: Tensor, data: LabelledFeatures) -> _Probed:
         """Squared norms of the examples at ``rows``."""
         g = norms.double()
-        index = data.index[rows]
+        index = data.index.index_select(0, rows)
         n_classes = len(data.statistics.counts)
         counts = index.bincount(minlength=n_classes).double()
         sums = g.new_zeros(n_classes).index_add_(0, index, g)
@@ -178,19 +178,20 @@ def stratified_mean(y: Tensor, rows: Tensor, data: LabelledFeatures) -> tuple[fl
     y is that of the examples at ``rows``. Classes with fewer than two of them are one stratum, in
     which each keeps its share. Source: Cochran (1977), chapter 9.
     """
-    index = data.index[rows]
+    index = data.index.index_select(0, rows)
     counts = index.bincount(minlength=len(data.statistics.counts)).double()
-    weights = (data.statistics.counts / counts)[index]
+    weights = (data.statistics.counts / counts).index_select(0, index)
     weights = weights / weights.sum()
     strata, of_class = _strata(counts).unique(return_inverse=True)
-    stratum = of_class[index]
+    stratum = of_class.index_select(0, index)
 
     def total(values: Tensor) -> Tensor:
         return values.new_zeros(len(strata)).index_add_(0, stratum, values)
 
     means = total(weights * y) / total(weights)
     sizes = counts.new_zeros(len(strata)).index_add_(0, of_class, counts)
-    own = sizes[stratum] * weights * (y - means[stratum])
+    deviations = y - means.index_select(0, stratum)
+    own = sizes.index_select(0, stratum) * weights * deviations
     terms = y.new_zeros(len(data.labels)).index_copy_(0, rows, centred(own, stratum))
     return float(weights @ y), terms
 
@@ -228,9 +229,10 @@ def _collapse(
     group: _Probed, distances: CorrectedDistances, shift: Tensor, index: Tensor
 ) -> tuple[float, Tensor]:
     """Geometric collapse with its influences. Source: definitions 3."""
-    mine = index[group.rows]
+    mine = index.index_select(0, group.rows)
     terms = centred(shift, index)
-    terms.index_add_(0, group.rows, centred(distances.weights[mine] * group.norms, mine))
+    own = distances.weights.index_select(0, mine) * group.norms
+    terms.index_add_(0, group.rows, centred(own, mine))
     return float((distances.weights * group.by_class).sum()), terms
 
 

@@ -141,7 +141,7 @@ class WhitenedFeatures:
         n = len(u)
         means = sample.class_sums(u) / sample.counts[:, None]
         squares = u.square().sum(dim=1)
-        within = (u - means[sample.index]).square().sum(dim=1)
+        within = (u - means.index_select(0, sample.index)).square().sum(dim=1)
         between = (u @ means.T).square() @ sample.counts / n
         spare = (1.0 - squares / n).clamp_min(1.0 / n)
         return (squares - within - between) / n / spare
@@ -161,7 +161,7 @@ def collapse_index(sample: Sample, weights: Tensor) -> Tensor:
     """VCI (0-d) of weighted examples."""
     z, means, counts = _moments(sample, weights)
     centred = means - means.mean(dim=0)
-    residuals = z - means[sample.index]
+    residuals = z - means.index_select(0, sample.index)
     shares = weights / counts[sample.index]
     total = residuals.T @ (shares[:, None] * residuals) + centred.T @ centred
     trace = _trace(total, centred, len(z))

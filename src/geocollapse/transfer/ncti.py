@@ -145,7 +145,7 @@ def _parts(coordinates: Tensor, sample: Sample) -> NctiParts:
     n = len(coordinates)
     z = coordinates - coordinates.mean(dim=0)
     means = sample.class_sums(z) / counts.clamp_min(1.0)[:, None]
-    residuals = z - means[sample.index]
+    residuals = z - means.index_select(0, sample.index)
     factor, failed = torch.linalg.cholesky_ex(residuals.T @ residuals / n)
     rounding = 1e-13 * float(z.square().sum()) / n
     if bool(failed) or float(factor.diagonal().square().min()) <= rounding:
