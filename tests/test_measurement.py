@@ -388,6 +388,22 @@ def test_input_covariance_is_that_of_the_class_with_the_largest_eigenvalue(model
     assert found == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e200])
+def test_inputs_that_only_the_model_bounds_have_no_covariance_and_all_else(value):
+    """A model may replace NaN and squash infinity itself: its features are finite."""
+    torch.manual_seed(0)
+    x, labels = torch.randn(60, 4, dtype=torch.float64), torch.arange(60) % 3
+    x[7, 2] = value
+
+    def features(inputs):
+        return torch.tanh(inputs.nan_to_num(0.0))
+
+    m = geo.measure(features, (x, labels))
+    assert m.input_covariance_lambda_max is None
+    assert m.cdnv == float(geo.cdnv(features(x), labels))
+    assert any("squared inputs are not all finite" in note for note in m.warnings)
+
+
 def test_rtol_probes_fewer_and_collapse_uses_all(model):
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(3000) % 3

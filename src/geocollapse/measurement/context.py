@@ -148,5 +148,8 @@ def _input_covariance_lambda_max(
     for x in rows.split(sizes):
         x = x - x.mean(dim=0)
         gram = x.T @ x if len(x) > x.shape[1] else x @ x.T  # both have the largest eigenvalue
+        if not math.isfinite(float(gram.trace())):
+            why = "input_covariance_lambda_max: undefined, squared inputs are not all finite"
+            return None, (why,)
         largest = largest_eigenvalue(gram, largest * len(x)) / len(x)
     return largest, ()
