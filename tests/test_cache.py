@@ -1,7 +1,11 @@
 """The cache of features, and the fingerprint of a model that its keys are made of."""
 
+import importlib
 import os
+from functools import partial
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -123,3 +127,77 @@ def test_a_fingerprint_sees_the_code_of_a_class():
             return 3.0 * super().forward(x)
 
     assert first != fingerprint(Scaled(2, 2, bias=False))
+
+
+class Picks(nn.Module):
+    """Settings of every kind: a function, a list, an array in a dictionary, an object."""
+
+    def __init__(self, act=torch.relu, keep=(0, 1), table=1.0, config=None):
+        super().__init__()
+        self.act, self.keep, self.config = act, list(keep), config
+        self.tables = {"scale": np.array([table])}
+
+    def forward(self, x):
+        return self.act(x)[:, self.keep] * float(self.tables["scale"][0])
+
+
+def scaled_by(factor):
+    return lambda x: factor * x
+
+
+def hooked(factor):
+    model = Picks()
+    model.register_forward_hook(lambda _module, _args, output: factor * output)
+    return model
+
+
+def with_forward(factor):
+    model = Picks()
+    model.forward = lambda x: factor * x
+    return model
+
+
+def test_a_fingerprint_sees_functions_lists_arrays_objects_hooks_and_a_forward_of_its_own():
+    makers = [
+        Picks,
+        lambda: Picks(torch.sign),
+        lambda: Picks(scaled_by(2.0)),
+        lambda: Picks(scaled_by(3.0)),
+        lambda: Picks(partial(torch.add, other=1.0)),
+        lambda: Picks(lambda x: x + 1.0),
+        lambda: Picks(lambda x: x + 2.0),
+        lambda: Picks(nn.Threshold(0.1, 0.0)),
+        lambda: Picks(keep=(1, 0)),
+        lambda: Picks(table=2.0),
+        lambda: Picks(config=SimpleNamespace(depth=1)),
+        lambda: Picks(config=SimpleNamespace(depth=2)),
+        lambda: hooked(2.0),
+        lambda: hooked(3.0),
+        lambda: with_forward(2.0),
+        lambda: with_forward(3.0),
+    ]
+    found = [fingerprint(make()) for make in makers]
+    assert None not in found
+    assert len(set(found)) == len(found)
+    assert found == [fingerprint(make()) for make in makers]
+
+
+def test_what_has_no_description_has_no_fingerprint():
+    assert fingerprint(Picks(config=torch.Generator())) is None
+    assert fingerprint(Picks([].append)) is None
+
+
+def test_a_fingerprint_sees_the_files_that_the_file_of_a_model_imports(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "gc_helper.py").write_text("def act(x):\n    return 2 * x\n")
+    (tmp_path / "gc_net.py").write_text(
+        "from torch import nn\nimport gc_helper\n\nclass Net(nn.Linear):\n"
+        "    def forward(self, x):\n        return gc_helper.act(super().forward(x))\n"
+    )
+    module = importlib.import_module("gc_net")
+    torch.manual_seed(0)
+    model = module.Net(2, 2)
+    before = fingerprint(model)
+    assert before == fingerprint(model)
+    (tmp_path / "gc_helper.py").write_text("def act(x):\n    return 3 * x\n")
+    assert fingerprint(model) != before

@@ -202,7 +202,7 @@ class _Reader:
 
     request: Request
     inputs: ModelAndData
-    digest: str
+    digest: str | None
     tokenizer: str | None
     machine: MachineOptions
     settings: CollectSettings
