@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -345,6 +346,32 @@ def test_no_models_and_no_data_are_refused():
         geo.rank({"a": blurred(0.0)})
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_way": 1}, "n_way: expected a whole number of at least 2, got 1"),
+        ({"k_shot": 0}, "k_shot: expected a whole number of at least 1, got 0"),
+        ({"k_shot": 5.0}, "k_shot: expected a whole number"),
+        ({"n_query": 0}, "n_query: expected a whole number of at least 1, got 0"),
+        ({"n_episodes": 1}, "n_episodes: expected a whole number of at least 2, got 1"),
+        ({"classifier": "svm"}, "classifier: expected .*, got 'svm'"),
+        ({"mode": "guessed"}, "mode: expected 'measured', 'predicted' or None, got 'guessed'"),
+        ({"seed": -1}, "seed: expected a whole number of at least 0, got -1"),
+    ],
+)
+def test_settings_are_refused_before_any_model_runs(settings, message):
+    def never(_x):
+        raise AssertionError("a model ran")
+
+    with pytest.raises(ValueError, match=message):
+        geo.rank({"a": never}, sample(), **settings)
+    if settings.keys() <= {"n_way", "k_shot", "seed"}:
+        with pytest.raises(ValueError, match=message):
+            geo.compare(never, never, sample(), **settings)
+    with pytest.raises(ValueError, match="labels: expected two different names"):
+        geo.compare(never, never, sample(), labels=("a", "a"))
+
+
 def test_measurements_and_features_files_are_ranked_too(tmp_path):
     x, y = sample()
     measured = geo.measure(blurred(0.0), (x, y), layer="")
@@ -390,12 +417,14 @@ def test_a_second_ranking_takes_features_from_the_cache(tmp_path):
 class Stacked(nn.Module):
     """Two layers, and the number of examples that each forward pass took."""
 
+    passes: ClassVar[list[int]] = []  # an attribute of its own would be part of its fingerprint
+
     def __init__(self):
         super().__init__()
+        self.passes.clear()
         torch.manual_seed(0)
         self.first = nn.Linear(16, 12, dtype=torch.float64)
         self.second = nn.Linear(12, 8, dtype=torch.float64)
-        self.passes = []
 
     def forward(self, x):
         self.passes.append(len(x))

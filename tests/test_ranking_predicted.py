@@ -156,3 +156,14 @@ def test_equal_models_are_told_apart_at_the_nominal_rate_at_most():
     assert n_below[0.05] <= 26  # 15 and three standard deviations
     assert 20 <= n_below[0.2] <= 81
     assert 100 <= n_below[0.5] <= 176
+
+
+@pytest.mark.parametrize("seed", [1, 5, 9, 12, 28])
+def test_a_model_with_its_columns_reversed_is_tied_with_itself(seed):
+    """The predicted accuracies differ by rounding alone, and so do those of the groups."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(64) % 8
+    x = torch.randn(8, 16, generator=generator)[y] + torch.randn(64, 16, generator=generator)
+    same = {"a": lambda z: z, "b": lambda z: z.flip(1), "c": lambda z: 3.7 * z}
+    ranking = geo.rank(same, (x, y), mode="predicted")
+    assert all(pair.is_tie and pair.p == 1.0 for pair in ranking.pairs)

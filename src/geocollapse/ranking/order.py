@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from numbers import Integral
+from typing import Literal, get_args
 
 import torch
 
@@ -23,6 +24,8 @@ from geocollapse.ranking.ties import Pair, compare_all
 from geocollapse.runtime.provenance import provenance
 from geocollapse.store import KeptLayer
 from geocollapse.store.cache import FeatureCache
+from geocollapse.transfer.episodes import EpisodeSizes
+from geocollapse.transfer.few_shot import find_classifier
 
 Mode = Literal["measured", "predicted"]
 _MOST_WAYS = 5
@@ -38,12 +41,30 @@ class RankSettings:
         n_way: classes of an episode; None for 5, or all classes if there are fewer.
         mode: ``measured`` or ``predicted``; None for measured where the labels suffice.
         is_path: the models are checkpoints of one training, in its order.
+
+    Raises:
+        ValueError: a number that no episode can have, an unknown mode or classifier.
     """
 
     episodes: EpisodeSettings
     n_way: int | None = None
     mode: Mode | None = None
     is_path: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in (None, *get_args(Mode)):
+            raise ValueError(
+                f"mode: expected 'measured', 'predicted' or None, got {self.mode!r}; do mode=None"
+            )
+        asked = self.episodes
+        n_way = 2 if self.n_way is None else self.n_way
+        n_query = 1 if self.mode == "predicted" else asked.n_query
+        EpisodeSizes(n_way, asked.k_shot, n_query, asked.n_episodes)
+        find_classifier(asked.classifier)
+        if not isinstance(asked.seed, Integral) or int(asked.seed) < 0:
+            raise ValueError(
+                f"seed: expected a whole number of at least 0, got {asked.seed!r}; do seed=0"
+            )
 
 
 def rank_features(

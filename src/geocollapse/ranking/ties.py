@@ -15,6 +15,7 @@ from geocollapse.estimate import Estimate
 from geocollapse.multiple_tests import holm
 
 ALPHA = 0.05
+_ROUNDING = 1e-7  # of an accuracy from float32 features: a smaller difference decides nothing
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def with_tests(
 
 
 def p_value(difference: Estimate) -> float:
-    """Two-sided p of a difference of 0, by Student's t; 1 for a difference of exactly 0."""
-    if difference.value == 0.0:
+    """Two-sided p of a difference of 0, by Student's t; 1 for a difference within rounding."""
+    if abs(difference.value) <= _ROUNDING:
         return 1.0
     if math.isnan(difference.stderr):
         return math.nan

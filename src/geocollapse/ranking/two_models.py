@@ -69,10 +69,14 @@ def compare(
         >>> found["cdnv"].decision
         'cannot be told apart'
     """
+    episodes = RankSettings(EpisodeSettings(k_shot=k_shot, seed=seed), n_way=n_way)
+    if len(labels) != 2 or labels[0] == labels[1]:
+        raise ValueError(
+            f"labels: expected two different names, got {labels!r}; do labels=('first', 'second')"
+        )
     first, second = (
         _measured(model, data, layer, max_samples, batch_size, seed) for model in (a, b)
     )
-    episodes = RankSettings(EpisodeSettings(k_shot=k_shot, seed=seed), n_way=n_way)
     return compare_layers(first, second, labels, episodes)
 
 
