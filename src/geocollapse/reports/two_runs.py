@@ -25,6 +25,10 @@ _INDEPENDENT = (
     "each run by its own record, so the intervals of the differences are those of independent "
     "values; for a paired comparison do geocollapse compare DIR DIR DATA"
 )
+_OVER_EPISODES = (
+    "few-shot accuracy decides nothing here: the runs recorded its error over other episodes of "
+    "the same examples, not over other examples; do geocollapse compare DIR DIR DATA"
+)
 _ON_THE_SAME = "for a comparison on the same examples do geocollapse compare DIR DIR DATA"
 
 
@@ -43,16 +47,16 @@ def compare_runs(
     finals = _final(folders[0]), _final(folders[1])
     configs = supervised_config(folders[0]), supervised_config(folders[1])
     parts = [_Part.of(name, finals, configs) for name in ("source", "target")]
-    deciding = [
-        *_few_shot(finals, configs, parts[1].differing),
-        *(row for part in parts for row in part.rows(DECIDING)),
-    ]
+    few_shot = list(_few_shot(finals, configs, parts[1].differing))
+    deciding = [*few_shot, *(row for part in parts for row in part.rows(DECIDING))]
     shown = [row for part in parts for row in part.rows(_SHOWN)]
     source = finals[0]["source"]
     other = finals[1]["source"]
     rows = (*deciding, *shown)
     is_compared = any(row.difference is not None for row in rows)
-    notes = (_INDEPENDENT if is_compared else _ON_THE_SAME, *_changes(*configs))
+    about_episodes = (_OVER_EPISODES,) if any(not row.note for row in few_shot) else ()
+    about = (_INDEPENDENT if is_compared else _ON_THE_SAME, *about_episodes)
+    notes = (*about, *_changes(*configs))
     return Comparison(
         labels=labels or (folders[0].run_id, folders[1].run_id),
         layers=("" if source is None else source["layer"], "" if other is None else other["layer"]),
@@ -171,7 +175,10 @@ def _few_shot(
     configs: tuple[RunConfig, RunConfig],
     differing: Mapping[str, str],
 ) -> Iterator[Compared]:
-    """Few-shot accuracy of the nearest mean by number of shots."""
+    """Few-shot accuracy of the nearest mean by number of shots, without an error of its difference.
+
+    The error that runs record takes the target's examples as given.
+    """
     n_ways = [config.transfer.n_way for config in configs]
     if n_ways[0] != n_ways[1]:
         differing = {**differing, EXAMPLES: f"{n_ways[0]} classes an episode against {n_ways[1]}"}
@@ -180,7 +187,7 @@ def _few_shot(
         a, b = (_estimate(by_shots.get(k_shot)) for by_shots in found)
         if a is not None and b is not None:
             row = _row(f"target.accuracy.{k_shot}", f"{k_shot}-shot accuracy", a, b, "higher")
-            yield _noted(row, differing, EVERY_CHANGE)
+            yield replace(_noted(row, differing, EVERY_CHANGE), difference=None)
 
 
 def _noted(row: Compared, differing: Mapping[str, str], invariant_to: Collection[str]) -> Compared:
