@@ -167,3 +167,68 @@ REFUSED = {
 def test_names_are_refused_where_the_numbers_have_a_meaning(call):
     with pytest.raises(TypeError, match="got names such as 'cat'; do number the classes"):
         call()
+
+
+class Photos(Named):
+    """Numbered labels, and names in one of the forms that data sets have."""
+
+    targets = NUMBERS.tolist()
+
+    def __init__(self, classes):
+        self.classes = classes
+
+    def __getitem__(self, row):
+        return X[row], int(NUMBERS[row])
+
+
+@pytest.mark.parametrize(
+    ("classes", "names"),
+    [
+        ([("tench", "Tinca tinca"), ("goldfish",), ("crane",)], ("tench", "goldfish", "crane")),
+        (np.array(["a", "b", "c"]), ("a", "b", "c")),
+        ([10, 20, 30], ("10", "20", "30")),
+        (["crane", "owl", "crane"], ("crane (0)", "owl", "crane (2)")),
+        (3, ("0", "1", "2")),
+        ({"a": 0, "b": 1, "c": 2}, ("0", "1", "2")),
+    ],
+    ids=["synonyms", "array", "numbers", "twice", "count", "mapping"],
+)
+def test_names_in_the_forms_that_data_sets_have(tmp_path, classes, names):
+    measured = geo.measure(model(), Photos(classes))
+    assert measured.class_names == names
+    assert tuple(measured.class_complexity) == names
+    measured.save_features(tmp_path / "x.safetensors")
+    again = geo.measure_features(tmp_path / "x.safetensors")
+    assert again.class_names == names
+    assert again.cdnv == measured.cdnv
+
+
+@pytest.mark.parametrize("argument", [True, False])
+def test_too_few_names_are_refused_before_the_pass(argument):
+    def never(_x):
+        raise AssertionError("the model ran")
+
+    few = ["cat", "dog"]
+    data, given = ((X, NUMBERS), few) if argument else (Photos(few), None)
+    with pytest.raises(ValueError, match="a name for each of the labels 0 to 2, got 2"):
+        geo.measure(never, data, class_names=given)
+    with pytest.raises(TypeError, match="class_names: expected a sequence of names, got 'abc'"):
+        geo.measure(never, (X, NUMBERS), class_names="abc")
+
+
+def test_a_stream_with_too_few_names_keeps_the_labels_of_the_others():
+    batches = [(X[:60], NUMBERS[:60]), (X[60:], NUMBERS[60:])]
+    measured = geo.measure(model(), iter(batches), class_names=["cat", "dog"])
+    assert measured.class_names == ("cat", "dog", "2")
+
+
+def test_one_known_class_is_refused_before_the_pass():
+    seen = []
+
+    def features(x):
+        seen.append(len(x))
+        return x.tanh()
+
+    with pytest.raises(ValueError, match="at least two classes, got label 1 only"):
+        geo.measure(features, (X, torch.ones_like(NUMBERS)))
+    assert max(seen) == 2  # the checks take two examples

@@ -244,3 +244,31 @@ class Heavy(nn.Module):
 
     def forward(self, z):
         return z.exp()
+
+
+class OfLengths(torch.utils.data.Dataset):
+    """Examples that are read by their lengths, as texts are, so that no class has its turn."""
+
+    x = torch.randn(4000, 6, generator=torch.Generator().manual_seed(0))
+    targets = (torch.arange(4000) % 50).tolist()
+    lengths = torch.randint(1, 500, (4000,), generator=torch.Generator().manual_seed(1))
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, row):
+        return self.x[row], self.targets[row]
+
+
+def test_classes_that_an_early_end_leaves_without_an_example_are_said():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 50))
+    whole = geometric_complexity(model, OfLengths(), batch_size=32)
+    ended = geometric_complexity(model, OfLengths(), batch_size=32, max_seconds=1e-6)
+    low, high = ended.interval()
+    assert low < whole.value < high
+    assert ended.n_samples == 128
+    assert any("is over 47 of 50 classes" in note for note in ended.warnings)
+    measured = geo.measure(model, OfLengths(), layer="", batch_size=32, max_seconds=1e-6)
+    assert measured.geometric_complexity.value == pytest.approx(ended.value)
+    assert math.isnan(measured.geometric_collapse.value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -120,7 +120,11 @@ class LabelledFeatures:
 
 def check_two_classes(statistics: ClassStatistics) -> None:
     """Raise a ValueError unless two classes have examples."""
-    seen = statistics.classes[statistics.counts > 0].tolist()
+    check_two_labels(statistics.classes[statistics.counts > 0].tolist())
+
+
+def check_two_labels(seen: Sequence[int]) -> None:
+    """Raise a ValueError unless there are two different labels."""
     if len(seen) < 2:
         found = f"label {seen[0]} only" if seen else "no examples"
         raise ValueError(

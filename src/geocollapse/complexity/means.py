@@ -60,7 +60,8 @@ def dataset_complexity(
 
     A stratified mean over classes if ``labels`` are given, else the plain mean; both agree on a
     sample that is the whole data set. A class without a standard error of its own (one example)
-    shares that of a pooled stratum, in which each class keeps its weight. ``classes`` are those of
+    shares that of a pooled stratum, in which each class keeps its weight. A class of which no
+    example was read, as after an early end, is left out with a warning. ``classes`` are those of
     ``norms_by_class``, where a caller has them.
     """
     is_whole = len(norms) == n_population
@@ -68,6 +69,10 @@ def dataset_complexity(
         return mean_norm(norms, n_population, settings)
     if classes is None:
         classes = norms_by_class(norms, labels, counts, settings)
+    n_classes = len(classes)
+    classes = {label: estimate for label, estimate in classes.items() if estimate.n_samples}
+    if not classes:
+        return mean_norm(norms, n_population, settings)
     thin = _thin_classes(classes)
     others = [label for label in classes if label not in set(thin)]
     strata = [classes[label] for label in others]
@@ -75,7 +80,14 @@ def dataset_complexity(
     if thin:
         strata.append(_pooled([classes[label] for label in thin], [counts[k] for k in thin]))
         sizes.append(sum(counts[label] for label in thin))
-    return stratified_mean(strata, sizes, norms.values, settings)
+    found = stratified_mean(strata, sizes, norms.values, settings)
+    if len(classes) == n_classes:
+        return found
+    note = (
+        f"geometric complexity is over {len(classes)} of {n_classes} classes: no example of the "
+        f"others was probed; do probe more examples"
+    )
+    return replace(found, warnings=(*found.warnings, note))
 
 
 def _thin_classes(classes: Mapping[int, Estimate]) -> list[int]:

@@ -199,9 +199,20 @@ def set_up(model: Model, data: Data, request: Request) -> Iterator[Setup]:
 
 
 def _check_names(request: Request, examples: Examples) -> None:
-    """Refuse other names of the classes than those that the labels are."""
-    own = examples.class_names if isinstance(examples, MapExamples) else None
+    """Refuse names of classes that are not those of the labels, or too few for them."""
     given = request.class_names
+    if given is not None and (isinstance(given, str) or not all(isinstance(n, str) for n in given)):
+        raise TypeError(
+            f"class_names: expected a sequence of names, got {given!r}; do class_names=['a', 'b']"
+        )
+    names = examples.about.classes if given is None else given
+    known = examples.labels if isinstance(examples, MapExamples) else None
+    if names is not None and known is not None and len(known) and int(known.max()) >= len(names):
+        raise ValueError(
+            f"class_names: expected a name for each of the labels 0 to {int(known.max())}, got "
+            f"{len(names)}; do name all, or number the labels from 0"
+        )
+    own = examples.class_names if isinstance(examples, MapExamples) else None
     if own is not None and given is not None and tuple(given) != own:
         raise ValueError(
             f"class_names: expected None for labels that are names, or {list(own)}, got "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -111,10 +112,15 @@ def _bounds(
 
 
 def _class_names(kept: KeptLayer, data: LabelledFeatures) -> tuple[str, ...]:
-    """A name for each class, in ascending order of the labels; its label if it has no name."""
+    """A name for each class, in ascending order of the labels; its label if it has no name.
+
+    The label stands behind a name that two classes have, as ImageNet's cranes do.
+    """
+    given = kept.context.class_names or ()
     labels = [int(label) for label in data.statistics.classes]
-    given = kept.context.class_names
-    return tuple(str(label) if given is None else given[label] for label in labels)
+    names = {label: given[label] if label < len(given) else str(label) for label in labels}
+    times = Counter(names.values())
+    return tuple(f"{n} ({label})" if times[n] > 1 else n for label, n in names.items())
 
 
 def _complexity(kept: KeptLayer, norms: SquaredNorms) -> tuple[list[Estimate], Estimate]:
