@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     RandomSampler,
@@ -151,3 +152,24 @@ def test_rows_of_different_lengths_need_a_collate_function(as_rows):
 
     with pytest.raises(ValueError, match="expected examples of one shape.*DataCollatorWithPadding"):
         list(as_examples(Rows()).batches())
+
+
+def test_a_batch_sampler_that_drops_the_last_batch_drops_no_example():
+    batches = BatchSampler(RandomSampler(range(12)), 5, drop_last=True)
+    examples = as_examples(DataLoader(TensorDataset(X, FINE), batch_sampler=batches))
+    assert examples.indices.tolist() == list(range(12))
+    few = BatchSampler([3, 1, 7], 2, drop_last=True)
+    examples = as_examples(DataLoader(TensorDataset(X, FINE), batch_sampler=few))
+    assert examples.indices.tolist() == [1, 3, 7]
+
+
+@pytest.mark.parametrize("in_batches", [False, True])
+def test_the_random_numbers_of_a_sampler_are_as_before(in_batches):
+    """So that a measurement between two epochs changes no order."""
+    generator = torch.Generator().manual_seed(0)
+    data = TensorDataset(X, FINE)
+    sampler = RandomSampler(data, generator=generator)
+    own = {"batch_sampler": BatchSampler(sampler, 5, False)} if in_batches else {"sampler": sampler}
+    before = generator.get_state()
+    as_examples(DataLoader(data, **own))
+    assert torch.equal(generator.get_state(), before)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import BatchSampler, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from geocollapse.batches.examples import Examples, MapExamples, as_map
@@ -99,8 +99,18 @@ def sampled_positions(sampler: Positions) -> tuple[Tensor, tuple[str, ...]]:
 
 
 def _positions(sampler: Positions) -> Tensor:
-    """All positions that a sampler yields, in its order."""
+    """All positions that a sampler yields, in its order; its random numbers are as before.
+
+    Of torch's own BatchSampler these are the positions that it puts in batches, also those of a
+    last one that it drops.
+    """
+    if isinstance(sampler, BatchSampler) and type(sampler).__iter__ is BatchSampler.__iter__:
+        sampler = sampler.sampler
+    generator = getattr(sampler, "generator", None)
+    state = generator.get_state() if isinstance(generator, torch.Generator) else None
     entries = [entry if isinstance(entry, list | tuple) else [entry] for entry in sampler]
+    if isinstance(generator, torch.Generator) and state is not None:
+        generator.set_state(state)
     return torch.tensor([position for entry in entries for position in entry], dtype=torch.int64)
 
 
