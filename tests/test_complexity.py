@@ -266,8 +266,12 @@ def test_the_model_is_handed_back_as_it_was(net, data):
             {"max_samples": 2},
             "max_samples: .* stream of batches",
         ),
-        (torch.ones(5, 6), {"max_samples": 1}, "max_samples: expected at least 2"),
-        (torch.ones(5, 6), {"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        (torch.ones(5, 6), {"max_samples": 1}, "max_samples: expected .* of at least 2"),
+        (torch.ones(5, 6), {"max_samples": 50.0}, "max_samples: expected a whole number"),
+        (torch.ones(5, 6), {"batch_size": 0}, "batch_size: expected .* of at least 1, got 0"),
+        (torch.ones(5, 6), {"batch_size": 2.5}, "batch_size: expected a whole number"),
+        (torch.ones(5, 6), {"seed": 1.5}, "seed: expected a whole number, got 1.5"),
+        (torch.ones(5, 6), {"population": "Dataset"}, "population: expected 'dataset' or"),
     ],
 )
 def test_bad_input(net, inputs, settings, message):

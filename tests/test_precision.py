@@ -148,3 +148,13 @@ def test_the_mean_over_positions_of_a_1d_convolution():
         ValueError, match="pool: expected a layer that tells positions from channel"
     ):
         geo.measure(net, data, layer="1", pool="mean")
+
+
+def test_a_block_of_autocast_around_a_measurement_is_recorded():
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = geo.measure(net(), (X, Y))
+    given = geo.measure(net(), (X, Y), autocast=torch.bfloat16)
+    assert inside.layers[0].kept.context.preprocessing["autocast"] == "bfloat16"
+    assert inside.features.dtype == torch.bfloat16
+    assert inside.geometric_complexity.value == given.geometric_complexity.value
+    assert inside.cdnv == given.cdnv

@@ -173,6 +173,6 @@ def test_features_of_texts_are_in_the_order_of_the_data():
     model = Encoder().double().eval()
     found = collect_features(model, texts, input_layer="embed", batch_size=16)
     assert torch.equal(found.labels, labels)
-    assert (found.class_names, found.split) == (["a", "b", "c", "d"], "all")
+    assert (found.class_names, found.split) == (("a", "b", "c", "d"), "all")
     expected = torch.stack([model.embed(torch.tensor(row["input_ids"])).mean(0) for row in rows])
     torch.testing.assert_close(found.features, expected.detach())

@@ -69,7 +69,7 @@ def test_atol_is_the_standard_error_aimed_at(net, data):
         ({"rtol": math.nan}, "rtol: expected a positive number, got nan"),
         ({"atol": -1.0}, "atol: expected a positive number, got -1.0"),
         ({"max_seconds": 0}, "max_seconds: expected a positive number, got 0"),
-        ({"max_samples": 1}, "max_samples: expected at least 2, got 1"),
+        ({"max_samples": 1}, "max_samples: expected a whole number of at least 2, got 1"),
         (
             {"max_samples": 7},
             "max_samples: expected at least 8, two for each of 4 classes, got 7; do max_samples=8",

@@ -23,6 +23,7 @@ from geocollapse.batches.examples import (
     StreamExamples,
 )
 from geocollapse.batches.sharing import sampled_positions
+from geocollapse.numerics import is_count
 
 _DEFAULT_BATCH_SIZE = 128
 _FORMS = "a DataLoader, a map-style Dataset, a pair (inputs, labels) or a tensor of inputs"
@@ -54,9 +55,9 @@ def as_examples(
             sampler for another number of processes, ``ignore_index`` for labels that are not known
             before a map-style data set is read.
     """
-    if batch_size is not None and batch_size < 1:
+    if batch_size is not None and not is_count(batch_size):
         raise ValueError(
-            f"batch_size: expected at least 1, got {batch_size}; do "
+            f"batch_size: expected a whole number of at least 1, got {batch_size}; do "
             f"batch_size={_DEFAULT_BATCH_SIZE}"
         )
     if isinstance(data, IterableDataset):

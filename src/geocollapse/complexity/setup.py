@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from numbers import Integral
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from geocollapse.complexity.stopping import StoppingRule
 from geocollapse.estimate import Population
 from geocollapse.features import CallableMap, Embedding, FeatureMap, Pool, check_autocast
 from geocollapse.features.located import check_map, locate
-from geocollapse.inputs import Inputs, Map, move, rows_of
+from geocollapse.inputs import Inputs, Map, device_of, move, rows_of
 from geocollapse.jacobian import Estimator, ProbePlan, check_estimator, push_forward
 from geocollapse.models import LoadedModel
 from geocollapse.modules.borrow import borrowed
@@ -81,6 +82,13 @@ class Request:
         check_estimator(self.estimator or "rademacher", self.n_probes)
         self.rule.check_shared()
         check_autocast(self.autocast)
+        if self.population not in get_args(Population):
+            raise ValueError(
+                f"population: expected 'dataset' or 'distribution', got {self.population!r}; do "
+                f"population='dataset'"
+            )
+        if not isinstance(self.seed, Integral):
+            raise ValueError(f"seed: expected a whole number, got {self.seed!r}; do seed=0")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -161,6 +169,7 @@ def set_up(model: Model, data: Data, request: Request) -> Iterator[Setup]:
     model = without_data_parallel(model.model if isinstance(model, LoadedModel) else model)
     module = model if isinstance(model, nn.Module) else None
     check_mixing_layers(module, evaluation=request.evaluation)
+    request = replace(request, autocast=request.autocast or _autocast_around(model))
     with borrowed(module, evaluation=request.evaluation):
         examples = as_examples(
             data,
@@ -196,6 +205,14 @@ def set_up(model: Model, data: Data, request: Request) -> Iterator[Setup]:
         )
         check_shared(examples, module, enter, pair, _in_common(setup), dtype=dtype)
         yield setup
+
+
+def _autocast_around(model: Model) -> torch.dtype | None:
+    """The dtype of a ``torch.autocast`` block in which the model runs, None outside of one."""
+    kind = (device_of(model) or torch.device("cpu")).type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return None
 
 
 def _check_names(request: Request, examples: Examples) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from geocollapse.estimate import SEQUENTIAL_Z, Estimate
+from geocollapse.numerics import is_count
 from geocollapse.runtime.processes import share
 
 _FIRST_LOOK = 512
@@ -45,9 +46,11 @@ class StoppingRule:
                 raise ValueError(
                     f"{name}: expected a positive number, got {value}; do {name}={example}"
                 )
-        if self.max_samples is not None and self.max_samples < 2:
+        most = self.max_samples
+        if most is not None and (not is_count(most) or most < 2):
             raise ValueError(
-                f"max_samples: expected at least 2, got {self.max_samples}; do max_samples=512"
+                f"max_samples: expected a whole number of at least 2, got {most}; do "
+                f"max_samples=512"
             )
         if self.rtol is not None and self.atol is not None:
             raise ValueError(
