@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import transferability as reference
+from sklearn.covariance import LedoitWolf
 from sklearn.datasets import load_iris
 
 import geocollapse as geo
@@ -747,3 +748,26 @@ def test_the_page_names_every_function():
 
 if __name__ == "__main__":
     PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.eye(2)[torch.arange(20) % 2],
+        torch.randn(30, 1, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]).repeat(5, 1),
+        torch.eye(3)[torch.arange(21) % 3] @ torch.randn(3, 8),
+    ],
+    ids=["two points", "one feature", "corners", "three points in 8"],
+)
+def test_h_score_of_singular_and_of_round_covariances_is_that_of_scikit_learn(x):
+    """The covariance of collapsed classes needs no shrinkage, and has no inverse outside them."""
+    y = torch.arange(len(x)) % 2 if x.shape[1] < 3 else torch.arange(len(x)) % 3
+    z = (x.double() - x.double().mean(dim=0)).numpy()
+    estimate = LedoitWolf(assume_centered=True).fit(z)
+    means = np.stack([z[y.numpy() == label].mean(axis=0) for label in y.unique().tolist()])
+    counts = y.bincount().numpy()
+    between = (means.T * counts) @ means / (len(z) - 1)
+    inverse = np.linalg.pinv(estimate.covariance_, hermitian=True)
+    expected = (1.0 - estimate.shrinkage_) * np.trace(inverse @ between)
+    assert geo.h_score(x, y) == pytest.approx(expected, rel=1e-9, abs=1e-12)

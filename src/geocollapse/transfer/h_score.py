@@ -119,9 +119,10 @@ class WhitenedFeatures:
             _check_rank(len(eigenvalues), n)
             return cls(z, vectors * (n / eigenvalues).sqrt(), 1.0 / n)
         covariance, intensity = _shrunk(sample, z, sample.weights)
-        factor = torch.linalg.cholesky(covariance)
+        factor, kept = _factor(covariance, n)
         identity = torch.eye(len(factor), dtype=z.dtype, device=z.device)
         root = torch.linalg.solve_triangular(factor, identity, upper=False).T
+        root = root if kept is None else kept @ root
         return cls(z, root, (1.0 - float(intensity)) / (n - 1))
 
     def score(self, sample: Sample) -> float:
@@ -151,7 +152,8 @@ def shrunk_h_score(sample: Sample, weights: Tensor) -> Tensor:
     """H with shrinkage (0-d) of weighted examples."""
     z, means, counts = _moments(sample, weights)
     covariance, intensity = _shrunk(sample, z, weights)
-    factor = torch.linalg.cholesky(covariance)
+    factor, kept = _factor(covariance, len(z))
+    means = means if kept is None else means @ kept
     scaled = (counts / (weights.sum() - 1.0)).sqrt()[:, None] * means
     solved = torch.linalg.solve_triangular(factor, scaled.T, upper=False)
     return (1.0 - intensity) * solved.square().sum()
@@ -188,15 +190,21 @@ def _trace(total: Tensor, rows: Tensor, n: int) -> Tensor:
     Raises:
         ValueError: T of rank n - 1, where the score does not depend on the labels.
     """
+    factor, kept = _factor(total, n)
+    _check_rank(len(factor), n)
+    rows = rows if kept is None else rows @ kept
+    return torch.linalg.solve_triangular(factor, rows.T, upper=False).square().sum()
+
+
+def _factor(total: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
+    """Cholesky factor (r, r) of T (p, p) along its r directions (p, r), None if these are all."""
     factor, failed = torch.linalg.cholesky_ex(total)
     least = float(factor.detach().diagonal().square().min())
-    if bool(failed) or least <= _CLEAR * n * _EPSILON * float(total.detach().trace()):
-        eigenvalues, vectors = torch.linalg.eigh(total.detach())
-        kept = vectors[:, eigenvalues > eigenvalue_cut(eigenvalues, n)]
-        rows = rows @ kept
-        factor = torch.linalg.cholesky(kept.T @ total @ kept)
-    _check_rank(len(factor), n)
-    return torch.linalg.solve_triangular(factor, rows.T, upper=False).square().sum()
+    if not bool(failed) and least > _CLEAR * n * _EPSILON * float(total.detach().trace()):
+        return factor, None
+    eigenvalues, vectors = torch.linalg.eigh(total.detach())
+    kept = vectors[:, eigenvalues > eigenvalue_cut(eigenvalues, n)]
+    return torch.linalg.cholesky(kept.T @ total @ kept), kept
 
 
 def _check_rank(rank: int, n: int) -> None:
@@ -221,7 +229,7 @@ def _shrunk(sample: Sample, z: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]
     noise = (weights @ z.square().sum(dim=1).square() / n - squared) / n
     spread = squared - trace.square() / p
     if float(spread.detach()) <= 1e-14 * float(squared.detach()):
-        intensity = torch.ones_like(spread)
+        intensity = torch.zeros_like(spread)  # it is its own target
     else:
         intensity = (noise / spread).clamp(0.0, 1.0)
     identity = torch.eye(len(covariance), dtype=z.dtype, device=z.device)
