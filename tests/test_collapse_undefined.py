@@ -248,3 +248,27 @@ def test_messages(measure, features, labels, kwargs, error, match):
 def test_more_messages(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+@pytest.mark.parametrize(
+    ("zero_rows", "note"),
+    [
+        (slice(None), "nc2_weight, nc3 and self_duality_gram: undefined, the classifier's weight"),
+        (slice(1), "nc2_weight: no angles of 1 of 3 classifier rows, which are 0"),
+    ],
+)
+def test_a_classifier_of_zeros_is_said(zero_rows, note):
+    """Some are initialised to 0."""
+    x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight = torch.ones(3, 5, dtype=torch.float64).tril()
+    weight[zero_rows] = 0.0
+    found = neural_collapse(x, torch.arange(60) % 3, weight=weight, bias=torch.zeros(3))
+    assert math.isnan(found.nc2_weight_max_angle)
+    assert math.isnan(found.nc3) == (zero_rows == slice(None))
+    assert any(reason.startswith(note) for reason in found.warnings)
+
+
+def test_equal_class_means_are_said_for_nc1_nc2_and_nc3():
+    found = neural_collapse(torch.ones(60, 5), torch.arange(60) % 3)
+    assert math.isnan(found.nc1)
+    assert "nc1, nc2 and nc3: undefined, all class means are equal" in found.warnings

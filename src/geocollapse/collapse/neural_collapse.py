@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
@@ -160,15 +161,16 @@ def measure_collapse(
     """
     w, b = _classifier(data, weight, bias)
     no_bias = "nc4: needs the bias, got None; do bias=torch.zeros(C) for a classifier without one"
-    about_bias = (no_bias,) if w is not None and b is None else ()
+    about_weight = (no_bias,) if w is not None and b is None else ()
     rows = None
     of_weight: dict[str, float] = {}
     if w is not None:
         rows = w - w.mean(dim=0) if centre_weight else w
         of_weight = _weight_measures(rows, data.centred_means)
+        about_weight = (*about_weight, *_about_rows(rows))
     if has_too_many_pairs(len(data.statistics.classes)):
         found = _of_many_classes(data, w, b, rows, of_weight)
-        return replace(found, warnings=(*found.warnings, *about_bias))
+        return replace(found, warnings=(*found.warnings, *about_weight))
     streamed, about_classes = streamed_measures(data.statistics)
     kept, about_pairs = _kept_measures(data, w, b, beside)
     return NeuralCollapse(
@@ -176,7 +178,7 @@ def measure_collapse(
         **kept,
         **of_weight,
         sampled={},
-        warnings=(*about_classes, *about_pairs, *about_bias),
+        warnings=(*about_classes, *about_pairs, *about_weight),
     )
 
 
@@ -272,6 +274,16 @@ def _weight_measures(rows: Tensor, means: Tensor) -> dict[str, float]:
     }
 
 
+def _about_rows(rows: Tensor) -> tuple[str, ...]:
+    """A note on rows of the classifier that are 0, as before training."""
+    n_zero = int((rows == 0.0).all(dim=1).sum())
+    if n_zero == len(rows):
+        return ("nc2_weight, nc3 and self_duality_gram: undefined, the classifier's weight is 0",)
+    if n_zero:
+        return (f"nc2_weight: no angles of {n_zero} of {len(rows)} classifier rows, which are 0",)
+    return ()
+
+
 def streamed_measures(statistics: ClassStatistics) -> tuple[dict[str, float], tuple[str, ...]]:
     """Measure what class statistics alone give, with the reasons for what is NaN or misleading.
 
@@ -296,7 +308,10 @@ def streamed_measures(statistics: ClassStatistics) -> tuple[dict[str, float], tu
         "nc2_max_angle": angles.max_angle,
         "hyperspherical_uniformity": hyperspherical_uniformity(means),
     }
-    return values, (*_about_classes(statistics), *why, *why_corrected)
+    about_means: tuple[str, ...] = ()
+    if math.isnan(angles.equinorm) and bool((statistics.counts > 0).all()):
+        about_means = ("nc1, nc2 and nc3: undefined, all class means are equal",)
+    return values, (*_about_classes(statistics), *about_means, *why, *why_corrected)
 
 
 def _exact_measures(statistics: ClassStatistics) -> dict[str, float]:
