@@ -158,3 +158,15 @@ def test_a_block_of_autocast_around_a_measurement_is_recorded():
     assert inside.features.dtype == torch.bfloat16
     assert inside.geometric_complexity.value == given.geometric_complexity.value
     assert inside.cdnv == given.cdnv
+
+
+@pytest.mark.parametrize("noise", [1e-2, 1e-3])
+def test_float32_features_far_from_0_and_collapsed_keep_their_digits(noise):
+    """The residuals are a millionth of the means, which differ by as much as they are large."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(20_000) % 10
+    means = 1e3 * torch.randn(10, 256, generator=generator)
+    x = means[labels] + noise * torch.randn(20_000, 256, generator=generator)
+    found, exact = (geo.neural_collapse(z, labels) for z in (x, x.double()))
+    for name in ("cdnv", "directional_cdnv", "nc1", "nc1_pooled"):
+        assert getattr(found, name) == pytest.approx(getattr(exact, name), rel=1e-7), name

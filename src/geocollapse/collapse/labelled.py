@@ -88,34 +88,33 @@ class LabelledFeatures:
             exact: in float64; else in ``projection_dtype``.
         """
         dtype = torch.float64 if exact else self.projection_dtype
-        origin, offsets = self._rounded_means(dtype)
+        parts = self._mean_parts(dtype)
         width = self.features.shape[1] + min(extra_width, MAX_EXTRA_WIDTH)
         for rows in row_slices(len(self.features), width, self.features.device):
             index = self.index[rows]
-            z = self.features[rows].to(dtype, copy=True).sub_(origin)
-            for part in offsets:
-                z -= part.index_select(0, index)
+            z = self.features[rows].to(dtype, copy=True)
+            for part in parts:
+                z -= part if part.ndim == 1 else part.index_select(0, index)
             yield z, index
 
     def residuals_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Residuals z (m, p) of the examples at ``rows`` in float64, and their class rows."""
-        origin, (offsets,) = self._rounded_means(torch.float64)
+        origin, offsets = self._mean_parts(torch.float64)
         index = self.index.index_select(0, rows)
         z = self.features.index_select(0, rows).double().sub_(origin)
         return z.sub_(offsets.index_select(0, index)), index
 
-    def _rounded_means(self, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
-        """Split the class means into an origin (p,) and offsets (C, p) that are exact in ``dtype``.
+    def _mean_parts(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Two parts of the class means, to be subtracted one after the other in ``dtype``.
 
-        One array of offsets in float64; two in float32, which add up to the float64 means.
+        In float64 an origin (p,) and offsets (C, p). In float32 the rounded means (C, p), whose
+        difference from a feature near them is exact, and their rounding (C, p).
         """
-        statistics = self.statistics
+        origin, offsets = self.statistics.origin, self.statistics.offsets
         if dtype is torch.float64:
-            return statistics.origin, [statistics.offsets]
-        origin = statistics.origin.to(dtype)
-        rest = statistics.offsets + (statistics.origin - origin.double())
-        first = rest.to(dtype)
-        return origin, [first, (rest - first.double()).to(dtype)]
+            return origin, offsets
+        rounded = (origin + offsets).to(dtype)
+        return rounded, (origin - rounded.double() + offsets).to(dtype)
 
 
 def check_two_classes(statistics: ClassStatistics) -> None:
