@@ -181,3 +181,10 @@ def test_bad_input_is_refused():
     assert message(test=torch.ones(30, dtype=torch.bool)).startswith(
         "test: expected examples to learn from and to test on, got 30 of 30"
     )
+
+
+@pytest.mark.parametrize("classifier", ["linear_probe", "logistic_probe", "knn"])
+def test_one_class_is_refused(classifier):
+    x = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="labels: expected at least two classes, got label 3 only"):
+        full_data_accuracy(x, torch.full((30,), 3), classifier=classifier)

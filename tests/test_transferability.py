@@ -771,3 +771,18 @@ def test_h_score_of_singular_and_of_round_covariances_is_that_of_scikit_learn(x)
     inverse = np.linalg.pinv(estimate.covariance_, hermitian=True)
     expected = (1.0 - estimate.shrinkage_) * np.trace(inverse @ between)
     assert geo.h_score(x, y) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_scores_of_classes_of_one_example_have_a_reason():
+    x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    found = geo.score_all(x, torch.arange(60), n_nulls=2)
+    assert not found["parc"].valid
+    assert "expected a class of two examples" in found["parc"].reason
+
+
+def test_features_of_the_other_byte_order_are_the_same():
+    """As FITS and HDF5 files hold them."""
+    x = np.random.default_rng(0).standard_normal((60, 5)).astype(np.float32)
+    y = np.arange(60) % 3
+    assert geo.logme(x.astype(">f4"), y) == geo.logme(x, y)
+    assert geo.cdnv(x.astype(">f4"), y.astype(">i8")) == geo.cdnv(x, y)

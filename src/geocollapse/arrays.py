@@ -30,6 +30,7 @@ def as_tensor(name: str, array: Array) -> Tensor:
         TypeError: neither a tensor nor a numpy array.
     """
     if isinstance(array, np.ndarray):
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)  # files may be big-endian
         with warnings.catch_warnings():  # a read-only (memory-mapped) array is only read here
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             return torch.from_numpy(np.ascontiguousarray(array))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from geocollapse.arrays import Array, Labels, as_tensor, labelled_arrays, row_slices
+from geocollapse.collapse.labelled import check_two_labels
 from geocollapse.estimate import Estimate
 from geocollapse.transfer.deciding import TIE
 from geocollapse.transfer.neighbours import wins
@@ -107,8 +108,8 @@ def full_data_accuracy(
         positions; the interval is Wilson's.
 
     Raises:
-        ValueError: a class with one example, a test part that is empty or everything, or a name
-            that does not exist.
+        ValueError: fewer than two classes, a class with one example, a test part that is empty or
+            everything, or a name that does not exist.
 
     Examples:
         >>> y = torch.arange(100) % 5
@@ -121,6 +122,7 @@ def full_data_accuracy(
             f"classifier: expected {' or '.join(get_args(FullDataClassifier))}, got "
             f"{classifier!r}; do classifier='linear_probe'"
         )
+    check_two_labels(y.unique().tolist())
     train, tested = _parts(y, test, test_share, x.shape[1], seed)
     centre = x[train].double().mean(dim=0)
     parts = _Split(x[train].double() - centre, y[train], x[tested].double() - centre, y[tested])

@@ -306,7 +306,15 @@ def _mean_ranks(values: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def _share_within(counts: Tensor) -> float:
-    """Share of the pairs that lie within a class."""
+    """Share of the pairs that lie within a class.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not bool((counts > 1).any()):
+        raise ValueError(
+            "labels: expected a class of two examples, got one example of each; do add examples"
+        )
     n = float(counts.sum())
     return float((counts * (counts - 1.0)).sum()) / (n * (n - 1.0))
 
