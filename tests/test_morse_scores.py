@@ -137,3 +137,10 @@ def test_what_is_not_calibrated_by_definition_is_refused():
         morse.reliability(torch.tensor([[2.0, 1.0]]), torch.tensor([0]))
     with pytest.raises(ValueError, match=r"log_density: expected \(2,\)"):
         morse.tempered_logits(torch.zeros(2, 3), torch.zeros(3))
+
+
+@pytest.mark.parametrize("labels", [[0, 2], [-1, 0], []])
+def test_reliability_refuses_labels_that_are_no_columns(labels):
+    p = torch.full((len(labels), 2), 0.5)
+    with pytest.raises(ValueError, match="labels: expected columns 0 to 1 of the probabilities"):
+        morse.reliability(p, torch.tensor(labels, dtype=torch.int64))

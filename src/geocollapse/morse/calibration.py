@@ -75,7 +75,8 @@ def reliability(probabilities: Array, labels: Array, *, n_bins: int = N_BINS) ->
         n_bins: of the confidence.
 
     Raises:
-        ValueError: shapes that do not fit, NaN, or rows that are no probabilities.
+        ValueError: shapes that do not fit, NaN, rows that are no probabilities, no example, or
+            labels that are no columns.
 
     Examples:
         >>> p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.3, 0.7]])
@@ -92,6 +93,12 @@ def reliability(probabilities: Array, labels: Array, *, n_bins: int = N_BINS) ->
         raise ValueError(
             f"probabilities: expected rows (n, C) that sum to 1, got shape {tuple(p.shape)}; do "
             f"logits.softmax(dim=1)"
+        )
+    if len(y) == 0 or int(y.min()) < 0 or int(y.max()) >= p.shape[1]:
+        raise ValueError(
+            f"labels: expected columns 0 to {p.shape[1] - 1} of the probabilities, got "
+            f"{'none' if len(y) == 0 else f'{int(y.min())} to {int(y.max())}'}; do number the "
+            f"classes as the columns are"
         )
     confidence, guess = p.max(dim=1)
     ece = multiclass_calibration_error(p, y, num_classes=p.shape[1], n_bins=n_bins, norm="l1")
