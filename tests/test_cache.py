@@ -182,6 +182,24 @@ def test_a_fingerprint_sees_functions_lists_arrays_objects_hooks_and_a_forward_o
     assert found == [fingerprint(make()) for make in makers]
 
 
+def test_a_class_without_a_source_is_known_by_the_code_of_its_functions():
+    """As in a console."""
+    text = (
+        "class Typed(nn.Linear):\n"
+        "    def forward(self, x):\n        return self.scaled({0} * super().forward(x))\n"
+        "    @staticmethod\n    def scaled(x):\n        return {1} * x\n"
+    )
+    found = []
+    for factors in ((2.0, 1.0), (3.0, 1.0), (2.0, 4.0), (2.0, 1.0)):
+        space = {"nn": nn, "__name__": "typed"}
+        exec(text.format(*factors), space)
+        torch.manual_seed(0)
+        found.append(fingerprint(space["Typed"](2, 2)))
+    assert None not in found
+    assert found[0] == found[3]
+    assert len(set(found)) == 3
+
+
 def test_what_has_no_description_has_no_fingerprint():
     assert fingerprint(Picks(config=torch.Generator())) is None
     assert fingerprint(Picks([].append)) is None

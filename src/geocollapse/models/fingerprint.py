@@ -50,7 +50,7 @@ def fingerprint(model: nn.Module) -> str | None:
             description.add(name)
             description.add_module(module)
         description.add_files()
-    except (_Unknown, RecursionError):
+    except (_Unknown, RecursionError, OSError):
         return None
     return description.digest.hexdigest()
 
@@ -163,21 +163,24 @@ class _Description:
             text = _text(ancestor)
             self._put(text)
             if not text and not _is_installed(ancestor.__module__):
-                self._add_all(*(v for v in vars(ancestor).values() if inspect.isfunction(v)))
+                members = vars(ancestor).values()
+                own = (getattr(v, "__func__", getattr(v, "fget", v)) for v in members)
+                self._add_all(*(v for v in own if isinstance(v, types.FunctionType)))
 
     def _add_function(self, function: types.FunctionType) -> None:
         """Add what a function holds and, outside of installed packages, its code."""
         self._refer_to(function.__module__, function.__qualname__)
         self._add_all(function.__defaults__, function.__kwdefaults__)
         for cell in function.__closure__ or ():
-            self.add(cell.cell_contents)
+            if cell != types.CellType():  # an empty one has no contents yet
+                self.add(cell.cell_contents)
         if not _is_installed(function.__module__):
             self.add(function.__code__)
 
-    def _refer_to(self, module: str, *name: str) -> None:
-        """Add a name in a module, whose file counts."""
+    def _refer_to(self, module: str | None, *name: str) -> None:
+        """Add a name in a module, whose file counts; made by ``exec``, it may be in none."""
         self._put(module, *name)
-        self._modules.add(module)
+        self._modules.add(module or "")
 
     def _add_all(self, *values: object) -> None:
         self._put(len(values))
@@ -207,10 +210,11 @@ def _files_of(module: str) -> Iterator[Path]:
             continue
         yield Path(path)
         values = list(vars(found).values())
-        names = [v.__name__ for v in values if isinstance(v, types.ModuleType)]
-        names += [name for v in values if isinstance(name := getattr(v, "__module__", None), str)]
-        waiting += set(names) - seen
-        seen.update(names)
+        defined = (v if isinstance(v, type | types.FunctionType) else type(v) for v in values)
+        names = {v.__name__ for v in values if isinstance(v, types.ModuleType)}
+        names |= {str(v.__module__) for v in defined}
+        waiting += names - seen
+        seen |= names
 
 
 @functools.cache
