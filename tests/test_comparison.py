@@ -109,7 +109,7 @@ def test_the_same_model_is_undecided(inputs):
     [
         ({"alpha": 0.0}, "alpha: expected a number between 0 and 1, got 0.0"),
         ({"estimator": "exakt"}, "estimator: expected one of exact"),
-        ({"max_samples": 1}, "max_samples: expected at least 2"),
+        ({"max_samples": 1}, "max_samples: expected a whole number of at least 2"),
     ],
 )
 def test_bad_input(inputs, settings, message):

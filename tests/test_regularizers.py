@@ -1,3 +1,4 @@
+import gc
 import importlib.util
 import math
 from copy import deepcopy
@@ -449,6 +450,8 @@ def averaged_gradients(rank, folder):
         nn.parallel.DistributedDataParallel, TEXTS[2 * rank : 2 * rank + 2]
     )
     torch.save(found, f"{folder}/{rank}.pt")
+    del parallel, penalty, output, loss
+    gc.collect()  # a DDP that outlives its group can abort the process at its end
     distributed.destroy_process_group()
 
 
