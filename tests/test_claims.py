@@ -229,7 +229,7 @@ def test_a_power_of_the_loss_is_matched_exactly_however_far_apart_the_records(po
     losses = ratio ** -np.arange(40.0)
     run = pd.DataFrame({"step": range(40), "train_loss": losses, "norm": 100.0 * losses**power})
     found = at_loss(run, level, ["norm"])
-    assert found[0] == pytest.approx(100.0 * level**power, rel=1e-9)
+    assert found[0] == pytest.approx(100.0 * level**power, rel=1e-9, abs=0.0)
 
 
 def test_values_that_are_not_positive_are_matched_linearly_in_log_loss():

@@ -219,8 +219,8 @@ def test_behaviour_of_a_direction_is_that_of_gradient_descent(product):
 
 
 def test_growth_near_zero_is_the_eigenvalue():
-    (found,) = stability(torch.tensor([1e-14]).double(), 0.1)
-    assert found.growth == pytest.approx(-1e-14, rel=1e-12)
+    (found,) = stability(torch.tensor([1e-14], dtype=torch.float64), 0.1)
+    assert found.growth == pytest.approx(-1e-14, rel=1e-12, abs=0.0)
 
 
 def test_stability_of_measured_eigenvalues():
