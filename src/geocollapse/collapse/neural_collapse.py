@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
@@ -308,10 +307,7 @@ def streamed_measures(statistics: ClassStatistics) -> tuple[dict[str, float], tu
         "nc2_max_angle": angles.max_angle,
         "hyperspherical_uniformity": hyperspherical_uniformity(means),
     }
-    about_means: tuple[str, ...] = ()
-    if math.isnan(angles.equinorm) and bool((statistics.counts > 0).all()):
-        about_means = ("nc1, nc2 and nc3: undefined, all class means are equal",)
-    return values, (*_about_classes(statistics), *about_means, *why, *why_corrected)
+    return values, (*_about_classes(statistics), *why, *why_corrected)
 
 
 def _exact_measures(statistics: ClassStatistics) -> dict[str, float]:
@@ -329,6 +325,7 @@ def _about_classes(statistics: ClassStatistics) -> tuple[str, ...]:
     unseen = statistics.classes[statistics.counts == 0].tolist()
     n_classes = len(statistics.classes)
     n_features = statistics.n_features
+    is_central = statistics.centred_means().square().sum(dim=1) == 0.0
     if unseen:
         listed = ", ".join(map(str, unseen[:5])) + (", ..." if len(unseen) > 5 else "")
         reasons.append(
@@ -336,10 +333,12 @@ def _about_classes(statistics: ClassStatistics) -> tuple[str, ...]:
             f"({listed}), so averages over classes are NaN; "
             "do num_classes=None to measure the classes present"
         )
-    elif bool((statistics.centred_means().square().sum(dim=1) == 0.0).any()):
+    elif bool(is_central.any()):
         reasons.append(
             "nc2: a class mean equals the mean of the class means, so its angles are NaN"
         )
+        if bool(is_central.all()):
+            reasons.append("nc1, nc2 and nc3: undefined, all class means are equal")
     if n_classes > n_features + 1:
         reasons.append(
             f"nc2: {n_classes} classes in {n_features} dimensions have no simplex, so nc2 cannot "

@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 
 from geocollapse.arrays import Labels
-from geocollapse.batches import MapExamples
 from geocollapse.collapse.labelled import check_two_labels
 from geocollapse.complexity.setup import Data, Model, Request, Setup, set_up
 from geocollapse.complexity.stopping import StoppingRule
@@ -142,8 +141,8 @@ def measure(
         input_std=input_std,
     )
     with set_up(model, data, request) as setup:
-        if isinstance(setup.examples, MapExamples) and setup.examples.labels is not None:
-            check_two_labels(setup.examples.labels.unique().tolist())
+        if known := setup.examples.class_counts():
+            check_two_labels(list(known))
         kept = keep_layers(setup, progress=progress)
     return Measurement(tuple(map(measure_layer, kept)))
 

@@ -46,9 +46,7 @@ def fingerprint(model: nn.Module) -> str | None:
     model = getattr(model, COMPILED, model)
     description = _Description(model)
     try:
-        for name, module in model.named_modules():
-            description.add(name)
-            description.add_module(module)
+        description.add_modules(model)
         description.add_files()
     except (_Unknown, RecursionError, OSError):
         return None
@@ -95,7 +93,13 @@ class _Description:
                 self._seen[id(value)] = len(self._seen), value
             self._add_compound(value)
 
-    def add_module(self, module: nn.Module) -> None:
+    def add_modules(self, model: nn.Module) -> None:
+        """Add all modules of a model, by their names."""
+        for name, module in model.named_modules():
+            self.add(name)
+            self._add_module(module)
+
+    def _add_module(self, module: nn.Module) -> None:
         """Add the class, the attributes, the forward hooks and the own tensors of a module."""
         self.add(type(module))
         ours = vars(nn.Module()).keys() - {"training"}
@@ -135,9 +139,7 @@ class _Description:
         elif isinstance(value, set | frozenset):
             self._add_all(*sorted(value, key=repr))
         elif isinstance(value, nn.Module):  # held in a list or a closure
-            for name, module in value.named_modules():
-                self.add(name)
-                self.add_module(module)
+            self.add_modules(value)
         else:
             self._add_object(value)
 

@@ -186,8 +186,9 @@ def _few_shot(
     for k_shot in found[0]:
         a, b = (_estimate(by_shots.get(k_shot)) for by_shots in found)
         if a is not None and b is not None:
-            row = _row(f"target.accuracy.{k_shot}", f"{k_shot}-shot accuracy", a, b, "higher")
-            yield replace(_noted(row, differing, EVERY_CHANGE), difference=None)
+            name, label = f"target.accuracy.{k_shot}", f"{k_shot}-shot accuracy"
+            note = incomparable(differing, EVERY_CHANGE)
+            yield Compared(name, label, label, a.value, b.value, None, "higher", note)
 
 
 def _noted(row: Compared, differing: Mapping[str, str], invariant_to: Collection[str]) -> Compared:

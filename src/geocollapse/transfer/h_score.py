@@ -152,11 +152,8 @@ def shrunk_h_score(sample: Sample, weights: Tensor) -> Tensor:
     """H with shrinkage (0-d) of weighted examples."""
     z, means, counts = _moments(sample, weights)
     covariance, intensity = _shrunk(sample, z, weights)
-    factor, kept = _factor(covariance, len(z))
-    means = means if kept is None else means @ kept
     scaled = (counts / (weights.sum() - 1.0)).sqrt()[:, None] * means
-    solved = torch.linalg.solve_triangular(factor, scaled.T, upper=False)
-    return (1.0 - intensity) * solved.square().sum()
+    return (1.0 - intensity) * _trace(covariance, scaled, len(z))[0]
 
 
 def collapse_index(sample: Sample, weights: Tensor) -> Tensor:
@@ -166,7 +163,8 @@ def collapse_index(sample: Sample, weights: Tensor) -> Tensor:
     residuals = z - means.index_select(0, sample.index)
     shares = weights / counts[sample.index]
     total = residuals.T @ (shares[:, None] * residuals) + centred.T @ centred
-    trace = _trace(total, centred, len(z))
+    trace, rank_of_total = _trace(total, centred, len(z))
+    _check_rank(rank_of_total, len(z))
     lengths = torch.linalg.svdvals(centred.detach())
     rank = int((lengths > _RANK_TOLERANCE * float(z.detach().norm(dim=1).max())).sum())
     if rank == 0:
@@ -184,16 +182,12 @@ def _moments(sample: Sample, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return z, sample.class_sums(weights[:, None] * z) / counts[:, None], counts
 
 
-def _trace(total: Tensor, rows: Tensor, n: int) -> Tensor:
-    """tr(T^+ R^T R) for the total scatter T (p, p) and rows R (C, p).
-
-    Raises:
-        ValueError: T of rank n - 1, where the score does not depend on the labels.
-    """
+def _trace(total: Tensor, rows: Tensor, n: int) -> tuple[Tensor, int]:
+    """tr(T^+ R^T R) for a scatter T (p, p) and rows R (C, p), and the rank of T."""
     factor, kept = _factor(total, n)
-    _check_rank(len(factor), n)
     rows = rows if kept is None else rows @ kept
-    return torch.linalg.solve_triangular(factor, rows.T, upper=False).square().sum()
+    solved = torch.linalg.solve_triangular(factor, rows.T, upper=False)
+    return solved.square().sum(), len(factor)
 
 
 def _factor(total: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
