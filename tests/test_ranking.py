@@ -502,3 +502,12 @@ def test_target_classes_that_a_model_was_trained_on_are_said():
     (warning,) = ranking.warnings
     assert warning.startswith("a: trained on target classes: tench, Sports_Car; new classes may")
     assert "trained on target classes" in str(ranking)
+
+
+def test_a_ranking_names_classes_as_a_measurement_does():
+    """Too few names, which a stream may have, and equal ones cost no ranking."""
+    x, y = sample(n_classes=4)
+    names = ["crane", "crane", "owl"]
+    measured = geo.measure(blurred(0.0), iter([(x, y)]), layer="", class_names=names)
+    ranking = geo.rank({"a": measured}, n_episodes=50)
+    assert ranking.about.classes == measured.class_names == ("crane (0)", "crane (1)", "owl", "3")

@@ -26,9 +26,17 @@ def keeps_float32_products() -> bool:
         return False
 
 
+def autocast_around(device: torch.device) -> torch.dtype | None:
+    """The dtype of the ``torch.autocast`` block that this runs in, None outside of one."""
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return None
+
+
 def coarse_rounding(device: torch.device) -> str | None:
     """Name the setting that rounds float32 inside a map, None if there is none."""
-    if torch.is_autocast_enabled(device.type):
+    if autocast_around(device) is not None:
         return "autocast"
     if device.type == "cuda" and torch.backends.cudnn.allow_tf32:  # the default of convolutions
         return "torch.backends.cudnn.allow_tf32 = True"

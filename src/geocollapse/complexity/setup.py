@@ -30,6 +30,7 @@ from geocollapse.models import LoadedModel
 from geocollapse.modules.borrow import borrowed
 from geocollapse.modules.mixing import check_mixing_layers
 from geocollapse.modules.wrapped import without_data_parallel
+from geocollapse.numerics import autocast_around
 
 Model = nn.Module | Map
 Data = object  # a loader, a data set, a pair of tensors or a stream of batches: see as_examples
@@ -169,7 +170,8 @@ def set_up(model: Model, data: Data, request: Request) -> Iterator[Setup]:
     model = without_data_parallel(model.model if isinstance(model, LoadedModel) else model)
     module = model if isinstance(model, nn.Module) else None
     check_mixing_layers(module, evaluation=request.evaluation)
-    request = replace(request, autocast=request.autocast or _autocast_around(model))
+    around = autocast_around(device_of(model) or torch.device("cpu"))
+    request = replace(request, autocast=request.autocast or around)
     with borrowed(module, evaluation=request.evaluation):
         examples = as_examples(
             data,
@@ -205,14 +207,6 @@ def set_up(model: Model, data: Data, request: Request) -> Iterator[Setup]:
         )
         check_shared(examples, module, enter, pair, _in_common(setup), dtype=dtype)
         yield setup
-
-
-def _autocast_around(model: Model) -> torch.dtype | None:
-    """The dtype of a ``torch.autocast`` block in which the model runs, None outside of one."""
-    kind = (device_of(model) or torch.device("cpu")).type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
-    return None
 
 
 def _check_names(request: Request, examples: Examples) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -51,7 +50,7 @@ class _Classifier(NamedTuple):
 def measure_layer(kept: KeptLayer) -> LayerMeasurement:
     """All measures of one layer from its kept features and squared Jacobian norms."""
     data = LabelledFeatures.of(kept.features, kept.labels)
-    names = _class_names(kept, data)
+    names = kept.context.names_of(data.statistics.classes.tolist())
     by_class, gc = _complexity(kept, kept.norms)
     classifier = _fitting_classifier(kept, data)
     collapse, estimates = _collapse(kept, data, classifier)
@@ -109,18 +108,6 @@ def _bounds(
         cdnv = float(mean_cdnv(data.statistics)[0])
     found = bounds_of(data, _BOUND_SHOTS, cdnv, surrogate)
     return {"inf" if bound.k_shot == math.inf else str(bound.k_shot): bound for bound in found}
-
-
-def _class_names(kept: KeptLayer, data: LabelledFeatures) -> tuple[str, ...]:
-    """A name for each class, in ascending order of the labels; its label if it has no name.
-
-    The label stands behind a name that two classes have, as ImageNet's cranes do.
-    """
-    given = kept.context.class_names or ()
-    labels = [int(label) for label in data.statistics.classes]
-    names = {label: given[label] if label < len(given) else str(label) for label in labels}
-    times = Counter(names.values())
-    return tuple(f"{n} ({label})" if times[n] > 1 else n for label, n in names.items())
 
 
 def _complexity(kept: KeptLayer, norms: SquaredNorms) -> tuple[list[Estimate], Estimate]:

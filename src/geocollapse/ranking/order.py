@@ -154,8 +154,7 @@ def fitted(kept: KeptLayer, settings: RankSettings) -> tuple[Target, EpisodeSett
     """The episodes that the smallest class allows, and the description of the target."""
     asked = settings.episodes
     classes, counts = kept.labels.unique(return_counts=True)
-    given = kept.context.class_names
-    names = tuple(str(c) if given is None else given[c] for c in classes.tolist())
+    names = kept.context.names_of(classes.tolist())
     least = int(counts.min())
     smallest = names[int(counts.argmin())]
     n_way = min(_MOST_WAYS, len(classes)) if settings.n_way is None else settings.n_way

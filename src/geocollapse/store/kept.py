@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -78,6 +79,17 @@ class Context:
         """The seed of the probes and of the sample; 0 if a file does not say."""
         seed = self.provenance.get("seed")
         return seed if isinstance(seed, int) else 0
+
+    def names_of(self, labels: Sequence[int]) -> tuple[str, ...]:
+        """A name for each label; the label itself if it has none.
+
+        The label stands behind a name that two of them have, as ImageNet's cranes do.
+        """
+        given = self.class_names or ()
+        names = [given[label] if label < len(given) else str(label) for label in labels]
+        times = Counter(names)
+        pairs = zip(names, labels, strict=True)
+        return tuple(f"{name} ({label})" if times[name] > 1 else name for name, label in pairs)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from geocollapse.estimate import GeocollapseWarning
 from geocollapse.features import FeatureMap
 from geocollapse.inputs import Inputs, dtype_of, tensors_of
 from geocollapse.modules.second_derivatives import is_cut
+from geocollapse.numerics import autocast_around
 from geocollapse.regularizers.complexity.methods import (
     ProbeVectors,
     no_parameter,
@@ -207,10 +208,10 @@ def _size(gradient: Tensor) -> Tensor:
 def _unrounded(model: nn.Module, inputs: Inputs) -> AbstractContextManager[object]:
     """Turn autocast off if parameters and inputs are of one dtype without it."""
     tensors = tensors_of(inputs)
-    kind = tensors[0].device.type
-    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    device = tensors[0].device
+    is_on = autocast_around(device) is not None
     is_one = all(z.dtype == dtype_of(model) for z in tensors if z.is_floating_point())
-    return torch.autocast(kind, enabled=False) if is_on and is_one else nullcontext()
+    return torch.autocast(device.type, enabled=False) if is_on and is_one else nullcontext()
 
 
 def _same_draws(inputs: Inputs) -> AbstractContextManager[object]:
